@@ -1,0 +1,70 @@
+"""Scores of the cross-validation predictions."""
+
+import dagster as dg
+from pydantic import Field
+
+from mist_dagster import metadata
+from mist_dagster.progress import Progress
+from mist_dagster.provenance import CODE_VERSION, asset_key, collect, interruptible
+from mist_ops.config import read_config
+from mist_ops.dataset import read_train_paths
+from mist_ops.evaluation.score import columns
+from mist_ops.evaluation.table import Pair, evaluate, read_summary, worst_first, write_pairs, write_results
+from mist_ops.files import file_hash
+from mist_ops.study import Study
+
+
+class EvaluationRun(dg.Config):
+    """How to run the evaluation; what is measured stands in config.json."""
+
+    workers: int = Field(1, description="Processes that score cases.")
+
+
+def evaluation_assets(study: Study) -> list[dg.AssetsDefinition]:
+    """results.csv."""
+
+    @dg.asset(
+        key=asset_key(study, "evaluation"),
+        group_name=study.name,
+        deps=[asset_key(study, name) for name in ("cv_prediction", "raw_case", "evaluation_settings")],
+        code_version=CODE_VERSION,
+        kinds={"csv"},
+        check_specs=[dg.AssetCheckSpec("every_patient_scored", asset=asset_key(study, "evaluation"))],
+    )
+    def evaluation(
+        context: dg.AssetExecutionContext, config: EvaluationRun, progress: dg.ResourceParam[Progress]
+    ) -> dg.MaterializeResult:
+        """Each patient's scores against its mask, and their summary."""
+        settings, assignment = read_config(study.config), read_train_paths(study.train_paths)
+        pairs = [
+            Pair(case.id, case.mask, study.cv_prediction(case.id))
+            for case in assignment.cases
+            if case.mask and study.cv_prediction(case.id).exists()
+        ]
+        write_pairs(study.evaluation_paths, pairs)
+        with interruptible(context):
+            scored = progress.track(evaluate(pairs, settings.evaluation, config.workers), "Evaluating", len(pairs))
+            rows, failures = collect(scored, progress)
+        write_results(study.results_csv, rows, columns(settings.evaluation))
+        if failures:
+            raise dg.Failure(f"{len(failures)} of {len(pairs)} patients could not be scored: {', '.join(failures)}.")
+        missing = [case.id for case in assignment.cases if case.id not in rows]
+        return dg.MaterializeResult(
+            data_version=dg.DataVersion(file_hash(study.results_csv)),
+            metadata={
+                "file": metadata.path(study.results_csv),
+                "patients": len(rows),
+                **{f"mean {column}": mean for column, mean in read_summary(study.results_csv).items()},
+                "lowest first": metadata.table(worst_first(rows)),
+            },
+            check_results=[
+                dg.AssetCheckResult(
+                    passed=not missing,
+                    check_name="every_patient_scored",
+                    severity=dg.AssetCheckSeverity.WARN,
+                    metadata={"not predicted yet": dg.MetadataValue.json(missing)},
+                )
+            ],
+        )
+
+    return [evaluation]

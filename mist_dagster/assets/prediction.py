@@ -1,0 +1,142 @@
+"""Masks drawn by models: of each training patient by the model that never saw it, of test patients by all folds."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Optional
+
+import dagster as dg
+from pydantic import Field
+
+from mist_dagster import metadata
+from mist_dagster.partitions import StudyPartitions
+from mist_dagster.progress import Progress
+from mist_dagster.provenance import CODE_VERSION, Made, asset_key, interruptible, materialize_each
+from mist_ops.config import StudyConfig, read_config
+from mist_ops.dataset import Assignment, Case, read_paths, read_train_paths
+from mist_ops.evaluation.picture import dice_of, draw_case
+from mist_ops.files import file_hash
+from mist_ops.study import Study
+from mist_ops.workers import Outcome, outcomes
+
+if TYPE_CHECKING:
+    from torch import nn
+
+MAX_PICTURES = 50
+"""Patients of one run whose picture goes into the event log; beyond it the pictures are on disk alone."""
+
+
+class PredictionRun(dg.Config):
+    """How to run predictions; what they are made with stands in config.json."""
+
+    device: Optional[str] = Field(None, description="cpu, cuda or a number; a GPU if there is one.")  # noqa: UP045
+
+
+def prediction_assets(study: Study, partitions: StudyPartitions) -> list[dg.AssetsDefinition]:
+    """The cross-validation predictions and the test predictions."""
+    described = {
+        "group_name": study.name,
+        "code_version": CODE_VERSION,
+        "backfill_policy": dg.BackfillPolicy.single_run(),
+        "output_required": False,
+        "pool": "gpu",
+        "kinds": {"pytorch"},
+    }
+    model, settings_key = asset_key(study, "fold_model"), asset_key(study, "prediction_settings")
+
+    @dg.asset(
+        key=asset_key(study, "cv_prediction"),
+        partitions_def=partitions.patients,
+        deps=[
+            dg.AssetDep(model, partition_mapping=partitions.patient_of_fold),
+            asset_key(study, "preprocessed_case"),
+            settings_key,
+        ],
+        **described,
+    )
+    def cv_prediction(
+        context: dg.AssetExecutionContext, config: PredictionRun, progress: dg.ResourceParam[Progress]
+    ) -> Iterator[dg.Output[None]]:
+        """A training patient's mask by the model of the fold that held it out, on the grid of the scan."""
+        settings, assignment = read_config(study.config), read_train_paths(study.train_paths)
+        ids = sorted(context.partition_keys, key=lambda case_id: (assignment.fold_of[case_id], case_id))
+        with interruptible(context):
+            predicted = _by_fold(study, settings, assignment, ids, config.device)
+            tracked = progress.track(predicted, "Predicting held-out patients", len(ids))
+            materialize_each(context, tracked, progress, partial(_held_out, study, settings, len(ids) <= MAX_PICTURES))
+        yield from ()
+
+    @dg.asset(
+        key=asset_key(study, "test_prediction"),
+        partitions_def=partitions.test_patients,
+        deps=[
+            dg.AssetDep(model, partition_mapping=dg.AllPartitionMapping()),
+            asset_key(study, "test_case"),
+            settings_key,
+        ],
+        **described,
+    )
+    def test_prediction(
+        context: dg.AssetExecutionContext, config: PredictionRun, progress: dg.ResourceParam[Progress]
+    ) -> Iterator[dg.Output[None]]:
+        """A test patient's mask by the models of all folds together, on the grid of the scan."""
+        settings, wanted = read_config(study.config), set(context.partition_keys)
+        cases = [case for case in read_paths(study.test_paths, settings.dataset_info.images) if case.id in wanted]
+        with interruptible(context):
+            predicted = _by_all_folds(study, settings, cases, config.device)
+            tracked = progress.track(predicted, "Predicting test patients", len(cases))
+            materialize_each(context, tracked, progress, partial(_tested, study, len(cases) <= MAX_PICTURES))
+        yield from ()
+
+    return [cv_prediction, test_prediction]
+
+
+def _by_fold(
+    study: Study, settings: StudyConfig, assignment: Assignment, ids: list[str], device: str | None
+) -> Iterator[Outcome[Case, None]]:
+    """Predict fold by fold, so that one model at a time is in memory."""
+    from mist_ops.devices import resolve_device  # torch loads for seconds: only where it works
+    from mist_ops.inference.case import load_models, predict_case
+
+    for fold in sorted({assignment.fold_of[case_id] for case_id in ids}):
+        models = load_models(study, settings, [fold])
+
+        def predict(case: Case, models: Sequence["nn.Module"] = models) -> None:
+            predict_case(models, case, settings, resolve_device(device), study.cv_prediction(case.id), study)
+
+        yield from outcomes(predict, [assignment[case_id] for case_id in ids if assignment.fold_of[case_id] == fold])
+
+
+def _by_all_folds(
+    study: Study, settings: StudyConfig, cases: Sequence[Case], device: str | None
+) -> Iterator[Outcome[Case, None]]:
+    from mist_ops.devices import resolve_device
+    from mist_ops.inference.case import load_models, predict_case
+
+    models = load_models(study, settings, settings.training.folds)
+
+    def predict(case: Case) -> None:
+        predict_case(models, case, settings, resolve_device(device), study.test_prediction(case.id))
+
+    yield from outcomes(predict, cases)
+
+
+def _held_out(study: Study, settings: StudyConfig, with_picture: bool, case: Case, _: None) -> Made:
+    prediction = study.cv_prediction(case.id)
+    return _made(case, prediction, study.figure(f"cv_{case.id}"), dice_of(case, prediction, settings), with_picture)
+
+
+def _tested(study: Study, with_picture: bool, case: Case, _: None) -> Made:
+    return _made(case, study.test_prediction(case.id), study.figure(f"test_{case.id}"), {}, with_picture)
+
+
+def _made(case: Case, prediction: Path, figure: Path, dice: Mapping[str, float], with_picture: bool) -> Made:
+    thumbnail = draw_case(case, prediction, figure, dice)
+    shown: metadata.Metadata = {
+        **{f"Dice {name}": value for name, value in dice.items()},
+        "mask": metadata.path(prediction),
+        "figure": metadata.path(figure),
+    }
+    if with_picture:
+        shown["picture"] = metadata.picture(thumbnail)
+    return Made(version=file_hash(prediction), metadata=shown)

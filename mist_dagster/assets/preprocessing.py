@@ -1,0 +1,73 @@
+"""The arrays that models train on: a partition per patient, any range of them in one run."""
+
+from collections.abc import Iterator, Mapping
+from functools import partial
+
+import dagster as dg
+from pydantic import Field
+
+from mist_dagster import metadata
+from mist_dagster.partitions import StudyPartitions
+from mist_dagster.progress import Progress
+from mist_dagster.provenance import CODE_VERSION, Made, asset_key, interruptible, materialize_each
+from mist_ops.config import StudyConfig, read_config
+from mist_ops.dataset import Case, read_boxes, read_train_paths
+from mist_ops.preprocessing.case import read_case_geometry, write_case
+from mist_ops.study import Study
+from mist_ops.types import Box
+from mist_ops.workers import outcomes
+
+
+class PreprocessingRun(dg.Config):
+    """How to run the preprocessing."""
+
+    workers: int = Field(1, description="Processes that preprocess cases.")
+
+
+def preprocessing_assets(study: Study, partitions: StudyPartitions) -> list[dg.AssetsDefinition]:
+    """The arrays of each patient."""
+
+    @dg.asset(
+        key=asset_key(study, "preprocessed_case"),
+        group_name=study.name,
+        partitions_def=partitions.patients,
+        deps=[asset_key(study, "raw_case"), asset_key(study, "preprocessing_settings")],
+        code_version=CODE_VERSION,
+        backfill_policy=dg.BackfillPolicy.single_run(),
+        output_required=False,
+        kinds={"numpy"},
+    )
+    def preprocessed_case(
+        context: dg.AssetExecutionContext, config: PreprocessingRun, progress: dg.ResourceParam[Progress]
+    ) -> Iterator[dg.Output[None]]:
+        """Channels, class indices and geometry of a patient, on the grid that models see."""
+        settings, assignment, boxes = read_config(study.config), read_train_paths(study.train_paths), read_boxes(study)
+        cases = [assignment[case_id] for case_id in sorted(context.partition_keys)]
+        write = partial(_write, study, settings, boxes)
+        with interruptible(context):
+            materialize_each(
+                context,
+                progress.track(outcomes(write, cases, config.workers), "Preprocessing", len(cases)),
+                progress,
+                partial(_made, study),
+            )
+        yield from ()
+
+    return [preprocessed_case]
+
+
+def _write(study: Study, settings: StudyConfig, boxes: Mapping[str, Box], case: Case) -> str:
+    return write_case(study, case, settings, boxes.get(case.id))
+
+
+def _made(study: Study, case: Case, content: str) -> Made:
+    geometry = read_case_geometry(study, case.id)
+    return Made(
+        version=content,
+        metadata={
+            "file": metadata.path(study.image(case.id)),
+            "size": " x ".join(str(voxels) for voxels in geometry.preprocessed.size),
+            "original size": " x ".join(str(voxels) for voxels in geometry.original.size),
+            "original spacing (mm)": " x ".join(f"{spacing:.3g}" for spacing in geometry.original.spacing),
+        },
+    )

@@ -1,0 +1,134 @@
+"""The model of each fold, and the manifest of the arrays that it is made from."""
+
+import json
+import time
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Optional
+
+import dagster as dg
+from pydantic import Field
+
+from mist_dagster import metadata
+from mist_dagster.partitions import StudyPartitions, fold_index
+from mist_dagster.progress import Progress
+from mist_dagster.provenance import CODE_VERSION, asset_key, interruptible
+from mist_ops.analysis.folds import make_fold
+from mist_ops.config import StudyConfig, read_config
+from mist_ops.dataset import Fold, read_train_paths
+from mist_ops.files import file_hash, json_hash
+from mist_ops.preprocessing.case import read_content_hash
+from mist_ops.study import Study
+
+if TYPE_CHECKING:
+    from mist_ops.training.loop import Epoch
+
+SECONDS_BETWEEN_OBSERVATIONS = 15.0
+
+
+class TrainingRun(dg.Config):
+    """How to run the training of a fold; what is trained stands in config.json."""
+
+    resume: bool = Field(False, description="Go on from the last checkpoint.")
+    device: Optional[str] = Field(None, description="cpu, cuda or a number; a GPU if there is one.")  # noqa: UP045
+
+
+def training_assets(study: Study, partitions: StudyPartitions) -> list[dg.AssetsDefinition]:
+    """The manifest and the model of each fold."""
+
+    @dg.asset(
+        key=asset_key(study, "training_set"),
+        group_name=study.name,
+        partitions_def=partitions.folds,
+        deps=[
+            dg.AssetDep(asset_key(study, "preprocessed_case"), partition_mapping=dg.AllPartitionMapping()),
+            asset_key(study, "fold_assignment"),
+            asset_key(study, "training_settings"),
+        ],
+        code_version=CODE_VERSION,
+        kinds={"json"},
+    )
+    def training_set(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+        """Which arrays train a fold, select its weights and are held out, by content: what staleness is told from."""
+        fold = _fold(study, read_config(study.config), fold_index(context.partition_key))
+        manifest = {
+            use: {case_id: read_content_hash(study, case_id) for case_id in sorted(ids)}
+            for use, ids in (("training", fold.training), ("validation", fold.validation), ("held_out", fold.held_out))
+        }
+        return dg.MaterializeResult(
+            data_version=dg.DataVersion(json_hash(manifest)),
+            metadata={**{use: len(ids) for use, ids in manifest.items()}, "manifest": dg.MetadataValue.json(manifest)},
+        )
+
+    @dg.asset(
+        key=asset_key(study, "fold_model"),
+        group_name=study.name,
+        partitions_def=partitions.folds,
+        deps=[training_set, asset_key(study, "training_settings")],
+        code_version=CODE_VERSION,
+        pool="gpu",
+        kinds={"pytorch"},
+    )
+    def fold_model(
+        context: dg.AssetExecutionContext, config: TrainingRun, progress: dg.ResourceParam[Progress]
+    ) -> dg.MaterializeResult:
+        """The weights that did best on a fold's validation cases, with their passport and curves."""
+        from mist_ops.training.fold import train_fold  # torch loads for seconds: only where it works
+
+        settings = read_config(study.config)
+        fold = _fold(study, settings, fold_index(context.partition_key))
+        with interruptible(context):
+            epochs = train_fold(study, settings, fold, device=config.device, resume=config.resume)
+            tracked = progress.track(epochs, f"Training fold {fold.index}", settings.training.epochs, _losses)
+            _observe(context, tracked)
+        return _result(study, fold.index)
+
+    return [training_set, fold_model]
+
+
+def _fold(study: Study, settings: StudyConfig, index: int) -> Fold:
+    training = settings.training
+    return make_fold(read_train_paths(study.train_paths), index, training.val_percent, training.seed)
+
+
+def _losses(epoch: "Epoch") -> str:
+    return f"loss {epoch.training_loss:.4f}, validation {epoch.validation_loss:.4f}"
+
+
+def _observe(context: dg.AssetExecutionContext, epochs: Iterable["Epoch"]) -> None:
+    """Show epochs in the UI while they come, at a bounded rate: an event costs the database some 10 ms."""
+    said = time.monotonic()
+    for epoch in epochs:
+        if time.monotonic() - said < SECONDS_BETWEEN_OBSERVATIONS:
+            continue
+        said = time.monotonic()
+        context.log_event(
+            dg.AssetObservation(
+                context.asset_key,
+                partition=context.partition_key,
+                metadata={
+                    "epoch": epoch.index,
+                    "training loss": epoch.training_loss,
+                    "validation loss": epoch.validation_loss,
+                },
+            )
+        )
+
+
+def _result(study: Study, fold: int) -> dg.MaterializeResult:
+    from mist_ops.pictures import curve_thumbnail, learning_curves
+
+    passport = json.loads(study.passport(fold).read_text())
+    learning_curves(study.figure(f"learning_curves_fold_{fold}"), {fold: passport["history"]})
+    return dg.MaterializeResult(
+        data_version=dg.DataVersion(file_hash(study.model(fold))),
+        metadata={
+            "curve": metadata.picture(curve_thumbnail(passport["history"])),
+            "best validation loss": passport["history"][passport["best_epoch"]]["validation_loss"],
+            "best epoch": passport["best_epoch"],
+            "epochs": len(passport["history"]),
+            "seconds": passport["seconds"],
+            "weights": metadata.path(study.model(fold)),
+            "passport": metadata.path(study.passport(fold)),
+            "TensorBoard": metadata.path(study.logs(fold)),
+        },
+    )

@@ -1,0 +1,114 @@
+"""The whole main path on synthetic patients: what ``make demo`` runs. Everything it makes lies in ``./demo``.
+
+A second run goes on where the first one stopped; without the folder it begins anew.
+"""
+
+import csv
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from mist_dagster import cli
+from mist_ops.config import override, read_config, write_config
+from mist_ops.dataset import read_train_paths
+from mist_ops.files import atomic
+from mist_ops.phantoms import write_phantoms
+from mist_ops.study import Study
+
+FOLDER = Path("demo")
+PATIENTS, TESTS = 10, 2
+
+SETTINGS: Mapping[str, object] = {
+    "model.architecture": "nnunet-pocket",
+    "spatial_config.patch_size": [32, 32, 16],
+    "training.epochs": 5,
+    "training.min_steps_per_epoch": 20,
+    "training.learning_rate": 0.003,
+    "training.warmup_epochs": 1,
+    "inference.tta.enabled": False,
+}
+"""A budget for two cores: 100 steps a fold, where a study would take hundreds of thousands."""
+
+
+def main() -> int:
+    """Run the demo; return 0 if all went well."""
+    started, console = time.monotonic(), Console()
+    folder = FOLDER.resolve()
+    os.environ["DAGSTER_HOME"] = str(folder / "dagster_home")
+    study = Study("phantoms", numpy=folder / "numpy", results=folder / "results", data=folder / "data" / "dataset.json")
+    failed = run(study)
+    if failed:
+        return failed
+    console.print(results_table(study.results_csv))
+    draw(study, folder / "demo.png")
+    console.print(f"Done in {time.monotonic() - started:.0f} s. Slices and learning curves: {FOLDER / 'demo.png'}")
+    console.print(f"See all of it in the browser: [bold]DAGSTER_HOME={FOLDER / 'dagster_home'} make ui[/bold]")
+    return 0
+
+
+def run(study: Study) -> int:
+    """Make the patients and take them from analysis to evaluation, as a person would at the terminal."""
+    assert study.data is not None
+    if not study.data.exists():
+        write_phantoms(study.data.parent, patients=PATIENTS, tests=TESTS)
+    where = ["--results", str(study.results), "--study", study.name]
+    if not study.config.exists():
+        failed = cli.analyze(["--data", str(study.data), *where])
+        if failed:
+            return failed
+        write_config(study.config, override(read_config(study.config), SETTINGS))
+    return cli.run_all(["--data", str(study.data), "--numpy", str(study.numpy), *where, "--resume"])
+
+
+def results_table(path: Path) -> Table:
+    """results.csv for the terminal, with its summary rows below a line."""
+    with path.open(encoding="utf-8", newline="") as stream:
+        header, *rows = csv.reader(stream)
+    table = Table(title="Cross-validation: each patient by the model that never saw it", title_justify="left")
+    for name in header:
+        table.add_column(name, justify="left" if name == "id" else "right")
+    for row, following in zip(rows, [*rows[1:], None], strict=True):
+        ends_section = following is None or following[0] == "Mean"
+        table.add_row(row[0], *(f"{float(value):.3f}" for value in row[1:]), end_section=ends_section)
+    return table
+
+
+def draw(study: Study, path: Path) -> None:
+    """Write one picture of everything: each patient's slices with truth and prediction, and the learning curves."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    pictures = list(_pictures(study))
+    columns = 2
+    rows = -(-len(pictures) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(7 * columns, 3 * rows), layout="constrained", squeeze=False)
+    for axis, picture in zip(axes.flat, pictures, strict=False):
+        axis.imshow(plt.imread(picture))
+    for axis in axes.flat:
+        axis.set_axis_off()
+    with atomic(path) as temporary:
+        figure.savefig(temporary, dpi=110)
+    plt.close(figure)
+
+
+def _pictures(study: Study) -> Iterator[Path]:
+    from mist_ops.pictures import learning_curves
+
+    for case in read_train_paths(study.train_paths).cases:
+        yield study.figure(f"cv_{case.id}")
+    folds = read_config(study.config).training.folds
+    histories = {fold: json.loads(study.passport(fold).read_text())["history"] for fold in folds}
+    learning_curves(study.figure("learning_curves"), histories)
+    yield study.figure("learning_curves")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

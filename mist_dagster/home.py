@@ -1,0 +1,84 @@
+"""The folder in which Dagster keeps its records. What is recorded there belongs elsewhere."""
+
+import contextlib
+import fcntl
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dagster import DagsterInstance
+
+PROCESS_TAG = "mist/process"
+"""Run tag of a run inside a command: host and process id, by which a dead one is told."""
+
+
+def dagster_home() -> Path:
+    """Return ``$DAGSTER_HOME``, or the embedded default, made ready for use."""
+    home = Path(os.environ.get("DAGSTER_HOME") or Path.home() / ".mist" / "dagster_home").expanduser().resolve()
+    (home / "studies").mkdir(parents=True, exist_ok=True)
+    if not (home / "dagster.yaml").exists():
+        with as_file(files(__package__) / "dagster.yaml") as packaged:
+            shutil.copyfile(packaged, home / "dagster.yaml")
+    os.environ["DAGSTER_HOME"] = str(home)
+    return home
+
+
+@contextlib.contextmanager
+def lock(name: str) -> Iterator[None]:
+    """Hold a lock of this home, which the kernel drops if the process dies."""
+    with (dagster_home() / f".{name}.lock").open("a") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
+
+
+@contextlib.contextmanager
+def instance() -> Iterator["DagsterInstance"]:
+    """Open this home's instance, with the runs of dead commands marked as failed."""
+    from dagster import DagsterInstance  # not at the top: studies are listed without Dagster's half second
+
+    # Processes that create the database side by side break it for good, so the first touch is serialized.
+    with lock("first-use"):
+        opened = DagsterInstance.get()
+        opened.get_runs_count()
+        opened.all_asset_keys()
+    with opened:
+        _sweep(opened)
+        yield opened
+
+
+def process_tag() -> str:
+    """Name this process for ``PROCESS_TAG``."""
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+def serve(port: int) -> int:
+    """Serve the UI and run the daemon on loopback, until Ctrl-C; return the exit status."""
+    home, address = dagster_home(), f"http://127.0.0.1:{port}"
+    with instance():  # made, if this is the first use, before two processes do it at once
+        pass
+    command = [sys.executable, "-m", "dagster", "dev", "-h", "127.0.0.1", "-p", str(port), "-m", "mist_dagster.definitions"]
+    print(f"The UI of {home} will be at {address}; Ctrl-C ends it.", flush=True)  # noqa: T201 - a command's answer
+    url = home / "webserver.url"
+    url.write_text(address)
+    try:
+        return subprocess.run(command, check=False).returncode
+    except KeyboardInterrupt:
+        return 0
+    finally:
+        url.unlink(missing_ok=True)
+
+
+def _sweep(opened: "DagsterInstance") -> None:
+    from dagster import DagsterRunStatus, RunsFilter
+
+    for run in opened.get_runs(RunsFilter(statuses=[DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING])):
+        host, _, pid = run.tags.get(PROCESS_TAG, "").rpartition(":")
+        if host == socket.gethostname() and not Path(f"/proc/{pid}").exists():
+            opened.report_run_failed(run, "The command that did this run is gone.")

@@ -1,0 +1,46 @@
+"""A job per stage of a study: what a command runs, and what the launchpad offers."""
+
+from collections.abc import Mapping, Sequence
+
+import dagster as dg
+from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
+
+from mist_dagster.provenance import asset_key
+from mist_ops.study import Study
+
+STAGES: Mapping[str, Sequence[str]] = {
+    "observe": ("raw_case",),
+    "observe_tests": ("test_case",),
+    "analyze": (
+        "dataset",
+        "study_config",
+        "fold_assignment",
+        "preprocessing_settings",
+        "training_settings",
+        "prediction_settings",
+        "evaluation_settings",
+    ),
+    "preprocess": ("preprocessed_case",),
+    "train": ("training_set", "fold_model"),
+    "predict": ("cv_prediction",),
+    "evaluate": ("evaluation",),
+    "test": ("test_prediction",),
+}
+"""The assets that each stage makes."""
+
+
+def job_name(study: Study, stage: str) -> str:
+    """The name of a stage's job."""
+    return f"{study.name}__{stage}"
+
+
+def study_jobs(study: Study) -> list[UnresolvedAssetJobDefinition]:
+    """The jobs of a study, in the order in which its stages follow one another."""
+    return [
+        dg.define_asset_job(
+            job_name(study, stage),
+            selection=dg.AssetSelection.assets(*(asset_key(study, name) for name in names)),
+            tags={"mist/study": study.name, "mist/stage": stage},
+        )
+        for stage, names in STAGES.items()
+    ]

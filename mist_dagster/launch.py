@@ -1,0 +1,163 @@
+"""Runs of jobs from a command: in this process, on the home's instance, so that the UI shows them as its own."""
+
+import contextlib
+import getpass
+import json
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+from dagster._core.definitions.job_base import InMemoryJob
+from dagster._core.execution.api import execute_run
+from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
+from dagster._core.storage.tags import ASSET_PARTITION_RANGE_END_TAG, ASSET_PARTITION_RANGE_START_TAG, PARTITION_NAME_TAG
+from dagster._utils.error import SerializableErrorInfo
+
+from mist_dagster import home
+from mist_dagster.definitions import build_definitions
+from mist_dagster.jobs import STAGES, job_name
+from mist_dagster.progress import Progress
+from mist_ops.errors import MistError
+from mist_ops.study import Study
+
+CODE_LOCATION = "mist"
+"""Name of the code location in workspace.yaml."""
+
+RELOAD = "mutation { reloadRepositoryLocation(repositoryLocationName: \"%s\") { __typename } }" % CODE_LOCATION
+
+
+class RunFailedError(MistError):
+    """A run that failed; ``details`` is what a developer wants to see of it."""
+
+    def __init__(self, message: str, details: str) -> None:
+        super().__init__(message)
+        self.details = details
+
+
+class RunCanceledError(Exception):
+    """A run that Ctrl-C or SIGTERM ended."""
+
+
+@dataclass(frozen=True)
+class Launcher:
+    """Runs jobs in this process and tells of them through ``progress``."""
+
+    instance: dg.DagsterInstance
+    progress: Progress
+
+    def run_stage(
+        self, study: Study, stage: str, config: Mapping[str, Any] | None = None, partitions: Sequence[str] | None = None
+    ) -> None:
+        """Run a stage of a study, once for each unbroken range of the partitions.
+
+        Args:
+            study: The study.
+            stage: A stage of ``jobs.STAGES``.
+            config: Run config of the stage's last asset.
+            partitions: Patients or folds; None for a stage without partitions.
+
+        Raises:
+            RunFailedError: A run failed; those after it were not begun.
+            RunCanceledError: A run was interrupted.
+        """
+        # Built anew for each stage: the one before may have changed the patients and folds.
+        definitions = build_definitions([study], self.progress)
+        job = definitions.resolve_job_def(job_name(study, stage))
+        operation = "analysis" if stage == "analyze" else STAGES[stage][-1]
+        run_config = {"ops": {f"{study.name}__{operation}": {"config": dict(config)}}} if config else {}
+        known = job.partitions_def.get_partition_keys() if job.partitions_def else []
+        for tags in _partition_tags(known, partitions):
+            self._run(job, run_config, {**tags, "mist/study": study.name, "mist/stage": stage})
+
+    def run_tool(self, tool: str, output: Path, config: Mapping[str, Any]) -> None:
+        """Run a tool, an asset that is not part of a study, on the partition of its output; errors as above."""
+        partition = str(output.expanduser().resolve())
+        job = build_definitions([], self.progress).resolve_job_def(tool)
+        self.instance.add_dynamic_partitions("tool_outputs", [partition])
+        self._run(job, {"ops": {f"tools__{tool}": {"config": dict(config)}}}, {PARTITION_NAME_TAG: partition})
+
+    def _run(self, job: dg.JobDefinition, run_config: Mapping[str, Any], tags: Mapping[str, str]) -> None:
+        repository = RemoteRepositoryOrigin(RegisteredCodeLocationOrigin(CODE_LOCATION), "__repository__")
+        run = self.instance.create_run_for_job(
+            job,
+            # The log of the run has everything; the terminal shows progress and what went wrong instead.
+            run_config={**run_config, "loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+            tags={**tags, "user": getpass.getuser(), home.PROCESS_TAG: home.process_tag()},
+            # Without an origin, re-executing the run from the UI ends in an error.
+            remote_job_origin=RemoteJobOrigin(repository, job.name),
+        )
+        result = execute_run(InMemoryJob(job), run, self.instance, raise_on_error=False)
+        if result.success:
+            return
+        failures = [event.step_failure_data for event in result.all_events if event.is_step_failure]
+        if not failures or any(failure.error and _caused_by_interrupt(failure.error) for failure in failures):
+            raise RunCanceledError
+        failure = failures[0]
+        said = failure.user_failure_data.description if failure.user_failure_data else None
+        error = failure.error or SerializableErrorInfo("unknown", [], None)
+        raise RunFailedError(said or _sentence(error), error.to_string())
+
+
+@contextlib.contextmanager
+def launcher(progress: Progress) -> Iterator[Launcher]:
+    """Open the home's instance for a command."""
+    with home.instance() as instance:
+        yield Launcher(instance, progress)
+
+
+def _partition_tags(known: Sequence[str], wanted: Sequence[str] | None) -> Iterator[dict[str, str]]:
+    if wanted is None:
+        yield {}
+        return
+    order = {name: position for position, name in enumerate(known)}
+    positions = sorted(order[name] for name in wanted)
+    for _, members in groupby(enumerate(positions), key=lambda pair: pair[1] - pair[0]):
+        unbroken = [known[position] for _, position in members]
+        if len(unbroken) == 1:
+            yield {PARTITION_NAME_TAG: unbroken[0]}
+        else:
+            yield {ASSET_PARTITION_RANGE_START_TAG: unbroken[0], ASSET_PARTITION_RANGE_END_TAG: unbroken[-1]}
+
+
+def _chain(error: SerializableErrorInfo | None) -> Iterator[SerializableErrorInfo]:
+    while error:
+        yield error
+        error = error.cause
+
+
+def _caused_by_interrupt(error: SerializableErrorInfo) -> bool:
+    return any(link.cls_name in ("DagsterExecutionInterruptedError", "KeyboardInterrupt") for link in _chain(error))
+
+
+def _sentence(error: SerializableErrorInfo) -> str:
+    """What a user should read of an error: the sentence of ours, or the root cause of one that nobody foresaw."""
+    ours = {kind.__name__ for kind in _kinds(MistError)}
+    for link in _chain(error):
+        if link.cls_name in ours:
+            return link.message.partition(": ")[2].strip()
+    *_, root = _chain(error)
+    return f"Unexpected {root.message.strip()} Run again with --debug to see where."
+
+
+def _kinds(kind: type[Exception]) -> Iterator[type[Exception]]:
+    yield kind
+    for child in kind.__subclasses__():
+        yield from _kinds(child)
+
+
+def ask_for_reload() -> None:
+    """Have a running web server of this home load the definitions anew; nothing happens if none runs."""
+    address = home.dagster_home() / "webserver.url"
+    if not address.exists():
+        return
+    request = urllib.request.Request(  # noqa: S310 - the address is one that mist_ui wrote
+        f"{address.read_text().strip()}/graphql",
+        data=json.dumps({"query": RELOAD}).encode(),
+        headers={"Content-Type": "application/json"},
+    )
+    with contextlib.suppress(OSError), urllib.request.urlopen(request, timeout=10):  # noqa: S310
+        pass

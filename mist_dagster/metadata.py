@@ -1,0 +1,32 @@
+"""How values look in the UI: paths, tables, pictures. Small ones only: Dagster stores every event twice."""
+
+import base64
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+import dagster as dg
+
+Metadata: TypeAlias = dict[str, dg.MetadataValue | float | int | str]
+
+MAX_ROWS = 20
+
+
+def path(value: Path) -> dg.MetadataValue:
+    """A file or folder."""
+    return dg.MetadataValue.path(str(value))
+
+
+def picture(png: bytes) -> dg.MetadataValue:
+    """A PNG, shown in the UI behind 'Show Markdown'."""
+    return dg.MetadataValue.md(f"![picture](data:image/png;base64,{base64.b64encode(png).decode()})")
+
+
+def table(rows: Sequence[Mapping[str, float | int | str]]) -> dg.MetadataValue:
+    """The first rows of a table; the file holds the rest."""
+    shown = [{name: _cell(value) for name, value in row.items()} for row in rows[:MAX_ROWS]]
+    return dg.MetadataValue.table([dg.TableRecord(row) for row in shown])
+
+
+def _cell(value: float | int | str) -> float | int | str:
+    return round(value, 4) if isinstance(value, float) else value

@@ -1,0 +1,99 @@
+"""How far work has come, told to whoever watches: a bar on the terminal, or lines in the log of the run."""
+
+import logging
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Protocol, TypeVar
+
+Step = TypeVar("Step")
+
+logger = logging.getLogger("mist")
+
+
+def _silent(step: object) -> str:
+    return ""
+
+
+class Progress(Protocol):
+    """What assets tell of their work."""
+
+    def track(
+        self, steps: Iterable[Step], label: str, total: int | None = None, detail: Callable[[Step], str] = _silent
+    ) -> Iterator[Step]:
+        """Pass the steps on, counting them; ``total`` of them if that is known, ``detail`` of the last one beside."""
+        ...
+
+    def problem(self, sentence: str) -> None:
+        """Tell of something that failed while the rest goes on."""
+        ...
+
+    def note(self, sentence: str) -> None:
+        """Tell of something worth knowing."""
+        ...
+
+
+class LogProgress:
+    """Lines in the log at a bounded rate: what the UI shows of a run that it launched."""
+
+    def __init__(self, seconds_between: float = 10.0) -> None:
+        self._seconds_between = seconds_between
+
+    def track(
+        self, steps: Iterable[Step], label: str, total: int | None = None, detail: Callable[[Step], str] = _silent
+    ) -> Iterator[Step]:
+        """Pass the steps on, with a line every few seconds."""
+        said = time.monotonic()
+        for done, step in enumerate(steps, start=1):
+            if time.monotonic() - said > self._seconds_between or done == total:
+                logger.info("%s: %d%s %s", label, done, f" of {total}" if total else "", detail(step))
+                said = time.monotonic()
+            yield step
+
+    def problem(self, sentence: str) -> None:
+        """Log an error."""
+        logger.error("%s", sentence)
+
+    def note(self, sentence: str) -> None:
+        """Log a line."""
+        logger.info("%s", sentence)
+
+
+class TerminalProgress:
+    """A bar with the time left, and problems above it as they come."""
+
+    def __init__(self) -> None:
+        from rich.console import Console  # not at the top: only commands draw
+
+        # A duplicate taken now still leads to the terminal when Dagster redirects the standard streams of a run.
+        self.console = Console(file=os.fdopen(os.dup(2), "w", buffering=1), soft_wrap=True)
+
+    def track(
+        self, steps: Iterable[Step], label: str, total: int | None = None, detail: Callable[[Step], str] = _silent
+    ) -> Iterator[Step]:
+        """Pass the steps on, moving the bar."""
+        from rich import progress
+        from rich.markup import escape
+
+        columns = (
+            progress.TextColumn("{task.description}"),
+            progress.BarColumn(),
+            progress.MofNCompleteColumn(),
+            progress.TimeElapsedColumn(),
+            progress.TimeRemainingColumn(),
+            progress.TextColumn("{task.fields[detail]}"),
+        )
+        with progress.Progress(*columns, console=self.console) as bars:
+            bar = bars.add_task(escape(label), total=total, detail="")
+            for done, step in enumerate(steps, start=1):
+                bars.update(bar, completed=done, detail=escape(detail(step)))
+                yield step
+            bars.update(bar, total=bars.tasks[0].completed)
+
+    def problem(self, sentence: str) -> None:
+        """Print in red."""
+        self.console.print(sentence, style="red", markup=False, highlight=False)
+
+    def note(self, sentence: str) -> None:
+        """Print as it is."""
+        self.console.print(sentence, markup=False, highlight=False)

@@ -1,0 +1,170 @@
+"""What a record in the graph says of its origin. With ``launch``, the only home of Dagster's private names."""
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar, cast
+
+import dagster as dg
+from dagster._core.definitions.data_version import (
+    CODE_VERSION_TAG,
+    DATA_VERSION_IS_USER_PROVIDED_TAG,
+    DATA_VERSION_TAG,
+    extract_data_version_from_entry,
+    get_input_data_version_tag,
+    get_input_event_pointer_tag,
+)
+
+from mist_dagster.metadata import Metadata
+from mist_dagster.progress import Progress
+from mist_ops.config import STAGE_SECTIONS, StudyConfig
+from mist_ops.dataset import Case
+from mist_ops.errors import CaseError
+from mist_ops.files import file_hash
+from mist_ops.study import Study
+from mist_ops.workers import Outcome
+
+Result = TypeVar("Result")
+
+
+class _Named(Protocol):
+    @property
+    def id(self) -> str: ...
+
+
+Named = TypeVar("Named", bound=_Named)
+
+CODE_VERSION = "1"
+"""Version of what the assets compute; raised when the same inputs would give other results."""
+
+
+def asset_key(study: Study, name: str) -> dg.AssetKey:
+    """The key of a study's asset."""
+    return dg.AssetKey([study.name, name])
+
+
+def input_tags(context: dg.AssetExecutionContext) -> dict[str, str]:
+    """The provenance that Dagster writes by itself for an automatic event, for the events that we log."""
+    tags = {CODE_VERSION_TAG: context.assets_def.code_versions_by_key[context.asset_key] or ""}
+    for upstream in context.assets_def.asset_deps[context.asset_key]:
+        record = context.instance.get_latest_data_version_record(upstream)
+        version = extract_data_version_from_entry(record.event_log_entry) if record else None
+        tags[get_input_data_version_tag(upstream)] = version.value if version else "INITIAL"
+        tags[get_input_event_pointer_tag(upstream)] = str(record.storage_id) if record else "NULL"
+    return tags
+
+
+def version_tags(version: str) -> dict[str, str]:
+    """Tags that give an event its data version."""
+    return {DATA_VERSION_TAG: version, DATA_VERSION_IS_USER_PROVIDED_TAG: "true"}
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a materialization says: the version of its content, and what people want to see of it."""
+
+    version: str
+    metadata: Metadata
+
+
+def materialize_each(
+    context: dg.AssetExecutionContext,
+    outcomes: Iterable[Outcome[Case, Result]],
+    progress: Progress,
+    made: Callable[[Case, Result], Made],
+) -> None:
+    """Log a materialization for each patient as soon as it is done; fail at the end if any failed.
+
+    One run does a whole range of patients this way, with an event each, and what was done stays recorded whatever
+    becomes of the others.
+    """
+    tags = input_tags(context)
+    failures: dict[str, str] = {}
+    done = 0
+    for outcome in outcomes:
+        case = outcome.item
+        if outcome.error is not None:
+            failures[case.id] = _sentence(case.id, outcome.error)
+            progress.problem(failures[case.id])
+            continue
+        record = made(case, cast(Result, outcome.result))
+        context.log_event(
+            dg.AssetMaterialization(
+                context.asset_key,
+                partition=case.id,
+                metadata=record.metadata,
+                tags={**tags, **version_tags(record.version)},
+            )
+        )
+        done += 1
+    if failures:
+        raise dg.Failure(
+            f"{len(failures)} of {len(failures) + done} patients failed: {', '.join(failures)}.",
+            metadata={"failed": dg.MetadataValue.json(failures)},
+            allow_retries=False,
+        )
+
+
+def _sentence(case_id: str, error: Exception) -> str:
+    return str(error) if isinstance(error, CaseError) else f"Case '{case_id}': {error or type(error).__name__}"
+
+
+def collect(
+    outcomes: Iterable[Outcome[Named, Result]], progress: Progress
+) -> tuple[dict[str, Result], dict[str, str]]:
+    """The results by id, and a sentence for each item that failed, told as it comes."""
+    results: dict[str, Result] = {}
+    failures: dict[str, str] = {}
+    for outcome in outcomes:
+        name = outcome.item.id
+        if outcome.error is None:
+            results[name] = cast(Result, outcome.result)
+        else:
+            failures[name] = _sentence(name, outcome.error)
+            progress.problem(failures[name])
+    return results, failures
+
+
+@contextlib.contextmanager
+def interruptible(context: dg.AssetExecutionContext) -> Iterator[None]:
+    """Record a run that Ctrl-C or SIGTERM ends as canceled, where Dagster would call it failed."""
+    try:
+        yield
+    except dg.DagsterExecutionInterruptedError:
+        context.instance.report_run_canceling(context.run)
+        raise
+
+
+def config_versions(study: Study, config: StudyConfig) -> dict[str, str]:
+    """The data version of config.json, of the fold assignment, and of the settings that each stage reads."""
+    return {
+        "study_config": file_hash(study.config),
+        "fold_assignment": file_hash(study.train_paths),
+        **{f"{stage}_settings": config.digest(stage) for stage in STAGE_SECTIONS},
+    }
+
+
+def adopt_config(instance: dg.DagsterInstance, study: Study, config: StudyConfig, reason: str) -> list[str]:
+    """Report to the graph what changed in config.json since it was last recorded; return the names that changed.
+
+    The provenance of the last record is kept: an edit of the file is no new analysis of the dataset.
+    """
+    changed = []
+    for name, version in config_versions(study, config).items():
+        key = asset_key(study, name)
+        event = instance.get_latest_materialization_event(key)
+        old = (event.asset_materialization.tags or {}) if event and event.asset_materialization else None
+        if old is None or old.get(DATA_VERSION_TAG) == version:
+            continue
+        metadata: dict[str, Any] = {"edited": reason, "settings": dg.MetadataValue.json(shown_settings(name, config))}
+        instance.report_runless_asset_event(
+            dg.AssetMaterialization(key, description=reason, metadata=metadata, tags={**old, **version_tags(version)})
+        )
+        changed.append(name)
+    return changed
+
+
+def shown_settings(name: str, config: StudyConfig) -> dict[str, Any]:
+    """The settings that an asset of the analysis stands for."""
+    stage = name.removesuffix("_settings")
+    return config.settings(stage) if stage in STAGE_SECTIONS else config.model_dump(mode="json")

@@ -1,0 +1,202 @@
+"""The whole analysis of a study: every case measured once, then everything that follows from it written together."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from mist_ops.analysis.fingerprint import CaseFingerprint, HuStatistics, measure
+from mist_ops.analysis.folds import assign_folds, check_nfolds
+from mist_ops.analysis.plan import plan, warnings
+from mist_ops.analysis.verify import UnusableCase, repeated_images
+from mist_ops.config import StudyConfig, TrainingConfig, edits, override, read_config, write_config
+from mist_ops.dataset import (
+    Assignment,
+    Case,
+    DatasetDescription,
+    find_test_cases,
+    find_training_cases,
+    read_description,
+    write_boxes,
+    write_test_paths,
+    write_train_paths,
+)
+from mist_ops.errors import ConfigError, DatasetError, listing
+from mist_ops.files import write_json
+from mist_ops.registry import MODELS
+from mist_ops.schema import Section, read_checked
+from mist_ops.study import Study
+from mist_ops.types import Box
+from mist_ops.workers import Outcome, outcomes
+
+
+class Fingerprint(Section):
+    """What fingerprint.json holds."""
+
+    plan: Annotated[StudyConfig, Field(description="config.json as planned, before anyone's edits.")]
+    cases: Annotated[dict[str, CaseFingerprint], Field(description="Measurements by id, of the cases in use.")]
+    excluded: Annotated[dict[str, list[str]], Field(description="Reasons against the cases that were left out.")]
+    warnings: Annotated[list[str], Field(description="What should be known before going on.")]
+
+
+Measured = Outcome[Case, CaseFingerprint]
+
+_log = logging.getLogger(__name__)
+
+
+def analyze(
+    study: Study,
+    *,
+    workers: int = 1,
+    check: bool = False,
+    fresh: bool = False,
+    overrides: Mapping[str, Any] = MappingProxyType({}),
+) -> Iterator[Measured]:
+    """Measure the training cases and, once all are measured, write the configuration, the folds and the boxes.
+
+    Whatever can be found out without reading an image is checked before this returns. The files are written when the
+    iterator is exhausted, all or none; an analysis that fails leaves an earlier one as it was.
+
+    Args:
+        study: With its dataset.json.
+        workers: Processes that read cases.
+        check: Look for everything that ``verify`` finds, and leave out the cases that fail. They are recorded in
+            fingerprint.json with the reasons.
+        fresh: Forget the edits that were made to config.json since it was planned. Otherwise they are kept.
+        overrides: Settings at dotted paths that win over both; they count as edits from now on.
+
+    Yields:
+        What became of each case, as soon as it is known, in the order of the ids.
+
+    Raises:
+        DatasetError: The dataset cannot be used as described, or, at the end, a case cannot be used (without
+            ``check``), or none can.
+        ConfigError: A setting that is none, or more folds than cases.
+    """
+    if study.data is None:
+        raise ConfigError(f"The dataset.json of '{study.name}' is not known. Name it with --data.")
+    description = read_description(study.data)
+    cases, tests = find_training_cases(description), find_test_cases(description)
+    nfolds, chosen = _choices(study, fresh, overrides)
+    check_nfolds(nfolds, len(cases))
+    plan([_ANY_CASE], description, nfolds, chosen)  # only to refuse settings that are none
+
+    def run() -> Iterator[Measured]:
+        measured = []
+        for outcome in outcomes(partial(measure, description=description, thorough=check), cases, workers):
+            measured.append(outcome)
+            yield outcome
+        good, excluded = _sorted_out(measured, check)
+        folds = assign_folds(list(good), nfolds)
+        by_id = {case.id: case for case in cases}
+        assignment = Assignment(tuple(by_id[case_id] for case_id in folds), folds)
+        fingerprint, config = _conclusion(good, excluded, description, nfolds, chosen)
+        _write(study, fingerprint, config, assignment, tests)
+
+    return run()
+
+
+def read_fingerprint(study: Study) -> Fingerprint:
+    """What the last analysis measured and planned."""
+    return read_checked(study.fingerprint, Fingerprint, ConfigError)
+
+
+_ANY_CASE = CaseFingerprint(
+    id="any",
+    size=(64, 64, 64),
+    spacing=(1.0, 1.0, 1.0),
+    axes=(0, 1, 2),
+    box=Box.whole((64, 64, 64)),
+    nonzero_fraction=1.0,
+    labels={},
+    content="",
+    hu=HuStatistics(count=1, mean=0.0, m2=0.0, first=0, counts=[1]),
+)
+
+
+def _choices(study: Study, fresh: bool, overrides: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
+    """The number of folds and the settings, at dotted paths, that a person has decided."""
+    kept: dict[str, Any] = {}
+    nfolds = TrainingConfig().nfolds
+    if study.config.exists() and not fresh:
+        config = read_config(study.config)
+        nfolds, kept = config.training.nfolds, edits(_last_plan(study), config)
+    chosen = {**kept, **overrides}
+    nfolds = chosen.pop("training.nfolds", nfolds)
+    # What is in the dataset is for dataset.json to say.
+    foreign = ("mist_version", "dataset_info")
+    return nfolds, {path: value for path, value in chosen.items() if not path.startswith(foreign)}
+
+
+def _last_plan(study: Study) -> StudyConfig:
+    if not study.fingerprint.exists():
+        raise ConfigError(
+            f"{study.config} exists but {study.fingerprint.name} does not, so its edits cannot be told "
+            "from what was planned. Analyze with --overwrite, or into another folder."
+        )
+    return read_fingerprint(study).plan
+
+
+def _sorted_out(measured: Sequence[Measured], exclude: bool) -> tuple[dict[str, CaseFingerprint], dict[str, list[str]]]:
+    """The measurements, and the reasons against the cases that have none, by id."""
+    good = {outcome.item.id: outcome.result for outcome in measured if outcome.result}
+    bad = [outcome.error for outcome in measured if outcome.error]
+    if bad and not (exclude and good):
+        advice = "Correct them." if exclude else "Correct them, or leave them out with --verify."
+        raise DatasetError(
+            f"{len(bad)} of {len(measured)} cases cannot be used, and nothing was written. {advice} "
+            + listing([str(error) for error in bad])
+        )
+    return good, {outcome.item.id: _reasons(outcome.error) for outcome in measured if outcome.error}
+
+
+def _reasons(error: Exception) -> list[str]:
+    return error.problems if isinstance(error, UnusableCase) else [str(error)]
+
+
+def _conclusion(
+    good: Mapping[str, CaseFingerprint],
+    excluded: dict[str, list[str]],
+    description: DatasetDescription,
+    nfolds: int,
+    chosen: Mapping[str, Any],
+) -> tuple[Fingerprint, StudyConfig]:
+    cases = list(good.values())
+    config = plan(cases, description, nfolds, chosen)
+    spatial = config.spatial_config
+    MODELS[config.model.architecture].check_patch_size(spatial.patch_size, spatial.target_spacing)
+    # What follows from an edit is planned; only the edits themselves differ from the plan, and so are kept next time.
+    unedited = edits(config, plan(cases, description, nfolds))
+    planned = override(config, {path: value for path, value in unedited.items() if path in chosen})
+    notes = [*warnings(cases, config), *repeated_images({case.id: case.content for case in cases})]
+    return Fingerprint(plan=planned, cases=dict(good), excluded=excluded, warnings=notes), config
+
+
+def _write(
+    study: Study, fingerprint: Fingerprint, config: StudyConfig, assignment: Assignment, tests: Sequence[Case]
+) -> None:
+    """Write everything beside the results, then put it in their place; config.json last."""
+    study.results.mkdir(parents=True, exist_ok=True)
+    cases = [fingerprint.cases[case.id] for case in assignment.cases]
+    with tempfile.TemporaryDirectory(prefix=".tmp-", dir=study.results) as temporary:
+        staged = replace(study, results=Path(temporary))
+        write_train_paths(staged.train_paths, assignment)
+        write_boxes(staged, {case.id: case.box for case in cases}, {case.id: case.size for case in cases})
+        write_json(staged.fingerprint, fingerprint.model_dump(mode="json"))
+        write_config(staged.config, config)
+        if tests:
+            write_test_paths(staged.test_paths, tests)
+        else:
+            study.test_paths.unlink(missing_ok=True)
+        for path in sorted(Path(temporary).iterdir(), key=lambda path: path == staged.config):
+            path.replace(study.results / path.name)
+    for note in fingerprint.warnings:
+        _log.warning("%s", note)

@@ -1,0 +1,128 @@
+"""What is measured of a case: a few numbers from which every setting is chosen, from one reading of its files."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Annotated, TypeVar
+
+import numpy as np
+from jaxtyping import Int64
+from pydantic import Field, NonNegativeFloat, NonNegativeInt
+
+from mist_ops.analysis.verify import read
+from mist_ops.dataset import Case, DatasetDescription
+from mist_ops.imaging.foreground import foreground_box
+from mist_ops.schema import Section
+from mist_ops.types import Box, Image, LabelMap, Size, Spacing
+
+HU_MIN, HU_MAX = -1024, 3072
+"""Range of the histogram of a CT, in HU; its bins are 1 HU wide."""
+
+_EVERY = 10
+
+Histogram = Int64[np.ndarray, "bin"]
+
+Number = TypeVar("Number", int, float)
+
+
+class HuStatistics(Section):
+    """Intensities of the labelled voxels of a CT, in HU, one voxel in ten.
+
+    ``mean`` and ``m2`` (the sum of squared deviations from it) are of all ``count`` samples; ``counts`` is the
+    histogram from ``first`` on, without the empty bins at either end, of those from -1024 to 3072 HU.
+    """
+
+    count: NonNegativeInt
+    mean: float
+    m2: NonNegativeFloat
+    first: Annotated[int, Field(ge=HU_MIN)]
+    counts: list[NonNegativeInt]
+
+    @property
+    def histogram(self) -> Histogram:
+        """The counts of all bins."""
+        whole = np.zeros(HU_MAX - HU_MIN, dtype=np.int64)
+        whole[self.first - HU_MIN :][: len(self.counts)] = self.counts
+        return whole
+
+    @property
+    def outside(self) -> int:
+        """Samples that the histogram does not hold."""
+        return self.count - sum(self.counts)
+
+
+class CaseFingerprint(Section):
+    """What the analysis knows of a case. Sizes, spacing and box are in the file's own axes.
+
+    ``axes`` are, for each canonical axis, the one of the file that it is. ``content`` is the SHA-256 of the voxels of
+    the first channel, ``labels`` the number of voxels of each label. ``hu`` is for CT alone.
+    """
+
+    id: str
+    size: Size
+    spacing: Spacing
+    axes: tuple[int, int, int]
+    box: Box
+    nonzero_fraction: Annotated[float, Field(ge=0.0, le=1.0)]
+    labels: dict[int, int]
+    content: str
+    hu: HuStatistics | None = None
+
+    def canonical(self, values: tuple[Number, Number, Number]) -> tuple[Number, Number, Number]:
+        """One value per axis of the file, in LPS order."""
+        x, y, z = (values[axis] for axis in self.axes)
+        return x, y, z
+
+
+def measure(case: Case, description: DatasetDescription, thorough: bool = False) -> CaseFingerprint:
+    """Measure a training case: its first channel and its mask are read, and each once.
+
+    Args:
+        case: With a mask.
+        description: Says which labels exist and whether to gather CT numbers.
+        thorough: Also look for what ``verify`` finds, which reads every channel.
+
+    Raises:
+        UnusableCase: The case cannot be used; all reasons are named.
+    """
+    contents = read(case, description, thorough)
+    image, grid = contents.image, contents.grid
+    return CaseFingerprint(
+        id=case.id,
+        size=grid.size,
+        spacing=grid.spacing,
+        axes=grid.canonical()[1].axes,
+        box=foreground_box(image),
+        nonzero_fraction=np.count_nonzero(image) / image.size,
+        labels=dict(contents.labels),
+        content=hashlib.sha256(image.data).hexdigest(),
+        hu=hu_statistics(image, contents.mask) if description.modality == "ct" else None,
+    )
+
+
+def hu_statistics(image: Image, mask: LabelMap) -> HuStatistics:
+    """Statistics of every tenth labelled voxel, counted with z fastest; zeros for an empty mask."""
+    samples = image[mask != 0][::_EVERY].astype(np.float64)
+    if not samples.size:
+        return HuStatistics(count=0, mean=0.0, m2=0.0, first=HU_MIN, counts=[])
+    mean = float(samples.mean())
+    histogram, _ = np.histogram(samples, bins=HU_MAX - HU_MIN, range=(HU_MIN, HU_MAX))
+    return _statistics(samples.size, mean, float(np.square(samples - mean).sum()), histogram)
+
+
+def pooled(statistics: Sequence[HuStatistics]) -> HuStatistics:
+    """The statistics of all samples together, in float64; zeros for none."""
+    counts = np.array([part.count for part in statistics], dtype=np.float64)
+    means = np.array([part.mean for part in statistics])
+    total = int(counts.sum())
+    mean = float(counts @ means / total) if total else 0.0
+    m2 = sum(part.m2 for part in statistics) + float(counts @ np.square(means - mean))
+    histogram = sum((part.histogram for part in statistics), np.zeros(HU_MAX - HU_MIN, dtype=np.int64))
+    return _statistics(total, mean, m2, histogram)
+
+
+def _statistics(count: int, mean: float, m2: float, histogram: Histogram) -> HuStatistics:
+    filled = np.flatnonzero(histogram)
+    start, stop = (int(filled[0]), int(filled[-1]) + 1) if filled.size else (0, 0)
+    return HuStatistics(count=count, mean=mean, m2=m2, first=HU_MIN + start, counts=histogram[start:stop].tolist())

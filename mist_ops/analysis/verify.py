@@ -1,0 +1,134 @@
+"""Whether the files of a case can be used: what a person should know before hours are spent on them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+
+from mist_ops.dataset import Case, DatasetDescription
+from mist_ops.errors import CaseError, ImageError, listing
+from mist_ops.imaging.geometry import Geometry
+from mist_ops.imaging.nifti import read_geometry, read_image, read_labels
+from mist_ops.types import Image, LabelMap
+
+
+class UnusableCase(CaseError):
+    """A case with all the reasons why it cannot be used."""
+
+    def __init__(self, case_id: str, problems: Sequence[str]) -> None:
+        super().__init__(case_id, listing(problems))
+        # Pickling, on the way back from a worker process, calls the class again with these.
+        self.args = (case_id, problems)
+        self.problems = list(problems)
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What is read of a case: its first channel, its mask with the voxels of each label, and the mask's grid."""
+
+    image: Image
+    mask: LabelMap
+    labels: Mapping[int, int]
+    grid: Geometry
+
+
+def verify(case: Case, description: DatasetDescription) -> list[str]:
+    """Every reason why a training case cannot be used, as sentences; none if it can.
+
+    That is: a file that is missing, damaged, not three-dimensional or not finite; grids that differ; labels that are
+    fractional or not listed; a mask of background alone; a channel with one value throughout.
+    """
+    try:
+        read(case, description, thorough=True)
+    except UnusableCase as error:
+        return error.problems
+    return []
+
+
+def read(case: Case, description: DatasetDescription, thorough: bool) -> Contents:
+    """Read a case once, after its headers have shown that all its files share one grid.
+
+    The channels after the first are read, an empty mask and a constant channel refused, only if ``thorough``.
+
+    Raises:
+        UnusableCase: Something is wrong with the headers, or else with the voxels; all of it is named.
+    """
+    problems = list(_header_problems(case))
+    if case.mask is None or problems:
+        raise UnusableCase(case.id, problems or ["it has no mask, which a training case needs."])
+    first, *others = case.images.values()
+    with _noting(problems):
+        mask, grid = read_labels(case.mask)
+        labels = _label_counts(mask)
+        problems += _label_problems(labels, description.labels, thorough)
+    with _noting(problems):
+        image, _ = read_image(first)
+        problems += _constant(image, first.name) if thorough else []
+    for path in others if thorough else []:
+        with _noting(problems):
+            problems += _constant(read_image(path)[0], path.name)
+    if problems:
+        raise UnusableCase(case.id, problems)
+    return Contents(image, mask, labels, grid)
+
+
+def repeated_images(contents: Mapping[str, str]) -> list[str]:
+    """A sentence for every group of cases whose first channels are the same, voxel by voxel.
+
+    Args:
+        contents: The hash of the voxels of each case, by id.
+    """
+    groups = defaultdict(list)
+    for case_id, content in contents.items():
+        groups[content].append(case_id)
+    return [
+        f"The cases {', '.join(same)} have the same image. In different folds one would be tested "
+        "on what it was trained on; keep one of them."
+        for same in groups.values()
+        if len(same) > 1
+    ]
+
+
+@contextmanager
+def _noting(problems: list[str]) -> Iterator[None]:
+    try:
+        yield
+    except ImageError as error:
+        problems.append(str(error))
+
+
+def _header_problems(case: Case) -> list[str]:
+    problems: list[str] = []
+    grids: dict[str, Geometry] = {}
+    files = {"the mask": case.mask, **case.images} if case.mask else case.images
+    for name, path in files.items():
+        with _noting(problems):
+            grids[name] = read_geometry(path)
+    reference = next(iter(grids), "")
+    for name in list(grids)[1:]:
+        differences = grids[reference].differences(grids[name])
+        if differences:
+            found = "; ".join(differences)
+            problems.append(f"{reference} and {name} differ: {found}. Resample one of them or remove the case.")
+    return problems
+
+
+def _label_counts(mask: LabelMap) -> dict[int, int]:
+    counts = np.bincount(mask.ravel())
+    return {int(label): int(counts[label]) for label in np.flatnonzero(counts)}
+
+
+def _label_problems(found: Mapping[int, int], listed: Sequence[int], thorough: bool) -> list[str]:
+    unknown = sorted(set(found) - set(listed))
+    if unknown:
+        return [f"the mask holds labels {unknown}, but 'labels' lists {sorted(listed)}. Correct one of them."]
+    return ["the mask holds background alone."] if thorough and not any(found) else []
+
+
+def _constant(image: Image, name: str) -> list[str]:
+    value = image.flat[0]
+    return [f"{name} holds {value:g} in every voxel."] if (image == value).all() else []

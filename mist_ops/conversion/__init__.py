@@ -1,0 +1,1 @@
+"""From other datasets' layouts to ours."""

@@ -1,0 +1,268 @@
+"""Cases and folds: what dataset.json describes, and the tables of paths that analysis makes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import pandas as pd
+from pydantic import BeforeValidator, ConfigDict, Field, StrictInt, model_validator
+
+from mist_ops.errors import DatasetError, listing
+from mist_ops.files import atomic
+from mist_ops.schema import Section, read_checked
+from mist_ops.study import Study, check_id
+from mist_ops.types import Box, Size
+
+RESERVED = ("id", "fold", "mask", "prediction")
+"""Columns of the tables, which no channel may be called."""
+
+Patterns = Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
+Label = Annotated[StrictInt, Field(ge=0, le=255)]
+
+
+def _lower(value: object) -> object:
+    return value.lower() if isinstance(value, str) else value
+
+
+class DatasetDescription(Section):
+    """What a person writes in dataset.json. Folders are relative to that file."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    task: Annotated[str, Field(min_length=1, description="Name of the task.")]
+    modality: Annotated[Literal["ct", "mr", "other"], BeforeValidator(_lower), Field(description="ct, mr or other.")]
+    train_data: Annotated[Path, Field(alias="train-data", description="Folder with a folder per training patient.")]
+    test_data: Annotated[Path | None, Field(alias="test-data", description="The same for test patients.")] = None
+    mask: Annotated[Patterns, Field(description="Strings that tell the mask's file name.")]
+    images: Annotated[dict[str, Patterns], Field(min_length=1, description="The same for each channel.")]
+    labels: Annotated[list[Label], Field(min_length=2, description="Integers in the masks, with 0 for background.")]
+    final_classes: Annotated[
+        dict[str, list[Label]] | None, Field(description="Classes to score; each label by itself if absent.")
+    ] = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> DatasetDescription:
+        problems = []
+        if 0 not in self.labels or len(set(self.labels)) != len(self.labels):
+            problems.append(f"'labels' must hold 0 and each label once, found {self.labels}")
+        for name in self.images:
+            if name in RESERVED:
+                problems.append(f"'images': the name {name!r} is taken by a column of the tables; choose another")
+        for name, labels in (self.final_classes or {}).items():
+            unknown = sorted(set(labels) - set(self.labels))
+            if unknown:
+                problems.append(f"'final_classes': {name!r} names labels {unknown} that are not in 'labels'")
+            if not labels or 0 in labels:
+                problems.append(f"'final_classes': {name!r} needs at least one label, and not the background 0")
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+    @property
+    def classes(self) -> dict[str, list[int]]:
+        """Classes to score; without ``final_classes`` each label is one."""
+        return self.final_classes or {f"label_{label}": [label] for label in sorted(self.labels) if label}
+
+
+def read_description(path: Path) -> DatasetDescription:
+    """Read dataset.json with its folders resolved. Every mistake in it is named at once."""
+    if not path.is_file():
+        raise DatasetError(f"There is no {path}. Name a dataset.json with --data.")
+    described = read_checked(path, DatasetDescription, DatasetError)
+    folder = path.resolve().parent
+    folders = {"train_data": folder / described.train_data}
+    if described.test_data is not None:
+        folders["test_data"] = folder / described.test_data
+    missing = [f"'{key.replace('_', '-')}': there is no folder {value}" for key, value in folders.items() if not value.is_dir()]
+    if missing:
+        raise DatasetError(f"{path}: {listing(missing)}. Folders are relative to the JSON file.")
+    return described.model_copy(update={**folders, "labels": sorted(described.labels)})
+
+
+@dataclass(frozen=True)
+class Case:
+    """A patient: its channels by name, in the order the model sees them, and its mask if there is one."""
+
+    id: str
+    images: Mapping[str, Path]
+    mask: Path | None = None
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Every file of the case, channels first."""
+        return (*self.images.values(), *([self.mask] if self.mask else []))
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Ids of a fold: what trains it, what selects its best weights, and what it predicts."""
+
+    index: int
+    training: tuple[str, ...]
+    validation: tuple[str, ...]
+    held_out: tuple[str, ...]
+
+
+def find_training_cases(description: DatasetDescription) -> list[Case]:
+    """The training patients of a dataset, sorted by id; every patient with a missing or ambiguous file is named."""
+    return _cases(description.train_data, {**description.images, "mask": description.mask})
+
+
+def find_test_cases(description: DatasetDescription) -> list[Case]:
+    """The test patients of a dataset, sorted by id; none if it has no test data."""
+    return _cases(description.test_data, description.images) if description.test_data else []
+
+
+def _cases(folder: Path, patterns: Mapping[str, Sequence[str]]) -> list[Case]:
+    patients = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    if not patients:
+        raise DatasetError(f"There are no patients in {folder}. It must hold a folder for each patient.")
+    problems: list[str] = []
+    cases = [_case(patient, patterns, problems) for patient in patients]
+    if problems:
+        raise DatasetError(f"The files of {folder} cannot be told apart: {listing(problems)}")
+    return cases
+
+
+def _case(patient: Path, patterns: Mapping[str, Sequence[str]], problems: list[str]) -> Case:
+    names = sorted(path.name for path in patient.iterdir() if path.is_file() and not path.name.startswith("."))
+    found: dict[str, Path] = {}
+    for key, strings in patterns.items():
+        matches = _matches(names, strings)
+        if len(matches) == 1:
+            found[key] = patient / matches[0]
+        else:
+            what = f"{len(matches)} files match ({', '.join(matches)})" if matches else f"no file matches among {names}"
+            problems.append(f"patient '{patient.name}', {key} {list(strings)}: {what}; exactly one must.")
+    for name in names:
+        claimed = [key for key, path in found.items() if path.name == name]
+        if len(claimed) > 1:
+            problems.append(f"patient '{patient.name}': {name} matches {' and '.join(claimed)}; make the strings longer.")
+    mask = found.pop("mask", None)
+    return Case(check_id(patient.name), found, mask)
+
+
+def _matches(names: Sequence[str], strings: Sequence[str]) -> list[str]:
+    """The names that hold a string; a name that equals one, or else ends in one, wins over the others."""
+    for matches in (str.__eq__, str.endswith, str.__contains__):
+        found = [name for name in names if any(matches(name, string) for string in strings)]
+        if found:
+            return found
+    return []
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """The rows of train_paths.csv: the cases in the file's order, and the fold in which each is held out."""
+
+    cases: tuple[Case, ...]
+    fold_of: Mapping[str, int]
+
+    def held_out(self, fold: int) -> tuple[str, ...]:
+        """Ids of a fold, in the order of the cases."""
+        return tuple(case.id for case in self.cases if self.fold_of[case.id] == fold)
+
+    def __getitem__(self, case_id: str) -> Case:
+        return next(case for case in self.cases if case.id == case_id)
+
+
+def write_train_paths(path: Path, assignment: Assignment) -> None:
+    """Write train_paths.csv: id, fold, mask, then a column a channel."""
+    _write([{"id": case.id, "fold": assignment.fold_of[case.id], "mask": case.mask, **case.images} for case in assignment.cases], path)
+
+
+def read_train_paths(path: Path) -> Assignment:
+    """Read train_paths.csv; ids stay text."""
+    table = read_table(path, required=("id", "fold", "mask"))
+    try:
+        fold_of = {row["id"]: int(row["fold"]) for row in table.to_dict("records")}
+    except ValueError as error:
+        raise DatasetError(f"{path}: the column 'fold' must hold whole numbers: {error}.") from error
+    return Assignment(tuple(_cases_of(table)), fold_of)
+
+
+def write_test_paths(path: Path, cases: Sequence[Case]) -> None:
+    """Write test_paths.csv: id, then a column a channel."""
+    _write([{"id": case.id, **case.images} for case in cases], path)
+
+
+def read_paths(path: Path, channels: Sequence[str]) -> list[Case]:
+    """Read a table of cases to predict. Channels are found by name, in any order; other columns are ignored."""
+    return list(_cases_of(read_table(path, required=("id", *channels)), channels))
+
+
+_EDGES = ("x_start", "x_end", "y_start", "y_end", "z_start", "z_end")
+_SIZES = ("x_og_size", "y_og_size", "z_og_size")
+
+
+def write_boxes(study: Study, boxes: Mapping[str, Box], sizes: Mapping[str, Size]) -> None:
+    """Write fg_bboxes.csv: the first and the last voxel of each foreground, and the size of its image, both native."""
+    _write(
+        [
+            {
+                **dict(zip(_EDGES, _edges(box), strict=True)),
+                **dict(zip(_SIZES, sizes[case_id], strict=True)),
+                "id": case_id,
+            }
+            for case_id, box in boxes.items()
+        ],
+        study.fg_bboxes,
+    )
+
+
+def read_boxes(study: Study) -> dict[str, Box]:
+    """Read the foreground boxes of fg_bboxes.csv by id."""
+    table = read_table(study.fg_bboxes, required=("id", *_EDGES))
+    return {row["id"]: _box([row[name] for name in _EDGES], study.fg_bboxes) for row in table.to_dict("records")}
+
+
+def read_table(path: Path, required: Sequence[str]) -> pd.DataFrame:
+    """Read a CSV as text, with the required columns and no id twice.
+
+    Raises:
+        DatasetError: No such file, not a table, a column missing, an id given twice or unsafe, an empty cell.
+    """
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", skipinitialspace=True)
+    except (OSError, ValueError) as error:
+        raise DatasetError(f"{path} cannot be read as a table: {error}.") from error
+    missing = [name for name in required if name not in table.columns]
+    if missing:
+        raise DatasetError(f"{path} lacks the columns {missing}. Found: {list(table.columns)}. Add or rename them.")
+    twice = sorted(set(table["id"][table["id"].duplicated()]))
+    empty = [f"row {row + 2}, column '{name}'" for name in required for row in table.index[table[name] == ""]]
+    if twice or empty:
+        problems = [f"the id {case_id!r} is given twice" for case_id in twice] + [f"{cell} is empty" for cell in empty]
+        raise DatasetError(f"{path}: {listing(problems)}")
+    for case_id in table["id"]:
+        check_id(case_id)
+    return table
+
+
+def _cases_of(table: pd.DataFrame, channels: Sequence[str] | None = None) -> list[Case]:
+    names = [str(name) for name in table.columns if name not in RESERVED] if channels is None else channels
+    return [
+        Case(row["id"], {name: Path(row[name]) for name in names}, Path(row["mask"]) if row.get("mask") else None)
+        for row in table.to_dict("records")
+    ]
+
+
+def _edges(box: Box) -> list[int]:
+    # In the table, as MIST has it, the end is the last voxel inside.
+    return [edge for start, stop in zip(box.start, box.stop, strict=True) for edge in (start, stop - 1)]
+
+
+def _box(edges: Sequence[str], path: Path) -> Box:
+    try:
+        x_start, x_end, y_start, y_end, z_start, z_end = (int(edge) for edge in edges)
+    except ValueError as error:
+        raise DatasetError(f"{path}: edges must be whole numbers: {error}. Analyze the dataset again.") from error
+    return Box((x_start, y_start, z_start), (x_end + 1, y_end + 1, z_end + 1))
+
+
+def _write(rows: Sequence[Mapping[str, object]], path: Path) -> None:
+    with atomic(path) as temporary:
+        pd.DataFrame(rows).to_csv(temporary, index=False)

@@ -1,0 +1,1 @@
+"""From pairs of masks to tables of scores."""

@@ -1,0 +1,34 @@
+"""A case and its prediction as a picture, read from their files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from mist_ops.config import EvaluationClass, StudyConfig
+from mist_ops.dataset import Case
+from mist_ops.evaluation.score import score
+from mist_ops.imaging.nifti import read_image, read_labels
+from mist_ops.pictures import case_picture, thumbnail
+from mist_ops.types import LabelMap
+
+
+def dice_of(case: Case, prediction: Path, config: StudyConfig) -> dict[str, float]:
+    """Dice of each class that is scored; empty for a case without a mask."""
+    if case.mask is None:
+        return {}
+    classes = {name: EvaluationClass(labels=scored.labels, metrics={"dice": {}}) for name, scored in config.evaluation.items()}
+    return {column.removesuffix("_dice"): value for column, value in score(case.mask, prediction, classes).items()}
+
+
+def draw_case(case: Case, prediction: Path, path: Path, dice: Mapping[str, float]) -> bytes:
+    """Write the picture of a case's first channel with truth and prediction outlined; return its thumbnail."""
+    image, geometry = read_image(next(iter(case.images.values())))
+    canonical, orientation = geometry.canonical()
+
+    def labels(file: Path | None) -> LabelMap | None:
+        return orientation.apply(read_labels(file)[0]) if file else None
+
+    arrays = orientation.apply(image), labels(case.mask), labels(prediction)
+    case_picture(path, *arrays, canonical.spacing, case.id, dice=dice)
+    return thumbnail(*arrays, canonical.spacing)

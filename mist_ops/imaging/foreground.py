@@ -1,0 +1,40 @@
+"""The foreground of an image: the box of what is brighter than the air around the patient."""
+
+from __future__ import annotations
+
+import numpy as np
+from skimage.filters import threshold_otsu
+
+from mist_ops.types import Box, Image, Mask
+
+_PERCENTILES = (33.0, 99.5)
+
+
+def foreground_box(image: Image) -> Box:
+    """The box of the voxels above Otsu's threshold, in the axes of ``image``; all of a constant image.
+
+    Intensities are first limited to their 33rd and 99.5th percentiles, so that neither a large background nor a few
+    bright voxels decide the threshold. (Otsu, 1979)
+    """
+    low, high = np.percentile(image, _PERCENTILES)
+    threshold = np.float64(threshold_otsu(np.clip(image, low, high)))
+    return bounding_box(image > threshold) or Box.whole(image.shape)
+
+
+def bounding_box(mask: Mask) -> Box | None:
+    """The smallest box around the voxels of a mask; None if there are none."""
+    spans = []
+    for axis in range(3):
+        occupied = np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis)))
+        if not occupied.size:
+            return None
+        spans.append((int(occupied[0]), int(occupied[-1]) + 1))
+    start, stop = zip(*spans, strict=True)
+    return Box(start, stop)
+
+
+def union_box(first: Box, second: Box) -> Box:
+    """The smallest box around two."""
+    x, y, z = (min(pair) for pair in zip(first.start, second.start, strict=True))
+    end_x, end_y, end_z = (max(pair) for pair in zip(first.stop, second.stop, strict=True))
+    return Box((x, y, z), (end_x, end_y, end_z))

@@ -1,0 +1,170 @@
+"""Where voxels lie in the patient: grids, their canonical orientation, and what becomes of them in preprocessing.
+
+Nothing here touches voxel values except to permute and flip them. Positions are LPS millimetres, as in DICOM and ITK.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+import nibabel as nib
+import numpy as np
+from jaxtyping import Float
+
+from mist_ops.types import Box, Json, Size, Spacing
+
+Affine = Float[np.ndarray, "4 4"]
+Vector = Float[np.ndarray, "3"]
+Direction = tuple[float, float, float, float, float, float, float, float, float]
+AnyDtype = TypeVar("AnyDtype", bound=np.generic)
+
+RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+# Headers hold float32: public data sets have masks whose origin is 6e-4 mm from that of their image.
+_RELATIVE_SPACING = 1e-3
+_DIRECTION = 1e-3
+_ORIGIN_IN_VOXELS = 1e-2
+
+
+@dataclass(frozen=True)
+class Reorientation:
+    """The permutation and flips that bring an array to LPS voxel order.
+
+    Attributes:
+        axes: For each canonical axis, the axis of the original array that it was.
+        flipped: Canonical axes that run against the original one.
+    """
+
+    axes: tuple[int, int, int]
+    flipped: tuple[int, ...]
+
+    def apply(self, array: np.ndarray[Any, np.dtype[AnyDtype]]) -> np.ndarray[Any, np.dtype[AnyDtype]]:
+        """A view of an ``(x, y, z)`` or ``(x, y, z, channel)`` array in canonical order."""
+        return np.flip(np.transpose(array, (*self.axes, *range(3, array.ndim))), self.flipped)
+
+    def undo(self, array: np.ndarray[Any, np.dtype[AnyDtype]]) -> np.ndarray[Any, np.dtype[AnyDtype]]:
+        """A view of a canonical array in the original order: the inverse of ``apply``."""
+        x, y, z = (self.axes.index(axis) for axis in range(3))
+        return np.transpose(np.flip(array, self.flipped), (x, y, z, *range(3, array.ndim)))
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """A grid of voxels in the patient.
+
+    Attributes:
+        size: Voxels along each axis.
+        spacing: Millimetres between voxel centres along each axis.
+        origin: LPS position of the centre of voxel (0, 0, 0), in mm.
+        direction: Row-major 3x3 matrix whose columns are the directions of the axes in LPS.
+    """
+
+    size: Size
+    spacing: Spacing
+    origin: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    direction: Direction = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
+
+    @classmethod
+    def from_ras_affine(cls, affine: np.ndarray, size: Size) -> Geometry:
+        """The grid of a 4x4 matrix from voxel indices to RAS millimetres, as NIfTI holds it.
+
+        Raises:
+            ValueError: A column of the matrix is zero or not finite.
+        """
+        return cls._from_lps_affine(RAS_TO_LPS @ np.asarray(affine, dtype=np.float64), size)
+
+    @classmethod
+    def _from_lps_affine(cls, affine: Affine, size: Size) -> Geometry:
+        spacing = np.linalg.norm(affine[:3, :3], axis=0)
+        if not (np.isfinite(affine).all() and (spacing > 0).all()):
+            raise ValueError(f"the affine {affine.tolist()} has a column that is zero or not finite")
+        return cls(size, _triple(spacing), _triple(affine[:3, 3]), _direction(affine[:3, :3] / spacing))
+
+    @property
+    def axes(self) -> Float[np.ndarray, "3 3"]:
+        """The directions of the axes in LPS, a column each."""
+        return np.array(self.direction).reshape(3, 3)
+
+    @property
+    def lps_affine(self) -> Affine:
+        """The 4x4 matrix from voxel indices to LPS millimetres."""
+        affine = np.eye(4)
+        affine[:3, :3] = self.axes * self.spacing
+        affine[:3, 3] = self.origin
+        return affine
+
+    @property
+    def ras_affine(self) -> Affine:
+        """The 4x4 matrix from voxel indices to RAS millimetres."""
+        affine: Affine = RAS_TO_LPS @ self.lps_affine
+        return affine
+
+    @property
+    def diagonal(self) -> float:
+        """Length of the diagonal of the volume in mm, voxels counted with their full width."""
+        return float(np.linalg.norm(np.multiply(self.size, self.spacing)))
+
+    def differences(self, other: Geometry) -> list[str]:
+        """The fields in which another grid differs, in words; empty for the same grid up to header precision."""
+        gap = self.axes.T @ np.subtract(other.origin, self.origin)
+        fields = {
+            "size": self.size == other.size,
+            "spacing": np.allclose(self.spacing, other.spacing, rtol=_RELATIVE_SPACING, atol=0.0),
+            "origin": bool((np.abs(gap) <= np.multiply(_ORIGIN_IN_VOXELS, self.spacing)).all()),
+            "direction": np.allclose(self.direction, other.direction, rtol=0.0, atol=_DIRECTION),
+        }
+        different = [name for name, same in fields.items() if not same]
+        return [f"{name} {_short(self, name)} against {_short(other, name)}" for name in different]
+
+    def canonical(self) -> tuple[Geometry, Reorientation]:
+        """The same voxels in LPS order, and how to bring an array there. Obliquity stays in the direction."""
+        current = nib.orientations.io_orientation(self.ras_affine)
+        towards = nib.orientations.ornt_transform(current, nib.orientations.axcodes2ornt(("L", "P", "S")))
+        x, y, z = np.argsort(towards[:, 0]).tolist()
+        flipped = tuple(axis for axis, old in enumerate((x, y, z)) if towards[old, 1] < 0)
+        affine = self.lps_affine @ nib.orientations.inv_ornt_aff(towards, self.size)
+        reoriented = Geometry._from_lps_affine(affine, (self.size[x], self.size[y], self.size[z]))
+        # Spacings are permuted rather than computed anew, which would change their last digits.
+        spacing = (self.spacing[x], self.spacing[y], self.spacing[z])
+        return replace(reoriented, spacing=spacing), Reorientation((x, y, z), flipped)
+
+    def cropped(self, box: Box) -> Geometry:
+        """The grid of a box of these voxels."""
+        origin = np.add(self.origin, self.axes @ np.multiply(self.spacing, box.start))
+        return replace(self, size=box.size, origin=_triple(origin))
+
+    def resampled(self, target_spacing: Spacing) -> Geometry:
+        """The grid at another spacing that covers the same volume; the centres of the first voxels coincide.
+
+        The size is rounded half to even and at least one voxel.
+        """
+        if np.allclose(self.spacing, target_spacing):
+            return self
+        exact = np.multiply(self.size, self.spacing) / target_spacing
+        x, y, z = (max(1, round(voxels)) for voxels in exact.tolist())
+        return replace(self, size=(x, y, z), spacing=target_spacing)
+
+    def to_json(self) -> Json:
+        """The fields as JSON."""
+        fields = ("size", "spacing", "origin", "direction")
+        return {name: list(getattr(self, name)) for name in fields}
+
+    @classmethod
+    def from_json(cls, value: Json) -> Geometry:
+        """The inverse of ``to_json``."""
+        return cls(*(tuple(value[name]) for name in ("size", "spacing", "origin", "direction")))
+
+
+def _triple(values: Vector) -> tuple[float, float, float]:
+    x, y, z = values.tolist()
+    return x, y, z
+
+
+def _direction(axes: Float[np.ndarray, "3 3"]) -> Direction:
+    xx, xy, xz, yx, yy, yz, zx, zy, zz = (axes + 0.0).ravel().tolist()
+    return xx, xy, xz, yx, yy, yz, zx, zy, zz
+
+
+def _short(geometry: Geometry, name: str) -> str:
+    return f"({', '.join(f'{value:.6g}' for value in getattr(geometry, name))})"

@@ -1,0 +1,37 @@
+"""Dataset labels (what a mask holds) to class indices (positions in the list of labels) and back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import UInt8
+
+from mist_ops.errors import ImageError
+from mist_ops.types import LabelMap
+
+
+def to_indices(labels_map: LabelMap, labels: Sequence[int]) -> UInt8[np.ndarray, "x y z"]:
+    """Class indices of a mask: index k wherever the mask holds ``labels[k]``.
+
+    Args:
+        labels_map: Dataset labels, not negative.
+        labels: The labels that exist, at most 256.
+
+    Raises:
+        ImageError: The mask holds a label that is not among ``labels``; all such are named.
+    """
+    highest = max(int(labels_map.max(initial=0)), *labels)
+    indices = np.zeros(highest + 1, dtype=np.uint8)
+    indices[list(labels)] = np.arange(len(labels))
+    known = np.zeros(highest + 1, dtype=bool)
+    known[list(labels)] = True
+    if not np.take(known, labels_map).all():
+        unknown = sorted(set(np.unique(labels_map).tolist()) - set(labels))
+        raise ImageError(f"The mask holds labels {unknown}; listed are {sorted(labels)}. Correct it or 'labels'.")
+    return np.take(indices, labels_map)
+
+
+def to_labels(indices: LabelMap, labels: Sequence[int]) -> LabelMap:
+    """Dataset labels of class indices, as the smallest unsigned integers: the inverse of ``to_indices``."""
+    return np.take(np.array(labels, dtype=np.min_scalar_type(max(labels))), indices)

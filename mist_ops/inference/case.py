@@ -1,0 +1,144 @@
+"""Predictions of single cases: from files to a label map, with the models of one or several folds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from mist_ops.config import StudyConfig
+from mist_ops.dataset import Case
+from mist_ops.errors import CaseError, ConfigError
+from mist_ops.imaging.geometry import Geometry
+from mist_ops.imaging.nifti import write_labels
+from mist_ops.inference.restore import restore
+from mist_ops.inference.sliding_window import predict
+from mist_ops.models.weights import load_weights
+from mist_ops.preprocessing.case import CaseGeometry, preprocess, read_case_geometry
+from mist_ops.registry import MODELS
+from mist_ops.study import Study
+from mist_ops.types import Channels, LabelMap
+
+
+def find_folds(models: Path) -> list[int]:
+    """The folds whose weights lie in a folder, in numerical order; none if there is no such folder."""
+    numbers = (path.stem.removeprefix("fold_") for path in models.glob("fold_*.pt"))
+    return sorted(int(number) for number in numbers if number.isdecimal())
+
+
+def load_models(models: Study | Path, config: StudyConfig, folds: Sequence[int] | None = None) -> list[nn.Module]:
+    """The networks of some folds, in main memory and in evaluation mode; ``predict`` moves them to the device.
+
+    Each is built with the settings in its passport, if it has one, so that a later edit of config.json does not matter.
+
+    Args:
+        models: A study, or a folder of weights.
+        config: How a network without a passport is built.
+        folds: Those wanted; None for all that are found.
+
+    Raises:
+        ConfigError: Weights are missing (all such folds are named), belong to another network, or were trained on
+            other channels, labels or spacing than ``config`` tells.
+    """
+    # A bare folder is laid out as the folder of models of a study.
+    study = models if isinstance(models, Study) else Study("", models.parent, models.parent)
+    folder = models.models if isinstance(models, Study) else models
+    found = find_folds(folder)
+    missing = sorted(set(found if folds is None else folds) - set(found))
+    if missing or not found:
+        wanted = f"folds {missing}" if missing else "any fold"
+        raise ConfigError(f"There are no weights of {wanted} in {folder}; found folds {found}. Train them first.")
+    return [
+        _load(folder / study.model(fold).name, folder / study.passport(fold).name, config)
+        for fold in (found if folds is None else folds)
+    ]
+
+
+def _load(weights: Path, passport: Path, config: StudyConfig) -> nn.Module:
+    trained = _trained_config(passport, config)
+    spatial, params = trained.spatial_config, trained.model.params.model_dump()
+    build = MODELS[trained.model.architecture].build
+    network = build(patch_size=spatial.patch_size, target_spacing=spatial.target_spacing, **params)
+    load_weights(weights, network)
+    return network.eval()
+
+
+def _trained_config(passport: Path, config: StudyConfig) -> StudyConfig:
+    """The settings that a model was trained with; those given if it has no passport."""
+    if not passport.is_file():
+        return config
+    try:
+        trained = StudyConfig.model_validate(json.loads(passport.read_text(encoding="utf-8"))["config"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{passport} is damaged. Train the fold again, or remove it to use config.json.") from error
+    for path in ("dataset_info.images", "dataset_info.labels", "spatial_config.target_spacing"):
+        section, name = path.split(".")
+        before, now = (getattr(getattr(whole, section), name) for whole in (trained, config))
+        if before != now:
+            raise ConfigError(f"{passport}: '{path}' was {before} in training, but config.json has {now}. Restore it.")
+    return trained
+
+
+def predict_preprocessed(
+    models: Sequence[nn.Module], study: Study, case: Case, config: StudyConfig, device: torch.device
+) -> tuple[LabelMap, Geometry]:
+    """Dataset labels of a case on its original grid, from its arrays in the study and with the box recorded there.
+
+    Raises:
+        CaseError: The case is not preprocessed, or its arrays and their record do not belong together.
+    """
+    geometry, path = read_case_geometry(study, case.id), study.image(case.id)
+    try:
+        image = np.load(path, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise CaseError(case.id, f"{path} cannot be read ({error}). Preprocess the case again.") from error
+    expected = (*geometry.preprocessed.size, len(config.dataset_info.images))
+    if image.shape != expected:
+        raise CaseError(case.id, f"{path} has the shape {image.shape} and not {expected}. Preprocess the case again.")
+    return _predicted(models, image, geometry, config, device)
+
+
+def predict_raw(
+    models: Sequence[nn.Module], case: Case, config: StudyConfig, device: torch.device
+) -> tuple[LabelMap, Geometry]:
+    """Dataset labels of a case on its original grid, from its image files; the mask, if it has one, is not looked at.
+
+    Channels are taken by the names in ``config.dataset_info.images``, whatever their order in the case, and the crop is
+    found in the first of them.
+
+    Raises:
+        CaseError: A channel is missing or cannot be used.
+    """
+    missing = [name for name in config.dataset_info.images if name not in case.images]
+    if missing:
+        raise CaseError(case.id, f"it lacks the channels {missing}; it has {list(case.images)}. Add or rename them.")
+    made = preprocess(Case(case.id, case.images), config, None)
+    return _predicted(models, made.image, made.geometry, config, device)
+
+
+def predict_case(
+    models: Sequence[nn.Module],
+    case: Case,
+    config: StudyConfig,
+    device: torch.device,
+    output: Path,
+    study: Study | None = None,
+) -> None:
+    """Predict a case and write its mask atomically; from the arrays of ``study`` if given, else from the files."""
+    if study is None:
+        labels, grid = predict_raw(models, case, config, device)
+    else:
+        labels, grid = predict_preprocessed(models, study, case, config, device)
+    write_labels(output, labels, grid)
+
+
+def _predicted(
+    models: Sequence[nn.Module], image: Channels, geometry: CaseGeometry, config: StudyConfig, device: torch.device
+) -> tuple[LabelMap, Geometry]:
+    channels_first = torch.from_numpy(np.moveaxis(image, -1, 0)[None])
+    probabilities = predict(models, channels_first, config, device)
+    return restore(probabilities.numpy(), geometry, config.dataset_info.labels), geometry.original

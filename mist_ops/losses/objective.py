@@ -1,0 +1,113 @@
+"""From a network's outputs to the number that training minimizes.
+
+What all losses share happens here, once: softmax, one-hot truth, whether the background counts, the blend of a
+composite loss with ``dice_ce``, and deep supervision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Integer
+from monai.networks.utils import one_hot
+from torch import Tensor
+
+from mist_ops.losses import Loss
+from mist_ops.losses.deep_supervision import head_weights, thin_out
+from mist_ops.registry import LOSSES
+from mist_ops.types import Spacing
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a loss looks at.
+
+    Attributes:
+        logits: Output of the network, as FP32.
+        probabilities: Their softmax over the classes.
+        truth: One-hot truth.
+        dtm: Signed distance map per class, where the loss needs one.
+        spacing: Spacing of the voxels in mm, where the loss needs it.
+        include_background: Whether overlap terms count class 0. Cross-entropy always does.
+    """
+
+    logits: Float[Tensor, "batch class x y z"]
+    probabilities: Float[Tensor, "batch class x y z"]
+    truth: Float[Tensor, "batch class x y z"]
+    dtm: Float[Tensor, "batch class x y z"] | None = None
+    spacing: Spacing | None = None
+    include_background: bool = True
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A loss made ready for a network's outputs; see ``make_objective``."""
+
+    loss: Loss
+    spacing: Spacing | None = None
+    include_background: bool = True
+
+    def __call__(
+        self,
+        outputs: Sequence[Float[Tensor, "batch class ..."]],
+        classes: Integer[Tensor, "batch 1 x y z"],
+        dtm: Float[Tensor, "batch class x y z"] | None = None,
+        alpha: float = 0.5,
+    ) -> Float[Tensor, ""]:
+        """The weighted mean of the loss over the outputs, finest first.
+
+        Args:
+            outputs: Logits per head. Each head is compared with the truth at its own resolution.
+            classes: Class indices at the resolution of the first head.
+            dtm: Signed distance maps at that resolution.
+            alpha: Weight of ``dice_ce`` in a composite loss; the loss's own term weighs ``1 - alpha``.
+        """
+        if classes.shape != (outputs[0].shape[0], 1, *outputs[0].shape[2:]):
+            raise ValueError(f"Logits {tuple(outputs[0].shape)} and classes {tuple(classes.shape)} do not match.")
+        if "dtm" in self.loss.needs and dtm is None:
+            raise ValueError("This loss needs distance maps (dtm), and the batch has none.")
+        total = torch.zeros((), device=classes.device)
+        for weight, logits in zip(head_weights(len(outputs)), outputs, strict=True):
+            size = logits.shape[2:]
+            distances = None if dtm is None else thin_out(dtm, size)
+            total = total + weight * self._at(logits, thin_out(classes, size), distances, alpha)
+        return total
+
+    def _at(self, logits: Tensor, classes: Tensor, dtm: Tensor | None, alpha: float) -> Tensor:
+        prediction = _prediction(logits, classes, dtm, self.spacing, self.include_background)
+        own: Tensor = self.loss.function(prediction)
+        return alpha * LOSSES["dice_ce"].function(prediction) + (1 - alpha) * own if self.loss.composite else own
+
+
+def make_objective(name: str, *, spacing: Spacing | None = None, include_background: bool = True) -> Objective:
+    """The objective for a loss of ``LOSSES``.
+
+    Args:
+        name: Name in ``LOSSES``.
+        spacing: Spacing of the patches in mm; some losses need it.
+        include_background: Whether overlap terms count class 0.
+
+    Raises:
+        ConfigError: There is no such loss.
+    """
+    loss = LOSSES[name]
+    if "spacing" in loss.needs and spacing is None:
+        raise ValueError(f"The loss {name!r} needs the spacing of the patches.")
+    return Objective(loss, spacing, include_background)
+
+
+def validation_loss(logits: Float[Tensor, "batch class x y z"], classes: Integer[Tensor, "batch 1 x y z"]) -> Tensor:
+    """Soft Dice loss of whole volumes without the background: what the best weights are chosen by."""
+    return make_objective("dice", include_background=False)([logits], classes)
+
+
+def _prediction(
+    logits: Tensor, classes: Tensor, dtm: Tensor | None, spacing: Spacing | None, include_background: bool
+) -> Prediction:
+    logits = logits.float()
+    if logits.shape[1] < 2:
+        raise ValueError(f"A softmax needs at least two classes, found {logits.shape[1]}.")
+    truth = one_hot(classes, num_classes=logits.shape[1])
+    return Prediction(logits, logits.softmax(dim=1), truth, dtm, spacing, include_background)

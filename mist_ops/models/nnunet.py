@@ -1,0 +1,40 @@
+"""The nnU-Net family: ``nnunet`` and its light variant ``nnunet-pocket``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from mist_ops.errors import ConfigError
+from mist_ops.models import Architecture
+from mist_ops.models.topology import check_patch_size, fit_patch_size, topology
+from mist_ops.registry import MODELS
+from mist_ops.types import Size, Spacing
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_MAX_FILTERS: Mapping[str, int] = {"nnunet": 320, "nnunet-pocket": 32}
+"""Filters start at 32 and double at each level up to here."""
+
+
+def _builder(name: str) -> Callable[..., nn.Module]:
+    def build(
+        in_channels: int, out_channels: int, patch_size: Size, target_spacing: Spacing, **unknown: object
+    ) -> nn.Module:
+        from mist_ops.models.networks.unet import UNet
+
+        if unknown:
+            raise ConfigError(
+                f"model.params has {', '.join(map(repr, unknown))}, which {name} does not know. Remove it."
+            )
+        check_patch_size(patch_size, target_spacing)
+        shape = topology(patch_size, target_spacing)
+        filters = [min(32 * 2**level, _MAX_FILTERS[name]) for level in range(len(shape.strides))]
+        return UNet(in_channels, out_channels, shape, filters)
+
+    return build
+
+
+for _name in _MAX_FILTERS:
+    MODELS.register(_name)(Architecture(_builder(_name), check_patch_size, fit_patch_size))

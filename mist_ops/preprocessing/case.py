@@ -1,0 +1,257 @@
+"""A case from its files to the arrays that the network sees, and the record of what became of its grid."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float32
+
+from mist_ops.config import StudyConfig
+from mist_ops.dataset import Case
+from mist_ops.errors import CaseError, ImageError
+from mist_ops.files import file_hash, write_array, write_json
+from mist_ops.imaging.distances import distance_maps
+from mist_ops.imaging.foreground import bounding_box, foreground_box, union_box
+from mist_ops.imaging.geometry import Geometry, Reorientation
+from mist_ops.imaging.labels import to_indices
+from mist_ops.imaging.nifti import read_geometry, read_image, read_labels
+from mist_ops.imaging.resample import Resampled, resample_classes, resample_image, resample_mask
+from mist_ops.preprocessing.normalize import normalize
+from mist_ops.study import Study
+from mist_ops.types import Box, Channels, Image, Json, LabelMap
+
+
+@dataclass(frozen=True)
+class CaseGeometry:
+    """The grids of a case on its way, enough to bring a prediction back to the files.
+
+    Attributes:
+        original: Grid of the files.
+        box: What was cut out of it, in its own voxel indices; None for all of it.
+        preprocessed: Canonical grid of the arrays; the original one where preprocessing is skipped.
+    """
+
+    original: Geometry
+    box: Box | None
+    preprocessed: Geometry
+
+    def canonical(self) -> tuple[Geometry, Reorientation]:
+        """The cropped original grid in canonical order, and how arrays come there."""
+        return (self.original.cropped(self.box) if self.box else self.original).canonical()
+
+    def to_json(self) -> Json:
+        """The fields as JSON."""
+        box = {"start": list(self.box.start), "stop": list(self.box.stop)} if self.box else None
+        return {"original": self.original.to_json(), "box": box, "preprocessed": self.preprocessed.to_json()}
+
+    @classmethod
+    def from_json(cls, value: Json) -> CaseGeometry:
+        """The inverse of ``to_json``; other keys are ignored."""
+        box = Box(tuple(value["box"]["start"]), tuple(value["box"]["stop"])) if value["box"] else None
+        return cls(Geometry.from_json(value["original"]), box, Geometry.from_json(value["preprocessed"]))
+
+
+@dataclass(frozen=True)
+class PreprocessedCase:
+    """The arrays of a case, all on ``geometry.preprocessed``; ``classes`` and ``dtm`` are None without a mask."""
+
+    image: Channels
+    classes: LabelMap | None
+    dtm: Float32[np.ndarray, "x y z class"] | None
+    geometry: CaseGeometry
+
+
+def preprocess(case: Case, config: StudyConfig, box: Box | None) -> PreprocessedCase:
+    """Crop, reorient, resample and normalize the channels of a case, and crop, reorient and resample its mask.
+
+    Args:
+        case: Its files; without a mask, only the channels are made.
+        config: Settings; with ``preprocessing.skip`` the files are only converted.
+        box: Foreground in voxels of the files. None to find it in the first channel. Without effect unless
+            ``preprocessing.crop_to_foreground``.
+
+    Raises:
+        CaseError: A file cannot be used, or the files of the case lie on different grids.
+        ConfigError: A CT study without normalization settings.
+    """
+    with _named(case.id):
+        channels = _channels(case, config.dataset_info.images)
+        original = _common_grid(channels, case.mask)
+        indices = to_indices(read_labels(case.mask)[0], config.dataset_info.labels) if case.mask else None
+        if config.preprocessing.skip:
+            images = [read_image(path)[0] for path in channels]
+            return _assembled(images, indices, config, CaseGeometry(original, None, original))
+        if config.preprocessing.crop_to_foreground:
+            box = _extended(box or foreground_box(read_image(channels[0])[0]), indices, original, config)
+        else:
+            box = None
+        return _resampled(channels, indices, config, original, box)
+
+
+def write_case(study: Study, case: Case, config: StudyConfig, box: Box | None) -> str:
+    """Preprocess a case and write its arrays, then the record of its geometry, inputs and settings.
+
+    What an earlier run left of the case is removed first, so that a failure leaves nothing, and a case with a record
+    is complete.
+
+    Returns:
+        SHA-256 of the arrays.
+    """
+    remove_case(study, case.id)
+    try:
+        made = preprocess(case, config, box)
+        content = _write_arrays(study, case.id, made)
+        record = {
+            **made.geometry.to_json(),
+            "inputs": _input_hashes(case),
+            "settings": config.digest("preprocessing"),
+            "content": content,
+        }
+        write_json(study.geometry(case.id), record)
+    except BaseException:
+        remove_case(study, case.id)
+        raise
+    return content
+
+
+def remove_case(study: Study, case_id: str) -> None:
+    """Remove everything that preprocessing wrote of a case, the record first."""
+    for locate in (study.geometry, study.image, study.label, study.dtm):
+        locate(case_id).unlink(missing_ok=True)
+
+
+def read_case_geometry(study: Study, case_id: str) -> CaseGeometry:
+    """The geometry of a preprocessed case.
+
+    Raises:
+        CaseError: The case is not preprocessed, or its record is damaged.
+    """
+    path, record = study.geometry(case_id), _read_record(study, case_id)
+    try:
+        return CaseGeometry.from_json(record)
+    except (ValueError, KeyError, TypeError) as error:
+        raise CaseError(case_id, f"{path} is damaged ({error}). Preprocess the case again.") from error
+
+
+def read_content_hash(study: Study, case_id: str) -> str:
+    """SHA-256 of the arrays of a preprocessed case, as noted when they were written; errors as above."""
+    return str(_read_record(study, case_id).get("content"))
+
+
+def is_current(study: Study, case: Case, config: StudyConfig) -> bool:
+    """Whether the arrays of a case are there, and were made from the files and settings as they are now."""
+    try:
+        record = _read_record(study, case.id)
+    except CaseError:
+        return False
+    wanted = {"inputs": _input_hashes(case), "settings": config.digest("preprocessing")}
+    arrays = [study.image(case.id), study.label(case.id)]
+    if config.preprocessing.compute_dtms:
+        arrays.append(study.dtm(case.id))
+    return all(path.is_file() for path in arrays) and {name: record.get(name) for name in wanted} == wanted
+
+
+def _input_hashes(case: Case) -> dict[str, str]:
+    inputs = {**case.images, **({"mask": case.mask} if case.mask else {})}
+    return {name: file_hash(path) for name, path in inputs.items() if path.is_file()}
+
+
+def _read_record(study: Study, case_id: str) -> Json:
+    path = study.geometry(case_id)
+    try:
+        record: Json = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CaseError(case_id, f"there is no {path}. Preprocess the case first.") from error
+    except ValueError as error:
+        raise CaseError(case_id, f"{path} is damaged ({error}). Preprocess the case again.") from error
+    return record
+
+
+@contextmanager
+def _named(case_id: str) -> Iterator[None]:
+    try:
+        yield
+    except ImageError as error:
+        raise CaseError(case_id, str(error)) from error
+
+
+def _channels(case: Case, names: list[str]) -> list[Path]:
+    missing = [name for name in names if name not in case.images]
+    if missing:
+        raise ImageError(f"it lacks the channels {missing} of the settings. Found: {list(case.images)}. Add them.")
+    return [case.images[name] for name in names]
+
+
+def _common_grid(channels: list[Path], mask: Path | None) -> Geometry:
+    first, *others = [*channels, *([mask] if mask else [])]
+    grid = read_geometry(first)
+    for path in others:
+        differences = grid.differences(read_geometry(path))
+        if differences:
+            raise ImageError(
+                f"{path} lies on another grid than {first}: {'; '.join(differences)} (the former's last). "
+                "All files of a case must share one; resample it or remove the case."
+            )
+    return grid
+
+
+def _extended(box: Box, indices: LabelMap | None, grid: Geometry, config: StudyConfig) -> Box:
+    """The box, checked, and in accurate mode wide enough for every label: a bright box may cut some off."""
+    if any(start < 0 or stop > size for start, stop, size in zip(box.start, box.stop, grid.size, strict=True)):
+        raise ImageError(f"its foreground {box} does not fit its size {grid.size}. Analyze the dataset again.")
+    labelled = bounding_box(indices != 0) if indices is not None else None
+    return union_box(box, labelled) if labelled and config.preprocessing.resampling == "accurate" else box
+
+
+def _resampled(
+    channels: list[Path], indices: LabelMap | None, config: StudyConfig, original: Geometry, box: Box | None
+) -> PreprocessedCase:
+    crop = (box or Box.whole(original.size)).slices
+    target, settings = config.spatial_config.target_spacing, config.preprocessing
+    grid, reorientation = CaseGeometry(original, box, original).canonical()
+    images = [_channel(reorientation.apply(read_image(path)[0][crop]), grid, config) for path in channels]
+    if indices is not None:
+        n_classes = len(config.dataset_info.labels)
+        cropped = reorientation.apply(indices[crop])
+        indices = resample_classes(cropped, n_classes, grid.spacing, target, settings.resampling)
+    return _assembled(images, indices, config, CaseGeometry(original, box, grid.resampled(target)))
+
+
+def _channel(image: Image, grid: Geometry, config: StudyConfig) -> Resampled:
+    target, settings = config.spatial_config.target_spacing, config.preprocessing
+    resampled = resample_image(image, grid.spacing, target, settings.resampling)
+    mask = None
+    if settings.normalize_with_nonzero_mask:
+        # After a B-spline hardly a voxel is zero: its rings fill the background.
+        reference = settings.resampling == "reference"
+        mask = resampled != 0 if reference else resample_mask(image != 0, grid.spacing, target)
+    return normalize(resampled, mask, config.dataset_info.modality, settings.ct_normalization)
+
+
+def _assembled(
+    images: list[Image], indices: LabelMap | None, config: StudyConfig, geometry: CaseGeometry
+) -> PreprocessedCase:
+    settings, n_classes = config.preprocessing, len(config.dataset_info.labels)
+    dtm = None
+    if settings.compute_dtms and indices is not None:
+        dtm = distance_maps(indices, n_classes, settings.normalize_dtms)
+    return PreprocessedCase(np.stack(images, axis=-1), indices, dtm, geometry)
+
+
+def _write_arrays(study: Study, case_id: str, made: PreprocessedCase) -> str:
+    arrays = {study.image(case_id): made.image}
+    if made.classes is not None:
+        arrays[study.label(case_id)] = made.classes[..., None]
+    if made.dtm is not None:
+        arrays[study.dtm(case_id)] = made.dtm
+    digest = hashlib.sha256()
+    for path, array in arrays.items():
+        write_array(path, array)
+        digest.update(bytes.fromhex(file_hash(path)))
+    return digest.hexdigest()

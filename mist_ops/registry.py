@@ -1,0 +1,97 @@
+"""Names to implementations: a registry per kind of part, all of them declared at the foot of this module.
+
+A registry imports the modules of its ``home`` package at the first look-up, so a new loss is one new file that
+calls ``LOSSES.register`` and nothing else changes. Other packages add entries through the entry-point group
+``mist_ops.plugins``: each entry point names a module, which registers on import.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterator, Mapping
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from mist_ops.errors import ConfigError
+
+if TYPE_CHECKING:
+    from mist_ops.augmentation import Augmentation
+    from mist_ops.losses import Loss
+    from mist_ops.metrics import Metric
+    from mist_ops.models import Architecture
+    from mist_ops.optimizers import OptimizerFactory
+    from mist_ops.schedulers import Schedule
+
+T = TypeVar("T")
+
+
+class Registry(Mapping[str, T], Generic[T]):
+    """A lazy mapping from names to entries of one kind.
+
+    Args:
+        kind: What an entry is called in messages, such as ``"loss"``.
+        home: Module or package whose modules register the built-in entries when imported.
+    """
+
+    def __init__(self, kind: str, home: str) -> None:
+        self.kind = kind
+        self.home = home
+        self._entries: dict[str, T] = {}
+        self._loaded = False
+
+    def register(self, name: str) -> Callable[[T], T]:
+        """Return a decorator that files its argument under ``name``; a name is given once."""
+
+        def file(entry: T) -> T:
+            if name in self._entries:
+                raise ValueError(f"The {self.kind} {name!r} is registered twice.")
+            self._entries[name] = entry
+            return entry
+
+        return file
+
+    def _load(self) -> dict[str, T]:
+        if not self._loaded:
+            self._loaded = True
+            home = importlib.import_module(self.home)
+            for module in pkgutil.iter_modules(getattr(home, "__path__", ())):
+                importlib.import_module(f"{self.home}.{module.name}")
+            for plugin in entry_points(group="mist_ops.plugins"):
+                plugin.load()
+        return self._entries
+
+    def __getitem__(self, name: str) -> T:
+        entries = self._load()
+        if name not in entries:
+            raise UnknownName(self.kind, name, sorted(entries))
+        return entries[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._load()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(self._load()))
+
+    def __len__(self) -> int:
+        return len(self._load())
+
+
+class UnknownName(ConfigError, KeyError):
+    """A name that is in no registry. Says the nearest one and all there are."""
+
+    __str__ = Exception.__str__  # KeyError's would put the sentence in quotes
+
+    def __init__(self, kind: str, name: str, known: list[str]) -> None:
+        near = difflib.get_close_matches(name, known, n=1)
+        guess = f" Did you mean {near[0]!r}?" if near else ""
+        super().__init__(f"There is no {kind} {name!r}.{guess} Known: {', '.join(known)}.")
+
+
+MODELS: Registry[Architecture] = Registry("model", home="mist_ops.models")
+LOSSES: Registry[Loss] = Registry("loss", home="mist_ops.losses")
+METRICS: Registry[Metric] = Registry("metric", home="mist_ops.metrics")
+AUGMENTATIONS: Registry[Augmentation] = Registry("augmentation", home="mist_ops.augmentation")
+OPTIMIZERS: Registry[OptimizerFactory] = Registry("optimizer", home="mist_ops.optimizers")
+SCHEDULERS: Registry[Schedule] = Registry("lr scheduler", home="mist_ops.schedulers")

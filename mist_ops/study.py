@@ -1,0 +1,118 @@
+"""Where everything of a study lies. The only module that knows a file name."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from mist_ops.errors import DatasetError
+
+_SAFE_ID = re.compile(r"[^\W_][\w.+@ -]{0,127}")
+
+
+def check_id(case_id: str) -> str:
+    """Return an id that may become part of a path, or refuse it."""
+    if not _SAFE_ID.fullmatch(case_id) or ".." in case_id or case_id[-1] in " .":
+        raise DatasetError(
+            f"The id {case_id!r} cannot name a file. An id begins with a letter or a digit and continues with at most 127 "
+            "letters, digits, spaces or any of _ . + @ -, without '..'. Rename the patient."
+        )
+    return case_id
+
+
+@dataclass(frozen=True)
+class Study:
+    """A dataset.json with the two folders made from it: ``numpy`` (arrays) and ``results`` (all the rest).
+
+    ``data`` is None for results whose dataset.json is not known, such as a folder that was copied here.
+    """
+
+    name: str
+    numpy: Path
+    results: Path
+    data: Path | None = None
+
+    @property
+    def config(self) -> Path:
+        """Every setting of the study."""
+        return self.results / "config.json"
+
+    @property
+    def fingerprint(self) -> Path:
+        """What the analysis measured, and the settings that it chose from that."""
+        return self.results / "fingerprint.json"
+
+    @property
+    def train_paths(self) -> Path:
+        """Table of training cases: id, fold, mask, images."""
+        return self.results / "train_paths.csv"
+
+    @property
+    def test_paths(self) -> Path:
+        """Table of test cases: id, images. Absent if the dataset has none."""
+        return self.results / "test_paths.csv"
+
+    @property
+    def fg_bboxes(self) -> Path:
+        """Table of foreground boxes, in native voxel indices."""
+        return self.results / "fg_bboxes.csv"
+
+    @property
+    def evaluation_paths(self) -> Path:
+        """Table of pairs to evaluate: id, mask, prediction."""
+        return self.results / "evaluation_paths.csv"
+
+    @property
+    def results_csv(self) -> Path:
+        """Scores of the cross-validation predictions."""
+        return self.results / "results.csv"
+
+    def image(self, case_id: str) -> Path:
+        """Preprocessed channels: float32 ``(x, y, z, channel)``."""
+        return self.numpy / "images" / f"{check_id(case_id)}.npy"
+
+    def label(self, case_id: str) -> Path:
+        """Preprocessed class indices: uint8 ``(x, y, z, 1)``."""
+        return self.numpy / "labels" / f"{check_id(case_id)}.npy"
+
+    def dtm(self, case_id: str) -> Path:
+        """Distance maps: float32 ``(x, y, z, class)``."""
+        return self.numpy / "dtms" / f"{check_id(case_id)}.npy"
+
+    def geometry(self, case_id: str) -> Path:
+        """Original grid, crop and preprocessed grid of a case, with the hashes of what it was made from."""
+        return self.numpy / "geometry" / f"{check_id(case_id)}.json"
+
+    @property
+    def models(self) -> Path:
+        """Folder of the weights, one file a fold."""
+        return self.results / "models"
+
+    def model(self, fold: int) -> Path:
+        """Best weights of a fold: a plain state dict."""
+        return self.models / f"fold_{fold}.pt"
+
+    def passport(self, fold: int) -> Path:
+        """What a fold's model was made from, and its curve."""
+        return self.models / f"fold_{fold}.json"
+
+    def checkpoint(self, fold: int) -> Path:
+        """Everything needed to go on training a fold."""
+        return self.results / "checkpoints" / f"fold_{fold}_checkpoint.pt"
+
+    def logs(self, fold: int) -> Path:
+        """TensorBoard events of a fold."""
+        return self.results / "logs" / f"fold_{fold}"
+
+    def cv_prediction(self, case_id: str) -> Path:
+        """A training case predicted by the model that never saw it."""
+        return self.results / "predictions" / "train" / "raw" / f"{check_id(case_id)}.nii.gz"
+
+    def test_prediction(self, case_id: str) -> Path:
+        """A test case predicted by all folds together."""
+        return self.results / "predictions" / "test" / f"{check_id(case_id)}.nii.gz"
+
+    def figure(self, name: str) -> Path:
+        """A picture for people."""
+        return self.results / "figures" / f"{name}.png"

@@ -1,0 +1,1 @@
+"""From preprocessed arrays to the weights of a fold."""

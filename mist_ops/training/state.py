@@ -1,0 +1,139 @@
+"""What a run is between two epochs, and its checkpoint.
+
+Random numbers are no part of it: every generator is seeded from the epoch or the step, so there is nothing to restore.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from mist_ops.errors import ConfigError, listing
+from mist_ops.files import atomic
+from mist_ops.types import Json
+
+ADJUSTABLE = frozenset(
+    {
+        "training.epochs",
+        "training.batch_size_per_gpu",
+        "training.learning_rate",
+        "training.lr_scheduler",
+        "training.warmup_epochs",
+        "training.l2_penalty",
+        "training.grad_clip_norm",
+        "training.amp",
+        "inference.inferer.params.sw_batch_size",
+    }
+)
+"""Settings that a resumed run may change; each epoch takes them as they are then. A smaller batch is among them, for
+want of memory is what stops many a run."""
+
+_SHOWN = 5
+_ABSENT = "absent"
+
+
+@dataclass
+class TrainingState:
+    """A model in training.
+
+    Attributes:
+        fold: Index of the fold.
+        model: On its device.
+        optimizer: Of that model.
+        epoch: Epochs done, and so the index of the next.
+        step: Optimizer steps done.
+        best_validation_loss: Smallest so far.
+        best_weights: Weights that gave it, on the CPU.
+        history: What came of each epoch, as JSON.
+        changes: Settings that were changed when the run was resumed, in words.
+    """
+
+    fold: int
+    model: nn.Module
+    optimizer: Optimizer
+    epoch: int = 0
+    step: int = 0
+    best_validation_loss: float = math.inf
+    best_weights: dict[str, Tensor] = field(default_factory=dict)
+    history: list[Json] = field(default_factory=list)
+    changes: list[str] = field(default_factory=list)
+
+    def end_epoch(self, validation_loss: float) -> bool:
+        """Count an epoch as done; keeps its weights, and returns True, if its loss is the smallest so far."""
+        self.epoch += 1
+        improved = validation_loss < self.best_validation_loss
+        if improved:
+            self.best_validation_loss = validation_loss
+            weights = self.model.state_dict()
+            self.best_weights = {name: tensor.detach().cpu().clone() for name, tensor in weights.items()}
+        return improved
+
+
+_PLAIN = ("fold", "epoch", "step", "best_validation_loss", "best_weights", "history", "changes")
+
+
+def save_checkpoint(path: Path, state: TrainingState, settings: Json) -> None:
+    """Write everything that going on needs, with the settings it was made with, atomically."""
+    content = {name: getattr(state, name) for name in _PLAIN}
+    optimizer = state.optimizer.state_dict()["state"]
+    write_tensors(path, {**content, "settings": settings, "model": state.model.state_dict(), "optimizer": optimizer})
+
+
+def load_checkpoint(path: Path, state: TrainingState, settings: Json) -> None:
+    """Put a checkpoint into a fresh state.
+
+    The optimizer keeps the learning rate and the weight decay that it was built with, so that changed ones hold.
+
+    Raises:
+        ConfigError: The file is no checkpoint, or one of other settings, which are all named, old and new.
+    """
+    content = _read(path)
+    differing = dict(_differences(content["settings"], settings))
+    refused = [words for place, words in differing.items() if place not in ADJUSTABLE]
+    if refused:
+        more = [f"and {len(refused) - _SHOWN} more"] if len(refused) > _SHOWN else []
+        raise ConfigError(
+            f"Fold {state.fold} cannot be resumed from {path}, which was made with other settings: "
+            f"{listing([*refused[:_SHOWN], *more])}. Go back to those, or train the fold from the start."
+        )
+    for name in _PLAIN:
+        setattr(state, name, content[name])
+    state.changes += [f"from epoch {state.epoch}: {words}" for words in differing.values()]
+    state.model.load_state_dict(content["model"])
+    groups = state.optimizer.state_dict()["param_groups"]
+    state.optimizer.load_state_dict({"state": content["optimizer"], "param_groups": groups})
+
+
+def write_tensors(path: Path, value: Mapping[str, Any]) -> None:
+    """Write tensors and plain values atomically; equal values give equal bytes."""
+    with atomic(path) as temporary, temporary.open("wb") as stream:
+        # To a stream: given a path, torch puts the temporary name into the file.
+        torch.save(dict(value), stream)
+
+
+def _read(path: Path) -> Json:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # What the restricted unpickler makes of damage is not declared: IndexError, KeyError, …
+        raise ConfigError(f"{path} cannot be read as a checkpoint. Train the fold from the start.") from error
+    wanted = {*_PLAIN, "settings", "model", "optimizer"}
+    if not isinstance(content, dict) or not wanted <= content.keys():
+        raise ConfigError(f"{path} is not a checkpoint of this program. Train the fold from the start.")
+    return content
+
+
+def _differences(old: Json, new: Json, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Places at which two sets of settings differ, each with a phrase that names both."""
+    for name in dict.fromkeys([*old, *new]):
+        before, after = old.get(name, _ABSENT), new.get(name, _ABSENT)
+        if isinstance(before, dict) and isinstance(after, dict):
+            yield from _differences(before, after, f"{prefix}{name}.")
+        elif before != after:
+            yield f"{prefix}{name}", f"{prefix}{name} was {before} and is now {after}"

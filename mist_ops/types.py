@@ -1,0 +1,53 @@
+"""The axes and array types that every module shares, declared once.
+
+Arrays are ``(x, y, z)`` in LPS voxel order (the index grows towards Left, Posterior, Superior) once an image has been
+brought to its canonical orientation, with the channel last on disk and in ``imaging``. Tensors are
+``(batch, channel, x, y, z)``. Spacings (mm) and patch sizes (voxels) stand in the same order.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+from jaxtyping import Bool, Float32, Integer, Num
+
+Size: TypeAlias = tuple[int, int, int]
+"""Voxels along x, y, z."""
+
+Spacing: TypeAlias = tuple[float, float, float]
+"""Millimetres between voxel centres along x, y, z."""
+
+Volume: TypeAlias = Num[np.ndarray, "x y z"]
+Image: TypeAlias = Float32[np.ndarray, "x y z"]
+Channels: TypeAlias = Float32[np.ndarray, "x y z channel"]
+LabelMap: TypeAlias = Integer[np.ndarray, "x y z"]
+Mask: TypeAlias = Bool[np.ndarray, "x y z"]
+
+Json: TypeAlias = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Box:
+    """A half-open box of voxels: ``start`` is inside it, ``stop`` is the first voxel outside."""
+
+    start: Size
+    stop: Size
+
+    @property
+    def size(self) -> Size:
+        """Voxels along each axis."""
+        x, y, z = (stop - start for start, stop in zip(self.start, self.stop, strict=True))
+        return x, y, z
+
+    @property
+    def slices(self) -> tuple[slice, slice, slice]:
+        """The index that cuts the box out of an ``(x, y, z)`` array."""
+        x, y, z = (slice(start, stop) for start, stop in zip(self.start, self.stop, strict=True))
+        return x, y, z
+
+    @classmethod
+    def whole(cls, size: Size) -> Box:
+        """The box of a whole volume."""
+        return cls((0, 0, 0), size)

@@ -1,0 +1,199 @@
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mist_ops.analysis.analyze import analyze, read_fingerprint
+from mist_ops.config import override, read_config, write_config
+from mist_ops.dataset import read_boxes, read_paths, read_train_paths
+from mist_ops.errors import ConfigError, DatasetError, MistError
+from mist_ops.files import write_json
+from mist_ops.imaging.nifti import read_geometry, write_labels
+from mist_ops.study import Study
+from mist_ops.types import Box
+
+FOLD_0 = ["105", "170", "178", "220", "229", "289", "299", "334", "361", "376"]
+FOLDS = {"training.nfolds": 3}
+
+
+@pytest.fixture
+def study(phantom_dataset: Path, tmp_path: Path) -> Study:
+    return Study("phantoms", tmp_path / "numpy", tmp_path / "results", phantom_dataset)
+
+
+def spoil(study: Study, case_id: str) -> Path:
+    """Put labels that are not listed into a mask."""
+    mask = study.data.parent / "train" / case_id / "mask.nii.gz"  # type: ignore[union-attr]
+    grid = read_geometry(mask)
+    write_labels(mask, np.full(grid.size, 7, dtype=np.uint8), grid)
+    return mask
+
+
+def edit(study: Study, **values: object) -> None:
+    changed = {path.replace("__", "."): value for path, value in values.items()}
+    write_config(study.config, override(read_config(study.config), changed))
+
+
+def describe(study: Study, **values: object) -> None:
+    description = json.loads(study.data.read_text())  # type: ignore[union-attr]
+    write_json(study.data, {**description, **values})  # type: ignore[arg-type]
+
+
+def test_an_analysis_writes_config_folds_boxes_and_measurements(study: Study):
+    measured = list(analyze(study, overrides=FOLDS))
+    config, assignment = read_config(study.config), read_train_paths(study.train_paths)
+    assert config.training.folds == [0, 1, 2]
+    assert config.evaluation["whole_lesion"].labels == [1, 2]
+    assert [outcome.item.id for outcome in measured] == [f"phantom_{k:03d}" for k in range(1, 7)]
+    assert sorted(assignment.fold_of.values()) == [0, 0, 1, 1, 2, 2]
+    assert list(read_boxes(study)) == [case.id for case in assignment.cases]
+    assert [case.id for case in read_paths(study.test_paths, ["t1", "t2"])] == ["phantom_001"]
+    assert read_fingerprint(study).plan == config
+    assert sorted(path.name for path in study.results.iterdir()) == [
+        "config.json",
+        "fg_bboxes.csv",
+        "fingerprint.json",
+        "test_paths.csv",
+        "train_paths.csv",
+    ]
+
+
+def test_fifty_hippocampi_are_planned_and_dealt_out_as_mist_does_it(shared: Path, tmp_path: Path):
+    source = shared / "data" / "Task04_Hippocampus"
+    for image in (source / "imagesTr").iterdir():
+        patient = tmp_path / "train" / image.name.removesuffix(".nii.gz")
+        patient.mkdir(parents=True)
+        (patient / "MRI.nii.gz").symlink_to(image)
+        (patient / "mask.nii.gz").symlink_to(source / "labelsTr" / image.name)
+    described = {"task": "Hippocampus", "modality": "mr", "train-data": "train", "mask": ["mask"], "labels": [0, 1, 2]}
+    write_json(tmp_path / "dataset.json", {**described, "images": {"MRI": ["MRI"]}})
+    study = Study("hippocampus", tmp_path, tmp_path / "results", tmp_path / "dataset.json")
+    list(analyze(study))
+    config, assignment = read_config(study.config), read_train_paths(study.train_paths)
+    assert config.spatial_config.model_dump() == {"patch_size": (32, 32, 32), "target_spacing": (1.0, 1.0, 1.0)}
+    assert config.preprocessing.median_resampled_image_size == (35, 50, 35)
+    assert not config.preprocessing.crop_to_foreground
+    assert not config.preprocessing.normalize_with_nonzero_mask
+    assert [case_id.removeprefix("hippocampus_") for case_id in assignment.held_out(0)] == FOLD_0
+    assert read_boxes(study)["hippocampus_220"] == Box((0, 0, 0), (39, 45, 40))
+
+
+def test_two_workers_write_the_same_files_as_one(study: Study):
+    list(analyze(study, overrides=FOLDS))
+    alone = {path.name: path.read_bytes() for path in study.results.iterdir()}
+    list(analyze(study, overrides=FOLDS, workers=2, fresh=True))
+    assert {path.name: path.read_bytes() for path in study.results.iterdir()} == alone
+
+
+@pytest.mark.parametrize(
+    "overrides, words",
+    [
+        ({"training.nfolds": 9}, "nfolds is 9 but there are 6 training cases"),
+        ({**FOLDS, "training.folds": [3]}, "folds are numbered 0 to 2"),
+        ({**FOLDS, "model.architecture": "nnunot"}, "Did you mean 'nnunet'"),
+        ({**FOLDS, "training.epochs": -1}, "training.epochs"),
+    ],
+)
+def test_a_setting_that_is_none_is_refused_before_anything_is_read(study: Study, overrides, words):
+    with pytest.raises(ConfigError, match=words):
+        analyze(study, overrides=overrides)
+    assert not study.results.exists()
+
+
+def test_a_test_folder_that_is_missing_is_refused_before_anything_is_read(study: Study):
+    describe(study, **{"test-data": "nowhere"})
+    with pytest.raises(DatasetError, match="nowhere"):
+        analyze(study, overrides=FOLDS)
+
+
+def test_cases_that_cannot_be_used_are_all_named_and_an_earlier_analysis_stays(study: Study):
+    list(analyze(study, overrides=FOLDS))
+    before = {path.name: path.read_bytes() for path in study.results.iterdir()}
+    spoil(study, "phantom_002")
+    spoil(study, "phantom_005").unlink()
+    (study.data.parent / "train" / "phantom_005" / "mask.nii.gz").write_bytes(b"")  # type: ignore[union-attr]
+    measured = analyze(study)
+    seen = list(itertools.islice(measured, 6))
+    with pytest.raises(DatasetError, match=r"2 of 6 cases cannot be used.*\n.*phantom_002.*\n.*phantom_005"):
+        next(measured)
+    assert [outcome.error is None for outcome in seen] == [True, False, True, True, False, True]
+    assert {path.name: path.read_bytes() for path in study.results.iterdir()} == before
+
+
+def test_checked_cases_that_fail_are_left_out_and_recorded_with_the_reasons(study: Study):
+    spoil(study, "phantom_002")
+    list(analyze(study, check=True, overrides=FOLDS))
+    written = read_fingerprint(study)
+    assert list(written.excluded) == ["phantom_002"]
+    assert written.excluded["phantom_002"][0].startswith("the mask holds labels [7]")
+    assert "phantom_002" not in written.cases
+    assert "phantom_002" not in read_train_paths(study.train_paths).fold_of
+
+
+def test_when_every_case_fails_nothing_is_written(study: Study):
+    for k in range(1, 7):
+        spoil(study, f"phantom_{k:03d}")
+    with pytest.raises(DatasetError, match="6 of 6 cases"):
+        list(analyze(study, check=True, overrides=FOLDS))
+    assert not study.results.exists()
+
+
+def test_edits_survive_a_new_analysis_again_and_again(study: Study):
+    list(analyze(study, overrides=FOLDS))
+    edit(study, training__epochs=7, spatial_config__target_spacing=[2.0, 2.0, 2.0])
+    for _ in range(2):
+        list(analyze(study, overrides={}))
+        config, planned = read_config(study.config), read_fingerprint(study).plan
+        assert (config.training.epochs, planned.training.epochs) == (7, 1000)
+        assert config.spatial_config.target_spacing == (2.0, 2.0, 2.0)
+        assert config.training.nfolds == 3
+        # The sizes were planned for the edited spacing, and are no edits themselves.
+        assert config.preprocessing == planned.preprocessing
+    list(analyze(study, overrides=FOLDS, fresh=True))
+    assert read_config(study.config) == read_fingerprint(study).plan
+
+
+def test_a_flag_is_an_edit_and_wins_over_an_earlier_one(study: Study):
+    list(analyze(study, overrides={**FOLDS, "training.epochs": 5}))
+    list(analyze(study, overrides={"training.epochs": 6}))
+    assert read_config(study.config).training.epochs == 6
+    list(analyze(study))
+    assert read_config(study.config).training.epochs == 6
+
+
+def test_labels_and_channels_are_those_of_dataset_json_whatever_config_json_says(study: Study):
+    list(analyze(study, overrides=FOLDS))
+    edit(study, dataset_info__labels=[0, 1, 2, 3], model__params={"in_channels": 9, "out_channels": 4})
+    list(analyze(study))
+    config = read_config(study.config)
+    assert config.dataset_info.labels == [0, 1, 2]
+    assert config.model.params.model_dump() == {"in_channels": 2, "out_channels": 3}
+
+
+def test_a_config_without_its_plan_is_not_overwritten(study: Study):
+    list(analyze(study, overrides=FOLDS))
+    study.fingerprint.unlink()
+    with pytest.raises(ConfigError, match=r"fingerprint\.json does not.*--overwrite"):
+        analyze(study, overrides=FOLDS)
+    list(analyze(study, overrides=FOLDS, fresh=True))
+
+
+def test_the_table_of_tests_goes_when_the_dataset_has_none_any_more(study: Study):
+    list(analyze(study, overrides=FOLDS))
+    describe(study, **{"test-data": None})
+    list(analyze(study))
+    assert not study.test_paths.exists()
+
+
+def test_an_analysis_that_is_left_early_writes_nothing(study: Study):
+    next(analyze(study, overrides=FOLDS))
+    assert not study.results.exists()
+
+
+def test_a_study_whose_dataset_is_not_known_is_refused(tmp_path: Path):
+    with pytest.raises(MistError, match="not known"):
+        analyze(Study("x", tmp_path, tmp_path))

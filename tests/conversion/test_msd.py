@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from mist_ops.conversion.msd import convert_msd
+from mist_ops.dataset import find_training_cases, read_description
+from mist_ops.errors import DatasetError
+
+AFFINE = np.array([[-1.5, 0, 0, 10], [0, 2, 0, -20], [0, 0, 3, 5], [0, 0, 0, 1.0]])
+
+
+def write_source(
+    folder: Path, modality: dict[str, str], ids: list[str], ending: str = ".nii.gz", **keys: object
+) -> Path:
+    channels = len(modality)
+    voxels = np.random.default_rng(0).integers(0, 900, (4, 5, 6, channels), dtype=np.int16)
+    for kind, array in (
+        ("images", voxels[..., 0] if channels == 1 else voxels),
+        ("labels", np.uint8(voxels[..., 0] > 450)),
+    ):
+        (folder / f"{kind}Tr").mkdir(parents=True)
+        for case_id in ids:
+            nib.save(nib.Nifti1Image(array, AFFINE), folder / f"{kind}Tr" / f"{case_id}{ending}")
+    training = [{"image": f"./imagesTr/{i}{ending}", "label": f"./labelsTr/{i}{ending}"} for i in ids]
+    labels = {"0": "background", "1": "left lobe"}
+    described = {"name": "Toy", "modality": modality, "labels": labels, "training": training, **keys}
+    (folder / "dataset.json").write_text(json.dumps(described))
+    return folder
+
+
+def test_the_hippocampus_task_is_copied_byte_for_byte(shared: Path, tmp_path: Path) -> None:
+    source = shared / "data" / "Task04_Hippocampus"
+    outcomes = list(convert_msd(source, tmp_path))
+    assert len(outcomes) == 60
+    assert not [outcome for outcome in outcomes if outcome.error]
+    case = tmp_path / "raw" / "train" / "hippocampus_001"
+    assert (case / "MRI.nii.gz").read_bytes() == (source / "imagesTr" / "hippocampus_001.nii.gz").read_bytes()
+    assert (case / "mask.nii.gz").read_bytes() == (source / "labelsTr" / "hippocampus_001.nii.gz").read_bytes()
+    assert json.loads((tmp_path / "dataset.json").read_text()) == {
+        "task": "Hippocampus",
+        "modality": "mr",
+        "train-data": "raw/train",
+        "test-data": "raw/test",
+        "mask": ["mask.nii.gz"],
+        "images": {"MRI": ["MRI.nii.gz"]},
+        "labels": [0, 1, 2],
+        "final_classes": {"Anterior": [1], "Posterior": [2]},
+    }
+
+
+def test_channels_are_split_with_their_voxels_type_and_place(tmp_path: Path) -> None:
+    source = write_source(tmp_path / "in", {"0": "T2", "1": "ADC"}, ["p1"])
+    [outcome] = convert_msd(source, tmp_path / "out")
+    assert outcome.error is None
+    whole = nib.load(source / "imagesTr" / "p1.nii.gz")
+    for index, name in enumerate(("T2", "ADC")):
+        channel = nib.load(tmp_path / "out" / "raw" / "train" / "p1" / f"{name}.nii.gz")
+        assert channel.get_data_dtype() == np.int16
+        np.testing.assert_array_equal(channel.affine, AFFINE)
+        np.testing.assert_array_equal(np.asarray(channel.dataobj), np.asarray(whole.dataobj)[..., index])
+
+
+def test_a_scaled_image_keeps_its_stored_voxels_and_its_scaling(tmp_path: Path) -> None:
+    source = write_source(tmp_path / "in", {"0": "T1", "1": "T2"}, ["p1"])
+    stored = np.arange(48, dtype=np.int16).reshape(2, 3, 4, 2)
+    image = nib.Nifti1Image(stored, AFFINE)
+    image.header.set_slope_inter(0.1, -3)
+    nib.save(image, source / "imagesTr" / "p1.nii.gz")
+    list(convert_msd(source, tmp_path / "out"))
+    channel = nib.load(tmp_path / "out" / "raw" / "train" / "p1" / "T2.nii.gz")
+    np.testing.assert_array_equal(channel.dataobj.get_unscaled(), stored[..., 1])
+    assert (channel.dataobj.slope, channel.dataobj.inter) == pytest.approx((0.1, -3))
+
+
+@pytest.mark.parametrize("ids, ending", [(["c1.v2"], ".nii.gz"), (["c1"], ".nii")])
+def test_dotted_ids_and_uncompressed_files_become_a_dataset(tmp_path: Path, ids: list[str], ending: str) -> None:
+    source = write_source(tmp_path / "in", {"0": "CT"}, ids, ending)
+    [outcome] = convert_msd(source, tmp_path / "out")
+    assert outcome.error is None
+    description = read_description(tmp_path / "out" / "dataset.json")
+    assert [case.id for case in find_training_cases(description)] == ids
+    assert (description.modality, description.classes) == ("ct", {"left_lobe": [1]})
+    mask = nib.load(tmp_path / "out" / "raw" / "train" / ids[0] / "mask.nii.gz")
+    assert set(np.unique(np.asarray(mask.dataobj))) == {0, 1}
+
+
+@pytest.mark.parametrize("test", [["./imagesTs/q.nii.gz"], [{"image": "./imagesTs/q.nii.gz"}]])
+def test_test_patients_may_be_texts_or_objects(tmp_path: Path, test: list[object]) -> None:
+    source = write_source(tmp_path / "in", {"0": "FLAIR"}, ["p"], test=test)
+    (source / "imagesTs").mkdir()
+    shutil.copy(source / "imagesTr" / "p.nii.gz", source / "imagesTs" / "q.nii.gz")
+    assert [outcome.item.id for outcome in convert_msd(source, tmp_path / "out") if not outcome.error] == ["p", "q"]
+    described = json.loads((tmp_path / "out" / "dataset.json").read_text())
+    assert (described["test-data"], described["modality"]) == ("raw/test", "mr")
+
+
+def test_without_a_list_of_test_patients_there_is_no_test_data(tmp_path: Path) -> None:
+    source = write_source(tmp_path / "in", {"0": "PET"}, ["p"])
+    (source / "imagesTs").mkdir()
+    list(convert_msd(source, tmp_path / "out"))
+    described = json.loads((tmp_path / "out" / "dataset.json").read_text())
+    assert "test-data" not in described
+    assert described["modality"] == "other"
+
+
+def test_a_patient_with_too_few_channels_fails_alone_and_leaves_no_folder(tmp_path: Path) -> None:
+    source = write_source(tmp_path / "in", {"0": "T1", "1": "T2"}, ["good", "flat"])
+    nib.save(nib.Nifti1Image(np.zeros((4, 5, 6), np.int16), AFFINE), source / "imagesTr" / "flat.nii.gz")
+    good, flat = convert_msd(source, tmp_path / "out")
+    assert good.error is None
+    assert "Case 'flat'" in str(flat.error)
+    assert "holds 1 channels but 'modality' lists 2" in str(flat.error)
+    assert [path.name for path in (tmp_path / "out" / "raw" / "train").iterdir()] == ["good"]
+
+
+def test_a_patient_without_its_mask_fails_alone(tmp_path: Path) -> None:
+    source = write_source(tmp_path / "in", {"0": "MRI"}, ["a", "b"])
+    (source / "labelsTr" / "a.nii.gz").unlink()
+    first, second = convert_msd(source, tmp_path / "out", workers=2)
+    assert "Case 'a': there is no file of its mask" in str(first.error)
+    assert second.error is None
+
+
+@pytest.mark.parametrize(
+    "keys, words",
+    [
+        ({"modality": {"0": "mask"}}, "'mask' cannot name a file"),
+        ({"modality": {"1": "CT"}}, "numbered from 0"),
+        ({"labels": {"0": "background", "1": "a b", "2": "a_b"}}, "'a_b' is given to 2 labels"),
+        ({"training": [{"image": "x/p.nii.gz"}, {"image": "y/p.nii"}]}, "'p' twice"),
+        ({"training": [{"image": ".nii.gz"}]}, "cannot name a file"),
+    ],
+)
+def test_a_bad_description_is_refused_before_anything_is_written(
+    tmp_path: Path, keys: dict[str, object], words: str
+) -> None:
+    source = write_source(tmp_path / "in", {"0": "CT"}, ["p"])
+    described = json.loads((source / "dataset.json").read_text())
+    (source / "dataset.json").write_text(json.dumps(described | keys))
+    with pytest.raises(DatasetError, match=words):
+        convert_msd(source, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_source_that_is_no_dataset_and_an_output_upon_it_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="Name the folder of a Decathlon task"):
+        convert_msd(tmp_path, tmp_path / "out")
+    source = write_source(tmp_path / "in", {"0": "CT"}, ["p"])
+    with pytest.raises(DatasetError, match="is the source itself"):
+        convert_msd(source, source)

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from mist_ops.config import EvaluationClass
+from mist_ops.errors import CaseError, DatasetError
+from mist_ops.evaluation.table import SUMMARY, Pair, evaluate, read_pairs, results_table, write_pairs, write_results
+from mist_ops.imaging.geometry import Geometry
+from mist_ops.imaging.nifti import write_labels
+
+CLASSES = {"C": EvaluationClass(labels=[1], metrics={"dice": {}})}
+ROWS = {case_id: {"C_dice": value} for case_id, value in (("007", 0.5), ("b", 1.0), ("a", 0.75))}
+
+
+def pairs(folder: Path, ids: list[str]) -> list[Pair]:
+    """Pairs of which the k-th shares k of four voxels."""
+    found = []
+    for shared, case_id in enumerate(ids):
+        truth = np.zeros((8, 8, 8), dtype=np.uint8)
+        truth[0, 0, :4] = 1
+        pair = Pair(case_id, folder / f"{case_id}.nii.gz", folder / f"{case_id}_p.nii.gz")
+        for path, mask in ((pair.mask, truth), (pair.prediction, np.roll(truth, 4 - shared, axis=2))):
+            write_labels(path, mask, Geometry(mask.shape, (1.0, 1.0, 1.0)))
+        found.append(pair)
+    return found
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_outcomes_come_in_the_order_of_the_pairs(tmp_path: Path, workers: int) -> None:
+    outcomes = list(evaluate(pairs(tmp_path, ["z", "007", "a"]), CLASSES, workers))
+    assert [(outcome.item.id, outcome.result) for outcome in outcomes] == [
+        ("z", {"C_dice": 0.0}),
+        ("007", {"C_dice": 0.25}),
+        ("a", {"C_dice": 0.5}),
+    ]
+
+
+def test_a_case_that_fails_is_an_error_and_stops_no_other(tmp_path: Path) -> None:
+    first, second = pairs(tmp_path, ["a", "b"])
+    first.prediction.unlink()
+    failed, scored = evaluate([first, second], CLASSES)
+    assert isinstance(failed.error, CaseError)
+    assert str(failed.error).startswith("Case 'a': There is no file")
+    assert failed.result is None
+    assert scored.result == {"C_dice": 0.25}
+
+
+def test_rows_keep_their_order_and_five_sum_them_up() -> None:
+    table = results_table(ROWS, ["C_dice"])
+    assert list(table["id"]) == ["007", "b", "a", *SUMMARY]
+    spread = np.std([0.5, 1.0, 0.75])
+    np.testing.assert_allclose(table["C_dice"], [0.5, 1.0, 0.75, 0.75, spread, 0.625, 0.75, 0.875])
+
+
+def test_a_table_without_rows_has_no_summary() -> None:
+    table = results_table({}, ["C_dice"])
+    assert (list(table.columns), len(table)) == (["id", "C_dice"], 0)
+
+
+def test_ids_stay_text_in_the_results(tmp_path: Path) -> None:
+    write_results(tmp_path / "new" / "results.csv", ROWS, ["C_dice"])
+    lines = (tmp_path / "new" / "results.csv").read_text().splitlines()
+    assert lines[:3] == ["id,C_dice", "007,0.5", "b,1.0"]
+    assert lines[-5].startswith("Mean,0.75")
+
+
+def test_pairs_survive_being_written_and_read(tmp_path: Path) -> None:
+    made = [Pair("007", Path("m.nii.gz"), Path("p.nii.gz")), Pair("NA", Path("m2.nii.gz"), Path("p2.nii.gz"))]
+    write_pairs(tmp_path / "paths.csv", made)
+    assert list(pd.read_csv(tmp_path / "paths.csv").columns) == ["id", "mask", "prediction"]
+    assert read_pairs(tmp_path / "paths.csv") == made
+
+
+@pytest.mark.parametrize(
+    "content, words",
+    [
+        ("id,mask\na,m.nii.gz\n", r"lacks the columns \['prediction'\]"),
+        ("id,mask,prediction\na,m,p\na,m,p\n", "'a' is given twice"),
+        ("id,mask,prediction\na,m,\n", "row 2, column 'prediction' is empty"),
+        ("id,mask,prediction\nMean,m,p\n", r"\['Mean'\] are those of summary rows"),
+    ],
+)
+def test_a_bad_table_of_pairs_is_refused(tmp_path: Path, content: str, words: str) -> None:
+    (tmp_path / "paths.csv").write_text(content)
+    with pytest.raises(DatasetError, match=words):
+        read_pairs(tmp_path / "paths.csv")

@@ -1,0 +1,57 @@
+"""Signed distance maps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mist_ops.imaging.distances import distance_maps
+from mist_ops.imaging.nifti import read_geometry, read_labels
+from mist_ops.types import LabelMap
+
+
+@pytest.fixture
+def point() -> LabelMap:
+    classes = np.zeros((6, 7, 8), dtype=np.uint8)
+    classes[3, 3, 3] = 1
+    return classes
+
+
+def test_a_single_voxel_is_its_own_boundary(point: LabelMap) -> None:
+    plain, scaled = distance_maps(point, 2, False)[..., 1], distance_maps(point, 2, True)[..., 1]
+    assert plain[3, 3, 3] == scaled[3, 3, 3] == 0
+    assert plain.max() == pytest.approx(5.8309517)
+    assert scaled.max() == 1
+
+
+def test_the_inside_of_a_cube_is_negative() -> None:
+    classes = np.zeros((9, 9, 9), dtype=np.uint8)
+    classes[2:7, 2:7, 2:7] = 1
+    assert distance_maps(classes, 2, False)[4, 4, :, 1].tolist() == [2, 1, 0, -1, -2, -1, 0, 1, 2]
+    scaled = distance_maps(classes, 2, True)[4, 4, :, 1]
+    np.testing.assert_allclose(scaled * np.sqrt(12), [2, 1, 0, *(np.sqrt(12) * np.array([-0.5, -1, -0.5])), 0, 1, 2])
+
+
+def test_the_end_of_the_volume_is_no_boundary() -> None:
+    classes = np.zeros((1, 1, 5), dtype=np.uint8)
+    classes[..., 2:] = 1
+    assert distance_maps(classes, 2, False)[0, 0, :, 1].tolist() == [2, 1, 0, -1, -2]
+
+
+def test_an_absent_class_and_a_full_one_are_finite(point: LabelMap) -> None:
+    classes = np.zeros_like(point)
+    diagonal = np.float32(np.linalg.norm(classes.shape))
+    plain, scaled = distance_maps(classes, 2, False), distance_maps(classes, 2, True)
+    assert (plain[..., 0] == -diagonal).all() and (plain[..., 1] == diagonal).all()
+    assert (scaled[..., 0] == -1).all() and (scaled[..., 1] == 1).all()
+
+
+def test_a_hippocampus_has_the_distances_of_the_reference(shared: Path) -> None:
+    path = shared / "data/Task04_Hippocampus/labelsTr/hippocampus_001.nii.gz"
+    reorientation = read_geometry(path).canonical()[1]
+    maps = distance_maps(reorientation.apply(read_labels(path)[0]), 3, True)
+    assert [int((maps[..., index] == 0).sum()) for index in range(3)] == [2699, 856, 1188]
+    smallest = [maps[..., index][maps[..., index] > 0].min() for index in range(3)]
+    np.testing.assert_allclose(smallest, [0.24253564, 0.026090901, 0.032124627], rtol=1e-6)

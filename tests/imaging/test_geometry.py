@@ -1,0 +1,92 @@
+"""Grids and their canonical orientation."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from mist_ops.imaging.geometry import Geometry
+from mist_ops.types import Box
+
+RAS = Geometry((4, 5, 6), (1.0, 2.0, 3.0), (10.0, 20.0, 30.0), (-1.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, 1.0))
+PIR = Geometry((5, 6, 4), (0.5, 0.5, 3.3), (1.0, 2.0, 3.0), (0.0, 0.0, -1.0, 1.0, 0.0, 0.0, 0.0, -1.0, 0.0))
+
+
+def rotated(degrees: float) -> Geometry:
+    cosine, sine = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    direction = (cosine, -sine, 0.0, sine, cosine, 0.0, 0.0, 0.0, 1.0)
+    return replace(RAS, direction=tuple(float(value) for value in direction))
+
+
+def test_an_affine_survives_the_way_through_a_geometry() -> None:
+    affine = rotated(20).ras_affine
+    np.testing.assert_allclose(Geometry.from_ras_affine(affine, RAS.size).ras_affine, affine, atol=1e-12)
+
+
+@pytest.mark.parametrize("affine", [np.diag([1.0, 0.0, 1.0, 1.0]), np.full((4, 4), np.nan)])
+def test_an_affine_without_volume_is_refused(affine: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="zero or not finite"):
+        Geometry.from_ras_affine(affine, (2, 2, 2))
+
+
+def test_an_ras_grid_is_flipped_in_x_and_y_and_begins_at_its_last_voxel() -> None:
+    canonical, reorientation = RAS.canonical()
+    assert (reorientation.axes, reorientation.flipped) == ((0, 1, 2), (0, 1))
+    assert canonical == Geometry((4, 5, 6), (1.0, 2.0, 3.0), (7.0, 12.0, 30.0))
+
+
+def test_a_pir_grid_is_permuted_with_its_spacing() -> None:
+    canonical, _ = PIR.canonical()
+    assert (canonical.size, canonical.spacing) == ((4, 5, 6), (3.3, 0.5, 0.5))
+    np.testing.assert_allclose(canonical.axes, np.eye(3), atol=1e-12)
+
+
+@pytest.mark.parametrize("grid", [RAS, PIR, rotated(20), rotated(130)])
+def test_every_voxel_keeps_its_place_in_the_patient(grid: Geometry) -> None:
+    canonical, reorientation = grid.canonical()
+    indices = np.indices(grid.size)
+    places = np.moveaxis(np.tensordot(grid.lps_affine[:3, :3], indices, axes=1), 0, -1) + grid.origin
+    moved = reorientation.apply(places)
+    assert moved.shape[:3] == canonical.size
+    index = (1, 2, 3)
+    np.testing.assert_allclose(canonical.lps_affine @ (*index, 1.0), (*moved[index], 1.0), atol=1e-9)
+    np.testing.assert_array_equal(reorientation.undo(moved), places)
+
+
+def test_obliquity_stays_in_the_direction() -> None:
+    canonical, _ = rotated(20).canonical()
+    assert canonical.axes[0, 0] == pytest.approx(np.cos(np.radians(20)))
+
+
+def test_a_crop_moves_the_origin_along_the_axes() -> None:
+    cropped = RAS.cropped(Box((1, 2, 3), (3, 4, 6)))
+    assert cropped == replace(RAS, size=(2, 2, 3), origin=(9.0, 16.0, 39.0))
+
+
+def test_sizes_are_rounded_half_to_even_and_never_vanish() -> None:
+    grid = Geometry((5, 3, 1), (1.0, 1.0, 1.0))
+    assert grid.resampled((2.0, 2.0, 9.0)).size == (2, 2, 1)
+
+
+def test_a_spacing_that_is_the_same_up_to_rounding_leaves_the_grid_alone() -> None:
+    assert RAS.resampled((1.0, 2.000001, 3.0)) is RAS
+
+
+def test_the_diagonal_counts_whole_voxels() -> None:
+    assert Geometry((3, 4, 12), (1.0, 1.0, 1.0)).diagonal == 13.0
+
+
+def test_rounding_in_headers_is_no_difference() -> None:
+    assert RAS.differences(replace(RAS, origin=(10.0006, 20.0, 30.0), spacing=(1.0, 2.0005, 3.0))) == []
+
+
+def test_differences_are_told_in_words() -> None:
+    other = replace(RAS, size=(4, 5, 7), origin=(10.0, 20.0, 31.0))
+    assert RAS.differences(other) == ["size (4, 5, 6) against (4, 5, 7)", "origin (10, 20, 30) against (10, 20, 31)"]
+    assert rotated(180).differences(rotated(175))[0].startswith("direction (")
+
+
+def test_a_geometry_survives_json() -> None:
+    assert Geometry.from_json(PIR.to_json()) == PIR

@@ -1,0 +1,117 @@
+"""NIfTI files, and those that only pretend to be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from mist_ops.errors import ImageError
+from mist_ops.imaging.geometry import Geometry
+from mist_ops.imaging.nifti import read_geometry, read_image, read_labels, write_image, write_labels
+
+GRID = Geometry((3, 4, 5), (0.5, 1.0, 2.5), (7.0, -8.0, 9.0), (0.0, 1.0, 0.0, -1.0, 0.0, 0.0, 0.0, 0.0, 1.0))
+
+
+def saved(folder: Path, array: np.ndarray, affine: np.ndarray | None = None) -> Path:
+    path = folder / "scan.nii.gz"
+    nib.save(nib.Nifti1Image(array, np.eye(4) if affine is None else affine), path)
+    return path
+
+
+def test_an_image_comes_back_on_its_grid(tmp_path: Path) -> None:
+    image = np.random.default_rng(0).normal(size=GRID.size).astype(np.float32)
+    write_image(tmp_path / "a.nii.gz", image, GRID)
+    found, grid = read_image(tmp_path / "a.nii.gz")
+    np.testing.assert_array_equal(found, image)
+    assert grid.differences(GRID) == []
+    assert read_geometry(tmp_path / "a.nii.gz") == grid
+    assert grid.spacing == GRID.spacing
+
+
+@pytest.mark.parametrize("highest, dtype", [(255, np.uint8), (256, np.uint16)])
+def test_labels_are_written_as_the_smallest_integers(tmp_path: Path, highest: int, dtype: type) -> None:
+    labels = np.zeros(GRID.size, dtype=np.int64)
+    labels[1, 2, 3] = highest
+    write_labels(tmp_path / "a.nii.gz", labels, GRID)
+    found, _ = read_labels(tmp_path / "a.nii.gz")
+    np.testing.assert_array_equal(found, labels)
+    assert found.dtype == dtype
+
+
+def test_slope_and_intercept_are_applied(tmp_path: Path) -> None:
+    image = nib.Nifti1Image(np.ones((2, 2, 2), np.int16), np.eye(4))
+    image.header.set_slope_inter(2.0, -1000.0)
+    nib.save(image, tmp_path / "a.nii")
+    assert read_image(tmp_path / "a.nii")[0].max() == -998.0
+
+
+def test_labels_stored_as_floats_are_labels(tmp_path: Path) -> None:
+    found, _ = read_labels(saved(tmp_path, np.full((2, 2, 2), 4.0, np.float32)))
+    assert found.dtype == np.uint8 and (found == 4).all()
+
+
+def test_a_fourth_axis_of_one_is_dropped(tmp_path: Path) -> None:
+    assert read_image(saved(tmp_path, np.zeros((2, 3, 4, 1), np.float32)))[0].shape == (2, 3, 4)
+
+
+@pytest.mark.parametrize("shape", [(4, 4), (4, 4, 4, 2)])
+def test_what_is_not_three_dimensional_is_refused_by_its_header(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    with pytest.raises(ImageError, match=r"scan.nii.gz has the size .* must have three dimensions"):
+        read_geometry(saved(tmp_path, np.zeros(shape, np.float32)))
+
+
+def test_a_size_that_no_scan_has_is_refused_before_voxels_are_read(tmp_path: Path) -> None:
+    image = nib.Nifti1Image(np.zeros((2, 2, 2), np.uint8), np.eye(4))
+    image.header["dim"][1:4] = 30000
+    (tmp_path / "a.nii").write_bytes(image.header.binaryblock + bytes(12))
+    with pytest.raises(ImageError, match="which no scan has"):
+        read_image(tmp_path / "a.nii")
+
+
+def test_a_tilted_grid_is_refused(tmp_path: Path) -> None:
+    affine = np.eye(4)
+    affine[1, 2] = 0.3
+    with pytest.raises(ImageError, match="sheared"):
+        read_geometry(saved(tmp_path, np.zeros((2, 2, 2), np.float32), affine))
+
+
+@pytest.mark.parametrize(
+    "value, words", [(0.4, "whole"), (-1.0, "between 0 and"), (np.nan, "between 0 and"), (70000.0, "70000")]
+)
+def test_a_value_that_is_no_label_is_refused(tmp_path: Path, value: float, words: str) -> None:
+    mask = np.zeros((2, 2, 2), np.float32)
+    mask[0, 0, 1] = value
+    with pytest.raises(ImageError, match=words):
+        read_labels(saved(tmp_path, mask))
+
+
+def test_an_intensity_that_is_not_finite_is_refused(tmp_path: Path) -> None:
+    image = np.zeros((2, 2, 2), np.float32)
+    image[0, 0, 0] = np.inf
+    with pytest.raises(ImageError, match="1 NaN or infinite"):
+        read_image(saved(tmp_path, image))
+
+
+def test_a_damaged_file_is_named(tmp_path: Path) -> None:
+    whole = saved(tmp_path, np.random.default_rng(0).normal(size=(20, 20, 20)).astype(np.float32)).read_bytes()
+    middle = len(whole) // 2
+    flipped = whole[:middle] + bytes([whole[middle] ^ 0x10]) + whole[middle + 1 :]
+    for number, content in enumerate((whole[:middle], whole[:-2000] + bytes(2000), flipped, b"no image")):
+        path = tmp_path / f"damaged_{number}.nii.gz"
+        path.write_bytes(content)
+        with pytest.raises(ImageError, match=path.name):
+            read_image(path)
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match="There is no file"):
+        read_geometry(tmp_path / "none.nii.gz")
+
+
+def test_a_real_scan_keeps_its_stated_spacing(shared: Path) -> None:
+    grid = read_geometry(shared / "data/spine/ref.nii.gz")
+    assert grid.size == (512, 512, 17)
+    assert grid.canonical()[0].spacing == (3.299999952316284, 0.5859400033950806, 0.5859400033950806)

@@ -1,0 +1,25 @@
+from __future__ import annotations
+
+import torch
+
+from mist_ops.config import TtaConfig
+from mist_ops.inference.flips import ALL_FLIPS, flip, flips
+
+VOLUME = torch.arange(24.0).reshape(2, 3, 4)
+
+
+def test_there_are_eight_different_flips_and_the_first_changes_nothing() -> None:
+    mirrored = {tuple(flip(VOLUME, axes).flatten().tolist()) for axes in ALL_FLIPS}
+    assert len(mirrored) == len(ALL_FLIPS) == 8
+    assert flip(VOLUME, ALL_FLIPS[0]) is VOLUME
+
+
+def test_a_flip_undoes_itself_with_and_without_batch_and_channel() -> None:
+    for axes in ALL_FLIPS:
+        assert torch.equal(flip(flip(VOLUME, axes), axes), VOLUME)
+        assert torch.equal(flip(VOLUME[None, None], axes)[0, 0], flip(VOLUME, axes))
+
+
+def test_only_the_strategy_all_flips_flips_and_only_if_enabled() -> None:
+    assert flips(TtaConfig()) == ALL_FLIPS
+    assert flips(TtaConfig(strategy="none")) == flips(TtaConfig(enabled=False)) == ((),)

@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from inference.settings import settings
+from torch import Tensor, nn
+
+from mist_ops.config import StudyConfig, override
+from mist_ops.inference.sliding_window import _inferer, _stitching_device, predict
+
+CPU = torch.device("cpu")
+
+
+def convolution(seed: int, classes: int = 3) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Conv3d(1, classes, 3, padding=1).eval()
+
+
+def image(seed: int = 2, size: tuple[int, int, int] = (20, 12, 18)) -> Tensor:
+    torch.manual_seed(seed)
+    return torch.randn(1, 1, *size)
+
+
+def config(strategy: str = "all_flips", blending: str = "gaussian", **values: object) -> StudyConfig:
+    asked = {
+        "inference.tta.strategy": strategy,
+        "inference.inferer.params.patch_blend_mode": blending,
+        "inference.inferer.params.sw_batch_size": 2,
+        "spatial_config.patch_size": (16, 16, 16),
+        "training.amp": False,
+    }
+    return override(settings(), asked | values)
+
+
+@pytest.mark.parametrize(
+    "strategy, blending, total, highest, counts, voxel",
+    [
+        ("none", "gaussian", 1544.4359, 0.808691, (1611, 1916, 793), (0.334457, 0.364239, 0.301304)),
+        ("none", "constant", 1544.7332, 0.808691, (1617, 1923, 780), (0.334457, 0.364239, 0.301304)),
+        ("all_flips", "gaussian", 1545.4729, 0.589604, (1786, 2287, 247), (0.346882, 0.362111, 0.291007)),
+        ("all_flips", "constant", 1545.7391, 0.589460, (1784, 2291, 245), (0.346882, 0.362111, 0.291007)),
+    ],
+)
+def test_two_models_give_the_numbers_of_the_reference(
+    strategy: str, blending: str, total: float, highest: float, counts: tuple[int, ...], voxel: tuple[float, ...]
+) -> None:
+    found = predict([convolution(0), convolution(1)], image(), config(strategy, blending), CPU)
+    assert found[1].sum().item() == pytest.approx(total, abs=2e-3)
+    assert found.max().item() == pytest.approx(highest, abs=2e-6)
+    assert found.argmax(0).flatten().bincount().tolist() == list(counts)
+    assert found[:, 3, 4, 5].tolist() == pytest.approx(list(voxel), abs=2e-6)
+
+
+def test_probabilities_sum_to_one_and_lie_on_the_grid_of_the_image() -> None:
+    found = predict([convolution(0)], image(size=(33, 9, 20)), config(), CPU)
+    assert found.shape == (3, 33, 9, 20)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.sum(0), torch.ones(33, 9, 20))
+
+
+def test_a_mirrored_image_gives_the_mirrored_prediction() -> None:
+    # Constant blending of windows that fit exactly; otherwise the windows lie elsewhere in a mirrored image.
+    volume, exact = image(size=(24, 16, 24)), config("all_flips", "constant")
+    found = predict([convolution(0)], volume, exact, CPU)
+    mirrored = predict([convolution(0)], volume.flip(2, 4), exact, CPU)
+    torch.testing.assert_close(mirrored.flip(1, 3), found)
+
+
+def test_buffered_stitching_gives_the_same_logits() -> None:
+    # On a GPU without room, logits are stitched in main memory a slab at a time; the arithmetic is the same here.
+    plain, buffered = (_inferer(config(), CPU, CPU) for _ in range(2))
+    buffered.buffer_steps = 1
+    model: Callable[..., Tensor] = convolution(0)
+    with torch.inference_mode():
+        torch.testing.assert_close(buffered(image(), model), plain(image(), model))
+
+
+def test_on_the_cpu_logits_are_stitched_where_they_are_made() -> None:
+    assert _stitching_device(200, image(), CPU) == CPU
+
+
+def test_a_prediction_leaves_the_image_untouched() -> None:
+    volume = image()
+    predict([convolution(0)], volume, config(), CPU)
+    assert torch.equal(volume, image())
+
+
+def test_windows_are_batched_as_configured_or_else_twice_the_training_batch() -> None:
+    assert _inferer(config(), CPU, CPU).sw_batch_size == 2
+    unset = config(**{"inference.inferer.params.sw_batch_size": None, "training.batch_size_per_gpu": 3})
+    assert _inferer(unset, CPU, CPU).sw_batch_size == 6

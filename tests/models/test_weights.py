@@ -1,0 +1,81 @@
+"""Files of weights: round trip, refusals, names of other writers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from mist_ops.errors import ConfigError
+from mist_ops.models.weights import load_weights, save_weights
+from mist_ops.registry import MODELS
+
+
+def network(edge: int = 32) -> nn.Module:
+    return MODELS["nnunet-pocket"].build(1, 3, (edge, edge, edge), (1.0, 1.0, 1.0))
+
+
+def equal(one: nn.Module, other: nn.Module) -> bool:
+    theirs = other.state_dict()
+    return all(torch.equal(tensor, theirs[name]) for name, tensor in one.state_dict().items())
+
+
+def in_reference_names(name: str) -> str:
+    name = name.replace("downsamples.", "encoder_layers.").replace("upsamples.", "decoder_layers.")
+    return f"unet.{name}"
+
+
+def test_weights_come_back_as_they_were(tmp_path: Path) -> None:
+    saved, loaded = network(), network()
+    assert not equal(saved, loaded)
+    save_weights(tmp_path / "fold_0.pt", saved)
+    load_weights(tmp_path / "fold_0.pt", loaded)
+    assert equal(saved, loaded)
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_weights_of_the_reference_fit(tmp_path: Path, prefix: str) -> None:
+    saved, loaded = network(), network()
+    state = {prefix + in_reference_names(name): tensor for name, tensor in saved.state_dict().items()}
+    torch.save(state, tmp_path / "fold_0.pt")
+    load_weights(tmp_path / "fold_0.pt", loaded)
+    assert equal(saved, loaded)
+
+
+def test_weights_of_another_network_are_refused_and_nothing_is_changed(tmp_path: Path) -> None:
+    save_weights(tmp_path / "fold_0.pt", network(64))
+    loaded, before = network(), network()
+    before.load_state_dict(loaded.state_dict())
+    with pytest.raises(ConfigError, match="belongs to another network: downsamples"):
+        load_weights(tmp_path / "fold_0.pt", loaded)
+    assert equal(loaded, before)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no weights .*fold_7\.pt"):
+        load_weights(tmp_path / "fold_7.pt", network())
+
+
+@pytest.mark.parametrize("content", [b"", b"not weights"])
+def test_a_damaged_file_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "fold_0.pt").write_bytes(content)
+    with pytest.raises(ConfigError, match="damaged"):
+        load_weights(tmp_path / "fold_0.pt", network())
+
+
+def test_a_file_cannot_run_code(tmp_path: Path) -> None:
+    class Trap:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return exec, ("raise SystemExit('the trap ran')",)
+
+    torch.save({"weight": Trap()}, tmp_path / "fold_0.pt")
+    with pytest.raises(ConfigError):
+        load_weights(tmp_path / "fold_0.pt", network())
+
+
+def test_a_checkpoint_is_not_taken_for_weights(tmp_path: Path) -> None:
+    torch.save({"epoch": 3, "model": network().state_dict()}, tmp_path / "fold_0.pt")
+    with pytest.raises(ConfigError, match="something else"):
+        load_weights(tmp_path / "fold_0.pt", network())

@@ -1,0 +1,294 @@
+"""Cases from files to arrays, under both sets of resampling rules."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+from scipy.ndimage import gaussian_filter
+
+from mist_ops.config import StudyConfig
+from mist_ops.dataset import Case
+from mist_ops.errors import CaseError
+from mist_ops.imaging.geometry import Geometry
+from mist_ops.imaging.nifti import write_image, write_labels
+from mist_ops.imaging.resample import resample_onto
+from mist_ops.preprocessing.case import CaseGeometry, preprocess, read_case_geometry, remove_case, write_case
+from mist_ops.study import Study
+from mist_ops.types import Box, Image, LabelMap, Spacing
+
+GRID = Geometry((12, 14, 10), (1.0, 1.0, 2.0), (5.0, 6.0, 7.0), (-1.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, 1.0))
+THORAX = {
+    "window_min": -1002.0,
+    "window_max": 76.0,
+    "z_score_mean": -67.4600605496041,
+    "z_score_std": 289.7915098044176,
+}
+
+
+def settings(target: Spacing = (1.0, 1.0, 2.0), labels: tuple[int, ...] = (0, 1, 4), **values: Any) -> StudyConfig:
+    """Settings for one channel ``t1``; ``values`` are those of preprocessing, ``modality`` and ``images``."""
+    modality, images = values.pop("modality", "mr"), values.pop("images", ["t1"])
+    return StudyConfig.model_validate(
+        {
+            "mist_version": "test",
+            "dataset_info": {"task": "test", "modality": modality, "images": images, "labels": labels},
+            "spatial_config": {"patch_size": (8, 8, 8), "target_spacing": target},
+            "preprocessing": {"median_resampled_image_size": (8, 8, 8), **values},
+            "model": {"params": {"in_channels": 1, "out_channels": len(labels)}},
+            "training": {},
+            "evaluation": {},
+        }
+    )
+
+
+def write(folder: Path, image: Image, labels: LabelMap, grid: Geometry = GRID) -> Case:
+    write_image(folder / "t1.nii.gz", image, grid)
+    write_labels(folder / "mask.nii.gz", labels, grid)
+    return Case("007", {"t1": folder / "t1.nii.gz"}, folder / "mask.nii.gz")
+
+
+@pytest.fixture
+def labels() -> LabelMap:
+    labels = np.zeros(GRID.size, dtype=np.uint8)
+    labels[3:7, 4:9, 2:6], labels[5, 5, 3] = 1, 4
+    return labels
+
+
+@pytest.fixture
+def image(labels: LabelMap) -> Image:
+    noise = np.random.default_rng(0).normal(100, 1, GRID.size).astype(np.float32)
+    return noise + np.float32(300) * (labels > 0)
+
+
+@pytest.fixture
+def case(tmp_path: Path, image: Image, labels: LabelMap) -> Case:
+    return write(tmp_path, image, labels)
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Study:
+    return Study("study", tmp_path / "numpy", tmp_path / "results")
+
+
+# ── Real scans: what the reference makes of them ─────────────────────────────────────────────────────────────────────
+
+
+def test_a_hippocampus_is_that_of_the_reference(shared: Path) -> None:
+    folder, name = shared / "data/Task04_Hippocampus", "hippocampus_001.nii.gz"
+    case = Case("001", {"t1": folder / "imagesTr" / name}, folder / "labelsTr" / name)
+    made = preprocess(case, settings((1.0, 1.0, 1.0), (0, 1, 2)), None)
+    assert made.image.shape == (35, 51, 35, 1) and made.classes is not None
+    summary = [made.image.min(), made.image.max(), made.image.mean(dtype=np.float64)]
+    np.testing.assert_allclose(summary, [-2.2633631, 1.8211329, -0.00023077297], atol=1e-6)
+    assert np.bincount(made.classes.ravel()).tolist() == [59527, 1324, 1624]
+
+
+@pytest.mark.parametrize(
+    "target, values, size, summary, counts",
+    [
+        (
+            (2.0, 3.0, 4.1),
+            {"modality": "ct", "ct_normalization": THORAX},
+            (182, 96, 10),
+            (-3.22487, 0.49504575, -0.8440035931548322),
+            [154141, 9499, 8364, 2716],
+        ),
+        (
+            (3.5, 2.2, 0.9),
+            {"normalize_with_nonzero_mask": True},
+            (104, 131, 47),
+            (-1.6798842, 1.3001126, -0.0011872008543781058),
+            [567421, 34613, 28416, 9878],
+        ),
+    ],
+)
+def test_a_thorax_at_another_spacing_is_that_of_the_reference(
+    shared: Path,
+    tmp_path: Path,
+    target: Spacing,
+    values: dict[str, Any],
+    size: tuple[int, int, int],
+    summary: tuple[float, float, float],
+    counts: list[int],
+) -> None:
+    scan, organs = (nib.load(shared / "data/ct" / name) for name in ("example_ct_sm.nii.gz", "example_seg.nii.gz"))
+    chosen = np.zeros(256, dtype=np.uint8)
+    chosen[[5, 20, 1]] = 1, 2, 4
+    nib.save(scan.slicer[..., :14], tmp_path / "ct.nii.gz")
+    labels = chosen[np.asarray(organs.slicer[..., :14].dataobj)]
+    nib.save(nib.Nifti1Image(labels, scan.affine), tmp_path / "mask.nii.gz")
+    case = Case("1", {"t1": tmp_path / "ct.nii.gz"}, tmp_path / "mask.nii.gz")
+    made = preprocess(case, settings(target, (0, 1, 2, 4), crop_to_foreground=True, **values), None)
+    assert made.image.shape == (*size, 1) and made.classes is not None
+    found = [made.image.min(), made.image.max(), made.image.mean(dtype=np.float64)]
+    np.testing.assert_allclose(found, summary, atol=1e-6)
+    assert np.bincount(made.classes.ravel()).tolist() == counts
+
+
+def test_a_sagittal_spine_at_another_spacing_is_that_of_the_reference(shared: Path, tmp_path: Path) -> None:
+    spine = nib.load(shared / "data/spine/ref.nii.gz")
+    labels = (np.asarray(spine.dataobj) > 0).astype(np.uint8)
+    image = gaussian_filter(labels.astype(np.float32) * 1000, 2)
+    nib.save(nib.Nifti1Image(image, spine.affine, spine.header), tmp_path / "t1.nii.gz")
+    nib.save(nib.Nifti1Image(labels, spine.affine, spine.header), tmp_path / "mask.nii.gz")
+    case = Case("1", {"t1": tmp_path / "t1.nii.gz"}, tmp_path / "mask.nii.gz")
+    made = preprocess(case, settings((3.0, 1.0, 0.9), (0, 1), crop_to_foreground=True), None)
+    assert made.image.shape == (19, 96, 333, 1) and made.classes is not None
+    np.testing.assert_allclose([made.image.min(), made.image.max()], [-0.82817656, 1.9808029], atol=1e-6)
+    assert np.bincount(made.classes.ravel()).tolist() == [428848, 178544]
+
+
+# ── Crop, mask, border ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("resampling, kept", [("reference", 1), ("accurate", 3)])
+def test_a_label_outside_the_bright_box_is_kept(
+    tmp_path: Path, image: Image, labels: LabelMap, resampling: str, kept: int
+) -> None:
+    labels = np.where(labels == 4, 4, 0).astype(np.uint8)
+    labels[0, 0, 0] = labels[11, 13, 9] = 4
+    config = settings(crop_to_foreground=True, resampling=resampling)
+    made = preprocess(write(tmp_path, image, labels), config, Box((3, 4, 2), (7, 9, 6)))
+    assert made.classes is not None and int((made.classes == 2).sum()) == kept
+
+
+def test_without_a_mask_the_box_is_found_in_the_first_channel(case: Case) -> None:
+    made = preprocess(replace(case, mask=None), settings(crop_to_foreground=True), None)
+    assert made.geometry.box == Box((3, 4, 2), (7, 9, 6))
+    assert made.classes is None and made.dtm is None and made.image.shape == (4, 5, 4, 1)
+
+
+def test_a_box_is_without_effect_where_nothing_is_cropped(case: Case) -> None:
+    assert preprocess(case, settings(), Box((3, 4, 2), (7, 9, 6))).image.shape == (*GRID.size, 1)
+
+
+def test_a_box_of_another_image_is_refused(case: Case) -> None:
+    with pytest.raises(CaseError, match="does not fit its size"):
+        preprocess(case, settings(crop_to_foreground=True), Box((0, 0, 0), (13, 14, 10)))
+
+
+@pytest.mark.parametrize("resampling, share", [("reference", 0.8), ("accurate", 0.1)])
+def test_a_black_background_stays_out_of_the_statistics(
+    tmp_path: Path, image: Image, labels: LabelMap, resampling: str, share: float
+) -> None:
+    image[labels == 0] = 0
+    config = settings((0.8, 0.8, 1.6), normalize_with_nonzero_mask=True, resampling=resampling)
+    made = preprocess(write(tmp_path, image, labels), config, None)
+    assert (np.count_nonzero(made.image) / made.image.size > share) == (resampling == "reference")
+
+
+@pytest.mark.parametrize("resampling, empty", [("reference", True), ("accurate", False)])
+def test_the_far_end_is_no_empty_slice(tmp_path: Path, labels: LabelMap, resampling: str, empty: bool) -> None:
+    labels[...] = 1
+    image = np.random.default_rng(0).normal(100, 10, GRID.size).astype(np.float32)
+    made = preprocess(write(tmp_path, image, labels), settings((1.0, 1.0, 1.0), resampling=resampling), None)
+    assert made.classes is not None and (made.classes[..., -1] == 0).all() == empty
+
+
+@pytest.mark.parametrize("resampling", ["reference", "accurate"])
+def test_a_preprocessed_mask_comes_back_to_the_files(case: Case, labels: LabelMap, resampling: str) -> None:
+    config = settings((0.5, 1.0, 1.0), crop_to_foreground=True, resampling=resampling)
+    made = preprocess(case, config, None)
+    assert made.classes is not None and made.geometry.box is not None
+    grid, reorientation = made.geometry.canonical()
+    shares = np.stack([made.classes == index for index in range(3)]).astype(np.float32)
+    restored = reorientation.undo(resample_onto(shares, made.geometry.preprocessed, grid).argmax(axis=0))
+    truth = labels[made.geometry.box.slices]
+    np.testing.assert_array_equal(np.array([0, 1, 4])[restored] > 0, truth > 0)
+
+
+# ── Conversion and distance maps ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_skipping_converts_the_files_but_still_counts_classes(case: Case, image: Image) -> None:
+    made = preprocess(case, settings((3.0, 3.0, 3.0), skip=True, crop_to_foreground=True), None)
+    np.testing.assert_array_equal(made.image[..., 0], image)
+    assert made.geometry.preprocessed == made.geometry.original
+    assert made.classes is not None and made.classes.max() == 2
+
+
+def test_labels_with_gaps_have_distance_maps_of_their_own(case: Case) -> None:
+    dtm = preprocess(case, settings(compute_dtms=True), None).dtm
+    assert dtm is not None and dtm.shape == (*GRID.size, 3)
+    assert dtm[..., 2].min() == 0 and (dtm[..., 2] == 0).sum() == 1
+
+
+def test_channels_keep_the_order_of_the_settings(tmp_path: Path, image: Image, labels: LabelMap) -> None:
+    case = write(tmp_path, image, labels)
+    write_image(tmp_path / "t2.nii.gz", -image, GRID)
+    case = replace(case, images={"t2": tmp_path / "t2.nii.gz", **case.images})
+    made = preprocess(case, settings(images=["t1", "t2"], skip=True), None)
+    np.testing.assert_array_equal(made.image, np.stack([image, -image], axis=-1))
+
+
+# ── Refusals ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_files_on_different_grids_are_refused_with_what_differs(case: Case, labels: LabelMap) -> None:
+    assert case.mask is not None
+    write_labels(case.mask, labels, replace(GRID, spacing=(1.0, 1.0, 3.0)))
+    with pytest.raises(CaseError, match=r"Case '007': .*mask.nii.gz .* spacing \(1, 1, 2\) against \(1, 1, 3\)"):
+        preprocess(case, settings(), None)
+
+
+def test_a_label_that_is_not_listed_is_refused(case: Case) -> None:
+    with pytest.raises(CaseError, match=r"Case '007': .*labels \[4\]"):
+        preprocess(case, settings(labels=(0, 1)), None)
+
+
+def test_a_missing_channel_is_refused(case: Case) -> None:
+    with pytest.raises(CaseError, match=r"lacks the channels \['t2'\]"):
+        preprocess(case, settings(images=["t1", "t2"]), None)
+
+
+# ── Files ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_case_is_written_with_its_record(study: Study, case: Case) -> None:
+    config = settings(compute_dtms=True)
+    content = write_case(study, case, config, None)
+    made, record = preprocess(case, config, None), json.loads(study.geometry("007").read_text())
+    assert made.classes is not None
+    np.testing.assert_array_equal(np.load(study.image("007")), made.image)
+    np.testing.assert_array_equal(np.load(study.label("007")), made.classes[..., None])
+    assert np.load(study.dtm("007"), mmap_mode="r").flags.c_contiguous
+    assert np.load(study.label("007"), mmap_mode="r").dtype == np.uint8
+    assert read_case_geometry(study, "007") == made.geometry
+    assert (record["content"], record["settings"]) == (content, config.digest("preprocessing"))
+    assert list(record["inputs"]) == ["t1", "mask"]
+    assert write_case(study, case, config, None) == content
+
+
+def test_a_case_that_fails_leaves_nothing_of_an_earlier_run(study: Study, case: Case) -> None:
+    write_case(study, case, settings(compute_dtms=True), None)
+    case.images["t1"].write_bytes(b"damaged")
+    with pytest.raises(CaseError, match="t1.nii.gz"):
+        write_case(study, case, settings(), None)
+    assert not [path for path in study.numpy.rglob("*") if path.is_file()]
+
+
+def test_distance_maps_that_are_no_longer_wanted_disappear(study: Study, case: Case) -> None:
+    write_case(study, case, settings(compute_dtms=True), None)
+    write_case(study, case, settings(), None)
+    assert not study.dtm("007").exists()
+
+
+def test_a_case_that_is_not_there_says_what_to_do(study: Study, case: Case) -> None:
+    remove_case(study, "007")
+    with pytest.raises(CaseError, match="Preprocess the case first"):
+        read_case_geometry(study, "007")
+    write_case(study, case, settings(), None)
+    study.geometry("007").write_text("{}")
+    with pytest.raises(CaseError, match="damaged"):
+        read_case_geometry(study, "007")
+
+
+def test_the_record_of_a_geometry_survives_json() -> None:
+    geometry = CaseGeometry(GRID, Box((1, 2, 3), (4, 5, 6)), GRID.canonical()[0])
+    assert CaseGeometry.from_json(json.loads(json.dumps(geometry.to_json()))) == geometry

@@ -1,0 +1,181 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mist_ops.config import STAGE_SECTIONS, StudyConfig, edits, override, read_config, write_config
+from mist_ops.errors import ConfigError
+from mist_ops.schema import flagged_fields
+
+# What MIST 2.3 writes for an MR study: every key, in its order.
+REFERENCE: dict[str, Any] = {
+    "mist_version": "2.3.0",
+    "dataset_info": {"task": "Hippocampus", "modality": "mr", "images": ["MRI"], "labels": [0, 1, 2]},
+    "spatial_config": {"patch_size": [32, 32, 32], "target_spacing": [1.0, 1.0, 1.0]},
+    "preprocessing": {
+        "skip": False,
+        "crop_to_foreground": False,
+        "median_resampled_image_size": [35, 50, 35],
+        "normalize_with_nonzero_mask": False,
+        "ct_normalization": {"window_min": None, "window_max": None, "z_score_mean": None, "z_score_std": None},
+        "compute_dtms": False,
+        "normalize_dtms": True,
+    },
+    "model": {"architecture": "nnunet", "params": {"in_channels": 1, "out_channels": 3}},
+    "training": {
+        "seed": 42,
+        "nfolds": 5,
+        "folds": [0, 1, 2, 3, 4],
+        "val_percent": 0.0,
+        "epochs": 1000,
+        "min_steps_per_epoch": 250,
+        "batch_size_per_gpu": 2,
+        "dali_foreground_prob": 0.6,
+        "loss": {"name": "dice_ce", "composite_loss_weighting": None},
+        "optimizer": "adamw",
+        "learning_rate": 0.001,
+        "lr_scheduler": "cosine",
+        "warmup_epochs": 20,
+        "l2_penalty": 0.0001,
+        "grad_clip_norm": 1.0,
+        "amp": True,
+        "augmentation": {
+            "enabled": True,
+            "transforms": dict.fromkeys(("flips", "zoom", "noise", "blur", "brightness", "contrast"), True),
+        },
+        "hardware": {
+            "num_gpus": None,
+            "num_cpu_workers": 8,
+            "master_addr": "localhost",
+            "master_port": 12345,
+            "communication_backend": "auto",
+            "data_loader": "auto",
+        },
+    },
+    "inference": {
+        "inferer": {"name": "sliding_window", "params": {"patch_blend_mode": "gaussian", "patch_overlap": 0.5}},
+        "ensemble": {"strategy": "mean"},
+        "tta": {"enabled": True, "strategy": "all_flips"},
+    },
+    "evaluation": {
+        "Anterior": {"labels": [1], "metrics": {"dice": {}, "haus95": {}}},
+        "Posterior": {"labels": [2], "metrics": {"dice": {}, "haus95": {}}},
+    },
+}
+
+# What its config.json lacks, at the end of the section.
+OURS = {"preprocessing.resampling": "reference"}
+
+CONFIG = StudyConfig.model_validate(REFERENCE)
+
+
+def _paths(value: object, prefix: str = "") -> list[str]:
+    if not isinstance(value, dict) or not value:
+        return [prefix]
+    return [path for name, child in value.items() for path in _paths(child, f"{prefix}.{name}".lstrip("."))]
+
+
+def _write(path: Path, whole: object) -> Path:
+    path.write_text(json.dumps(whole))
+    return path
+
+
+def test_a_config_of_the_reference_comes_back_with_its_values_and_its_order_of_keys(tmp_path: Path) -> None:
+    write_config(tmp_path / "config.json", CONFIG)
+    written = json.loads((tmp_path / "config.json").read_text())
+    assert [path for path in _paths(written) if path not in OURS] == _paths(REFERENCE)
+    assert written["preprocessing"].popitem() == ("resampling", "reference")
+    assert written == REFERENCE
+
+
+def test_the_defaults_are_those_of_the_reference() -> None:
+    needed = {name: REFERENCE[name] for name in ("mist_version", "dataset_info", "spatial_config", "evaluation")}
+    sizes = {"median_resampled_image_size": [35, 50, 35]}
+    model = {"params": REFERENCE["model"]["params"]}
+    assert StudyConfig.model_validate({**needed, "preprocessing": sizes, "model": model, "training": {}}) == CONFIG
+
+
+def test_a_missing_config_says_which_command_writes_it(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="mist_analyze"):
+        read_config(tmp_path / "config.json")
+
+
+def test_a_misspelled_key_is_refused_with_the_nearest(tmp_path: Path) -> None:
+    wrong = {**REFERENCE, "training": {**REFERENCE["training"], "epoch": 3}}
+    with pytest.raises(ConfigError, match=r"'training.epoch' is not known. Did you mean 'epochs'\?"):
+        read_config(_write(tmp_path / "config.json", wrong))
+
+
+def test_arguments_of_an_architecture_are_its_own_and_are_kept() -> None:
+    whole = {**REFERENCE, "model": {"architecture": "x", "params": {**REFERENCE["model"]["params"], "depth": 5}}}
+    assert StudyConfig.model_validate(whole).model_dump()["model"]["params"]["depth"] == 5
+
+
+def test_folds_that_do_not_exist_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"numbered 0 to 2"):
+        override(CONFIG, {"training.nfolds": 3})
+
+
+def test_an_override_is_validated_and_leaves_the_original() -> None:
+    changed = override(CONFIG, {"training.epochs": 50, "spatial_config.patch_size": [16, 24, 32]})
+    assert (changed.training.epochs, changed.spatial_config.patch_size) == (50, (16, 24, 32))
+    assert CONFIG.training.epochs == 1000
+    with pytest.raises(ConfigError, match=r"'training.epochs'.*found 0"):
+        override(CONFIG, {"training.epochs": 0})
+
+
+def test_an_override_with_an_unknown_name_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"'training\.epoch' is not known"):
+        override(CONFIG, {"training.epoch": 3})
+
+
+def test_edits_are_what_override_needs() -> None:
+    changed = override(
+        CONFIG,
+        {
+            "training.epochs": 50,
+            "training.augmentation.transforms": {"flips": False},
+            "inference.inferer.params.sw_batch_size": 4,
+            "evaluation": {"Whole": {"labels": [1, 2], "metrics": {"dice": {}}}},
+        },
+    )
+    assert override(CONFIG, edits(CONFIG, changed)) == changed
+    assert edits(CONFIG, CONFIG) == {}
+
+
+def test_the_default_warmup_does_not_swallow_a_short_run() -> None:
+    assert override(CONFIG, {"training.epochs": 10}).training.effective_warmup_epochs == 1
+    assert CONFIG.training.effective_warmup_epochs == 20
+
+
+def test_a_warmup_that_is_asked_for_must_be_shorter_than_the_run() -> None:
+    with pytest.raises(ConfigError, match="Warmup must be shorter"):
+        override(CONFIG, {"training.epochs": 10, "training.warmup_epochs": 10})
+
+
+@pytest.mark.parametrize(
+    "path, value, stages",
+    [
+        ("training.epochs", 5, {"training"}),
+        ("training.folds", [0], set()),
+        ("training.hardware.num_cpu_workers", 1, set()),
+        ("inference.tta.enabled", False, {"prediction"}),
+        ("evaluation.Anterior.metrics", {"dice": {}}, {"evaluation"}),
+        ("spatial_config.target_spacing", [2, 2, 2], {"preprocessing", "training", "prediction"}),
+    ],
+)
+def test_an_edit_changes_the_digest_of_the_stages_that_read_it(path: str, value: object, stages: set[str]) -> None:
+    changed = override(CONFIG, {path: value})
+    assert {stage for stage in STAGE_SECTIONS if changed.digest(stage) != CONFIG.digest(stage)} == stages
+
+
+def test_every_flag_of_the_guide_that_is_a_setting_is_declared() -> None:
+    flags = {flagged.flag for flagged in flagged_fields(StudyConfig)}
+    assert flags >= {
+        "--nfolds", "--no-preprocess", "--compute-dtms", "--model", "--patch-size", "--loss", "--epochs",
+        "--batch-size-per-gpu", "--learning-rate", "--lr-scheduler", "--warmup-epochs", "--optimizer", "--l2-penalty",
+        "--val-percent",
+    }  # fmt: skip

@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import re
+import runpy
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def test_the_reference_of_settings_is_up_to_date() -> None:
+    rendered = runpy.run_path(str(ROOT / "docs/reference/generate.py"))["render"]()
+    written = (ROOT / "docs/reference/configuration.md").read_text(encoding="utf-8")
+    assert written == rendered, "run: python docs/reference/generate.py"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_between_pages_lead_somewhere(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    targets = [target.partition("#")[0] for target in re.findall(r"\]\(([^)]+)\)", text) if "://" not in target]
+    assert [target for target in targets if not (page.parent / target).exists()] == []
+
+
+def test_every_command_is_in_the_readme() -> None:
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["scripts"]
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert [command for command in scripts if command not in readme] == []
+
+
+def test_the_dagster_settings_at_the_root_are_the_packaged_ones() -> None:
+    assert (ROOT / "dagster.yaml").resolve() == ROOT / "mist_dagster" / "dagster.yaml"
+
+
+def test_every_dependency_is_pinned() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    wanted = project["dependencies"] + project["optional-dependencies"]["dev"]
+    names = {re.split(r"[<>=~!\[]", line)[0].lower().replace("_", "-") for line in wanted}
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pinned = {line.split("==")[0].lower().replace("_", "-") for line in lines}
+    assert names <= pinned

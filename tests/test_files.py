@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import json
+import stat
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mist_ops.files import atomic, file_hash, json_hash, write_array, write_json, write_text
+
+
+def _break_off(path: Path) -> None:
+    with atomic(path) as temporary:
+        temporary.write_text("half of the n")
+        raise RuntimeError
+
+
+def test_a_block_that_fails_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    write_text(path, "old")
+    with pytest.raises(RuntimeError):
+        _break_off(path)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_temporary_file_ends_in_the_same_name(tmp_path: Path) -> None:
+    with atomic(tmp_path / "new" / "image.nii.gz") as temporary:
+        assert temporary.name.endswith(".nii.gz")
+    assert (tmp_path / "new" / "image.nii.gz").exists()
+
+
+def test_a_written_file_has_the_permissions_of_any_other(tmp_path: Path) -> None:
+    write_text(tmp_path / "ours", "")
+    (tmp_path / "other").touch()
+    modes = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("ours", "other")]
+    assert modes[0] == modes[1]
+
+
+def test_json_keeps_the_order_of_keys(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"z": 1, "a": [1.5, None]})
+    assert list(json.loads((tmp_path / "a.json").read_text())) == ["z", "a"]
+
+
+def test_a_number_that_is_no_json_is_refused_and_nothing_is_written(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(tmp_path / "a.json", {"loss": float("nan")})
+    assert not list(tmp_path.iterdir())
+
+
+def test_arrays_are_stored_in_c_order(tmp_path: Path) -> None:
+    array = np.asfortranarray(np.arange(24, dtype=np.float32).reshape(2, 3, 4))
+    write_array(tmp_path / "a.npy", array)
+    read = np.load(tmp_path / "a.npy", mmap_mode="r")
+    assert read.flags.c_contiguous
+    np.testing.assert_array_equal(read, array)
+
+
+def test_the_hash_of_json_does_not_depend_on_the_order_of_keys() -> None:
+    assert json_hash({"a": 1, "b": 2}) == json_hash({"b": 2, "a": 1}) != json_hash({"a": 1, "b": 3})
+
+
+def test_the_hash_of_a_file_is_its_sha256(tmp_path: Path) -> None:
+    write_text(tmp_path / "a", "abc")
+    assert file_hash(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"

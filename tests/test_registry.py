@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from mist_ops import registry
+from mist_ops.errors import ConfigError
+from mist_ops.registry import LOSSES, METRICS, MODELS, Registry, UnknownName
+
+ALL = [entry for entry in vars(registry).values() if isinstance(entry, Registry)]
+
+
+def _greetings() -> Registry[str]:
+    greetings: Registry[str] = Registry("greeting", home="mist_ops.errors")
+    for name in ("hello", "goodbye"):
+        greetings.register(name)(name.upper())
+    return greetings
+
+
+def test_names_are_listed_in_order_and_looked_up() -> None:
+    greetings = _greetings()
+    assert list(greetings) == ["goodbye", "hello"]
+    assert greetings["hello"] == "HELLO"
+    assert "hallo" not in greetings
+    assert len(greetings) == 2
+
+
+def test_a_missing_name_is_told_with_a_guess_and_all_there_are() -> None:
+    with pytest.raises(UnknownName, match=r"no greeting 'helo'. Did you mean 'hello'\? Known: goodbye, hello\."):
+        _greetings()["helo"]
+
+
+def test_a_missing_name_is_a_mistake_of_the_user_and_a_failed_lookup() -> None:
+    greetings = _greetings()
+    assert greetings.get("nothing like it") is None
+    with pytest.raises(ConfigError):
+        greetings["nothing like it"]
+
+
+def test_a_name_is_given_once() -> None:
+    with pytest.raises(ValueError, match="'hello' is registered twice"):
+        _greetings().register("hello")("again")
+
+
+@pytest.mark.parametrize("parts", ALL, ids=lambda parts: parts.kind)
+def test_every_registry_has_entries(parts: Registry[object]) -> None:
+    assert len(parts) > 0
+
+
+def test_the_entries_of_the_main_path_are_there() -> None:
+    assert {"nnunet", "nnunet-pocket"} <= set(MODELS)
+    assert {"dice", "dice_ce"} <= set(LOSSES)
+    assert {"dice", "haus95"} <= set(METRICS)
+
+
+def test_looking_up_models_and_metrics_does_not_import_torch() -> None:
+    code = "import sys; from mist_ops.registry import *; list(MODELS), list(METRICS); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

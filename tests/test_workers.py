@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+from mist_ops.workers import outcomes
+
+
+def _reciprocal(number: int) -> float:
+    return 1 / number
+
+
+def _killed_by_zero(number: int) -> int:
+    if number == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+def test_one_bad_item_does_not_stop_the_others() -> None:
+    found = list(outcomes(_reciprocal, [1, 0, 2]))
+    assert [outcome.result for outcome in found] == [1.0, None, 0.5]
+    assert isinstance(found[1].error, ZeroDivisionError)
+
+
+def test_one_worker_runs_lazily_in_this_process() -> None:
+    found = outcomes(_reciprocal, iter([2, 0]))
+    assert next(found).result == 0.5
+
+
+def test_no_items_give_no_outcomes() -> None:
+    assert list(outcomes(_reciprocal, [], workers=1)) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("items", [[], [3, 0, 2, 1]])
+def test_several_workers_give_the_same_in_the_same_order(items: list[int]) -> None:
+    alone, together = (list(outcomes(_reciprocal, items, workers=workers)) for workers in (1, 2))
+    assert [outcome.item for outcome in together] == items
+    assert [outcome.result for outcome in together] == [outcome.result for outcome in alone]
+
+
+@pytest.mark.slow
+def test_only_the_item_that_kills_its_worker_fails() -> None:
+    found = list(outcomes(_killed_by_zero, [1, 0, 2, 3], workers=2))
+    assert [outcome.result for outcome in found] == [1, None, 2, 3]
+    assert "killed" in str(found[1].error)

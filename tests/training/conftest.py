@@ -1,0 +1,34 @@
+"""Fixtures of training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from training.small_study import TINY, small_study
+
+from mist_ops.registry import MODELS
+from mist_ops.study import Study
+
+
+@pytest.fixture(autouse=True)
+def tiny_architecture(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``tiny`` is an architecture while a test runs."""
+    monkeypatch.setitem(MODELS._load(), "tiny", TINY)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Results are equal bit for bit only with equal numbers of threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Study:
+    """Four cases of noise with two boxes in each."""
+    return small_study(tmp_path)

@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from training.small_study import small_config
+
+from mist_ops.errors import CaseError
+from mist_ops.files import write_array
+from mist_ops.study import Study
+from mist_ops.training.batches import (
+    VOXELS_PER_CLASS,
+    CaseArrays,
+    PatchSampler,
+    default_workers,
+    index_case,
+    seeded,
+    stream,
+)
+from mist_ops.types import Size
+
+AUGMENTATIONS = tuple(small_config().training.augmentation.transforms)
+
+
+def indexed(study: Study, case_id: str, classes: int = 3) -> CaseArrays:
+    return index_case(case_id, study.image(case_id), study.label(case_id), None, 1, classes)
+
+
+def sampler_of(
+    study: Study, ids: str = "abc", *, augmentations: tuple[str, ...] = AUGMENTATIONS, **changed
+) -> PatchSampler:
+    plain = {"patch_size": (8, 8, 8), "batch_size": 2, "foreground_probability": 0.6, "seed": 42, "fold": 0, "steps": 4}
+    cases = tuple(indexed(study, case_id) for case_id in ids)
+    return PatchSampler(cases=cases, augmentations=augmentations, **{**plain, **changed})
+
+
+def case_of(
+    folder: Path, labels: np.ndarray, image: np.ndarray | None = None, dtm: np.ndarray | None = None
+) -> CaseArrays:
+    arrays = {
+        "image": labels.astype(np.float32) if image is None else image,
+        "label": labels.astype(np.uint8),
+        "dtm": dtm,
+    }
+    for name, array in arrays.items():
+        if array is not None:
+            write_array(folder / f"{name}.npy", array)
+    dtm_path = None if dtm is None else folder / "dtm.npy"
+    return index_case("p", folder / "image.npy", folder / "label.npy", dtm_path, 1, 4)
+
+
+def test_a_batch_depends_on_its_step_alone(study: Study) -> None:
+    forwards, backwards = sampler_of(study), sampler_of(study)
+    first = [forwards[step] for step in range(5)]
+    again = [backwards[step] for step in reversed(range(5))][::-1]
+    assert all(
+        one.cases == other.cases and one.image.equal(other.image) for one, other in zip(first, again, strict=True)
+    )
+
+
+def test_batches_do_not_depend_on_the_number_of_workers(study: Study) -> None:
+    alone, helped = (list(stream(sampler_of(study), range(2, 7), workers)) for workers in (0, 1))
+    assert [batch.cases for batch in alone] == [batch.cases for batch in helped]
+    assert all(
+        one.image.equal(other.image) and one.label.equal(other.label) for one, other in zip(alone, helped, strict=True)
+    )
+
+
+def test_the_stream_leaves_the_global_generator_alone(study: Study) -> None:
+    before = torch.get_rng_state()
+    next(stream(sampler_of(study), range(1), 0))
+    assert torch.get_rng_state().equal(before)
+
+
+@pytest.mark.parametrize("changed", [{"seed": 1}, {"fold": 1}, {"rank": 1, "ranks": 2}])
+def test_another_seed_fold_or_process_gives_other_batches(study: Study, changed: dict[str, int]) -> None:
+    assert not sampler_of(study)[0].image.equal(sampler_of(study, **changed)[0].image)
+
+
+@pytest.mark.parametrize("ids", ["a", "abc"])
+def test_every_batch_is_full_even_from_one_case(study: Study, ids: str) -> None:
+    assert {sampler_of(study, ids)[step].image.shape for step in range(8)} == {(2, 1, 8, 8, 8)}
+
+
+def test_every_case_is_used_equally_often(study: Study) -> None:
+    batches = [sampler_of(study)[step] for step in range(9)]
+    assert Counter(case for batch in batches for case in batch.cases) == {"a": 6, "b": 6, "c": 6}
+
+
+def test_processes_that_train_together_share_a_pass_out(study: Study) -> None:
+    ranks = [sampler_of(study, batch_size=1, rank=rank, ranks=3)[0] for rank in range(3)]
+    assert {batch.cases[0] for batch in ranks} == {"a", "b", "c"}
+
+
+def test_a_batch_names_the_cases_its_patches_come_from(tmp_path: Path) -> None:
+    study = Study("s", tmp_path, tmp_path)
+    for value, case_id in enumerate("abc", start=1):
+        write_array(study.image(case_id), np.full((8, 8, 8, 1), value, np.float32))
+        write_array(study.label(case_id), np.zeros((8, 8, 8, 1), np.uint8))
+    batch = sampler_of(study, augmentations=(), batch_size=3)[0]
+    assert ["_abc"[int(patch.max())] for patch in batch.image] == list(batch.cases)
+
+
+def test_every_patch_holds_foreground_if_that_is_certain(study: Study) -> None:
+    sampler = sampler_of(study, foreground_probability=1.0, augmentations=(), patch_size=(3, 3, 3))
+    assert all(patch.any() for step in range(20) for patch in sampler[step].label)
+
+
+def test_a_rare_class_is_drawn_as_often_as_a_common_one(tmp_path: Path) -> None:
+    labels = np.zeros((20, 20, 20, 1))
+    labels[:, :, :10], labels[19, 19, 19] = 1, 3
+    case, generator = case_of(tmp_path, labels), seeded("test")
+    sampler = PatchSampler((case,), (1, 1, 1), 1, 1.0, (), 0, 0, 1)
+    values = Counter(int(sampler._patch(case, generator).label) for _ in range(400))
+    assert values[3] / 400 == pytest.approx(0.5, abs=0.08)
+    assert values[1] + values[3] == 400
+
+
+def test_image_label_and_distances_are_cut_at_one_place(tmp_path: Path) -> None:
+    where = np.arange(6 * 5 * 20, dtype=np.float32).reshape(6, 5, 20, 1)
+    case = case_of(tmp_path, where % 4, image=where, dtm=where.repeat(4, axis=3))
+    batch = PatchSampler((case,), (4, 4, 4), 3, 0.5, ("flips",), 0, 0, 1)[0]
+    assert batch.dtm is not None
+    assert batch.dtm[:, :1].equal(batch.image)
+    assert batch.label.equal((batch.image % 4).byte())
+
+
+@pytest.mark.parametrize("probability", [0.0, 1.0])
+def test_a_case_smaller_than_the_patch_lies_in_its_middle(tmp_path: Path, probability: float) -> None:
+    case = case_of(tmp_path, np.ones((4, 5, 20, 1)))
+    patch = PatchSampler((case,), (8, 8, 8), 1, probability, (), 0, 0, 1)[0].label[0, 0]
+    assert patch.any(dim=2).any(dim=1).nonzero().flatten().tolist() == [2, 3, 4, 5]
+    # As the sliding window pads: the odd voxel goes after.
+    assert patch.any(dim=2).any(dim=0).nonzero().flatten().tolist() == [1, 2, 3, 4, 5]
+    assert patch.any(dim=1).any(dim=0).all()
+
+
+@pytest.mark.parametrize("size", [(1, 1, 1), (5, 6, 7)])
+def test_a_case_without_foreground_is_cut_anywhere(tmp_path: Path, size: Size) -> None:
+    image = np.arange(5 * 6 * 7, dtype=np.float32).reshape(5, 6, 7, 1)
+    case = case_of(tmp_path, np.zeros((5, 6, 7, 1)), image=image)
+    sampler = PatchSampler((case,), size, 1, 1.0, (), 0, 0, 1)
+    firsts = {float(sampler[step].image.flatten()[0]) for step in range(600)}
+    assert len(firsts) > 150 if size == (1, 1, 1) else firsts == {0.0}
+
+
+def test_only_so_many_voxels_of_a_class_are_remembered(tmp_path: Path) -> None:
+    labels = np.ones((40, 40, 40, 1))
+    labels[0, 0, 0] = 2
+    first, again = case_of(tmp_path, labels), case_of(tmp_path, labels)
+    assert [len(voxels) for voxels in first.voxels] == [VOXELS_PER_CLASS, 1]
+    assert np.array_equal(first.voxels[0], again.voxels[0])
+
+
+def test_labels_that_are_no_class_indices_are_refused(study: Study) -> None:
+    with pytest.raises(CaseError, match=r"Case 'a': its label array holds 2, but class indices are 0 to 1\."):
+        index_case("a", study.image("a"), study.label("a"), None, 1, 2)
+
+
+def test_arrays_that_do_not_fit_the_configuration_are_refused(study: Study) -> None:
+    with pytest.raises(CaseError, match=r"12x10x11x1, 12x10x11x1, but 12x10x11x1, 12x10x11x2 are expected"):
+        index_case("a", study.image("a"), study.label("a"), None, 2, 3)
+
+
+def test_no_worker_is_started_beside_a_cpu() -> None:
+    assert default_workers(8, torch.device("cpu")) == 0
+    assert 1 <= default_workers(8, torch.device("cuda")) <= 8

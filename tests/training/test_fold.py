@@ -1,0 +1,252 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from training.small_study import FOLD, small_config, small_study, write_case
+
+from mist_ops.config import StudyConfig, override
+from mist_ops.dataset import Fold
+from mist_ops.errors import ConfigError, DatasetError, DivergedError
+from mist_ops.files import write_array
+from mist_ops.losses import Loss
+from mist_ops.registry import LOSSES, MODELS
+from mist_ops.study import Study
+from mist_ops.training.fold import steps_per_epoch, train_fold
+from mist_ops.training.loop import Epoch
+
+
+def trained(study: Study, config: StudyConfig | None = None, **options: Any) -> list[Epoch]:
+    return list(train_fold(study, config or small_config(), FOLD, device="cpu", **options))
+
+
+def weights(study: Study, checkpoint: bool = True) -> dict[str, torch.Tensor]:
+    path = study.checkpoint(0) if checkpoint else study.model(0)
+    content = torch.load(path, weights_only=True)
+    return content["model"] if checkpoint else content
+
+
+def assert_same_end(one: Study, other: Study) -> None:
+    first, second = weights(one), weights(other)
+    assert all(first[name].equal(second[name]) for name in first)
+    assert one.model(0).read_bytes() == other.model(0).read_bytes()
+
+
+@pytest.fixture
+def uninterrupted(tmp_path: Path) -> Study:
+    study = small_study(tmp_path / "uninterrupted")
+    trained(study)
+    return study
+
+
+def test_two_runs_with_one_seed_end_with_the_same_weights(study: Study, uninterrupted: Study) -> None:
+    trained(study)
+    assert_same_end(study, uninterrupted)
+
+
+def test_another_seed_ends_with_other_weights(study: Study, uninterrupted: Study) -> None:
+    trained(study, small_config(seed=7))
+    assert study.model(0).read_bytes() != uninterrupted.model(0).read_bytes()
+
+
+def test_the_number_of_workers_does_not_matter(study: Study, uninterrupted: Study) -> None:
+    trained(study, workers=1)
+    assert_same_end(study, uninterrupted)
+
+
+def test_a_run_left_after_an_epoch_and_resumed_ends_the_same(study: Study, uninterrupted: Study) -> None:
+    assert next(train_fold(study, small_config(), FOLD, device="cpu")).index == 0
+    assert [epoch.index for epoch in trained(study, resume=True)] == [1, 2]
+    assert_same_end(study, uninterrupted)
+
+
+def test_a_run_that_fails_within_an_epoch_and_is_resumed_ends_the_same(study: Study, uninterrupted: Study) -> None:
+    run = train_fold(study, small_config(), FOLD, device="cpu")
+    next(run)
+    study.label("a").rename(study.numpy / "away.npy")
+    with pytest.raises(FileNotFoundError):
+        list(run)
+    (study.numpy / "away.npy").rename(study.label("a"))
+    trained(study, resume=True)
+    assert_same_end(study, uninterrupted)
+
+
+KILLED = """
+import torch
+from pathlib import Path
+from training.small_study import FOLD, add_tiny, small_config, small_study
+from mist_ops.training.fold import train_fold
+torch.set_num_threads(1)
+add_tiny()
+for epoch in train_fold(small_study(Path({folder!r})), small_config(min_steps_per_epoch=60), FOLD, device="cpu"):
+    print(epoch.index, flush=True)
+"""
+
+
+def test_a_run_that_is_killed_within_an_epoch_and_resumed_ends_the_same(study: Study, tmp_path: Path) -> None:
+    config, folder = small_config(min_steps_per_epoch=60), tmp_path / "killed"
+    code = KILLED.format(folder=str(folder))
+    search = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
+    prelude = f"import sys; sys.path[:0] = {search!r}"
+    with subprocess.Popen([sys.executable, "-c", f"{prelude}\n{code}"], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"0\n"
+        time.sleep(0.05)
+        process.kill()
+    killed = Study("boxes", folder / "numpy", folder / "results")
+    assert not killed.passport(0).exists()
+    assert [epoch.index for epoch in trained(killed, config, resume=True)][-1] == 2
+    trained(study, config)
+    assert_same_end(killed, study)
+
+
+def test_a_model_that_is_older_than_the_checkpoint_is_brought_up_to_it(study: Study, uninterrupted: Study) -> None:
+    trained(study)
+    study.model(0).write_bytes(b"as if killed between the two files")
+    assert trained(study, resume=True) == []
+    assert_same_end(study, uninterrupted)
+    assert study.passport(0).is_file()
+
+
+def test_more_epochs_go_on_with_the_schedule_of_the_longer_run(study: Study, tmp_path: Path) -> None:
+    trained(study)
+    longer = small_config(epochs=5, learning_rate=0.02)
+    rates = [epoch.learning_rate for epoch in trained(study, longer, resume=True)]
+    whole = [epoch.learning_rate for epoch in trained(small_study(tmp_path / "other"), longer)]
+    assert rates == whole[3:]
+    passport = json.loads(study.passport(0).read_text())
+    assert passport["changes"][0] == "from epoch 3: training.epochs was 3 and is now 5"
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (
+            {"model.architecture": "nnunet-pocket", "spatial_config.patch_size": [32, 32, 32]},
+            "was tiny and is now nnunet",
+        ),
+        ({"spatial_config.patch_size": [4, 8, 8]}, r"patch_size was \[8, 8, 8\] and is now \[4, 8, 8\]"),
+        ({"training.loss.name": "dice"}, "training.loss.name was dice_ce and is now dice"),
+        ({"training.seed": 1}, "training.seed was 42 and is now 1"),
+    ],
+)
+def test_resuming_with_other_settings_is_refused(study: Study, change: dict[str, Any], words: str) -> None:
+    trained(study, small_config(epochs=1))
+    before = study.model(0).read_bytes()
+    with pytest.raises(ConfigError, match=words):
+        trained(study, override(small_config(), change), resume=True)
+    assert study.model(0).read_bytes() == before
+
+
+def test_resuming_with_other_arrays_is_refused(study: Study) -> None:
+    trained(study, small_config(epochs=1))
+    write_case(study, "b", seed=99)
+    with pytest.raises(ConfigError, match=r"cases\.training\.b was \w+ and is now \w+"):
+        trained(study, resume=True)
+
+
+def test_resuming_without_a_checkpoint_starts_and_says_so(study: Study, caplog: pytest.LogCaptureFixture) -> None:
+    assert len(trained(study, small_config(epochs=1), resume=True)) == 1
+    assert "There is no checkpoint" in caplog.text
+
+
+def test_a_fresh_start_forgets_an_earlier_run(study: Study) -> None:
+    trained(study)
+    next(train_fold(study, small_config(seed=1), FOLD, device="cpu"))
+    assert not study.passport(0).exists()
+    assert torch.load(study.checkpoint(0), weights_only=True)["epoch"] == 1
+
+
+def test_a_loss_that_is_not_finite_leaves_the_last_epoch(study: Study) -> None:
+    run = train_fold(study, small_config(), FOLD, device="cpu")
+    next(run)
+    before = study.model(0).read_bytes(), study.checkpoint(0).read_bytes()
+    for case_id in FOLD.training:
+        write_array(study.image(case_id), np.full((12, 10, 11, 1), np.nan, np.float32))
+    with pytest.raises(DivergedError, match="Fold 0, epoch 1, step 4: the loss on"):
+        list(run)
+    assert (study.model(0).read_bytes(), study.checkpoint(0).read_bytes()) == before
+
+
+def test_the_curves_hold_each_epoch_once_with_its_own_rate(study: Study) -> None:
+    epochs = [next(train_fold(study, small_config(), FOLD, device="cpu")), *trained(study, resume=True)]
+    events = EventAccumulator(str(study.logs(0)))
+    events.Reload()
+    drawn = [(event.step, event.value) for event in events.Scalars("learning_rate")]
+    assert drawn == [(epoch.index + 1, pytest.approx(epoch.learning_rate)) for epoch in epochs]
+    assert [event.step for event in events.Scalars("validation_loss")] == [1, 2, 3]
+
+
+def test_the_passport_tells_what_the_model_was_made_from(study: Study) -> None:
+    epochs = trained(study)
+    passport = json.loads(study.passport(0).read_text())
+    assert (passport["training"], passport["held_out"]) == (["a", "b", "c"], ["d"])
+    assert passport["settings"] == small_config().digest("training")
+    assert passport["config"]["training"]["epochs"] == 3
+    assert [record["validation_loss"] for record in passport["history"]] == [epoch.validation_loss for epoch in epochs]
+    assert passport["best_epoch"] == min(epochs, key=lambda epoch: epoch.validation_loss).index
+
+
+def test_training_lowers_the_validation_loss(study: Study) -> None:
+    epochs = trained(study, small_config(epochs=6, min_steps_per_epoch=8, learning_rate=0.05))
+    assert epochs[-1].validation_loss < 0.7 * epochs[0].validation_loss
+
+
+def test_missing_arrays_are_named_before_anything_is_removed(study: Study) -> None:
+    trained(study, small_config(epochs=1))
+    study.image("c").unlink()
+    with pytest.raises(DatasetError, match=r"Fold 0 lacks arrays: .*images/c\.npy\. Preprocess these cases\."):
+        trained(study)
+    assert study.model(0).is_file()
+
+
+def test_a_loss_that_needs_distance_maps_asks_for_them(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(LOSSES._load(), "distant", Loss(LOSSES["dice"].function, needs={"dtm"}))
+    config = small_config(loss={"name": "distant"}, epochs=1)
+    with pytest.raises(DatasetError, match=r"(?s)dtms/a\.npy.*with --compute-dtms"):
+        trained(study, config)
+    for case_id in "abcd":
+        write_array(study.dtm(case_id), np.zeros((12, 10, 11, 3), np.float32))
+    assert len(trained(study, config)) == 1
+
+
+@pytest.mark.parametrize(
+    "fold, words",
+    [
+        (replace(FOLD, training=()), "has 0 cases to train on and 1 to validate with"),
+        (replace(FOLD, validation=("a",)), "would train on cases that validate it: a"),
+    ],
+)
+def test_a_fold_that_cannot_be_trained_is_refused(study: Study, fold: Fold, words: str) -> None:
+    with pytest.raises(DatasetError, match=words):
+        next(train_fold(study, small_config(), fold, device="cpu"))
+
+
+def test_an_unknown_augmentation_or_schedule_is_refused_up_front(study: Study) -> None:
+    for change in ({"augmentation": {"transforms": {"twirl": True}}}, {"lr_scheduler": "square"}):
+        with pytest.raises(ConfigError, match="There is no"):
+            trained(study, small_config(**change))
+    assert not study.results.exists()
+
+
+@pytest.mark.parametrize("cases, steps", [(3, 4), (8, 4), (9, 5)])
+def test_an_epoch_uses_every_case(cases: int, steps: int) -> None:
+    assert steps_per_epoch(small_config(), cases) == steps
+
+
+def test_the_pocket_network_trains(study: Study) -> None:
+    assert "nnunet-pocket" in MODELS
+    change = {"model.architecture": "nnunet-pocket", "spatial_config.patch_size": [32, 32, 32]}
+    config = override(small_config(epochs=1, min_steps_per_epoch=1, batch_size_per_gpu=1), change)
+    few = replace(FOLD, training=("a",))
+    assert len(list(train_fold(study, config, few, device="cpu"))) == 1
+    assert study.model(0).is_file()

@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from mist_ops.errors import DivergedError
+from mist_ops.training.batches import Batch
+from mist_ops.training.loop import Epoch, train
+from mist_ops.training.state import TrainingState
+
+BATCH = Batch(("p1", "p2"), torch.ones((2, 1, 2, 2, 2)), torch.zeros((2, 1, 2, 2, 2), dtype=torch.uint8), None)
+
+
+def fresh_state() -> TrainingState:
+    model = nn.Linear(1, 1)
+    nn.init.ones_(model.weight)
+    return TrainingState(3, model, torch.optim.SGD(model.parameters(), lr=1.0))
+
+
+def size_of_weight(model: nn.Module, batch: Batch) -> Tensor:
+    return next(model.parameters()).square().sum()
+
+
+def run(state: TrainingState, validation: Iterator[float], objective=size_of_weight, steps: int = 2) -> Iterator[Epoch]:
+    return train(
+        state,
+        itertools.repeat(BATCH),
+        lambda model: next(validation),
+        objective,
+        epochs=3,
+        steps=steps,
+        learning_rate=lambda epoch: 0.1 / (epoch + 1),
+        grad_clip_norm=1.0,
+    )
+
+
+def test_epochs_say_what_was_better_and_with_which_rate() -> None:
+    epochs = list(run(fresh_state(), iter([0.5, 0.7, 0.4])))
+    assert [(epoch.index, epoch.validation_loss, epoch.improved) for epoch in epochs] == [
+        (0, 0.5, True),
+        (1, 0.7, False),
+        (2, 0.4, True),
+    ]
+    assert [epoch.learning_rate for epoch in epochs] == pytest.approx([0.1, 0.05, 0.1 / 3])
+
+
+def test_a_gradient_is_clipped_to_its_norm() -> None:
+    state = fresh_state()
+    next(run(state, iter([0.5]), steps=1))
+    assert state.model.state_dict()["weight"].item() == pytest.approx(1.0 - 0.1)
+
+
+def test_the_best_weights_are_kept_while_training_goes_on() -> None:
+    state = fresh_state()
+    epochs = run(state, iter([0.5, 0.7, 0.8]))
+    next(epochs)
+    best = state.model.state_dict()["weight"].clone()
+    assert len(list(epochs)) == 2
+    assert state.best_weights["weight"].equal(best)
+    assert not state.model.state_dict()["weight"].equal(best)
+
+
+def test_a_loss_that_is_not_finite_stops_before_its_step() -> None:
+    state = fresh_state()
+
+    def third_is_bad(model: nn.Module, batch: Batch) -> Tensor:
+        return size_of_weight(model, batch) * (math.nan if state.step == 3 else 1.0)
+
+    epochs = run(state, itertools.repeat(0.5), third_is_bad)
+    next(epochs)
+    with pytest.raises(
+        DivergedError, match=r"Fold 3, epoch 1, step 3: the loss on p1, p2 or its gradient is not finite"
+    ):
+        next(epochs)
+    assert state.step == 3
+    assert all(parameter.isfinite().all() for parameter in state.model.parameters())
+
+
+def test_a_gradient_that_is_not_finite_stops_too() -> None:
+    with pytest.raises(DivergedError):
+        next(run(fresh_state(), iter([0.5]), lambda model, batch: (next(model.parameters()) - 1.0).sqrt().sum()))
+
+
+def test_a_validation_loss_that_is_not_finite_stops() -> None:
+    with pytest.raises(DivergedError, match="epoch 0, step 2: the validation loss is not finite"):
+        next(run(fresh_state(), iter([math.nan])))
+
+
+def test_a_state_past_the_last_epoch_has_nothing_to_do() -> None:
+    state = fresh_state()
+    state.epoch = 3
+    assert list(run(state, iter(()))) == []
+
+
+def test_waiting_is_a_share_of_the_time() -> None:
+    assert all(0.0 <= epoch.waiting <= 1.0 for epoch in run(fresh_state(), itertools.repeat(0.5)))
