@@ -88,18 +88,18 @@ def _main(
     from mist_dagster.launch import RunCanceledError, RunFailedError, launcher
     from mist_dagster.progress import TerminalProgress
 
-    progress = TerminalProgress()
-    try:
-        with launcher(progress) as opened:
-            work(opened, chosen, settings)
-    except (KeyboardInterrupt, RunCanceledError):
-        progress.problem("Interrupted. What was finished is kept.")
-        return 130
-    except MistError as error:
-        if chosen.debug:
-            progress.problem(error.details if isinstance(error, RunFailedError) else repr(error.__cause__ or error))
-        progress.problem(f"Error: {error}")
-        return 1
+    with TerminalProgress() as progress:
+        try:
+            with launcher(progress) as opened:
+                work(opened, chosen, settings)
+        except (KeyboardInterrupt, RunCanceledError):
+            progress.problem("Interrupted. What was finished is kept.")
+            return 130
+        except MistError as error:
+            if chosen.debug:
+                progress.problem(error.details if isinstance(error, RunFailedError) else repr(error.__cause__ or error))
+            progress.problem(f"Error: {error}")
+            return 1
     return 0
 
 
@@ -231,7 +231,9 @@ def _study(options: StudyOptions, *, data: Path | None = None, numpy: Path | Non
 
         read_description(data.expanduser())  # a study with a broken description is not worth registering
     elif not (options.results.expanduser() / "config.json").exists():
-        raise ConfigError(f"There is no config.json in {options.results}. Run mist_analyze first, or name its --results.")
+        raise ConfigError(
+            f"There is no config.json in {options.results}. Run mist_analyze first, or name its --results."
+        )
     return register(options.results, data=data, numpy=numpy, name=options.study)
 
 
@@ -255,7 +257,9 @@ def _folds_to_train(study: Study, config: StudyConfig, options: TrainOptions) ->
     folds = config.training.folds if options.folds is None else sorted(set(options.folds))
     unknown = sorted(set(folds) - set(range(config.training.nfolds)))
     if unknown:
-        raise ConfigError(f"There are no folds {_some(unknown)}. This study has folds 0 to {config.training.nfolds - 1}.")
+        raise ConfigError(
+            f"There are no folds {_some(unknown)}. This study has folds 0 to {config.training.nfolds - 1}."
+        )
     begun = [fold for fold in folds if study.model(fold).exists() or study.checkpoint(fold).exists()]
     if begun and not options.resume and not options.overwrite:
         raise ConfigError(

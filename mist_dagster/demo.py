@@ -8,8 +8,9 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -23,6 +24,7 @@ from mist_ops.study import Study
 
 FOLDER = Path("demo")
 PATIENTS, TESTS = 10, 2
+COLUMNS = 3
 
 SETTINGS: Mapping[str, object] = {
     "model.architecture": "nnunet-pocket",
@@ -72,7 +74,7 @@ def results_table(path: Path) -> Table:
         header, *rows = csv.reader(stream)
     table = Table(title="Cross-validation: each patient by the model that never saw it", title_justify="left")
     for name in header:
-        table.add_column(name, justify="left" if name == "id" else "right")
+        table.add_column("\n".join(name.rsplit("_", 1)), justify="left" if name == "id" else "right")
     for row, following in zip(rows, [*rows[1:], None], strict=True):
         ends_section = following is None or following[0] == "Mean"
         table.add_row(row[0], *(f"{float(value):.3f}" for value in row[1:]), end_section=ends_section)
@@ -86,28 +88,28 @@ def draw(study: Study, path: Path) -> None:
     mpl.use("Agg")
     import matplotlib.pyplot as plt
 
-    pictures = list(_pictures(study))
-    columns = 2
-    rows = -(-len(pictures) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(7 * columns, 3 * rows), layout="constrained", squeeze=False)
-    for axis, picture in zip(axes.flat, pictures, strict=False):
-        axis.imshow(plt.imread(picture))
-    for axis in axes.flat:
+    ids = sorted(case.id for case in read_train_paths(study.train_paths).cases)
+    below = "learning curves"
+    rows = [*(ids[start : start + COLUMNS] for start in range(0, len(ids), COLUMNS)), [below] * COLUMNS]
+    mosaic: list[Any] = [row + ["."] * (COLUMNS - len(row)) for row in rows]
+    heights = [1.0] * (len(mosaic) - 1) + [2.0]
+    size = (5 * COLUMNS, 2.4 * sum(heights))
+    figure, axes = plt.subplot_mosaic(mosaic, figsize=size, height_ratios=heights, layout="constrained")
+    for name, axis in axes.items():
+        axis.imshow(plt.imread(_curves(study) if name == below else study.figure(f"cv_{name}")))
         axis.set_axis_off()
     with atomic(path) as temporary:
-        figure.savefig(temporary, dpi=110)
+        figure.savefig(temporary, dpi=120)
     plt.close(figure)
 
 
-def _pictures(study: Study) -> Iterator[Path]:
+def _curves(study: Study) -> Path:
     from mist_ops.pictures import learning_curves
 
-    for case in read_train_paths(study.train_paths).cases:
-        yield study.figure(f"cv_{case.id}")
     folds = read_config(study.config).training.folds
-    histories = {fold: json.loads(study.passport(fold).read_text())["history"] for fold in folds}
-    learning_curves(study.figure("learning_curves"), histories)
-    yield study.figure("learning_curves")
+    path = study.figure("learning_curves")
+    learning_curves(path, {fold: json.loads(study.passport(fold).read_text())["history"] for fold in folds})
+    return path
 
 
 if __name__ == "__main__":

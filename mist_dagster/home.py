@@ -63,7 +63,18 @@ def serve(port: int) -> int:
     home, address = dagster_home(), f"http://127.0.0.1:{port}"
     with instance():  # made, if this is the first use, before two processes do it at once
         pass
-    command = [sys.executable, "-m", "dagster", "dev", "-h", "127.0.0.1", "-p", str(port), "-m", "mist_dagster.definitions"]
+    command = [
+        sys.executable,
+        "-m",
+        "dagster",
+        "dev",
+        "-h",
+        "127.0.0.1",
+        "-p",
+        str(port),
+        "-m",
+        "mist_dagster.definitions",
+    ]
     print(f"The UI of {home} will be at {address}; Ctrl-C ends it.", flush=True)  # noqa: T201 - a command's answer
     url = home / "webserver.url"
     url.write_text(address)

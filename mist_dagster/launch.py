@@ -14,8 +14,12 @@ import dagster as dg
 from dagster._core.definitions.job_base import InMemoryJob
 from dagster._core.execution.api import execute_run
 from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
-from dagster._core.storage.tags import ASSET_PARTITION_RANGE_END_TAG, ASSET_PARTITION_RANGE_START_TAG, PARTITION_NAME_TAG
-from dagster._utils.error import SerializableErrorInfo
+from dagster._core.storage.tags import (
+    ASSET_PARTITION_RANGE_END_TAG,
+    ASSET_PARTITION_RANGE_START_TAG,
+    PARTITION_NAME_TAG,
+)
+from dagster_shared.error import SerializableErrorInfo
 
 from mist_dagster import home
 from mist_dagster.definitions import build_definitions
@@ -27,7 +31,7 @@ from mist_ops.study import Study
 CODE_LOCATION = "mist"
 """Name of the code location in workspace.yaml."""
 
-RELOAD = "mutation { reloadRepositoryLocation(repositoryLocationName: \"%s\") { __typename } }" % CODE_LOCATION
+RELOAD = f'mutation {{ reloadRepositoryLocation(repositoryLocationName: "{CODE_LOCATION}") {{ __typename }} }}'
 
 
 class RunFailedError(MistError):
@@ -154,10 +158,10 @@ def ask_for_reload() -> None:
     address = home.dagster_home() / "webserver.url"
     if not address.exists():
         return
-    request = urllib.request.Request(  # noqa: S310 - the address is one that mist_ui wrote
+    request = urllib.request.Request(
         f"{address.read_text().strip()}/graphql",
         data=json.dumps({"query": RELOAD}).encode(),
         headers={"Content-Type": "application/json"},
     )
-    with contextlib.suppress(OSError), urllib.request.urlopen(request, timeout=10):  # noqa: S310
+    with contextlib.suppress(OSError), urllib.request.urlopen(request, timeout=10):
         pass

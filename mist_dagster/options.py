@@ -5,13 +5,11 @@ imported here, so that ``--help`` answers at once.
 """
 
 import argparse
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, Optional, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, NoReturn, TypeVar, get_args, get_origin
 
 from pydantic import Field, PositiveInt, TypeAdapter, ValidationError
-from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from mist_ops.config import StudyConfig
@@ -84,7 +82,9 @@ class EvaluateOptions(Options):
     paths_csv: Path = Field(description="Table with the columns id, mask and prediction.")
     output_csv: Path = Field(description="Table of scores to write.")
     num_workers_evaluate: PositiveInt = Field(1, description="Processes that score cases.")
-    validate_masks: Annotated[bool, Flag("evaluate", "validate")] = Field(False, description="Check every pair before it is scored.")
+    validate_masks: Annotated[bool, Flag("evaluate", "validate")] = Field(
+        False, description="Check every pair before it is scored."
+    )
 
 
 class ConvertMsdOptions(Options):
@@ -144,7 +144,11 @@ def parse(
         if flag not in parser._option_string_actions:
             parser.add_argument(flag, nargs="*", action=_NotYet, help="Not in this version yet.")
     given = vars(parser.parse_args(arguments))
-    values = {flagged.path: _value(parser, flagged, given[flagged.path]) for flagged in [*own, *settings] if flagged.path in given}
+    values = {
+        flagged.path: _value(parser, flagged, given[flagged.path])
+        for flagged in [*own, *settings]
+        if flagged.path in given
+    }
     chosen = options.model_validate({flagged.path: values[flagged.path] for flagged in own if flagged.path in values})
     return chosen, {flagged.path: values[flagged.path] for flagged in settings if flagged.path in values}
 
@@ -196,7 +200,7 @@ def _metavar(kind: Any) -> str:
 
 
 def _value(parser: argparse.ArgumentParser, flagged: FlaggedField, text: Any) -> Any:
-    declared = Annotated[flagged.field.annotation, flagged.field]
+    declared: Any = Annotated[flagged.field.annotation, flagged.field]
     try:
         return TypeAdapter(declared).validate_python(text)
     except ValidationError as error:

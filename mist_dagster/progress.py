@@ -4,22 +4,18 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import Protocol, TypeVar
+from typing import Protocol, Self, TypeVar
 
 Step = TypeVar("Step")
 
 logger = logging.getLogger("mist")
 
 
-def _silent(step: object) -> str:
-    return ""
-
-
 class Progress(Protocol):
     """What assets tell of their work."""
 
     def track(
-        self, steps: Iterable[Step], label: str, total: int | None = None, detail: Callable[[Step], str] = _silent
+        self, steps: Iterable[Step], label: str, total: int | None = None, detail: Callable[[Step], str] | None = None
     ) -> Iterator[Step]:
         """Pass the steps on, counting them; ``total`` of them if that is known, ``detail`` of the last one beside."""
         ...
@@ -40,13 +36,13 @@ class LogProgress:
         self._seconds_between = seconds_between
 
     def track(
-        self, steps: Iterable[Step], label: str, total: int | None = None, detail: Callable[[Step], str] = _silent
+        self, steps: Iterable[Step], label: str, total: int | None = None, detail: Callable[[Step], str] | None = None
     ) -> Iterator[Step]:
         """Pass the steps on, with a line every few seconds."""
         said = time.monotonic()
         for done, step in enumerate(steps, start=1):
             if time.monotonic() - said > self._seconds_between or done == total:
-                logger.info("%s: %d%s %s", label, done, f" of {total}" if total else "", detail(step))
+                logger.info("%s: %d%s %s", label, done, f" of {total}" if total else "", detail(step) if detail else "")
                 said = time.monotonic()
             yield step
 
@@ -66,10 +62,17 @@ class TerminalProgress:
         from rich.console import Console  # not at the top: only commands draw
 
         # A duplicate taken now still leads to the terminal when Dagster redirects the standard streams of a run.
-        self.console = Console(file=os.fdopen(os.dup(2), "w", buffering=1), soft_wrap=True)
+        self._terminal = os.fdopen(os.dup(2), "w", buffering=1)
+        self.console = Console(file=self._terminal, soft_wrap=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._terminal.close()
 
     def track(
-        self, steps: Iterable[Step], label: str, total: int | None = None, detail: Callable[[Step], str] = _silent
+        self, steps: Iterable[Step], label: str, total: int | None = None, detail: Callable[[Step], str] | None = None
     ) -> Iterator[Step]:
         """Pass the steps on, moving the bar."""
         from rich import progress
@@ -86,7 +89,7 @@ class TerminalProgress:
         with progress.Progress(*columns, console=self.console) as bars:
             bar = bars.add_task(escape(label), total=total, detail="")
             for done, step in enumerate(steps, start=1):
-                bars.update(bar, completed=done, detail=escape(detail(step)))
+                bars.update(bar, completed=done, detail=escape(detail(step) if detail else ""))
                 yield step
             bars.update(bar, total=bars.tasks[0].completed)
 

@@ -109,9 +109,7 @@ def _sentence(case_id: str, error: Exception) -> str:
     return str(error) if isinstance(error, CaseError) else f"Case '{case_id}': {error or type(error).__name__}"
 
 
-def collect(
-    outcomes: Iterable[Outcome[Named, Result]], progress: Progress
-) -> tuple[dict[str, Result], dict[str, str]]:
+def collect(outcomes: Iterable[Outcome[Named, Result]], progress: Progress) -> tuple[dict[str, Result], dict[str, str]]:
     """The results by id, and a sentence for each item that failed, told as it comes."""
     results: dict[str, Result] = {}
     failures: dict[str, str] = {}

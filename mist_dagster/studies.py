@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import yaml
 from pydantic import Field
@@ -82,10 +83,10 @@ def _default_name(results: Path, data: Path | None) -> str:
 
 
 def _tasks(results: Path, data: Path | None) -> Iterator[str]:
-    """The task's name from whichever file tells it; a file that cannot be read is complained of later, by its reader."""
+    """The task's name from whichever file tells it; one that cannot be read is for its reader to complain of."""
     for path, keys in ((results / "config.json", ("dataset_info", "task")), (data, ("task",))):
         try:
-            value = json.loads(path.read_text()) if path else None
+            value: Any = json.loads(path.read_text()) if path else None
             for key in keys:
                 value = value[key]
         except (OSError, ValueError, TypeError, KeyError):

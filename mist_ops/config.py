@@ -41,7 +41,9 @@ class DatasetInfo(Section):
     task: str = Field(description="Name of the task, from dataset.json.")
     modality: Literal["ct", "mr", "other"] = Field(description="Decides how intensities are normalized.")
     images: list[str] = Field(min_length=1, description="Names of the input channels, in the order the model sees.")
-    labels: list[NonNegativeInt] = Field(min_length=2, description="Integers in the masks; class k is the k-th of them.")
+    labels: list[NonNegativeInt] = Field(
+        min_length=2, description="Integers in the masks; class k is the k-th of them."
+    )
 
 
 class SpatialConfig(Section):
@@ -126,7 +128,9 @@ class HardwareConfig(Section):
     master_addr: str = Field("localhost", description="Address for communication between processes.")
     master_port: PositiveInt = Field(12345, description="Port for it; taken only if free.")
     communication_backend: Literal["auto", "nccl", "gloo"] = Field("auto", description="Between processes.")
-    data_loader: Literal["auto", "generic", "dali"] = Field("auto", description="Only 'generic' exists; others mean it.")
+    data_loader: Literal["auto", "generic", "dali"] = Field(
+        "auto", description="Only 'generic' exists; others mean it."
+    )
 
 
 class TrainingConfig(Section):
@@ -288,7 +292,11 @@ def check_names(config: StudyConfig) -> None:
     training = config.training
     architecture = MODELS[config.model.architecture]
     architecture.check_patch_size(config.spatial_config.patch_size, config.spatial_config.target_spacing)
-    for registry, name in ((LOSSES, training.loss.name), (OPTIMIZERS, training.optimizer), (SCHEDULERS, training.lr_scheduler)):
+    for registry, name in (
+        (LOSSES, training.loss.name),
+        (OPTIMIZERS, training.optimizer),
+        (SCHEDULERS, training.lr_scheduler),
+    ):
         registry[name]
     for name in training.augmentation.transforms:
         AUGMENTATIONS[name]

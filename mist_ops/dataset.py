@@ -76,7 +76,9 @@ def read_description(path: Path) -> DatasetDescription:
     folders = {"train_data": folder / described.train_data}
     if described.test_data is not None:
         folders["test_data"] = folder / described.test_data
-    missing = [f"'{key.replace('_', '-')}': there is no folder {value}" for key, value in folders.items() if not value.is_dir()]
+    missing = [
+        f"'{key.replace('_', '-')}': there is no folder {value}" for key, value in folders.items() if not value.is_dir()
+    ]
     if missing:
         raise DatasetError(f"{path}: {listing(missing)}. Folders are relative to the JSON file.")
     return described.model_copy(update={**folders, "labels": sorted(described.labels)})
@@ -140,7 +142,9 @@ def _case(patient: Path, patterns: Mapping[str, Sequence[str]], problems: list[s
     for name in names:
         claimed = [key for key, path in found.items() if path.name == name]
         if len(claimed) > 1:
-            problems.append(f"patient '{patient.name}': {name} matches {' and '.join(claimed)}; make the strings longer.")
+            problems.append(
+                f"patient '{patient.name}': {name} matches {' and '.join(claimed)}; make the strings longer."
+            )
     mask = found.pop("mask", None)
     return Case(check_id(patient.name), found, mask)
 
@@ -171,7 +175,13 @@ class Assignment:
 
 def write_train_paths(path: Path, assignment: Assignment) -> None:
     """Write train_paths.csv: id, fold, mask, then a column a channel."""
-    _write([{"id": case.id, "fold": assignment.fold_of[case.id], "mask": case.mask, **case.images} for case in assignment.cases], path)
+    _write(
+        [
+            {"id": case.id, "fold": assignment.fold_of[case.id], "mask": case.mask, **case.images}
+            for case in assignment.cases
+        ],
+        path,
+    )
 
 
 def read_train_paths(path: Path) -> Assignment:

@@ -249,6 +249,8 @@ def _head(figure: Figure, title: str, dice: Mapping[str, float]) -> None:
 def _legend(figure: Figure, scan: _Scan, names: Mapping[int, str]) -> None:
     labels = itertools.islice(scan.colors.items(), _MOST_LABELS)
     lines = [_line(color, "solid", names.get(label, f"label {label}")) for label, color in labels]
+    if len(scan.colors) > _MOST_LABELS:
+        lines.append(_line(_PAPER, "solid", f"and {len(scan.colors) - _MOST_LABELS} more"))
     lines += [_line(_INK, _TRUTH, "truth")] * (scan.truth is not None)
     lines += [_line(_INK, _PREDICTION, "prediction")] * (scan.prediction is not None)
     if lines:

@@ -38,7 +38,9 @@ def read_checked(path: Path, model: type[Model], error: type[MistError]) -> Mode
     A byte-order mark is accepted; comments, ``NaN`` and a key given twice are not.
     """
     try:
-        raw = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_unique_keys, parse_constant=_no_constant)
+        raw = json.loads(
+            path.read_text(encoding="utf-8-sig"), object_pairs_hook=_unique_keys, parse_constant=_no_constant
+        )
     except (ValueError, OSError) as cause:
         raise error(f"{path} cannot be read as JSON: {cause}.") from cause
     try:
@@ -92,7 +94,9 @@ def _mistake(detail: Any, model: type[BaseModel]) -> str:
         *parents, name = (str(part) for part in detail["loc"])
         known = _keys(model, parents)
         near = difflib.get_close_matches(name, known, n=1)
-        return f"the key '{path}' is not known." + (f" Did you mean '{near[0]}'?" if near else f" Known: {', '.join(known)}.")
+        return f"the key '{path}' is not known." + (
+            f" Did you mean '{near[0]}'?" if near else f" Known: {', '.join(known)}."
+        )
     found = "" if detail["type"] == "missing" else f" (found {detail['input']!r})"
     where = f"'{path}': " if path else ""
     return f"{where}{detail['msg'].removeprefix('Value error, ')}{found}."

@@ -15,8 +15,8 @@ def check_id(case_id: str) -> str:
     """Return an id that may become part of a path, or refuse it."""
     if not _SAFE_ID.fullmatch(case_id) or ".." in case_id or case_id[-1] in " .":
         raise DatasetError(
-            f"The id {case_id!r} cannot name a file. An id begins with a letter or a digit and continues with at most 127 "
-            "letters, digits, spaces or any of _ . + @ -, without '..'. Rename the patient."
+            f"The id {case_id!r} cannot name a file. An id begins with a letter or a digit and goes on with at most "
+            "127 letters, digits, spaces or any of _ . + @ -, without '..'. Rename the patient."
         )
     return case_id
 

@@ -25,7 +25,9 @@ class Outcome(Generic[Item, Result]):
     error: Exception | None = None
 
 
-def outcomes(function: Callable[[Item], Result], items: Iterable[Item], workers: int = 1) -> Iterator[Outcome[Item, Result]]:
+def outcomes(
+    function: Callable[[Item], Result], items: Iterable[Item], workers: int = 1
+) -> Iterator[Outcome[Item, Result]]:
     """Apply ``function`` to every item and yield the outcomes in the order of the items, each as soon as it is known.
 
     Args:

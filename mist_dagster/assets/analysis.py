@@ -45,9 +45,8 @@ def _setting(flagged: FlaggedField) -> tuple[Any, Any]:
     return Optional[shown], Field(None, description=flagged.field.description)  # noqa: UP045 - not a static type
 
 
-AnalysisRun: Any = create_model(
-    "AnalysisRun", __base__=_AnalysisRun, **{name: _setting(flagged) for name, flagged in FLAGS.items()}
-)
+_SETTINGS: dict[str, Any] = {name: _setting(flagged) for name, flagged in FLAGS.items()}
+AnalysisRun: Any = create_model("AnalysisRun", __base__=_AnalysisRun, **_SETTINGS)
 """Run config of the analysis: how to run, and a field for every setting that is also a flag."""
 
 
@@ -61,7 +60,7 @@ def analysis_assets(study: Study) -> list[dg.AssetsDefinition]:
     """config.json with the fold assignment, and the settings of each stage."""
     config_key = asset_key(study, "study_config")
     settings = [asset_key(study, f"{stage}_settings") for stage in STAGE_SECTIONS]
-    described = {"group_name": study.name, "code_version": CODE_VERSION, "kinds": {"json"}}
+    described: dict[str, Any] = {"group_name": study.name, "code_version": CODE_VERSION, "kinds": {"json"}}
 
     @dg.multi_asset(
         name=f"{study.name}__analysis",
@@ -113,6 +112,8 @@ def _facts(study: Study, name: str) -> metadata.Metadata:
         return {
             "file": metadata.path(study.train_paths),
             "patients": len(assignment.cases),
-            "folds": metadata.table([{"id": case.id, "fold": assignment.fold_of[case.id]} for case in assignment.cases]),
+            "folds": metadata.table(
+                [{"id": case.id, "fold": assignment.fold_of[case.id]} for case in assignment.cases]
+            ),
         }
     return {}

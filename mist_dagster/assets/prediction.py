@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Optional
+from typing import TYPE_CHECKING, Any, Optional
 
 import dagster as dg
 from pydantic import Field
@@ -34,7 +34,7 @@ class PredictionRun(dg.Config):
 
 def prediction_assets(study: Study, partitions: StudyPartitions) -> list[dg.AssetsDefinition]:
     """The cross-validation predictions and the test predictions."""
-    described = {
+    described: dict[str, Any] = {
         "group_name": study.name,
         "code_version": CODE_VERSION,
         "backfill_policy": dg.BackfillPolicy.single_run(),

@@ -1,8 +1,8 @@
-"""Stand-alone commands on paths of the user's choice, outside every study: a partition per output, which is its path."""
+"""Stand-alone commands on paths of the user's choice, outside every study; an output's path is its partition."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Optional
+from typing import Any, Optional
 
 import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
@@ -50,7 +50,12 @@ class ConversionTool(dg.Config):
 
 def tool_assets() -> list[dg.AssetsDefinition]:
     """The outputs of the stand-alone commands."""
-    described = {"key_prefix": ["tools"], "group_name": "tools", "partitions_def": OUTPUTS, "code_version": CODE_VERSION}
+    described: dict[str, Any] = {
+        "key_prefix": ["tools"],
+        "group_name": "tools",
+        "partitions_def": OUTPUTS,
+        "code_version": CODE_VERSION,
+    }
 
     @dg.asset(**described, kinds={"pytorch"}, pool="gpu")
     def prediction(
@@ -60,7 +65,11 @@ def tool_assets() -> list[dg.AssetsDefinition]:
         from mist_ops.devices import resolve_device  # torch loads for seconds: only where it works
         from mist_ops.inference.case import load_models, predict_case
 
-        settings, output, device = read_config(Path(config.config_file)), Path(context.partition_key), resolve_device(config.device)
+        settings, output, device = (
+            read_config(Path(config.config_file)),
+            Path(context.partition_key),
+            resolve_device(config.device),
+        )
         cases = read_paths(Path(config.paths_csv), settings.dataset_info.images)
         models = load_models(Path(config.models_dir), settings)
 
@@ -78,14 +87,18 @@ def tool_assets() -> list[dg.AssetsDefinition]:
     ) -> dg.MaterializeResult:
         """Scores of any pairs of masks."""
         classes, pairs = read_classes(Path(config.config_file)), read_pairs(Path(config.paths_csv))
-        known = sorted({label for scored in classes.values() for label in scored.labels}) if config.validate_masks else None
+        known = (
+            sorted({label for scored in classes.values() for label in scored.labels}) if config.validate_masks else None
+        )
         output = Path(context.partition_key)
         with interruptible(context):
             scored = evaluate(pairs, classes, config.workers, known)
             collected = collect(progress.track(scored, "Evaluating", len(pairs)), progress)
         write_results(output, collected[0], columns(classes))
         _finish(collected)
-        return _made(output, [Path(config.config_file), *(path for pair in pairs for path in (pair.mask, pair.prediction))])
+        return _made(
+            output, [Path(config.config_file), *(path for pair in pairs for path in (pair.mask, pair.prediction))]
+        )
 
     @dg.asset(**described, kinds={"file"})
     def converted_dataset(

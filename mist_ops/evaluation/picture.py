@@ -17,7 +17,9 @@ def dice_of(case: Case, prediction: Path, config: StudyConfig) -> dict[str, floa
     """Dice of each class that is scored; empty for a case without a mask."""
     if case.mask is None:
         return {}
-    classes = {name: EvaluationClass(labels=scored.labels, metrics={"dice": {}}) for name, scored in config.evaluation.items()}
+    classes = {
+        name: EvaluationClass(labels=scored.labels, metrics={"dice": {}}) for name, scored in config.evaluation.items()
+    }
     return {column.removesuffix("_dice"): value for column, value in score(case.mask, prediction, classes).items()}
 
 

@@ -44,8 +44,10 @@ def test_an_absent_class_and_a_full_one_are_finite(point: LabelMap) -> None:
     classes = np.zeros_like(point)
     diagonal = np.float32(np.linalg.norm(classes.shape))
     plain, scaled = distance_maps(classes, 2, False), distance_maps(classes, 2, True)
-    assert (plain[..., 0] == -diagonal).all() and (plain[..., 1] == diagonal).all()
-    assert (scaled[..., 0] == -1).all() and (scaled[..., 1] == 1).all()
+    assert (plain[..., 0] == -diagonal).all()
+    assert (plain[..., 1] == diagonal).all()
+    assert (scaled[..., 0] == -1).all()
+    assert (scaled[..., 1] == 1).all()
 
 
 def test_a_hippocampus_has_the_distances_of_the_reference(shared: Path) -> None:

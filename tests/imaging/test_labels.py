@@ -12,7 +12,8 @@ from mist_ops.imaging.labels import to_indices, to_labels
 def test_a_label_becomes_its_position_and_comes_back() -> None:
     mask = np.array([[[0, 4, 2, 4]]], dtype=np.uint8)
     indices = to_indices(mask, [0, 2, 4])
-    assert indices.tolist() == [[[0, 2, 1, 2]]] and indices.dtype == np.uint8
+    assert indices.tolist() == [[[0, 2, 1, 2]]]
+    assert indices.dtype == np.uint8
     np.testing.assert_array_equal(to_labels(indices, [0, 2, 4]), mask)
 
 

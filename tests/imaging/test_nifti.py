@@ -50,7 +50,8 @@ def test_slope_and_intercept_are_applied(tmp_path: Path) -> None:
 
 def test_labels_stored_as_floats_are_labels(tmp_path: Path) -> None:
     found, _ = read_labels(saved(tmp_path, np.full((2, 2, 2), 4.0, np.float32)))
-    assert found.dtype == np.uint8 and (found == 4).all()
+    assert found.dtype == np.uint8
+    assert (found == 4).all()
 
 
 def test_a_fourth_axis_of_one_is_dropped(tmp_path: Path) -> None:

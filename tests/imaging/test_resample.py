@@ -141,7 +141,9 @@ def resample_shares(mask: np.ndarray, spacing: Spacing, target: Spacing, rules: 
 @BOTH
 def test_a_mask_without_labels_stays_so(rules: Rules) -> None:
     found = resample_classes(np.zeros((4, 5, 6), np.uint8), 3, ISOTROPIC, (2.0, 1.0, 0.5), rules)
-    assert found.shape == (2, 5, 12) and found.dtype == np.uint8 and not found.any()
+    assert found.shape == (2, 5, 12)
+    assert found.dtype == np.uint8
+    assert not found.any()
 
 
 def test_a_mask_takes_the_nearest_voxel() -> None:

@@ -73,7 +73,7 @@ def test_a_perfect_label_comes_back_in_its_place(
 
 def test_a_cropped_rotated_case_comes_back_with_its_own_labels(tmp_path: Path) -> None:
     changes = {"dataset_info.labels": [0, 7, 300], "preprocessing.crop_to_foreground": True}
-    geometry = Geometry((20, 24, 28), (1.0, 1.0, 1.0), (5.0, 5.0, 5.0), (0, 0, -1.0, -1.0, 0, 0, 0, 1.0, 0))
+    geometry = Geometry((20, 24, 28), (1.0, 1.0, 1.0), (5.0, 5.0, 5.0), (0.0, 0.0, -1.0, -1.0, 0.0, 0.0, 0.0, 1.0, 0.0))
     truth = np.zeros(geometry.size, dtype=np.uint16)
     truth[5:12, 3:9, 10:20], truth[6, 4, 11] = 7, 300
     assert np.array_equal(round_trip(tmp_path, truth, geometry, override(settings(), changes)), truth)

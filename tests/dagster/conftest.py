@@ -1,0 +1,55 @@
+"""A small study that went through the whole pipeline once, for every test that looks at what came of it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from mist_dagster import cli
+from mist_dagster.home import instance
+from mist_dagster.studies import register
+from mist_ops.config import override, read_config, write_config
+from mist_ops.phantoms import write_phantoms
+from mist_ops.study import Study
+
+TINY = {
+    "model.architecture": "nnunet-pocket",
+    "spatial_config.patch_size": [32, 32, 32],
+    "training.epochs": 1,
+    "training.min_steps_per_epoch": 2,
+    "inference.tta.enabled": False,
+    "inference.inferer.params.patch_overlap": 0.0,
+}
+"""Settings that take a fold through all of its stages in a second or two."""
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A Dagster home of one test."""
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "dagster_home"))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "dagster_home"
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Study]:
+    """A study of six patients in two folds and one test patient, taken from dataset.json to results.csv."""
+    folder = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DAGSTER_HOME", str(folder / "dagster_home"))
+        data = write_phantoms(folder / "data", patients=6, tests=1, size=(24, 26, 22))
+        where = ["--results", str(folder / "results"), "--study", "phantoms"]
+        assert cli.analyze(["--data", str(data), "--nfolds", "2", *where]) == 0
+        study = register(folder / "results", numpy=folder / "numpy")
+        write_config(study.config, override(read_config(study.config), TINY))
+        assert cli.run_all(["--data", str(data), "--numpy", str(folder / "numpy"), "--resume", *where]) == 0
+        yield study
+
+
+@pytest.fixture
+def records(finished: Study, monkeypatch: pytest.MonkeyPatch) -> Iterator[dg.DagsterInstance]:
+    """The instance in which the finished study is recorded."""
+    monkeypatch.setenv("DAGSTER_HOME", str(finished.results.parent / "dagster_home"))
+    with instance() as opened:
+        yield opened

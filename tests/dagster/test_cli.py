@@ -1,0 +1,165 @@
+"""The commands as a user meets them: what they refuse, what they say, and how they end."""
+
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from mist_dagster import cli
+from mist_dagster.studies import registered_studies
+from mist_ops.dataset import read_train_paths
+from mist_ops.phantoms import write_phantoms
+from mist_ops.study import Study
+
+COMMANDS = ("analyze", "preprocess", "train", "run_all", "predict", "evaluate", "convert_msd", "ui")
+
+
+def copied(study: Study, folder: Path) -> Study:
+    """A copy of a study's files that a test may break."""
+    shutil.copytree(study.results, folder / "results")
+    shutil.copytree(study.numpy, folder / "numpy")
+    return Study("copy", numpy=folder / "numpy", results=folder / "results", data=study.data)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_names_the_command_and_loads_neither_torch_nor_dagster(command: str) -> None:
+    code = (
+        f"import sys, mist_dagster.cli as cli\n"
+        f"try: cli.{command}(['--help'])\n"
+        f"except SystemExit as end: assert end.code == 0\n"
+        f"assert not {{'torch', 'dagster', 'pandas', 'monai'}} & set(sys.modules), set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert f"mist_{command}" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["--data", "d.json", "--epochs", "0"], "--epochs: Input should be greater than 0 (found '0')"),
+        (["--data", "d.json", "--overwrite", "maybe"], "--overwrite"),
+        (["--data", "d.json", "--data-dump"], "not in this version yet"),
+        (["--data", "d.json", "--patch-size", "32"], "--patch-size"),
+        ([], "required: --data"),
+    ],
+)
+def test_a_bad_flag_ends_with_status_2_and_a_sentence(
+    arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        cli.run_all(arguments)
+    assert end.value.code == 2
+    assert words in capsys.readouterr().err
+
+
+def test_a_missing_dataset_ends_with_status_1_and_registers_nothing(
+    home: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.analyze(["--data", "nowhere.json"]) == 1
+    assert "Error: There is no nowhere.json" in capfd.readouterr().err
+    assert registered_studies() == []
+
+
+def test_an_analysis_is_not_replaced_unless_asked(
+    home: Path, finished: Study, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    study = copied(finished, tmp_path)
+    before = study.config.read_bytes()
+    assert cli.analyze(["--data", str(study.data), "--results", str(study.results)]) == 1
+    assert "exists already. Give --overwrite" in capfd.readouterr().err
+    assert study.config.read_bytes() == before
+
+
+def test_training_that_is_done_is_neither_repeated_nor_replaced_unless_asked(
+    home: Path, finished: Study, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    study = copied(finished, tmp_path)
+    weights = study.model(0).read_bytes()
+    where = ["--results", str(study.results), "--numpy", str(study.numpy)]
+    assert cli.train(where) == 1
+    assert "Give --resume to go on with them, --overwrite" in capfd.readouterr().err
+    assert cli.train([*where, "--resume", "--overwrite"]) == 1
+    assert cli.train([*where, "--folds", "7"]) == 1
+    assert "This study has folds 0 to 1" in capfd.readouterr().err
+    assert study.model(0).read_bytes() == weights
+
+
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        (["--model", "nnunte"], "Did you mean 'nnunet'?"),
+        (["--loss", "dise"], "Did you mean 'dice'?"),
+        (["--patch-size", "33", "32", "32"], "40x32x32"),
+        (["--epochs", "3", "--warmup-epochs", "3"], "Warmup must be shorter"),
+    ],
+)
+def test_a_refused_setting_leaves_the_configuration_as_it_was(
+    home: Path, finished: Study, tmp_path: Path, capfd: pytest.CaptureFixture[str], flags: list[str], words: str
+) -> None:
+    study = copied(finished, tmp_path)
+    before = study.config.read_bytes()
+    assert cli.train(["--results", str(study.results), "--numpy", str(study.numpy), "--overwrite", *flags]) == 1
+    assert words in capfd.readouterr().err
+    assert study.config.read_bytes() == before
+
+
+def test_one_bad_patient_fails_the_command_and_not_the_others(
+    home: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    data = write_phantoms(tmp_path / "data", patients=4, tests=0, size=(24, 26, 22))
+    assert cli.analyze(["--data", str(data), "--nfolds", "2"]) == 0
+    cases = read_train_paths(tmp_path / "results" / "train_paths.csv").cases
+    next(iter(cases[0].images.values())).write_bytes(b"no image")
+    assert cli.preprocess([]) == 1
+    said = capfd.readouterr().err
+    assert f"Case '{cases[0].id}'" in said
+    assert f"1 of 4 patients failed: {cases[0].id}" in said
+    assert sorted(path.stem for path in (tmp_path / "numpy" / "images").iterdir()) == sorted(c.id for c in cases[1:])
+
+
+def test_patients_that_are_current_are_not_preprocessed_again(home: Path, finished: Study, tmp_path: Path) -> None:
+    study = copied(finished, tmp_path)
+    first, second = (study.image(case.id) for case in read_train_paths(study.train_paths).cases[:2])
+    first.unlink()
+    untouched = second.stat().st_mtime_ns
+    assert cli.preprocess(["--results", str(study.results), "--numpy", str(study.numpy)]) == 0
+    assert first.exists()
+    assert second.stat().st_mtime_ns == untouched
+
+
+def test_predict_finds_channels_by_name_and_evaluate_scores_what_it_wrote(
+    home: Path, finished: Study, tmp_path: Path
+) -> None:
+    cases = read_train_paths(finished.train_paths).cases[:2]
+    names = list(cases[0].images)
+    rows = [",".join(["id", *reversed(names)])]
+    rows += [",".join([case.id, *(str(case.images[name]) for name in reversed(names))]) for case in cases]
+    (tmp_path / "paths.csv").write_text("\n".join(rows))
+    models = ["--models-dir", str(finished.models), "--config", str(finished.config)]
+    assert cli.predict([*models, "--paths-csv", "paths.csv", "--output", "out", "--device", "cpu"]) == 0
+    pairs = [f"{case.id},{case.mask},{tmp_path / 'out' / case.id}.nii.gz" for case in cases]
+    (tmp_path / "pairs.csv").write_text("\n".join(["id,mask,prediction", *pairs]))
+    done = ["--config", str(finished.config), "--paths-csv", "pairs.csv", "--output-csv", "scores.csv", "--validate"]
+    assert cli.evaluate(done) == 0
+    assert (tmp_path / "scores.csv").read_text().splitlines()[1].startswith(cases[0].id)
+
+
+def test_a_training_that_is_killed_goes_on_to_the_same_weights(home: Path, finished: Study, tmp_path: Path) -> None:
+    study = copied(finished, tmp_path)
+    where = ["--results", str(study.results), "--numpy", str(study.numpy), "--folds", "0", "--epochs", "3"]
+    command = [sys.executable, "-c", "import sys; from mist_dagster import cli; sys.exit(cli.train(sys.argv[1:]))", *where]
+    study.checkpoint(0).unlink()
+    killed = subprocess.Popen([*command, "--overwrite"], stderr=subprocess.DEVNULL)
+    while not study.checkpoint(0).exists():
+        assert killed.poll() is None
+        time.sleep(0.01)
+    killed.kill()
+    killed.wait()
+    assert subprocess.run([*command, "--resume"], capture_output=True, check=False).returncode == 0
+    resumed = study.model(0).read_bytes()
+    assert subprocess.run([*command, "--overwrite"], capture_output=True, check=False).returncode == 0
+    assert study.model(0).read_bytes() == resumed

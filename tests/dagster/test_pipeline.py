@@ -1,0 +1,107 @@
+"""The whole graph, run by the commands: what is on disk and what is recorded."""
+
+import csv
+
+import dagster as dg
+import nibabel as nib
+import pytest
+from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
+from dagster._core.loader import LoadingContextForTest
+
+from mist_dagster.definitions import build_definitions
+from mist_dagster.jobs import STAGES
+from mist_dagster.provenance import adopt_config, asset_key
+from mist_ops.config import override, read_config, write_config
+from mist_ops.dataset import read_train_paths
+from mist_ops.study import Study
+
+
+def staleness(study: Study, records: dg.DagsterInstance) -> CachingStaleStatusResolver:
+    graph = build_definitions([study]).resolve_asset_graph()
+    return CachingStaleStatusResolver(records, graph, LoadingContextForTest(records))
+
+
+def test_every_file_of_the_layout_is_there(finished: Study) -> None:
+    cases = [case.id for case in read_train_paths(finished.train_paths).cases]
+    whole = [finished.config, finished.fingerprint, finished.fg_bboxes, finished.evaluation_paths, finished.results_csv]
+    per_fold = [where(fold) for where in (finished.model, finished.passport, finished.checkpoint) for fold in (0, 1)]
+    per_case = [where(case) for where in (finished.image, finished.label, finished.cv_prediction) for case in cases]
+    missing = [path for path in (*whole, finished.test_paths, *per_fold, *per_case) if not path.is_file()]
+    assert missing == []
+
+
+def test_results_have_a_row_for_each_patient_and_five_that_sum_up(finished: Study) -> None:
+    with finished.results_csv.open(newline="") as stream:
+        ids = [row["id"] for row in csv.DictReader(stream)]
+    patients = [case.id for case in read_train_paths(finished.train_paths).cases]
+    assert ids == [*patients, "Mean", "Std", "25th Percentile", "Median", "75th Percentile"]
+
+
+def test_predictions_lie_on_the_grid_of_the_masks(finished: Study) -> None:
+    for case in read_train_paths(finished.train_paths).cases:
+        mask, prediction = nib.load(case.mask), nib.load(finished.cv_prediction(case.id))
+        assert prediction.shape == mask.shape
+        assert abs(prediction.affine - mask.affine).max() < 1e-4
+
+
+@pytest.mark.parametrize("name", [name for names in STAGES.values() for name in names if name != "dataset"])
+def test_every_asset_is_recorded(finished: Study, records: dg.DagsterInstance, name: str) -> None:
+    key = asset_key(finished, name)
+    observed = name in ("raw_case", "test_case")
+    record = records.fetch_observations(key, 1) if observed else records.fetch_materializations(key, 1)
+    if name != "test_case":
+        assert record.records
+
+
+def test_every_patient_and_fold_is_materialized(finished: Study, records: dg.DagsterInstance) -> None:
+    patients = {case.id for case in read_train_paths(finished.train_paths).cases}
+    for name, expected in (
+        ("preprocessed_case", patients),
+        ("cv_prediction", patients),
+        ("fold_model", {"fold_0", "fold_1"}),
+    ):
+        assert records.get_materialized_partitions(asset_key(finished, name)) == expected
+
+
+def test_a_finished_study_is_current_everywhere(finished: Study, records: dg.DagsterInstance) -> None:
+    resolver = staleness(finished, records)
+    for name in ("study_config", "fold_assignment", "training_settings", "evaluation"):
+        assert resolver.get_status(asset_key(finished, name)) == StaleStatus.FRESH, name
+    patient = read_train_paths(finished.train_paths).cases[0].id
+    for name, partition in (("preprocessed_case", patient), ("cv_prediction", patient), ("fold_model", "fold_0")):
+        causes = resolver.get_stale_causes(asset_key(finished, name), partition)
+        assert not causes, (name, [(cause.reason, cause.dependency) for cause in causes])
+
+
+def test_an_edit_of_the_epochs_makes_models_stale_and_leaves_arrays_current(
+    finished: Study, records: dg.DagsterInstance
+) -> None:
+    before = read_config(finished.config)
+    patient = read_train_paths(finished.train_paths).cases[0].id
+    try:
+        edited = override(before, {"training.epochs": 7})
+        write_config(finished.config, edited)
+        assert set(adopt_config(records, finished, edited, "edited")) == {"study_config", "training_settings"}
+        resolver = staleness(finished, records)
+        assert resolver.get_status(asset_key(finished, "fold_model"), "fold_1") == StaleStatus.STALE
+        assert resolver.get_status(asset_key(finished, "preprocessed_case"), patient) == StaleStatus.FRESH
+    finally:
+        write_config(finished.config, before)
+        adopt_config(records, finished, before, "edited back")
+
+
+def test_pictures_and_scores_are_in_the_metadata(finished: Study, records: dg.DagsterInstance) -> None:
+    prediction = records.get_latest_materialization_event(asset_key(finished, "cv_prediction"))
+    assert {"picture", "mask", "figure"} < set(prediction.asset_materialization.metadata)
+    model = records.get_latest_materialization_event(asset_key(finished, "fold_model"))
+    assert {"curve", "best validation loss", "weights"} < set(model.asset_materialization.metadata)
+    evaluation = records.get_latest_materialization_event(asset_key(finished, "evaluation"))
+    assert any(name.startswith("mean ") for name in evaluation.asset_materialization.metadata)
+
+
+def test_what_a_user_launches_in_the_ui_writes_the_same_arrays(finished: Study, records: dg.DagsterInstance) -> None:
+    case = read_train_paths(finished.train_paths).cases[0].id
+    before = finished.image(case).read_bytes(), finished.label(case).read_bytes()
+    job = build_definitions([finished]).resolve_job_def("phantoms__preprocess")
+    assert job.execute_in_process(instance=records, partition_key=case).success
+    assert (finished.image(case).read_bytes(), finished.label(case).read_bytes()) == before

@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from inference.settings import settings
+from torch import nn
+
+from mist_ops.config import StudyConfig, override
+from mist_ops.dataset import Case
+from mist_ops.errors import CaseError, ConfigError
+from mist_ops.files import write_json
+from mist_ops.imaging.geometry import Geometry
+from mist_ops.imaging.nifti import read_labels, write_image
+from mist_ops.inference.case import find_folds, load_models, predict_case, predict_preprocessed, predict_raw
+from mist_ops.models.weights import save_weights
+from mist_ops.preprocessing.case import write_case
+from mist_ops.registry import MODELS
+from mist_ops.study import Study
+
+CPU = torch.device("cpu")
+GRID = Geometry((20, 18, 16), (1.0, 1.0, 1.0), (1.0, 2.0, 3.0), (-1.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, 1.0))
+
+
+class Threshold(nn.Module):
+    """Class 1 where channel t1 is bright, class 2 where t2 is."""
+
+    def forward(self, windows: torch.Tensor) -> torch.Tensor:
+        return torch.cat([torch.full_like(windows[:, :1], 0.5), windows], dim=1)
+
+
+def config(**values: object) -> StudyConfig:
+    asked: dict[str, object] = {
+        "dataset_info.images": ["t1", "t2"],
+        "dataset_info.labels": [0, 4, 7],
+        "model.params": {"in_channels": 2, "out_channels": 3},
+        "spatial_config.patch_size": (32, 32, 32),
+        "training.amp": False,
+        "inference.tta.strategy": "none",
+    }
+    return override(settings(), asked | values)
+
+
+@pytest.fixture
+def case(tmp_path: Path) -> Case:
+    for name, part in (("t1", np.s_[3:9, 4:8, 5:9]), ("t2", np.s_[12:17, 10:14, 5:9])):
+        image = np.zeros(GRID.size, dtype=np.float32)
+        image[part] = 50
+        write_image(tmp_path / f"{name}.nii.gz", image, GRID)
+    return Case("007", {"t2": tmp_path / "t2.nii.gz", "t1": tmp_path / "t1.nii.gz"})
+
+
+def truth() -> np.ndarray:
+    expected = np.zeros(GRID.size, dtype=np.uint8)
+    expected[3:9, 4:8, 5:9], expected[12:17, 10:14, 5:9] = 4, 7
+    return expected
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return MODELS["nnunet-pocket"].build(2, 3, (32, 32, 32), (1.0, 1.0, 1.0))
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Study:
+    return Study("test", tmp_path / "numpy", tmp_path / "results")
+
+
+def test_channels_are_found_by_name_and_labels_are_those_of_the_dataset(case: Case) -> None:
+    labels, grid = predict_raw([Threshold()], case, config(), CPU)
+    assert np.array_equal(labels, truth())
+    assert grid.differences(GRID) == []
+
+
+def test_arrays_and_files_give_the_same_prediction(case: Case, study: Study, tmp_path: Path) -> None:
+    write_case(study, case, config(), None)
+    output = tmp_path / "out" / "007.nii.gz"
+    predict_case([Threshold()], case, config(), CPU, output, study)
+    written, grid = read_labels(output)
+    assert np.array_equal(written, predict_raw([Threshold()], case, config(), CPU)[0])
+    assert grid.differences(GRID) == []
+
+
+def test_a_missing_channel_is_named(case: Case) -> None:
+    with pytest.raises(CaseError, match=r"Case '007': it lacks the channels \['flair'\]; it has \['t2', 't1'\]"):
+        predict_raw([Threshold()], case, config(**{"dataset_info.images": ["t1", "flair"]}), CPU)
+
+
+def test_a_case_that_is_not_preprocessed_is_an_error_of_its_own(case: Case, study: Study) -> None:
+    with pytest.raises(CaseError, match=r"Case '007'.*Preprocess"):
+        predict_preprocessed([Threshold()], study, case, config(), CPU)
+
+
+def test_an_array_that_does_not_fit_its_record_is_refused(case: Case, study: Study) -> None:
+    write_case(study, case, config(), None)
+    np.save(study.image("007"), np.zeros((3, 3, 3, 2), dtype=np.float32))
+    with pytest.raises(CaseError, match=r"shape \(3, 3, 3, 2\) and not \(20, 18, 16, 2\)"):
+        predict_preprocessed([Threshold()], study, case, config(), CPU)
+
+
+def test_folds_are_ordered_by_number_and_other_files_ignored(tmp_path: Path) -> None:
+    for name in ("fold_10.pt", "fold_2.pt", ".fold_1.pt", "fold_x.pt", "fold_3.json"):
+        (tmp_path / name).touch()
+    assert find_folds(tmp_path) == [2, 10]
+    assert find_folds(tmp_path / "absent") == []
+
+
+def test_models_come_back_from_a_study_and_from_a_bare_folder(study: Study) -> None:
+    fit, architecture = network(), {"spatial_config.patch_size": (64, 64, 64), "model.architecture": "nnunet"}
+    save_weights(study.model(1), fit)
+    write_json(study.passport(1), {"config": json.loads(config().model_dump_json())})
+    # The passport tells how the network was built, whatever became of config.json.
+    for models in (load_models(study, config(**architecture), [1]), load_models(study.models, config(**architecture))):
+        (loaded,) = models
+        assert not loaded.training
+        assert all(torch.equal(value, fit.state_dict()[name]) for name, value in loaded.state_dict().items())
+
+
+def test_without_a_passport_the_network_is_the_one_of_config(study: Study) -> None:
+    save_weights(study.model(0), network())
+    assert len(load_models(study, config())) == 1
+    with pytest.raises(ConfigError, match="belongs to another network"):
+        load_models(study, config(**{"model.architecture": "nnunet"}))
+
+
+def test_all_missing_folds_are_named(study: Study) -> None:
+    save_weights(study.model(1), network())
+    with pytest.raises(ConfigError, match=r"no weights of folds \[0, 2\] in .*; found folds \[1\]"):
+        load_models(study, config(), [0, 1, 2])
+    with pytest.raises(ConfigError, match="no weights of any fold"):
+        load_models(study.numpy, config())
+
+
+def test_a_model_of_other_channels_or_labels_is_refused(study: Study) -> None:
+    save_weights(study.model(0), network())
+    swapped = config(**{"dataset_info.images": ["t2", "t1"]})
+    write_json(study.passport(0), {"config": json.loads(swapped.model_dump_json())})
+    with pytest.raises(ConfigError, match=r"'dataset_info.images' was \['t2', 't1'\] in training"):
+        load_models(study, config())
+
+
+def test_a_damaged_passport_is_named(study: Study) -> None:
+    save_weights(study.model(0), network())
+    study.passport(0).write_text("{")
+    with pytest.raises(ConfigError, match=r"fold_0.json is damaged"):
+        load_models(study, config())

@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mist_ops.imaging.nifti import read_image, read_labels
+from mist_ops.pictures import (
+    AXIAL,
+    COLORS,
+    CORONAL,
+    SAGITTAL,
+    case_picture,
+    curve_thumbnail,
+    learning_curves,
+    thumbnail,
+)
+
+SIZE = (30, 40, 20)
+ONE_MM = (1.0, 1.0, 1.0)
+
+
+def anatomy() -> np.ndarray:
+    return np.random.default_rng(0).normal(100, 20, SIZE).astype(np.float32)
+
+
+def box(label: int = 1, shift: int = 0) -> np.ndarray:
+    labels = np.zeros(SIZE, dtype=np.uint8)
+    labels[5 + shift : 15 + shift, 10:25, 5:12] = label
+    return labels
+
+
+def pixels(png: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(int)
+
+
+def colored(png: bytes, color: str) -> np.ndarray:
+    """Rows and columns of the pixels near a color."""
+    wanted = [int(color[start : start + 2], 16) for start in (1, 3, 5)]
+    return np.argwhere(np.abs(pixels(png) - wanted).max(axis=-1) < 40)
+
+
+def history(epochs: int) -> list[dict[str, Any]]:
+    names = ("training_loss", "validation_loss", "learning_rate")
+    return [{"index": index, **dict.fromkeys(names, 1.0 / (index + 1))} for index in range(epochs)]
+
+
+def test_the_right_and_the_front_are_where_radiologists_look_for_them() -> None:
+    volume = np.zeros(SIZE, dtype=np.float32)
+    volume[0, 0, -1] = 1  # rightmost, foremost, topmost
+    for plane in (AXIAL, CORONAL, SAGITTAL):
+        assert plane.cut(volume, (0, 0, SIZE[2] - 1))[0, 0] == 1
+    assert AXIAL.cut(volume, (0, 0, 0)).shape == (SIZE[1], SIZE[0])
+
+
+def test_a_label_on_the_right_is_outlined_on_the_left_of_a_thumbnail() -> None:
+    png = thumbnail(anatomy(), box(), None, ONE_MM)
+    columns = colored(png, COLORS[0])[:, 1] / pixels(png).shape[1]
+    assert columns.size
+    assert columns.min() == pytest.approx(5 / 30, abs=0.05)
+    assert columns.max() == pytest.approx(15 / 30, abs=0.05)
+
+
+@pytest.mark.parametrize("size", [SIZE, (300, 90, 4), (90, 300, 4), (3, 3, 3)])
+def test_a_thumbnail_is_128_pixels_high_and_at_most_10_kb_however_noisy(size: tuple[int, int, int]) -> None:
+    noise = np.random.default_rng(0).normal(size=size).astype(np.float32)
+    png = thumbnail(noise, None, None, ONE_MM)
+    assert len(png) <= 10_000
+    assert pixels(png).shape[0] == 128
+
+
+def test_pictures_have_the_proportions_of_the_body() -> None:
+    height, width, _ = pixels(thumbnail(anatomy(), box(), None, (2.0, 1.0, 1.0))).shape
+    assert width / height == pytest.approx(30 * 2 / 40, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    "truth, prediction", [(box(), box(shift=3)), (box(), None), (None, box(300 % 256)), (None, None)]
+)
+def test_a_case_is_drawn_with_and_without_truth_and_prediction(
+    tmp_path: Path, truth: np.ndarray | None, prediction: np.ndarray | None
+) -> None:
+    path = tmp_path / "figures" / "a.png"
+    case_picture(path, anatomy(), truth, prediction, (1.0, 1.0, 3.0), "case a", dice={"tumor": 0.5}, names={1: "tumor"})
+    assert bool(colored(path.read_bytes(), COLORS[0]).size) == (truth is not None or prediction is not None)
+    assert [file.name for file in path.parent.iterdir()] == ["a.png"]
+
+
+def test_empty_masks_flat_images_and_a_hundred_labels_can_be_drawn(tmp_path: Path) -> None:
+    many = np.arange(np.prod(SIZE)).reshape(SIZE).astype(np.uint16) % 100
+    flat = np.zeros(SIZE, dtype=np.float32)
+    case_picture(
+        tmp_path / "many.png", flat, many, np.zeros_like(many), ONE_MM, "a", dice=dict.fromkeys("abcdefgh", 0.1)
+    )
+    case_picture(tmp_path / "full.png", flat, np.ones(SIZE, dtype=np.uint8), None, ONE_MM, "a")
+    assert (tmp_path / "many.png").stat().st_size > 10_000
+
+
+def test_a_real_hippocampus_shows_both_labels(shared: Path, tmp_path: Path) -> None:
+    folder = shared / "data" / "Task04_Hippocampus"
+    image, grid = read_image(folder / "imagesTr" / "hippocampus_001.nii.gz")
+    labels, _ = read_labels(folder / "labelsTr" / "hippocampus_001.nii.gz")
+    canonical, reorientation = grid.canonical()
+    case_picture(
+        tmp_path / "a.png", reorientation.apply(image), reorientation.apply(labels), None, canonical.spacing, "001"
+    )
+    drawn = (tmp_path / "a.png").read_bytes()
+    assert colored(drawn, COLORS[0]).size
+    assert colored(drawn, COLORS[1]).size
+
+
+@pytest.mark.parametrize("epochs", [0, 1, 30])
+def test_curves_are_drawn_from_the_first_epoch_on(tmp_path: Path, epochs: int) -> None:
+    learning_curves(tmp_path / "curves.png", {0: history(epochs), 3: history(epochs)})
+    assert pixels((tmp_path / "curves.png").read_bytes()).shape == (600, 960, 3)
+    small = curve_thumbnail(history(epochs))
+    assert len(small) <= 10_000
+    assert pixels(small).shape[0] == 128
