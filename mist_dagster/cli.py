@@ -144,8 +144,9 @@ def _preprocess(launcher: "Launcher", options: PreprocessOptions, settings: Sett
             f"by another program ({_some(outdated)}). Give --overwrite to replace them, or another folder with --numpy."
         )
     todo = [case.id for case in cases if options.overwrite or case.id not in current]
-    if todo:
+    if todo and study.data:
         launcher.run_stage(study, "observe")
+    if todo:
         launcher.run_stage(study, "preprocess", {"workers": options.num_workers_preprocess}, todo)
     launcher.progress.note(f"Preprocessing complete: {study.numpy} ({len(todo)} of {len(cases)} patients were to do)")
 

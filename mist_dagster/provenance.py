@@ -47,11 +47,17 @@ def input_tags(context: dg.AssetExecutionContext) -> dict[str, str]:
     """The provenance that Dagster writes by itself for an automatic event, for the events that we log."""
     tags = {CODE_VERSION_TAG: context.assets_def.code_versions_by_key[context.asset_key] or ""}
     for upstream in context.assets_def.asset_deps[context.asset_key]:
-        record = context.instance.get_latest_data_version_record(upstream)
-        version = extract_data_version_from_entry(record.event_log_entry) if record else None
-        tags[get_input_data_version_tag(upstream)] = version.value if version else "INITIAL"
-        tags[get_input_event_pointer_tag(upstream)] = str(record.storage_id) if record else "NULL"
+        tags |= _upstream_tags(context.instance, upstream)
     return tags
+
+
+def _upstream_tags(instance: dg.DagsterInstance, key: dg.AssetKey) -> dict[str, str]:
+    record = instance.get_latest_data_version_record(key)
+    version = extract_data_version_from_entry(record.event_log_entry) if record else None
+    return {
+        get_input_data_version_tag(key): version.value if version else "INITIAL",
+        get_input_event_pointer_tag(key): str(record.storage_id) if record else "NULL",
+    }
 
 
 def version_tags(version: str) -> dict[str, str]:
@@ -145,21 +151,30 @@ def config_versions(study: Study, config: StudyConfig) -> dict[str, str]:
 def adopt_config(instance: dg.DagsterInstance, study: Study, config: StudyConfig, reason: str) -> list[str]:
     """Report to the graph what changed in config.json since it was last recorded; return the names that changed.
 
-    The provenance of the last record is kept: an edit of the file is no new analysis of the dataset.
+    Each asset of the analysis gets a new record, those whose content is as before with their old version, so that
+    nothing after them becomes stale. The rest of their provenance is kept: an edit is no new analysis of the dataset.
     """
-    changed = []
-    for name, version in config_versions(study, config).items():
+    versions = config_versions(study, config)
+    old = {name: _latest_tags(instance, asset_key(study, name)) for name in versions}
+    changed = [name for name, version in versions.items() if old[name].get(DATA_VERSION_TAG, version) != version]
+    upstream: dict[str, str] = {}
+    for name in versions if changed else ():
         key = asset_key(study, name)
-        event = instance.get_latest_materialization_event(key)
-        old = (event.asset_materialization.tags or {}) if event and event.asset_materialization else None
-        if old is None or old.get(DATA_VERSION_TAG) == version:
-            continue
-        metadata: dict[str, Any] = {"edited": reason, "settings": dg.MetadataValue.json(shown_settings(name, config))}
+        tags = {**old[name], **upstream, **version_tags(versions[name])}
+        settings = dg.MetadataValue.json(shown_settings(name, config))
         instance.report_runless_asset_event(
-            dg.AssetMaterialization(key, description=reason, metadata=metadata, tags={**old, **version_tags(version)})
+            dg.AssetMaterialization(
+                key, description=reason, metadata={"edited": reason, "settings": settings}, tags=tags
+            )
         )
-        changed.append(name)
+        if not upstream:  # config.json comes first, and the others follow from it
+            upstream = _upstream_tags(instance, key)
     return changed
+
+
+def _latest_tags(instance: dg.DagsterInstance, key: dg.AssetKey) -> dict[str, str]:
+    event = instance.get_latest_materialization_event(key)
+    return dict(event.asset_materialization.tags or {}) if event and event.asset_materialization else {}
 
 
 def shown_settings(name: str, config: StudyConfig) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import Integer
 from torch import nn
 
 from mist_ops.config import StudyConfig
@@ -138,7 +139,7 @@ def predict_case(
 
 def _predicted(
     models: Sequence[nn.Module], image: Channels, geometry: CaseGeometry, config: StudyConfig, device: torch.device
-) -> tuple[LabelMap, Geometry]:
+) -> tuple[Integer[np.ndarray, "i j k"], Geometry]:  # not the grid of the arrays, so other letters
     channels_first = torch.from_numpy(np.moveaxis(image, -1, 0)[None])
     probabilities = predict(models, channels_first, config, device)
     return restore(probabilities.numpy(), geometry, config.dataset_info.labels), geometry.original

@@ -151,7 +151,12 @@ def test_predict_finds_channels_by_name_and_evaluate_scores_what_it_wrote(
 def test_a_training_that_is_killed_goes_on_to_the_same_weights(home: Path, finished: Study, tmp_path: Path) -> None:
     study = copied(finished, tmp_path)
     where = ["--results", str(study.results), "--numpy", str(study.numpy), "--folds", "0", "--epochs", "3"]
-    command = [sys.executable, "-c", "import sys; from mist_dagster import cli; sys.exit(cli.train(sys.argv[1:]))", *where]
+    command = [
+        sys.executable,
+        "-c",
+        "import sys; from mist_dagster import cli; sys.exit(cli.train(sys.argv[1:]))",
+        *where,
+    ]
     study.checkpoint(0).unlink()
     killed = subprocess.Popen([*command, "--overwrite"], stderr=subprocess.DEVNULL)
     while not study.checkpoint(0).exists():
