@@ -9,7 +9,7 @@ demo: $(INSTALLED) ; $(BIN)/python -m mist_dagster.demo
 test: check ; $(BIN)/pytest -m "not slow" --cov --cov-report=term --cov-report=xml
 check: $(INSTALLED) ; $(BIN)/ruff check && $(BIN)/ruff format --check && $(BIN)/mypy && $(BIN)/lint-imports
 ui: $(INSTALLED) ; $(BIN)/mist_ui
-bench: $(INSTALLED) ; $(BIN)/python benchmarks/stages.py
+bench: $(INSTALLED) ; $(BIN)/python bench/stages.py
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

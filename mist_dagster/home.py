@@ -63,18 +63,8 @@ def serve(port: int) -> int:
     home, address = dagster_home(), f"http://127.0.0.1:{port}"
     with instance():  # made, if this is the first use, before two processes do it at once
         pass
-    command = [
-        sys.executable,
-        "-m",
-        "dagster",
-        "dev",
-        "-h",
-        "127.0.0.1",
-        "-p",
-        str(port),
-        "-m",
-        "mist_dagster.definitions",
-    ]
+    workspace = str(files(__package__) / "workspace.yaml")
+    command = [sys.executable, "-m", "dagster", "dev", "-h", "127.0.0.1", "-p", str(port), "-w", workspace]
     print(f"The UI of {home} will be at {address}; Ctrl-C ends it.", flush=True)  # noqa: T201 - a command's answer
     url = home / "webserver.url"
     url.write_text(address)

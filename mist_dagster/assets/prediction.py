@@ -85,7 +85,7 @@ def prediction_assets(study: Study, partitions: StudyPartitions) -> list[dg.Asse
         with interruptible(context):
             predicted = _by_all_folds(study, settings, cases, config.device)
             tracked = progress.track(predicted, "Predicting test patients", len(cases))
-            materialize_each(context, tracked, progress, partial(_tested, study, len(cases) <= MAX_PICTURES))
+            materialize_each(context, tracked, progress, partial(_tested, study, settings, len(cases) <= MAX_PICTURES))
         yield from ()
 
     return [cv_prediction, test_prediction]
@@ -123,20 +123,25 @@ def _by_all_folds(
 
 def _held_out(study: Study, settings: StudyConfig, with_picture: bool, case: Case, _: None) -> Made:
     prediction = study.cv_prediction(case.id)
-    return _made(case, prediction, study.figure(f"cv_{case.id}"), dice_of(case, prediction, settings), with_picture)
+    figure = study.figure(f"cv_{case.id}")
+    return _made(case, prediction, figure, settings, dice_of(case, prediction, settings), with_picture)
 
 
-def _tested(study: Study, with_picture: bool, case: Case, _: None) -> Made:
-    return _made(case, study.test_prediction(case.id), study.figure(f"test_{case.id}"), {}, with_picture)
+def _tested(study: Study, settings: StudyConfig, with_picture: bool, case: Case, _: None) -> Made:
+    prediction, figure = study.test_prediction(case.id), study.figure(f"test_{case.id}")
+    return _made(case, prediction, figure, settings, {}, with_picture)
 
 
-def _made(case: Case, prediction: Path, figure: Path, dice: Mapping[str, float], with_picture: bool) -> Made:
-    thumbnail = draw_case(case, prediction, figure, dice)
+def _made(
+    case: Case, prediction: Path, figure: Path, settings: StudyConfig, dice: Mapping[str, float], with_picture: bool
+) -> Made:
+    thumbnail = draw_case(case, prediction, figure, settings, dice)
+    picture: metadata.Metadata = {"picture": metadata.picture(thumbnail)} if with_picture else {}
+    scores = {f"Dice {name}": value for name, value in dice.items()}
     shown: metadata.Metadata = {
-        **{f"Dice {name}": value for name, value in dice.items()},
+        **picture,
+        **scores,
         "mask": metadata.path(prediction),
         "figure": metadata.path(figure),
     }
-    if with_picture:
-        shown["picture"] = metadata.picture(thumbnail)
     return Made(version=file_hash(prediction), metadata=shown)

@@ -108,7 +108,8 @@ def tool_assets() -> list[dg.AssetsDefinition]:
         output = Path(context.partition_key)
         with interruptible(context):
             converted = convert_msd(Path(config.source), output, config.workers)
-            _finish(collect(progress.track(converted, "Converting"), progress))
+            collected = collect(progress.track(converted, "Converting"), progress)
+        _finish(collected)
         return _made(output / "dataset.json", [Path(config.source) / "dataset.json"])
 
     return [prediction, evaluation, converted_dataset]

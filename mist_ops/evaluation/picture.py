@@ -23,7 +23,7 @@ def dice_of(case: Case, prediction: Path, config: StudyConfig) -> dict[str, floa
     return {column.removesuffix("_dice"): value for column, value in score(case.mask, prediction, classes).items()}
 
 
-def draw_case(case: Case, prediction: Path, path: Path, dice: Mapping[str, float]) -> bytes:
+def draw_case(case: Case, prediction: Path, path: Path, config: StudyConfig, dice: Mapping[str, float]) -> bytes:
     """Write the picture of a case's first channel with truth and prediction outlined; return its thumbnail."""
     image, geometry = read_image(next(iter(case.images.values())))
     canonical, orientation = geometry.canonical()
@@ -32,5 +32,6 @@ def draw_case(case: Case, prediction: Path, path: Path, dice: Mapping[str, float
         return orientation.apply(read_labels(file)[0]) if file else None
 
     arrays = orientation.apply(image), labels(case.mask), labels(prediction)
-    case_picture(path, *arrays, canonical.spacing, case.id, dice=dice)
+    names = {scored.labels[0]: name for name, scored in config.evaluation.items() if len(scored.labels) == 1}
+    case_picture(path, *arrays, canonical.spacing, case.id, dice=dice, names=names)
     return thumbnail(*arrays, canonical.spacing)

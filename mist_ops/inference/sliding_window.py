@@ -1,8 +1,9 @@
 """Probabilities of a whole volume, from a network that sees patches.
 
-With n classes and V voxels of the preprocessed image, the peak is ``4 (2 n + 2) V`` bytes beside the image, whatever
-the number of flips and models: the running sum, one volume of stitched logits, and two of a single class. On a GPU
-that has no room for the stitched logits, these lie in main memory and the GPU holds a slab one patch wide.
+With n classes and V voxels of the preprocessed image, the peak is ``4 (2 n + 2) V`` bytes beside the image, its
+mirrored copy and a batch of windows, whatever the number of flips and models: the running sum, one volume of stitched
+logits, and two of a single class. On a GPU that has no room for the stitched logits, these lie in main memory and the
+GPU holds a slab one patch wide.
 """
 
 from __future__ import annotations

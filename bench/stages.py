@@ -1,6 +1,6 @@
 """How long each stage takes, on phantoms of the size of real scans.
 
-make bench                                 # or: python benchmarks/stages.py --size 240 240 155 --model nnunet
+make bench                                 # or: python bench/stages.py --size 240 240 155 --model nnunet
 """
 
 from __future__ import annotations

@@ -1,0 +1,157 @@
+"""The web UI of a finished study, driven in headless Chromium: what a researcher looks for is on the screen.
+
+``MIST_SCREENSHOTS=folder`` keeps a picture of each page.
+"""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mist_dagster.jobs import STAGES
+from mist_dagster.launch import CODE_LOCATION
+from mist_ops.dataset import read_train_paths
+from mist_ops.study import Study
+
+selenium = pytest.importorskip("selenium.webdriver", reason="selenium drives the browser")
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.browser,
+    pytest.mark.skipif(not shutil.which("chromedriver"), reason="there is no Chromium with its driver"),
+]
+
+CHROMIUM_FLAGS = (
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+    "--window-size=1600,1000",
+)
+
+
+@pytest.fixture(scope="module")
+def address(finished: Study) -> Iterator[str]:
+    """The address of a running UI."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    code = "import sys; from mist_dagster import cli; sys.exit(cli.ui(['--port', sys.argv[1]]))"
+    environment = {**os.environ, "DAGSTER_HOME": str(finished.results.parent / "dagster_home")}
+    server = subprocess.Popen(
+        [sys.executable, "-c", code, str(port)],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    wait_until(lambda: answers(f"http://127.0.0.1:{port}/server_info"), seconds=120)
+    yield f"http://127.0.0.1:{port}"
+    os.killpg(server.pid, signal.SIGINT)
+    server.wait(60)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A headless Chromium."""
+    options = selenium.ChromeOptions()
+    for flag in CHROMIUM_FLAGS:
+        options.add_argument(flag)
+    driver = selenium.Chrome(options=options, service=selenium.ChromeService(shutil.which("chromedriver")))
+    yield driver
+    driver.quit()
+
+
+def answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=5) as reply:
+            return bool(reply.status == 200)
+    except OSError:
+        return False
+
+
+def wait_until(condition: Callable[[], Any], seconds: float = 60) -> Any:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        found = condition()
+        if found:
+            return found
+        time.sleep(0.25)
+    raise AssertionError(f"not within {seconds} s")
+
+
+def text(browser: Any) -> str:
+    return str(browser.execute_script("return document.body.innerText"))
+
+
+def show(browser: Any, url: str, *expected: str) -> None:
+    browser.get(url)
+    wait_until(lambda: all(word in text(browser) for word in expected))
+
+
+def click(browser: Any, label: str) -> None:
+    xpath = f"//*[normalize-space(text())='{label}']"
+    wait_until(lambda: browser.find_elements("xpath", xpath))[0].click()
+
+
+def shown_picture(browser: Any) -> int:
+    """The width of the picture in the dialog that is open, once it is drawn."""
+    script = "const p = document.querySelector('img[src^=\"data:image/png\"]'); return p ? p.naturalWidth : 0"
+    return int(wait_until(lambda: browser.execute_script(script)))
+
+
+def keep(browser: Any, name: str) -> None:
+    if "MIST_SCREENSHOTS" in os.environ:
+        time.sleep(1)  # dialogs fade in
+        browser.save_screenshot(str(Path(os.environ["MIST_SCREENSHOTS"]) / f"{name}.png"))
+
+
+def test_the_graph_shows_every_asset_of_the_study(browser: Any, address: str, finished: Study) -> None:
+    graph = f"{address}/locations/__repository__@{CODE_LOCATION}/asset-groups/{finished.name}/lineage"
+    show(browser, graph, "study_config", "fold_model", "cv_prediction", "evaluation")
+    wait_until(lambda: all(name[:6] in text(browser) for names in STAGES.values() for name in names))
+    keep(browser, "graph")
+
+
+def test_a_patient_shows_its_scores_and_its_picture(browser: Any, address: str, finished: Study) -> None:
+    case = read_train_paths(finished.train_paths).cases[0].id
+    show(browser, f"{address}/assets/{finished.name}/cv_prediction?view=partitions&partition={case}", case, "Dice ")
+    click(browser, "[Show Markdown]")
+    assert shown_picture(browser) >= 64
+    keep(browser, "patient")
+
+
+def test_a_fold_shows_its_model_and_its_curve(browser: Any, address: str, finished: Study) -> None:
+    page = f"{address}/assets/{finished.name}/fold_model?view=partitions&partition=fold_0"
+    show(browser, page, "best validation loss", "fold_0.pt")
+    click(browser, "[Show Markdown]")
+    assert shown_picture(browser) >= 64
+    keep(browser, "fold")
+
+
+def test_dagster_asset_materialize_writes_the_same_arrays(address: str, finished: Study) -> None:
+    case = read_train_paths(finished.train_paths).cases[1].id
+    before = finished.image(case).read_bytes()
+    finished.image(case).unlink()
+    command = ["asset", "materialize", "-m", "mist_dagster.definitions", "--partition", case]
+    done = subprocess.run(
+        [sys.executable, "-m", "dagster", *command, "--select", f"{finished.name}/preprocessed_case"],
+        env={**os.environ, "DAGSTER_HOME": str(finished.results.parent / "dagster_home")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert finished.image(case).read_bytes() == before
