@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -68,12 +69,14 @@ def serve(port: int) -> int:
     print(f"The UI of {home} will be at {address}; Ctrl-C ends it.", flush=True)  # noqa: T201 - a command's answer
     url = home / "webserver.url"
     url.write_text(address)
-    try:
-        return subprocess.run(command, check=False).returncode
-    except KeyboardInterrupt:
-        return 0
-    finally:
-        url.unlink(missing_ok=True)
+    with subprocess.Popen(command) as server:
+        signal.signal(signal.SIGTERM, lambda *_: server.send_signal(signal.SIGINT))
+        while server.poll() is None:
+            # Ctrl-C reaches the server too, which needs some seconds to end its own processes: killed, it leaves them.
+            with contextlib.suppress(KeyboardInterrupt):
+                server.wait()
+    url.unlink(missing_ok=True)
+    return 0
 
 
 def _sweep(opened: "DagsterInstance") -> None:

@@ -74,7 +74,7 @@ def train_fold(
     training, validation = _index(study, config, fold)
     settings = {**config.settings("training"), "cases": _content(study, fold)}
     state = _fresh_state(config, fold, where)
-    _begin(study, state, settings, resume)
+    _begin(study, fold, state, settings, resume)
     sampler = _sampler(config, fold, training)
     reading = default_workers(config.training.hardware.num_cpu_workers, where) if workers is None else workers
     batches = stream(
@@ -173,7 +173,7 @@ def _fresh_state(config: StudyConfig, fold: Fold, device: torch.device) -> Train
     return TrainingState(fold.index, model, optimizer)
 
 
-def _begin(study: Study, state: TrainingState, settings: Json, resume: bool) -> None:
+def _begin(study: Study, fold: Fold, state: TrainingState, settings: Json, resume: bool) -> None:
     """Restore the state, or clear away what another run left, so that it is never taken for this one's."""
     checkpoint, model = study.checkpoint(state.fold), study.model(state.fold)
     if resume and not checkpoint.is_file():
@@ -184,8 +184,8 @@ def _begin(study: Study, state: TrainingState, settings: Json, resume: bool) -> 
         write_tensors(model, state.best_weights)
         _LOG.info("Fold %d goes on after %d epochs. %s", state.fold, state.epoch, "; ".join(state.changes))
     else:
-        checkpoint.unlink(missing_ok=True)
-        model.unlink(missing_ok=True)
+        for path in (checkpoint, model, *map(study.cv_prediction, fold.held_out)):
+            path.unlink(missing_ok=True)
     study.passport(state.fold).unlink(missing_ok=True)
     # Written again from the history, so that curves of lost epochs or earlier runs do not stay among them.
     shutil.rmtree(study.logs(state.fold), ignore_errors=True)

@@ -250,3 +250,11 @@ def test_the_pocket_network_trains(study: Study) -> None:
     few = replace(FOLD, training=("a",))
     assert len(list(train_fold(study, config, few, device="cpu"))) == 1
     assert study.model(0).is_file()
+
+
+def test_a_fresh_start_removes_what_an_earlier_model_predicted(study: Study) -> None:
+    stale = study.cv_prediction(FOLD.held_out[0])
+    stale.parent.mkdir(parents=True)
+    stale.touch()
+    trained(study)
+    assert not stale.exists()
