@@ -180,6 +180,8 @@ def _predict_test_set(launcher: "Launcher", study: Study, config: StudyConfig, d
         launcher.progress.note(f"The test set waits for the models of folds {_some(untrained)}.")
         return
     cases = read_paths(study.test_paths, config.dataset_info.images)
+    if study.data:
+        launcher.run_stage(study, "observe_tests")
     launcher.run_stage(study, "test", device, [case.id for case in cases])
 
 
