@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import pickle
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mist_ops.errors import ConfigError
 from mist_ops.files import atomic
@@ -19,12 +17,29 @@ _REFERENCE_NAMES = {"unet.encoder_layers.": "downsamples.", "unet.decoder_layers
 """How names begin in weights of MIST, and how they begin here."""
 
 
-def save_weights(path: Path, module: nn.Module) -> None:
-    """Write the weights of a network atomically."""
+def write_tensors(path: Path, value: Mapping[str, Any]) -> None:
+    """Write tensors and plain values atomically; equal values give equal bytes."""
     import torch
 
-    with atomic(path) as temporary:
-        torch.save(module.state_dict(), temporary)
+    with atomic(path) as temporary, temporary.open("wb") as stream:
+        # To a stream: given a path, torch puts the temporary name into the file.
+        torch.save(dict(value), stream)
+
+
+def read_tensors(path: Path) -> Any:
+    """Read a file of tensors and plain values, running nothing that is in it.
+
+    Raises:
+        ConfigError: The file is missing, damaged, or holds more than that.
+    """
+    import torch
+
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise ConfigError(f"There is no {path}. Train the fold first.") from error
+    except Exception as error:  # What the restricted unpickler makes of damage is not declared: IndexError, KeyError, …
+        raise ConfigError(f"{path} is damaged, or no file of weights. Train the fold again.") from error
 
 
 def load_weights(path: Path, module: nn.Module) -> None:
@@ -37,12 +52,7 @@ def load_weights(path: Path, module: nn.Module) -> None:
     """
     import torch
 
-    try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise ConfigError(f"There are no weights {path}. Train the fold first.") from error
-    except (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError) as error:
-        raise ConfigError(f"{path} is not a file of weights, or is damaged. Train the fold again.") from error
+    found = read_tensors(path)
     if not (isinstance(found, dict) and all(isinstance(value, torch.Tensor) for value in found.values())):
         raise ConfigError(f"{path} holds something else than the weights of a network, such as a whole checkpoint.")
     weights = {_our_name(name): tensor for name, tensor in found.items()}

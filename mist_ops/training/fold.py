@@ -27,12 +27,13 @@ from mist_ops.devices import autocast, resolve_device, seed_everything
 from mist_ops.errors import DatasetError, listing
 from mist_ops.files import file_hash, json_hash, write_json
 from mist_ops.losses.objective import Objective, make_objective, validation_loss
+from mist_ops.models.weights import write_tensors
 from mist_ops.registry import AUGMENTATIONS, LOSSES, MODELS, OPTIMIZERS
 from mist_ops.schedulers import learning_rate
 from mist_ops.study import Study
 from mist_ops.training.batches import Batch, CaseArrays, PatchSampler, default_workers, index_case, stream
 from mist_ops.training.loop import Epoch, train
-from mist_ops.training.state import TrainingState, load_checkpoint, save_checkpoint, write_tensors
+from mist_ops.training.state import TrainingState, load_checkpoint, save_checkpoint
 from mist_ops.types import Json
 
 _LOG = logging.getLogger(__name__)

@@ -6,17 +6,15 @@ Random numbers are no part of it: every generator is seeded from the epoch or th
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from mist_ops.errors import ConfigError, listing
-from mist_ops.files import atomic
+from mist_ops.models.weights import read_tensors, write_tensors
 from mist_ops.types import Json
 
 ADJUSTABLE = frozenset(
@@ -111,18 +109,8 @@ def load_checkpoint(path: Path, state: TrainingState, settings: Json) -> None:
     state.optimizer.load_state_dict({"state": content["optimizer"], "param_groups": groups})
 
 
-def write_tensors(path: Path, value: Mapping[str, Any]) -> None:
-    """Write tensors and plain values atomically; equal values give equal bytes."""
-    with atomic(path) as temporary, temporary.open("wb") as stream:
-        # To a stream: given a path, torch puts the temporary name into the file.
-        torch.save(dict(value), stream)
-
-
 def _read(path: Path) -> Json:
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # What the restricted unpickler makes of damage is not declared: IndexError, KeyError, …
-        raise ConfigError(f"{path} cannot be read as a checkpoint. Train the fold from the start.") from error
+    content = read_tensors(path)
     wanted = {*_PLAIN, "settings", "model", "optimizer"}
     if not isinstance(content, dict) or not wanted <= content.keys():
         raise ConfigError(f"{path} is not a checkpoint of this program. Train the fold from the start.")

@@ -16,7 +16,7 @@ from mist_ops.files import write_json
 from mist_ops.imaging.geometry import Geometry
 from mist_ops.imaging.nifti import read_labels, write_image
 from mist_ops.inference.case import find_folds, load_models, predict_case, predict_preprocessed, predict_raw
-from mist_ops.models.weights import save_weights
+from mist_ops.models.weights import write_tensors
 from mist_ops.preprocessing.case import write_case
 from mist_ops.registry import MODELS
 from mist_ops.study import Study
@@ -110,7 +110,7 @@ def test_folds_are_ordered_by_number_and_other_files_ignored(tmp_path: Path) -> 
 
 def test_models_come_back_from_a_study_and_from_a_bare_folder(study: Study) -> None:
     fit, architecture = network(), {"spatial_config.patch_size": (64, 64, 64), "model.architecture": "nnunet"}
-    save_weights(study.model(1), fit)
+    write_tensors(study.model(1), fit.state_dict())
     write_json(study.passport(1), {"config": json.loads(config().model_dump_json())})
     # The passport tells how the network was built, whatever became of config.json.
     for models in (load_models(study, config(**architecture), [1]), load_models(study.models, config(**architecture))):
@@ -120,14 +120,14 @@ def test_models_come_back_from_a_study_and_from_a_bare_folder(study: Study) -> N
 
 
 def test_without_a_passport_the_network_is_the_one_of_config(study: Study) -> None:
-    save_weights(study.model(0), network())
+    write_tensors(study.model(0), network().state_dict())
     assert len(load_models(study, config())) == 1
     with pytest.raises(ConfigError, match="belongs to another network"):
         load_models(study, config(**{"model.architecture": "nnunet"}))
 
 
 def test_all_missing_folds_are_named(study: Study) -> None:
-    save_weights(study.model(1), network())
+    write_tensors(study.model(1), network().state_dict())
     with pytest.raises(ConfigError, match=r"no weights of folds \[0, 2\] in .*; found folds \[1\]"):
         load_models(study, config(), [0, 1, 2])
     with pytest.raises(ConfigError, match="no weights of any fold"):
@@ -135,7 +135,7 @@ def test_all_missing_folds_are_named(study: Study) -> None:
 
 
 def test_a_model_of_other_channels_or_labels_is_refused(study: Study) -> None:
-    save_weights(study.model(0), network())
+    write_tensors(study.model(0), network().state_dict())
     swapped = config(**{"dataset_info.images": ["t2", "t1"]})
     write_json(study.passport(0), {"config": json.loads(swapped.model_dump_json())})
     with pytest.raises(ConfigError, match=r"'dataset_info.images' was \['t2', 't1'\] in training"):
@@ -143,7 +143,7 @@ def test_a_model_of_other_channels_or_labels_is_refused(study: Study) -> None:
 
 
 def test_a_damaged_passport_is_named(study: Study) -> None:
-    save_weights(study.model(0), network())
+    write_tensors(study.model(0), network().state_dict())
     study.passport(0).write_text("{")
     with pytest.raises(ConfigError, match=r"fold_0.json is damaged"):
         load_models(study, config())

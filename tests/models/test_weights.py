@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from mist_ops.errors import ConfigError
-from mist_ops.models.weights import load_weights, save_weights
+from mist_ops.models.weights import load_weights, write_tensors
 from mist_ops.registry import MODELS
 
 
@@ -30,7 +30,7 @@ def in_reference_names(name: str) -> str:
 def test_weights_come_back_as_they_were(tmp_path: Path) -> None:
     saved, loaded = network(), network()
     assert not equal(saved, loaded)
-    save_weights(tmp_path / "fold_0.pt", saved)
+    write_tensors(tmp_path / "fold_0.pt", saved.state_dict())
     load_weights(tmp_path / "fold_0.pt", loaded)
     assert equal(saved, loaded)
 
@@ -45,7 +45,7 @@ def test_weights_of_the_reference_fit(tmp_path: Path, prefix: str) -> None:
 
 
 def test_weights_of_another_network_are_refused_and_nothing_is_changed(tmp_path: Path) -> None:
-    save_weights(tmp_path / "fold_0.pt", network(64))
+    write_tensors(tmp_path / "fold_0.pt", network(64).state_dict())
     loaded, before = network(), network()
     before.load_state_dict(loaded.state_dict())
     with pytest.raises(ConfigError, match="belongs to another network: downsamples"):
