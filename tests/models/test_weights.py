@@ -54,7 +54,7 @@ def test_weights_of_another_network_are_refused_and_nothing_is_changed(tmp_path:
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"no weights .*fold_7\.pt"):
+    with pytest.raises(ConfigError, match=r"There is no .*fold_7\.pt"):
         load_weights(tmp_path / "fold_7.pt", network())
 
 
