@@ -89,11 +89,14 @@ def materialize_each(
     done = 0
     for outcome in outcomes:
         case = outcome.item
-        if outcome.error is not None:
-            failures[case.id] = _sentence(case.id, outcome.error)
+        try:
+            if outcome.error is not None:
+                raise outcome.error
+            record = made(case, cast(Result, outcome.result))
+        except Exception as error:  # neither a case nor its picture may stop the others
+            failures[case.id] = _sentence(case.id, error)
             progress.problem(failures[case.id])
             continue
-        record = made(case, cast(Result, outcome.result))
         context.log_event(
             dg.AssetMaterialization(
                 context.asset_key,

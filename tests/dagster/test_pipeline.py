@@ -104,3 +104,20 @@ def test_what_a_user_launches_in_the_ui_writes_the_same_arrays(finished: Study, 
     job = build_definitions([finished]).resolve_job_def("phantoms__preprocess")
     assert job.execute_in_process(instance=records, partition_key=case).success
     assert (finished.image(case).read_bytes(), finished.label(case).read_bytes()) == before
+
+
+def test_a_mask_that_cannot_be_drawn_fails_its_patient_and_not_the_others(
+    finished: Study, records: dg.DagsterInstance
+) -> None:
+    first, second = read_train_paths(finished.train_paths).cases[:2]
+    before = first.mask.read_bytes()
+    events = len(records.fetch_materializations(asset_key(finished, "cv_prediction"), 100).records)
+    job = build_definitions([finished]).resolve_job_def("phantoms__predict")
+    patients = {"dagster/asset_partition_range_start": first.id, "dagster/asset_partition_range_end": second.id}
+    try:
+        first.mask.write_bytes(b"no mask")
+        result = job.execute_in_process(instance=records, tags=patients, raise_on_error=False)
+    finally:
+        first.mask.write_bytes(before)
+    assert not result.success
+    assert len(records.fetch_materializations(asset_key(finished, "cv_prediction"), 100).records) == events + 1
