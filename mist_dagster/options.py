@@ -140,8 +140,8 @@ def parse(
     own = list(_option_flags(options))
     for flagged in [*own, *settings]:
         _add(parser, flagged)
-    for flag in (flag for stage in (*stages, command.removeprefix("mist_")) for flag in NOT_YET.get(stage, ())):
-        if flag not in parser._option_string_actions:
+    for stage in dict.fromkeys([*stages, command.removeprefix("mist_")]):
+        for flag in NOT_YET.get(stage, ()):
             parser.add_argument(flag, nargs="*", action=_NotYet, help="Not in this version yet.")
     given = vars(parser.parse_args(arguments))
     values = {

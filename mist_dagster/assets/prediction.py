@@ -102,9 +102,7 @@ def _by_fold(
         models = load_models(study, settings, [fold])
 
         def predict(case: Case, models: Sequence["nn.Module"] = models) -> None:
-            output = study.cv_prediction(case.id)
-            output.unlink(missing_ok=True)  # a mask by another model must not pass for this one's if this one fails
-            predict_case(models, case, settings, resolve_device(device), output, study)
+            predict_case(models, case, settings, resolve_device(device), study.cv_prediction(case.id), study)
 
         yield from outcomes(predict, [assignment[case_id] for case_id in ids if assignment.fold_of[case_id] == fold])
 
@@ -118,9 +116,7 @@ def _by_all_folds(
     models = load_models(study, settings, settings.training.folds)
 
     def predict(case: Case) -> None:
-        output = study.test_prediction(case.id)
-        output.unlink(missing_ok=True)
-        predict_case(models, case, settings, resolve_device(device), output)
+        predict_case(models, case, settings, resolve_device(device), study.test_prediction(case.id))
 
     yield from outcomes(predict, cases)
 

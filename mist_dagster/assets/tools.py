@@ -65,11 +65,8 @@ def tool_assets() -> list[dg.AssetsDefinition]:
         from mist_ops.devices import resolve_device  # torch loads for seconds: only where it works
         from mist_ops.inference.case import load_models, predict_case
 
-        settings, output, device = (
-            read_config(Path(config.config_file)),
-            Path(context.partition_key),
-            resolve_device(config.device),
-        )
+        settings = read_config(Path(config.config_file))
+        output, device = Path(context.partition_key), resolve_device(config.device)
         cases = read_paths(Path(config.paths_csv), settings.dataset_info.images)
         models = load_models(Path(config.models_dir), settings)
 

@@ -129,7 +129,11 @@ def predict_case(
     output: Path,
     study: Study | None = None,
 ) -> None:
-    """Predict a case and write its mask atomically; from the arrays of ``study`` if given, else from the files."""
+    """Predict a case and write its mask atomically; from the arrays of ``study`` if given, else from the files.
+
+    A mask that is there already is removed first: made by another model, it must not pass for this one's if this fails.
+    """
+    output.unlink(missing_ok=True)
     if study is None:
         labels, grid = predict_raw(models, case, config, device)
     else:

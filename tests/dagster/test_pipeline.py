@@ -121,3 +121,18 @@ def test_a_mask_that_cannot_be_drawn_fails_its_patient_and_not_the_others(
         first.mask.write_bytes(before)
     assert not result.success
     assert len(records.fetch_materializations(asset_key(finished, "cv_prediction"), 100).records) == events + 1
+
+
+def test_a_patient_that_cannot_be_predicted_keeps_no_mask_of_an_earlier_model(
+    finished: Study, records: dg.DagsterInstance
+) -> None:
+    case = read_train_paths(finished.train_paths).cases[0].id
+    array, mask = finished.image(case).read_bytes(), finished.cv_prediction(case).read_bytes()
+    job = build_definitions([finished]).resolve_job_def("phantoms__predict")
+    try:
+        finished.image(case).write_bytes(b"damaged")
+        assert not job.execute_in_process(instance=records, partition_key=case, raise_on_error=False).success
+        assert not finished.cv_prediction(case).exists()
+    finally:
+        finished.image(case).write_bytes(array)
+        finished.cv_prediction(case).write_bytes(mask)
