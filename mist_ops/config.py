@@ -20,17 +20,20 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     ValidationError,
+    field_validator,
     model_validator,
 )
 
 from mist_ops.errors import ConfigError, listing
 from mist_ops.files import json_hash, write_json
+from mist_ops.losses.blending import completed
 from mist_ops.registry import AUGMENTATIONS, LOSSES, MODELS, OPTIMIZERS, SCHEDULERS
 from mist_ops.schema import Flag, Section, mistakes, read_checked
 from mist_ops.types import Json
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
+Axis = Literal["x", "y", "z"]
 PatchSize = tuple[PositiveInt, PositiveInt, PositiveInt]
 TargetSpacing = tuple[PositiveFloat, PositiveFloat, PositiveFloat]
 
@@ -107,7 +110,19 @@ class LossConfig(Section):
     name: Annotated[str, Flag("train", "loss")] = Field(
         "dice_ce", description="Loss function; an unknown name lists all there are."
     )
-    composite_loss_weighting: Json | None = Field(None, description="Schedule of a composite loss: name and params.")
+    composite_loss_weighting: Json | None = Field(
+        None,
+        description="How a composite loss moves from overlap to its own term: name (constant, linear or cosine) and "
+        "params; null for equal weights throughout.",
+    )
+
+    @field_validator("composite_loss_weighting")
+    @classmethod
+    def _known_weighting(cls, entry: Json | None) -> Json | None:
+        try:
+            return None if entry is None else completed(entry)
+        except ConfigError as error:
+            raise ValueError(str(error)) from error
 
 
 class AugmentationConfig(Section):
@@ -116,7 +131,10 @@ class AugmentationConfig(Section):
     enabled: bool = Field(True, description="Augment at all.")
     transforms: dict[str, bool] = Field(
         default_factory=lambda: dict.fromkeys(("flips", "zoom", "noise", "blur", "brightness", "contrast"), True),
-        description="Each augmentation by name, on or off.",
+        description="Each augmentation by name, on or off; rotation, gamma and low_resolution are off unless named.",
+    )
+    flip_axes: list[Axis] = Field(
+        ["x", "y", "z"], description="Axes that flips may mirror; leave out x where labels tell left from right."
     )
 
 
@@ -125,11 +143,14 @@ class HardwareConfig(Section):
 
     num_gpus: NonNegativeInt | None = Field(None, description="GPUs to use; null for all that are visible.")
     num_cpu_workers: NonNegativeInt = Field(8, description="Processes that read patches, at most one a core.")
-    master_addr: str = Field("localhost", description="Address for communication between processes.")
-    master_port: PositiveInt = Field(12345, description="Port for it; taken only if free.")
+    master_addr: str = Field("localhost", description="Read for MIST's sake: processes meet in a file.")
+    master_port: PositiveInt = Field(12345, description="Read for MIST's sake: no port is needed.")
     communication_backend: Literal["auto", "nccl", "gloo"] = Field("auto", description="Between processes.")
     data_loader: Literal["auto", "generic", "dali"] = Field(
         "auto", description="Only 'generic' exists; others mean it."
+    )
+    compile: bool = Field(
+        False, description="Compile the network with torch.compile; where that fails, it runs as it is and says why."
     )
 
 
@@ -205,7 +226,10 @@ class TtaConfig(Section):
     """Test-time augmentation."""
 
     enabled: bool = Field(True, description="Average over flipped copies.")
-    strategy: Literal["all_flips", "none"] = Field("all_flips", description="All eight flips, or none.")
+    strategy: Literal["all_flips", "none"] = Field("all_flips", description="All combinations of flips, or none.")
+    flip_axes: list[Axis] = Field(
+        ["x", "y", "z"], description="Axes that are mirrored; leave out x where labels tell left from right."
+    )
 
 
 class InferenceConfig(Section):
@@ -300,6 +324,11 @@ def check_names(config: StudyConfig) -> None:
         registry[name]
     for name in training.augmentation.transforms:
         AUGMENTATIONS[name]
+    if "dtm" in LOSSES[training.loss.name].needs and not config.preprocessing.compute_dtms:
+        raise ConfigError(
+            f"The loss '{training.loss.name}' needs distance maps, but preprocessing.compute_dtms is false. "
+            "Preprocess with --compute-dtms first, or choose another loss."
+        )
 
 
 def edits(before: StudyConfig, after: StudyConfig) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from mist_ops.errors import ConfigError
 if TYPE_CHECKING:
     from mist_ops.augmentation import Augmentation
     from mist_ops.losses import Loss
+    from mist_ops.losses.blending import Blending
     from mist_ops.metrics import Metric
     from mist_ops.models import Architecture
     from mist_ops.optimizers import OptimizerFactory
@@ -91,6 +92,7 @@ class UnknownName(ConfigError, KeyError):
 
 MODELS: Registry[Architecture] = Registry("model", home="mist_ops.models")
 LOSSES: Registry[Loss] = Registry("loss", home="mist_ops.losses")
+BLENDINGS: Registry[Blending] = Registry("composite loss weighting", home="mist_ops.losses.blending")
 METRICS: Registry[Metric] = Registry("metric", home="mist_ops.metrics")
 AUGMENTATIONS: Registry[Augmentation] = Registry("augmentation", home="mist_ops.augmentation")
 OPTIMIZERS: Registry[OptimizerFactory] = Registry("optimizer", home="mist_ops.optimizers")

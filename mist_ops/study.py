@@ -77,7 +77,7 @@ class Study:
         return self.numpy / "labels" / f"{check_id(case_id)}.npy"
 
     def dtm(self, case_id: str) -> Path:
-        """Distance maps: float32 ``(x, y, z, class)``."""
+        """Distance maps: float16 ``(x, y, z, class)``."""
         return self.numpy / "dtms" / f"{check_id(case_id)}.npy"
 
     def geometry(self, case_id: str) -> Path:

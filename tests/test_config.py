@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +69,12 @@ REFERENCE: dict[str, Any] = {
 }
 
 # What its config.json lacks, at the end of the section.
-OURS = {"preprocessing.resampling": "reference"}
+OURS = {
+    "preprocessing.resampling": "reference",
+    "training.augmentation.flip_axes": ["x", "y", "z"],
+    "training.hardware.compile": False,
+    "inference.tta.flip_axes": ["x", "y", "z"],
+}
 
 CONFIG = StudyConfig.model_validate(REFERENCE)
 
@@ -87,7 +94,9 @@ def test_a_config_of_the_reference_comes_back_with_its_values_and_its_order_of_k
     write_config(tmp_path / "config.json", CONFIG)
     written = json.loads((tmp_path / "config.json").read_text())
     assert [path for path in _paths(written) if path not in OURS] == _paths(REFERENCE)
-    assert written["preprocessing"].popitem() == ("resampling", "reference")
+    for path, default in OURS.items():
+        *sections, name = path.split(".")
+        assert reduce(getitem, sections, written).popitem() == (name, default)
     assert written == REFERENCE
 
 
@@ -117,6 +126,20 @@ def test_arguments_of_an_architecture_are_its_own_and_are_kept() -> None:
 def test_folds_that_do_not_exist_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"numbered 0 to 2"):
         override(CONFIG, {"training.nfolds": 3})
+
+
+def test_a_weighting_of_composite_losses_gets_its_default_parameters() -> None:
+    changed = override(CONFIG, {"training.loss.composite_loss_weighting": {"name": "cosine"}})
+    assert changed.training.loss.composite_loss_weighting == {
+        "name": "cosine",
+        "params": {"init_pause": 5, "start_val": 1.0, "end_val": 0.0},
+    }
+
+
+@pytest.mark.parametrize("weighting", [{}, {"name": "cosin"}, {"name": "constant", "params": {"value": 2}}])
+def test_a_weighting_that_does_not_exist_is_refused(weighting: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match=r"composite_loss_weighting"):
+        override(CONFIG, {"training.loss.composite_loss_weighting": weighting})
 
 
 def test_an_override_is_validated_and_leaves_the_original() -> None:

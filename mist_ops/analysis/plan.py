@@ -26,6 +26,7 @@ from mist_ops.config import (
 )
 from mist_ops.dataset import DatasetDescription
 from mist_ops.errors import DatasetError
+from mist_ops.models import Architecture
 from mist_ops.models.topology import topology
 from mist_ops.registry import MODELS
 from mist_ops.types import Size, Spacing
@@ -71,9 +72,9 @@ def plan(
     chosen = override(_measured_settings(fingerprints, description, nfolds), edits)
     target, crop = chosen.spatial_config.target_spacing, chosen.preprocessing.crop_to_foreground
     median = np.median(resampled_sizes(fingerprints, target, crop), axis=0)
-    fit = MODELS[chosen.model.architecture].fit_patch_size
+    wanted = patch_size(median, target, PATCH_VOXELS)
     following = {
-        "spatial_config.patch_size": fit(patch_size(median, target, PATCH_VOXELS), target),
+        "spatial_config.patch_size": fitted_patch_size(MODELS[chosen.model.architecture], wanted, target),
         "preprocessing.median_resampled_image_size": _size(median),
     }
     # Parameters of an architecture may be edited, but the channels are those of the dataset.
@@ -192,6 +193,22 @@ def patch_size(median_size: Vector, spacing: Spacing, budget: int) -> Size:
     """
     slab = _is_anisotropic(np.array(spacing))
     return _slab(median_size, spacing, budget) if slab else _block(median_size, spacing, budget)
+
+
+def fitted_patch_size(architecture: Architecture, wanted: Size, spacing: Spacing) -> Size:
+    """The patch next to the one wanted that a network takes.
+
+    A network of fixed depth needs a slab thicker than the images may be, which are then padded. Where that
+    makes more voxels than the budget and than were wanted, the other axes are shortened.
+    """
+    patch = architecture.fit_patch_size(wanted, spacing)
+    excess = math.prod(patch) / max(PATCH_VOXELS, math.prod(wanted))
+    if excess <= 1:
+        return patch
+    kept = [n <= before for n, before in zip(patch, wanted, strict=True)]
+    shrink = excess ** (1 / sum(kept))
+    shorter = _size(n / shrink if is_kept else n for n, is_kept in zip(patch, kept, strict=True))
+    return architecture.fit_patch_size(shorter, spacing)
 
 
 def _slab(median_size: Vector, spacing: Spacing, budget: int) -> Size:

@@ -17,9 +17,13 @@ class Loss:
     Attributes:
         function: Maps ``objective.Prediction`` (logits, probabilities, one-hot truth, and the ``needs``) to a scalar.
         needs: Which of ``"dtm"`` and ``"spacing"`` it reads.
-        composite: Whether it is blended with ``dice_ce`` by a weight alpha that may change over the epochs.
+        blended_with: Name of the loss that takes the weight alpha beside this one's ``1 - alpha``, where alpha may
+            change over the epochs; None for a loss that stands alone.
+        native: Whether coarser outputs are compared with a truth thinned out to their own resolution, which is
+            cheaper. Otherwise they are enlarged to full resolution first.
     """
 
     function: Callable[..., Tensor]
     needs: Set[str] = frozenset()
-    composite: bool = False
+    blended_with: str | None = None
+    native: bool = True

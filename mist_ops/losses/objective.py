@@ -1,7 +1,7 @@
 """From a network's outputs to the number that training minimizes.
 
 What all losses share happens here, once: softmax, one-hot truth, whether the background counts, the blend of a
-composite loss with ``dice_ce``, and deep supervision.
+composite loss with its partner, and deep supervision.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float, Integer
 from monai.networks.utils import one_hot
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from mist_ops.losses import Loss
 from mist_ops.losses.deep_supervision import head_weights, thin_out
@@ -40,6 +41,17 @@ class Prediction:
     spacing: Spacing | None = None
     include_background: bool = True
 
+    @property
+    def foreground(self) -> tuple[Float[Tensor, "batch label x y z"], Float[Tensor, "batch label x y z"]]:
+        """Truth and probabilities without the background, which boundary and topology terms never count."""
+        return self.truth[:, 1:], self.probabilities[:, 1:]
+
+    @property
+    def distances(self) -> Float[Tensor, "batch label x y z"]:
+        """Distance maps without the background."""
+        assert self.dtm is not None
+        return self.dtm[:, 1:]
+
 
 @dataclass(frozen=True)
 class Objective:
@@ -59,10 +71,10 @@ class Objective:
         """The weighted mean of the loss over the outputs, finest first.
 
         Args:
-            outputs: Logits per head. Each head is compared with the truth at its own resolution.
+            outputs: Logits per head, compared with the truth at their own resolution where the loss allows it.
             classes: Class indices at the resolution of the first head.
             dtm: Signed distance maps at that resolution.
-            alpha: Weight of ``dice_ce`` in a composite loss; the loss's own term weighs ``1 - alpha``.
+            alpha: Weight of the loss that a composite loss is blended with; its own term weighs ``1 - alpha``.
         """
         if classes.shape != (outputs[0].shape[0], 1, *outputs[0].shape[2:]):
             raise ValueError(f"Logits {tuple(outputs[0].shape)} and classes {tuple(classes.shape)} do not match.")
@@ -70,15 +82,30 @@ class Objective:
             raise ValueError("This loss needs distance maps (dtm), and the batch has none.")
         total = torch.zeros((), device=classes.device)
         for weight, logits in zip(head_weights(len(outputs)), outputs, strict=True):
-            size = logits.shape[2:]
-            distances = None if dtm is None else thin_out(dtm, size)
-            total = total + weight * self._at(logits, thin_out(classes, size), distances, alpha)
+            total = total + weight * self._at(logits.float(), classes, dtm, alpha)
         return total
 
     def _at(self, logits: Tensor, classes: Tensor, dtm: Tensor | None, alpha: float) -> Tensor:
-        prediction = _prediction(logits, classes, dtm, self.spacing, self.include_background)
-        own: Tensor = self.loss.function(prediction)
-        return alpha * LOSSES["dice_ce"].function(prediction) + (1 - alpha) * own if self.loss.composite else own
+        """The loss of one output, which may be coarser than the truth."""
+        if not self.loss.native and logits.shape[2:] != classes.shape[2:]:
+            logits = interpolate(logits, size=classes.shape[2:], mode="trilinear")
+        size = logits.shape[2:]
+        distances = None if dtm is None or "dtm" not in self.loss.needs else thin_out(dtm, size)
+        prediction = _prediction(logits, thin_out(classes, size), distances, self.spacing, self.include_background)
+        return _blended(self.loss, prediction, alpha)
+
+
+def _blended(loss: Loss, prediction: Prediction, alpha: float) -> Tensor:
+    """A loss, blended with its partner if it has one; a term without weight is not computed."""
+    if loss.blended_with is None:
+        own: Tensor = loss.function(prediction)
+        return own
+    terms = []
+    if alpha > 0:
+        terms.append(alpha * _blended(LOSSES[loss.blended_with], prediction, alpha))
+    if alpha < 1:
+        terms.append((1 - alpha) * loss.function(prediction))
+    return torch.stack(terms).sum()
 
 
 def make_objective(name: str, *, spacing: Spacing | None = None, include_background: bool = True) -> Objective:
@@ -106,7 +133,6 @@ def validation_loss(logits: Float[Tensor, "batch class x y z"], classes: Integer
 def _prediction(
     logits: Tensor, classes: Tensor, dtm: Tensor | None, spacing: Spacing | None, include_background: bool
 ) -> Prediction:
-    logits = logits.float()
     if logits.shape[1] < 2:
         raise ValueError(f"A softmax needs at least two classes, found {logits.shape[1]}.")
     truth = one_hot(classes, num_classes=logits.shape[1])

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from mist_ops.errors import ConfigError
-from mist_ops.models import Architecture
+from mist_ops.models import Architecture, refuse_unknown_params
 from mist_ops.models.topology import check_patch_size, fit_patch_size, topology
 from mist_ops.registry import MODELS
 from mist_ops.types import Size, Spacing
@@ -24,10 +23,7 @@ def _builder(name: str) -> Callable[..., nn.Module]:
     ) -> nn.Module:
         from mist_ops.models.networks.unet import UNet
 
-        if unknown:
-            raise ConfigError(
-                f"model.params has {', '.join(map(repr, unknown))}, which {name} does not know. Remove it."
-            )
+        refuse_unknown_params(name, unknown)
         check_patch_size(patch_size, target_spacing)
         shape = topology(patch_size, target_spacing)
         filters = [min(32 * 2**level, _MAX_FILTERS[name]) for level in range(len(shape.strides))]
@@ -37,4 +33,12 @@ def _builder(name: str) -> Callable[..., nn.Module]:
 
 
 for _name in _MAX_FILTERS:
-    MODELS.register(_name)(Architecture(_builder(_name), check_patch_size, fit_patch_size))
+    MODELS.register(_name)(
+        Architecture(
+            _builder(_name),
+            check_patch_size,
+            fit_patch_size,
+            encoder=("input_block.", "downsamples.", "bottleneck."),
+            topology=topology,
+        )
+    )

@@ -13,7 +13,12 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 _SHOWN = 3
-_REFERENCE_NAMES = {"unet.encoder_layers.": "downsamples.", "unet.decoder_layers.": "upsamples.", "unet.": ""}
+_REFERENCE_NAMES = {
+    "unet.encoder_layers.": "downsamples.",
+    "unet.decoder_layers.": "upsamples.",
+    "unet.": "",
+    "model.": "",  # swinunetr
+}
 """How names begin in weights of MIST, and how they begin here."""
 
 
@@ -42,20 +47,32 @@ def read_tensors(path: Path) -> Any:
         raise ConfigError(f"{path} is damaged, or no file of weights. Train the fold again.") from error
 
 
-def load_weights(path: Path, module: nn.Module) -> None:
-    """Put the weights in a file into a network, all of them.
-
-    Files of MIST's nnU-Nets fit too: those networks are the same and differ in the names of their parts.
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Read the weights of a network, under our names for its parts.
 
     Raises:
-        ConfigError: The file is missing, holds more than tensors, or belongs to another network.
+        ConfigError: The file is missing, damaged, or holds something else, such as a whole checkpoint.
     """
     import torch
 
     found = read_tensors(path)
-    if not (isinstance(found, dict) and all(isinstance(value, torch.Tensor) for value in found.values())):
-        raise ConfigError(f"{path} holds something else than the weights of a network, such as a whole checkpoint.")
-    weights = {_our_name(name): tensor for name, tensor in found.items()}
+    if not (isinstance(found, dict) and found and all(isinstance(value, torch.Tensor) for value in found.values())):
+        raise ConfigError(
+            f"{path} holds something else than the weights of a network, such as a whole checkpoint. "
+            "Name a file such as models/fold_0.pt."
+        )
+    return {_our_name(name): tensor for name, tensor in found.items()}
+
+
+def load_weights(path: Path, module: nn.Module) -> None:
+    """Put the weights in a file into a network, all of them.
+
+    Files of MIST fit too: its networks are the same, and some differ in the names of their parts.
+
+    Raises:
+        ConfigError: The file is missing, holds more than tensors, or belongs to another network.
+    """
+    weights = read_weights(path)
     _check_fit(path, weights, module.state_dict())
     module.load_state_dict(weights)
 

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float16
 
 from mist_ops.config import StudyConfig
 from mist_ops.dataset import Case
 from mist_ops.errors import CaseError, ImageError
 from mist_ops.files import file_hash, write_array, write_json
-from mist_ops.imaging.distances import distance_maps
+from mist_ops.imaging.distances import VOXELS, distance_maps
 from mist_ops.imaging.foreground import bounding_box, foreground_box, union_box
 from mist_ops.imaging.geometry import Geometry, Reorientation
 from mist_ops.imaging.labels import to_indices
@@ -63,7 +63,7 @@ class PreprocessedCase:
 
     image: Channels
     classes: LabelMap | None
-    dtm: Float32[np.ndarray, "x y z class"] | None
+    dtm: Float16[np.ndarray, "x y z class"] | None
     geometry: CaseGeometry
 
 
@@ -240,7 +240,10 @@ def _assembled(
     settings, n_classes = config.preprocessing, len(config.dataset_info.labels)
     dtm = None
     if settings.compute_dtms and indices is not None:
-        dtm = distance_maps(indices, n_classes, settings.normalize_dtms)
+        in_mm = settings.resampling == "accurate"
+        dtm = distance_maps(
+            indices, n_classes, settings.normalize_dtms, geometry.preprocessed.spacing if in_mm else VOXELS
+        )
     return PreprocessedCase(np.stack(images, axis=-1), indices, dtm, geometry)
 
 

@@ -6,9 +6,18 @@ import numpy as np
 import pytest
 
 from mist_ops.analysis.fingerprint import CaseFingerprint, HuStatistics
-from mist_ops.analysis.plan import PATCH_VOXELS, is_masked, patch_size, plan, target_spacing, warnings
+from mist_ops.analysis.plan import (
+    PATCH_VOXELS,
+    fitted_patch_size,
+    is_masked,
+    patch_size,
+    plan,
+    target_spacing,
+    warnings,
+)
 from mist_ops.dataset import DatasetDescription
 from mist_ops.errors import ConfigError, DatasetError
+from mist_ops.registry import MODELS
 from mist_ops.types import Box, Size, Spacing
 
 ISO: Spacing = (1.0, 1.0, 1.0)
@@ -122,6 +131,28 @@ def test_sizes_follow_from_an_edited_target_spacing_and_an_edited_patch_wins():
     assert config.spatial_config.patch_size == (128, 128, 128)
     edited = plan([case()], description(), 2, {**edits, "spatial_config.patch_size": [64, 64, 32]})
     assert edited.spatial_config.patch_size == (64, 64, 32)
+
+
+@pytest.mark.parametrize("architecture", MODELS)
+@pytest.mark.parametrize("size, spacing", [((36, 50, 36), ISO), ((512, 512, 40), (0.7, 0.7, 5.0))])
+def test_every_architecture_gets_a_patch_that_it_takes_within_the_budget(architecture, size, spacing):
+    spatial = plan([case(size, spacing)], description(), 2, {"model.architecture": architecture}).spatial_config
+    MODELS[architecture].check_patch_size(spatial.patch_size, spatial.target_spacing)
+    assert np.prod(spatial.patch_size) <= PATCH_VOXELS
+
+
+@pytest.mark.parametrize(
+    "architecture, wanted, patch",
+    [
+        ("nnunet", (512, 512, 8), (512, 512, 8)),
+        ("mednext-small", (512, 512, 8), (352, 352, 16)),
+        ("swinunetr-small", (512, 512, 8), (256, 256, 32)),
+        ("swinunetr-small", (256, 256, 5), (256, 256, 32)),
+        ("swinunetr-small", (32, 32, 32), (64, 32, 32)),
+    ],
+)
+def test_a_slab_that_must_be_thicker_gets_narrower_above_the_budget(architecture, wanted, patch):
+    assert fitted_patch_size(MODELS[architecture], wanted, (1.0, 1.0, 5.0)) == patch
 
 
 def test_edited_parameters_of_the_model_keep_the_channels_of_the_dataset():

@@ -11,6 +11,9 @@ from mist_ops.imaging.distances import distance_maps
 from mist_ops.imaging.nifti import read_geometry, read_labels
 from mist_ops.types import LabelMap
 
+HALF = 5e-4
+"""Relative rounding error of half precision."""
+
 
 @pytest.fixture
 def point() -> LabelMap:
@@ -22,7 +25,7 @@ def point() -> LabelMap:
 def test_a_single_voxel_is_its_own_boundary(point: LabelMap) -> None:
     plain, scaled = distance_maps(point, 2, False)[..., 1], distance_maps(point, 2, True)[..., 1]
     assert plain[3, 3, 3] == scaled[3, 3, 3] == 0
-    assert plain.max() == pytest.approx(5.8309517)
+    assert plain.max() == pytest.approx(5.8309517, rel=HALF)
     assert scaled.max() == 1
 
 
@@ -31,7 +34,8 @@ def test_the_inside_of_a_cube_is_negative() -> None:
     classes[2:7, 2:7, 2:7] = 1
     assert distance_maps(classes, 2, False)[4, 4, :, 1].tolist() == [2, 1, 0, -1, -2, -1, 0, 1, 2]
     scaled = distance_maps(classes, 2, True)[4, 4, :, 1]
-    np.testing.assert_allclose(scaled * np.sqrt(12), [2, 1, 0, *(np.sqrt(12) * np.array([-0.5, -1, -0.5])), 0, 1, 2])
+    expected = [2, 1, 0, *(np.sqrt(12) * np.array([-0.5, -1, -0.5])), 0, 1, 2]
+    np.testing.assert_allclose(scaled * np.sqrt(12), expected, rtol=HALF)
 
 
 def test_the_end_of_the_volume_is_no_boundary() -> None:
@@ -42,7 +46,7 @@ def test_the_end_of_the_volume_is_no_boundary() -> None:
 
 def test_an_absent_class_and_a_full_one_are_finite(point: LabelMap) -> None:
     classes = np.zeros_like(point)
-    diagonal = np.float32(np.linalg.norm(classes.shape))
+    diagonal = np.float16(np.linalg.norm(classes.shape))
     plain, scaled = distance_maps(classes, 2, False), distance_maps(classes, 2, True)
     assert (plain[..., 0] == -diagonal).all()
     assert (plain[..., 1] == diagonal).all()
@@ -56,4 +60,17 @@ def test_a_hippocampus_has_the_distances_of_the_reference(shared: Path) -> None:
     maps = distance_maps(reorientation.apply(read_labels(path)[0]), 3, True)
     assert [int((maps[..., index] == 0).sum()) for index in range(3)] == [2699, 856, 1188]
     smallest = [maps[..., index][maps[..., index] > 0].min() for index in range(3)]
-    np.testing.assert_allclose(smallest, [0.24253564, 0.026090901, 0.032124627], rtol=1e-6)
+    np.testing.assert_allclose(smallest, [0.24253564, 0.026090901, 0.032124627], rtol=HALF)
+
+
+def test_distances_are_in_mm() -> None:
+    classes = np.zeros((5, 5, 5), dtype=np.uint8)
+    classes[2, 2, 2] = 1
+    maps = distance_maps(classes, 2, False, spacing=(1.0, 1.0, 5.0))[..., 1]
+    assert maps[2, 2].tolist() == [10, 5, 0, 5, 10]
+    assert maps[:, 2, 2].tolist() == [2, 1, 0, 1, 2]
+
+
+def test_an_absent_class_is_as_far_away_as_the_volume_is_wide_in_mm() -> None:
+    maps = distance_maps(np.zeros((3, 4, 1), dtype=np.uint8), 2, False, spacing=(1.0, 1.0, 12.0))
+    assert (maps[..., 1] == 13).all()

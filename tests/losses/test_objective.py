@@ -37,11 +37,31 @@ def test_a_coarse_head_is_compared_with_every_second_voxel() -> None:
     assert objective([fine, coarse], CLASSES).item() == pytest.approx(expected.item(), abs=1e-6)
 
 
-def test_a_composite_loss_is_blended_with_dice_ce() -> None:
-    objective = Objective(Loss(lambda prediction: prediction.logits.new_tensor(3.0), composite=True))
+def test_a_composite_loss_is_blended_with_its_partner() -> None:
+    objective = Objective(Loss(lambda prediction: prediction.logits.new_tensor(3.0), blended_with="dice_ce"))
     plain = make_objective("dice_ce")([logits(8, 8, 8)], CLASSES)
     blended = objective([logits(8, 8, 8)], CLASSES, alpha=0.25)
     assert blended.item() == pytest.approx(0.25 * plain.item() + 0.75 * 3.0, abs=1e-6)
+
+
+def test_a_term_without_weight_is_not_computed() -> None:
+    def never(prediction: Prediction) -> Tensor:
+        raise AssertionError
+
+    objective = Objective(Loss(never, blended_with="dice_ce"))
+    plain = make_objective("dice_ce")([logits(8, 8, 8)], CLASSES)
+    assert objective([logits(8, 8, 8)], CLASSES, alpha=1.0).item() == pytest.approx(plain.item(), abs=1e-6)
+
+
+def test_a_loss_of_thin_structures_sees_coarse_heads_enlarged() -> None:
+    sizes: list[tuple[int, ...]] = []
+
+    def sees(prediction: Prediction) -> Tensor:
+        sizes.append(tuple(prediction.truth.shape[2:]))
+        return prediction.logits.mean()
+
+    Objective(Loss(sees, native=False))([logits(8, 8, 8), logits(4, 4, 4)], CLASSES)
+    assert sizes == [(8, 8, 8), (8, 8, 8)]
 
 
 def test_distance_maps_are_thinned_out_with_the_truth() -> None:

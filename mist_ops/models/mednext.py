@@ -1,0 +1,81 @@
+"""The MedNeXt family: ``mednext-small``, ``-base``, ``-medium`` and ``-large``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from mist_ops.errors import ConfigError
+from mist_ops.models import Architecture, refuse_unknown_params
+from mist_ops.models.multiples import check_patch_size, fit_patch_size
+from mist_ops.registry import MODELS
+from mist_ops.types import Size, Spacing
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_REDUCTION = 16
+_KERNEL_SIZES = (3, 5, 7)
+
+Stages = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """How wide and how deep the four stages are, from the full resolution down; the way up mirrors them.
+
+    Attributes:
+        expansion: By how much the channels grow inside a block.
+        blocks: Blocks of each stage.
+        bottleneck: Both of the bottleneck.
+    """
+
+    expansion: Stages
+    blocks: Stages
+    bottleneck: tuple[int, int]
+
+
+VARIANTS: Mapping[str, Variant] = {
+    "mednext-small": Variant(expansion=(2, 2, 2, 2), blocks=(2, 2, 2, 2), bottleneck=(2, 2)),
+    "mednext-base": Variant(expansion=(2, 3, 4, 4), blocks=(2, 2, 2, 2), bottleneck=(4, 2)),
+    "mednext-medium": Variant(expansion=(2, 3, 4, 4), blocks=(3, 4, 4, 4), bottleneck=(4, 4)),
+    "mednext-large": Variant(expansion=(3, 4, 8, 8), blocks=(3, 4, 8, 8), bottleneck=(8, 8)),
+}
+
+
+def _builder(name: str) -> Callable[..., nn.Module]:
+    def build(
+        in_channels: int,
+        out_channels: int,
+        patch_size: Size,
+        target_spacing: Spacing,
+        kernel_size: object = 3,
+        **unknown: object,
+    ) -> nn.Module:
+        from mist_ops.models.networks.mednext import MedNeXt
+
+        refuse_unknown_params(name, unknown)
+        check_patch_size(patch_size, target_spacing, multiple=_REDUCTION)
+        return MedNeXt(in_channels, out_channels, VARIANTS[name], _checked_kernel_size(kernel_size))
+
+    return build
+
+
+def _checked_kernel_size(kernel_size: object) -> int:
+    if isinstance(kernel_size, int) and kernel_size in _KERNEL_SIZES:
+        return kernel_size
+    allowed = ", ".join(map(str, _KERNEL_SIZES))
+    raise ConfigError(f"model.params.kernel_size is {kernel_size!r}. Use one of {allowed}.")
+
+
+for _name in VARIANTS:
+    MODELS.register(_name)(
+        Architecture(
+            _builder(_name),
+            partial(check_patch_size, multiple=_REDUCTION),
+            partial(fit_patch_size, multiple=_REDUCTION),
+            encoder=("stem.", "enc_stages.", "down_blocks.", "bottleneck."),
+        )
+    )

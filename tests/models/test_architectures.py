@@ -1,0 +1,215 @@
+"""Every network: what all of them promise; how many weights they have and what they compute, against the reference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from mist_ops.errors import ConfigError
+from mist_ops.models.weights import load_weights
+from mist_ops.registry import MODELS
+from mist_ops.types import Size, Spacing
+
+ISOTROPIC = (1.0, 1.0, 1.0)
+TOO_LARGE = {"mednext-medium", "mednext-large", "swinunetr-base", "swinunetr-large"}
+"""Built without memory only: they differ from a smaller one of their family in numbers."""
+
+SMALL_ENOUGH = sorted(set(MODELS) - TOO_LARGE)
+
+
+class LinspaceOnCpu(TorchFunctionMode):
+    """MONAI's Swin transformer reads numbers out of a ``linspace``, which a device without memory cannot give."""
+
+    def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return func(*args, **(kwargs or {}), **({"device": "cpu"} if func is torch.linspace else {}))
+
+
+def without_memory(name: str, patch: Size, spacing: Spacing = ISOTROPIC, channels: int = 1, classes: int = 3) -> Any:
+    with torch.device("meta"), LinspaceOnCpu():
+        return MODELS[name].build(channels, classes, patch, spacing)
+
+
+def smallest(name: str) -> tuple[nn.Module, Tensor]:
+    patch = MODELS[name].fit_patch_size((1, 1, 1), ISOTROPIC)
+    return MODELS[name].build(1, 3, patch, ISOTROPIC), torch.randn(1, 1, *patch)
+
+
+def parameters(network: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def set_by_formula(network: nn.Module) -> None:
+    for name, parameter in network.named_parameters():
+        if parameter.ndim > 1:
+            values = 0.05 * torch.arange(1, parameter.numel() + 1, dtype=torch.float64).sin()
+            parameter.data = values.reshape(parameter.shape).float()
+        else:
+            parameter.data = torch.full_like(parameter, 0.01 if name.endswith("bias") else 1.0)
+
+
+def waves(patch: Size) -> Tensor:
+    voxels = patch[0] * patch[1] * patch[2]
+    return (0.01 * torch.arange(voxels, dtype=torch.float64)).sin().float().reshape(1, 1, *patch)
+
+
+@pytest.mark.parametrize("name", SMALL_ENOUGH)
+def test_a_network_trains_on_its_smallest_patch_and_predicts_one_tensor(name: str) -> None:
+    network, patch = smallest(name)
+    logits = network.train()(patch)
+    assert isinstance(logits, list)
+    assert logits[0].shape == (1, 3, *patch.shape[2:])
+    for finer, coarser in pairwise(logits):
+        assert coarser.shape[2:] == tuple(max(n // 2, 1) for n in finer.shape[2:])
+    sum(head.square().mean() for head in logits).backward()
+    # A weight without a gradient would stop training on several GPUs.
+    assert [name for name, weight in network.named_parameters() if weight.grad is None] == []
+    assert all(weight.grad.isfinite().all() for weight in network.parameters())
+    with torch.no_grad():
+        assert network.eval()(patch).shape == logits[0].shape
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_parameter_that_a_network_does_not_know_is_refused_by_name(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"'depth', which {name} does not know"):
+        MODELS[name].build(1, 3, (64, 64, 64), ISOTROPIC, depth=3)
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("patch, spacing", [((16, 16, 8), ISOTROPIC), ((100, 100, 100), ISOTROPIC)])
+def test_a_patch_that_a_network_cannot_take_is_refused_before_it_is_built(
+    name: str, patch: Size, spacing: Spacing
+) -> None:
+    with pytest.raises(ConfigError, match=f"{'x'.join(map(str, patch))} .* Use "):
+        MODELS[name].build(1, 3, patch, spacing)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_patch_as_thin_as_the_images_is_made_legal(name: str) -> None:
+    spacing = (1.0, 1.0, 5.0)
+    without_memory(name, MODELS[name].fit_patch_size((256, 256, 5), spacing), spacing)
+
+
+@pytest.mark.parametrize(
+    "name, patch, spacing, expected",
+    [
+        ("nnunet", (32, 32, 32), ISOTROPIC, 5_645_769),
+        ("nnunet", (64, 64, 64), ISOTROPIC, 16_671_305),
+        ("nnunet", (128, 128, 128), ISOTROPIC, 31_420_425),
+        ("nnunet", (256, 256, 16), (0.7, 0.7, 3.0), 30_784_969),
+        ("nnunet", (64, 64, 8), (1.0, 1.0, 4.0), 16_185_353),
+        ("nnunet-pocket", (32, 32, 32), ISOTROPIC, 472_457),
+        ("nnunet-pocket", (256, 256, 16), (0.7, 0.7, 3.0), 644_617),
+        ("fmgnet", (32, 32, 32), ISOTROPIC, 1_464_329),
+        ("fmgnet", (256, 256, 16), (0.7, 0.7, 3.0), 2_903_977),
+        ("wnet", (32, 32, 32), ISOTROPIC, 2_328_617),
+        ("wnet", (256, 256, 16), (0.7, 0.7, 3.0), 5_544_361),
+    ],
+)
+def test_a_network_has_as_many_weights_as_the_reference(
+    name: str, patch: Size, spacing: Spacing, expected: int
+) -> None:
+    assert parameters(without_memory(name, patch, spacing)) == expected
+
+
+@pytest.mark.parametrize(
+    "name, edge, weights, entries, in_encoder",
+    [
+        ("nnunet", 64, 16_671_305, 83, 8_618_560),
+        ("nnunet", 128, 31_420_425, 100, 14_252_480),
+        ("nnunet-pocket", 64, 620_265, 83, 254_784),
+        ("nnunet-pocket", 128, 768_073, 100, 311_296),
+        ("fmgnet", 64, 2_242_601, 295, 254_784),
+        ("fmgnet", 128, 3_170_793, 415, 311_296),
+        ("wnet", 64, 3_942_505, 495, 254_784),
+        ("wnet", 128, 5_856_233, 735, 311_296),
+        ("mednext-small", 64, 5_553_839, 236, 3_572_608),
+        ("mednext-base", 64, 10_513_775, 236, 6_849_856),
+        ("mednext-medium", 64, 17_536_431, 364, 12_476_256),
+        ("mednext-large", 128, 61_729_679, 524, 46_699_808),
+        ("swinunetr-small", 64, 18_346_869, 167, 5_756_498),
+        ("swinunetr-base", 64, 72_762_117, 167, 19_578_554),
+        ("swinunetr-large", 128, 290_390_949, 167, 74_836_106),
+    ],
+)
+def test_a_file_of_weights_and_the_encoder_in_it_hold_what_those_of_the_reference_hold(
+    name: str, edge: int, weights: int, entries: int, in_encoder: int
+) -> None:
+    network = without_memory(name, (edge, edge, edge))
+    state = network.state_dict()
+    encoder = [tensor for key, tensor in state.items() if key.startswith(MODELS[name].encoder)]
+    assert parameters(network) == weights
+    assert len(state) == entries
+    assert sum(tensor.numel() for tensor in encoder) == in_encoder
+
+
+@pytest.mark.parametrize(
+    "name, expected", [("nnunet", 31_423_340), ("nnunet-pocket", 770_860), ("fmgnet", 3_173_580), ("wnet", 5_859_020)]
+)
+def test_channels_and_classes_change_only_the_ends(name: str, expected: int) -> None:
+    assert parameters(without_memory(name, (128, 128, 128), channels=4, classes=4)) == expected
+
+
+@pytest.mark.parametrize("name", SMALL_ENOUGH)
+def test_every_weight_has_one_name(name: str) -> None:
+    state = smallest(name)[0].state_dict()
+    assert len({tensor.data_ptr() for tensor in state.values()}) == len(state)
+
+
+@pytest.mark.parametrize(
+    "name, patch, spacing, mean, std, voxel, head_means, head_stds",
+    [
+        ("nnunet", (32, 32, 32), ISOTROPIC, 0.019802, 0.026207, (0.02507, 0.03107, 0.03008),
+         (0.02036, 0.0133), (0.04865, 0.21687)),
+        ("nnunet", (64, 64, 8), (1.0, 1.0, 4.0), 0.017157, 0.028490, (0.00845, 0.00852, 0.00909),
+         (0.01786, 0.01255), (0.05243, 0.14404)),
+        ("nnunet-pocket", (32, 32, 32), ISOTROPIC, 0.019785, 0.026256, (0.03132, 0.02965, 0.02147),
+         (0.01905, 0.02061), (0.0268, 0.02668)),
+        ("fmgnet", (32, 32, 32), ISOTROPIC, 0.024209, 0.124698, (0.07783, 0.1031, 0.09751),
+         (0.02217, 0.02295), (0.07666, 0.07497)),
+        ("wnet", (32, 32, 32), ISOTROPIC, 0.024732, 0.123904, (0.15296, 0.15638, 0.11127),
+         (0.02705, 0.0272), (0.05025, 0.04395)),
+        ("mednext-small", (32, 32, 32), ISOTROPIC, 0.011544, 0.028958, (0.02234, 0.02105, 0.0161),
+         (0.01334, 0.01159, 0.01992, 0.0113), (0.00817, 0.02454, 0.05337, 0.00369)),
+        ("mednext-base", (32, 32, 32), ISOTROPIC, 0.011540, 0.028958, (0.02247, 0.02115, 0.01613),
+         (0.0133, 0.01159, 0.01998, 0.01129), (0.00788, 0.02458, 0.05354, 0.00368)),
+        ("swinunetr-small", (64, 64, 32), ISOTROPIC, 0.028182, 0.140171, (-0.0253, -0.04734, -0.00335), (), ()),
+    ],
+)  # fmt: skip
+def test_a_network_computes_what_the_reference_computes(
+    name: str,
+    patch: Size,
+    spacing: Spacing,
+    mean: float,
+    std: float,
+    voxel: tuple[float, ...],
+    head_means: tuple[float, ...],
+    head_stds: tuple[float, ...],
+) -> None:
+    network = MODELS[name].build(1, 3, patch, spacing)
+    set_by_formula(network)
+    with torch.no_grad():
+        logits, *heads = network.train()(waves(patch))
+    assert (logits.mean().item(), logits.std().item()) == pytest.approx((mean, std), abs=1e-6)
+    assert logits[0, :, 5, 6, 7].tolist() == pytest.approx(voxel, abs=1e-5)
+    assert [head.mean().item() for head in heads] == pytest.approx(head_means, abs=1e-5)
+    # The reference enlarges its heads first, which changes the divisor n - 1 of the standard deviation.
+    assert [head.std(correction=0).item() for head in heads] == pytest.approx(head_stds, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "name, prefix", [("mednext-small", ""), ("fmgnet", ""), ("wnet", ""), ("swinunetr-small", "model.")]
+)
+def test_weights_of_the_reference_fit(name: str, prefix: str, tmp_path: Path) -> None:
+    # Those of the nnU-Nets, whose names differ more, are in test_weights.
+    (saved, _), (loaded, _) = smallest(name), smallest(name)
+    torch.save({prefix + key: tensor for key, tensor in saved.state_dict().items()}, tmp_path / "fold_0.pt")
+    load_weights(tmp_path / "fold_0.pt", loaded)
+    theirs = loaded.state_dict()
+    assert all(torch.equal(tensor, theirs[key]) for key, tensor in saved.state_dict().items())
