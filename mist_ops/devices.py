@@ -1,15 +1,19 @@
-"""The accelerator: which one is used, whether it computes in BF16, and the global seeds."""
+"""The accelerator: which one is used, how fast it may compute, and the global seeds."""
 
 from __future__ import annotations
 
+import logging
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from mist_ops.errors import ConfigError
+
+_LOG = logging.getLogger(__name__)
 
 
 def resolve_device(name: str | None = None) -> torch.device:
@@ -36,6 +40,67 @@ def resolve_device(name: str | None = None) -> torch.device:
             f"{' (numbered from 0)' * bool(gpus)}. Use 'cpu', or leave the device out to take what there is."
         )
     return torch.device(kind, int(index or 0))
+
+
+def resolve_devices(
+    device: str | Sequence[str] | None, processes: int | None = None, gpus: int | None = None
+) -> list[torch.device]:
+    """The devices that one training runs on, a process on each.
+
+    Args:
+        device: A name as in ``resolve_device``, or several. ``None`` and ``"cuda"`` mean all GPUs that are visible.
+        processes: How many; the CPU may be named more than once.
+        gpus: How many GPUs are wished for where the name leaves it open and there are as many.
+
+    Raises:
+        ConfigError: There is no such device, or there are too few.
+    """
+    if device is not None and not isinstance(device, str):
+        found = [resolve_device(name) for name in device]
+    elif resolve_device(device).type == "cpu":
+        return [resolve_device(device)] * (processes or 1)
+    elif device in (None, "cuda"):
+        visible = torch.cuda.device_count()
+        found = [torch.device("cuda", index) for index in range(min(processes or gpus or visible, visible))]
+    else:
+        found = [resolve_device(device)]
+    if processes not in (None, len(found)):
+        raise ConfigError(
+            f"{processes} processes were asked for, but {len(found)} device{'s were' if len(found) > 1 else ' was'} "
+            "named or found. Each process needs one of its own: leave the number out, or name as many devices."
+        )
+    return found
+
+
+def tune(device: torch.device) -> None:
+    """Let convolutions be as fast as they can on a device; what that costs is bit-for-bit repetition on a GPU."""
+    if device.type == "cuda":
+        # Patches are all of one size, so that the fastest convolution for it is worth looking for.
+        torch.backends.cudnn.benchmark = True
+        torch.set_float32_matmul_precision("high")
+
+
+def compiled(model: nn.Module, patches: Tensor, *, amp: bool) -> nn.Module:
+    """The model compiled for training on patches like these, or itself where compiling fails; then the log says why.
+
+    Both share their weights. Compiling is lazy, so it is tried here, forwards and backwards; gradients are cleared.
+    """
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    made: nn.Module = torch.compile(model)  # type: ignore[assignment]
+    try:
+        with autocast(patches.device, amp):
+            outputs = made(patches)
+        sum(output.float().mean() for output in outputs).backward()
+    except (
+        Exception
+    ) as error:  # Each back end has exceptions of its own: a missing compiler, an operation unknown to it.
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        _LOG.warning("The network could not be compiled and runs as it is: %s", reason)
+        made = model
+    model.zero_grad(set_to_none=True)
+    for name, buffer in model.named_buffers():
+        buffer.copy_(buffers[name])
+    return made
 
 
 def autocast(device: torch.device, wanted: bool) -> AbstractContextManager[object]:

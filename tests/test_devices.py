@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from mist_ops.devices import autocast, resolve_device, seed_everything
+from mist_ops.devices import autocast, compiled, resolve_device, resolve_devices, seed_everything
 from mist_ops.errors import ConfigError
 
 without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
@@ -68,3 +68,72 @@ def test_a_seed_repeats_every_global_generator() -> None:
         return random.random(), float(np.random.rand()), torch.rand(1).item()  # noqa: NPY002
 
     assert draw() == draw()
+
+
+@pytest.mark.parametrize(
+    "device, processes, found", [("cpu", None, 1), ("cpu", 3, 3), (["cpu", "cpu"], None, 2), (["cpu"], 1, 1)]
+)
+def test_a_cpu_takes_as_many_processes_as_are_asked_for(
+    device: str | list[str], processes: int | None, found: int
+) -> None:
+    assert resolve_devices(device, processes) == [torch.device("cpu")] * found
+
+
+@without_gpu
+def test_a_wish_for_gpus_means_nothing_where_there_is_none() -> None:
+    assert resolve_devices(None, gpus=8) == [torch.device("cpu")]
+
+
+@with_gpu
+def test_no_more_gpus_are_taken_than_there_are() -> None:
+    there = torch.cuda.device_count()
+    assert len(resolve_devices(None, gpus=there + 1)) == there
+    with pytest.raises(ConfigError, match=f"{there + 1} processes were asked for"):
+        resolve_devices(None, there + 1)
+
+
+def test_other_numbers_of_devices_and_processes_are_refused() -> None:
+    with pytest.raises(ConfigError, match="3 processes were asked for, but 2 devices were named or found"):
+        resolve_devices(["cpu", "cpu"], 3)
+
+
+class Heads(torch.nn.Module):
+    """A network of two heads, with a batch norm that counts what it sees."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = torch.nn.Sequential(torch.nn.Conv3d(1, 2, 3, padding=1), torch.nn.BatchNorm3d(2))
+
+    def forward(self, image: torch.Tensor) -> list[torch.Tensor]:
+        features = self.layers(image)
+        return [features, features[:, :, ::2]]
+
+
+IMAGE = torch.arange(64.0).reshape(1, 1, 4, 4, 4)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # The compiler's own, which differ from version to version.
+def test_a_compiled_network_computes_the_same_with_the_same_weights() -> None:
+    plain = Heads().train()
+    made = compiled(plain, torch.zeros_like(IMAGE), amp=False)
+    assert made is not plain
+    assert plain.layers[1].num_batches_tracked == 0
+    assert all(weight.grad is None for weight in plain.parameters())
+    for one, other in zip(made(IMAGE), plain(IMAGE), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_network_that_cannot_be_compiled_runs_as_it_is(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("no-such-compiler",))
+    monkeypatch.setattr("torch._inductor.config.force_disable_caches", True)
+    plain = Heads().train()
+    assert compiled(plain, IMAGE, amp=False) is plain
+    said = [record.getMessage() for record in caplog.records if record.name == "mist_ops.devices"]
+    assert len(said) == 1
+    assert said[0].startswith("The network could not be compiled and runs as it is: ")
+    assert len(said[0].splitlines()) == 1
+    assert plain.layers[1].num_batches_tracked == 0

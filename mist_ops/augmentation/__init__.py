@@ -6,7 +6,7 @@ generator it is given and from nothing else, so that a patch is the same in whic
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -15,15 +15,38 @@ from jaxtyping import Float32, UInt8
 from torch import Generator, Tensor
 
 from mist_ops.registry import AUGMENTATIONS
+from mist_ops.types import Spacing
+
+AXES: Mapping[str, int] = {"x": 1, "y": 2, "z": 3}
+"""The spatial dimensions of a patch's tensors."""
+
+_ANISOTROPY = 3.0
+"""An axis is coarse if its spacing is more than this times the narrowest one."""
 
 
 @dataclass(frozen=True)
 class Patch:
-    """A piece of a case: image channels, class indices and, where the loss needs them, distance maps."""
+    """A piece of a case: image channels, class indices and, where the loss needs them, distance maps.
+
+    Attributes:
+        image: Normalized intensities.
+        label: Class indices.
+        dtm: Signed distances to each class.
+        spacing: In mm.
+        flip_axes: Those of x, y and z that may be mirrored without making a left side a right one.
+    """
 
     image: Float32[Tensor, "channel x y z"]
     label: UInt8[Tensor, "1 x y z"]
     dtm: Float32[Tensor, "class x y z"] | None = None
+    spacing: Spacing = (1.0, 1.0, 1.0)
+    flip_axes: tuple[str, ...] = ("x", "y", "z")
+
+    @property
+    def fine(self) -> tuple[bool, bool, bool]:
+        """Whether each of x, y, z is fine enough to interpolate along: thick slices are far from one another."""
+        x, y, z = (width <= _ANISOTROPY * min(self.spacing) for width in self.spacing)
+        return x, y, z
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Patch:
         """The same change of the grid made to image, label and distance maps alike."""

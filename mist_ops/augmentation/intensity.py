@@ -1,34 +1,74 @@
 """Augmentations that change intensities; labels and distance maps stay.
 
 Each channel is treated as an image of its own, with its own factor and its own range: channels are different
-sequences, whose intensities do not compare. Results keep to the range the channel had, but for brightness.
+sequences, whose intensities do not compare. Results keep to the range the channel had, but for brightness and gamma.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import torch
 from jaxtyping import Float32
-from scipy.ndimage import gaussian_filter
 from torch import Generator, Tensor
+from torch.nn.functional import interpolate
 
 from mist_ops.augmentation import Augmentation, Patch, uniform
 from mist_ops.registry import AUGMENTATIONS
+
+_SPATIAL = (1, 2, 3)
+_NARROWEST = 1e-6
+"""A channel whose range is below this is constant but for rounding."""
 
 
 def noise(patch: Patch, generator: Generator) -> Patch:
     """Add Gaussian noise with a standard deviation of up to 0.33, that of a normalized image being 1."""
     sigma = uniform(generator, 0.0, 0.33)
-    return _in_range(patch, patch.image + sigma * torch.randn(patch.image.shape, generator=generator))
+    return _in_range(patch, torch.randn(patch.image.shape, generator=generator).mul_(sigma).add_(patch.image))
 
 
 def blur(patch: Patch, generator: Generator) -> Patch:
-    """Blur with a Gaussian of 0.5 to 1.5 voxels; the border is continued, so that it does not darken."""
-    sigma = uniform(generator, 0.5, 1.5)
-    return _in_range(
-        patch, torch.from_numpy(gaussian_filter(patch.image.numpy(), sigma, mode="nearest", axes=(1, 2, 3)))
-    )
+    """Blur with a Gaussian of 0.5 to 1.5 of the finest voxels, as many mm along each axis.
+
+    The border is continued, so that it does not darken.
+    """
+    sigma = uniform(generator, 0.5, 1.5) * min(patch.spacing)
+    image = patch.image
+    for dim, width in zip(_SPATIAL, patch.spacing, strict=True):
+        image = _gaussian(image, sigma / width, dim)
+    return _in_range(patch, image)
+
+
+def _gaussian(image: Float32[Tensor, "channel x y z"], sigma: float, dim: int) -> Float32[Tensor, "channel x y z"]:
+    """Filter along one dimension, as SciPy's gaussian_filter1d does: four standard deviations wide, border continued.
+
+    Shifted sums of the whole patch take 15 ms for 128 voxels cubed, SciPy 39 and PyTorch's convolutions 146.
+    """
+    radius, n = int(4 * sigma + 0.5), image.shape[dim]
+    bell = [math.exp(-0.5 * (at / sigma) ** 2) for at in range(-radius, radius + 1)]
+    first, last = image.narrow(dim, 0, 1), image.narrow(dim, n - 1, 1)
+    wider = torch.cat([*[first] * radius, image, *[last] * radius], dim=dim)
+    result = torch.zeros_like(image)
+    for shift, height in enumerate(bell):
+        result.add_(wider.narrow(dim, shift, n), alpha=height / sum(bell))
+    return result
+
+
+def low_resolution(patch: Patch, generator: Generator) -> Patch:
+    """Imitate a scan with voxels up to twice as wide, but for a coarse axis: nearest voxels, enlarged linearly.
+
+    As in nnU-Net (Isensee et al., Nature Methods 18, 2021). Each channel has a width of its own.
+    """
+    size = patch.image.shape[1:]
+
+    def coarsened(channel: Float32[Tensor, "x y z"]) -> Float32[Tensor, "x y z"]:
+        scale = uniform(generator, 0.5, 1.0)
+        fewer = [max(1, round(scale * n)) if fine else n for n, fine in zip(size, patch.fine, strict=True)]
+        small = interpolate(channel[None, None], size=fewer, mode="nearest-exact")
+        return interpolate(small, size=size, mode="trilinear")[0, 0]
+
+    return replace(patch, image=torch.stack([coarsened(channel) for channel in patch.image]))
 
 
 def brightness(patch: Patch, generator: Generator) -> Patch:
@@ -38,8 +78,32 @@ def brightness(patch: Patch, generator: Generator) -> Patch:
 
 def contrast(patch: Patch, generator: Generator) -> Patch:
     """Stretch or compress each channel about its mean by 0.65 to 1.5."""
-    mean = patch.image.mean(dim=(1, 2, 3), keepdim=True)
-    return _in_range(patch, mean + (patch.image - mean) * _factors(patch, generator, 0.65, 1.5))
+    mean = patch.image.mean(dim=_SPATIAL, keepdim=True)
+    factors = _factors(patch, generator, 0.65, 1.5)
+    return _in_range(patch, (patch.image * factors).add_(mean * (1 - factors)))
+
+
+def gamma(patch: Patch, generator: Generator) -> Patch:
+    """Raise each channel, scaled to [0, 1], to a power between 0.7 and 1.5; one time in four that of its negative.
+
+    Powers below and above 1 are equally likely. Mean and standard deviation of the channel are restored, as in nnU-Net
+    (Isensee et al., Nature Methods 18, 2021). A constant channel stays as it is.
+    """
+    inverted = uniform(generator, 0.0, 1.0) < 0.25
+    image = -patch.image if inverted else patch.image.clone()
+    for channel in image:
+        low, high = (0.7, 1.0) if uniform(generator, 0.0, 1.0) < 0.5 else (1.0, 1.5)
+        _bend(channel, uniform(generator, low, high))
+    return replace(patch, image=image.neg_() if inverted else image)
+
+
+def _bend(channel: Float32[Tensor, "x y z"], power: float) -> None:
+    """Raise a channel to a power in place, between its own ends, and restore its mean and standard deviation."""
+    low, high, mean, deviation = (float(of()) for of in (channel.amin, channel.amax, channel.mean, channel.std))
+    if high - low > _NARROWEST:
+        channel.sub_(low).div_(high - low).pow_(power)
+        channel.mul_(deviation / float(channel.std()))
+        channel.add_(mean - float(channel.mean()))
 
 
 def _factors(patch: Patch, generator: Generator, low: float, high: float) -> Float32[Tensor, "channel 1 1 1"]:
@@ -47,11 +111,15 @@ def _factors(patch: Patch, generator: Generator, low: float, high: float) -> Flo
 
 
 def _in_range(patch: Patch, image: Float32[Tensor, "channel x y z"]) -> Patch:
-    low, high = patch.image.amin(dim=(1, 2, 3), keepdim=True), patch.image.amax(dim=(1, 2, 3), keepdim=True)
-    return replace(patch, image=image.clamp(low, high))
+    """The patch with a new image, which is clipped in place; clamp would take 1.8 ms instead of 0.2."""
+    low, high = patch.image.amin(dim=_SPATIAL, keepdim=True), patch.image.amax(dim=_SPATIAL, keepdim=True)
+    torch.maximum(image, low, out=image)
+    return replace(patch, image=torch.minimum(image, high, out=image))
 
 
 AUGMENTATIONS.register("noise")(Augmentation(noise, place=30, probability=0.15))
 AUGMENTATIONS.register("blur")(Augmentation(blur, place=40, probability=0.15))
 AUGMENTATIONS.register("brightness")(Augmentation(brightness, place=50, probability=0.15))
 AUGMENTATIONS.register("contrast")(Augmentation(contrast, place=60, probability=0.15))
+AUGMENTATIONS.register("low_resolution")(Augmentation(low_resolution, place=70, probability=0.125))
+AUGMENTATIONS.register("gamma")(Augmentation(gamma, place=80, probability=0.4))

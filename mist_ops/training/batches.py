@@ -1,7 +1,7 @@
 """Batches of random patches, each a function of the seed and its step alone.
 
-A batch is made whole by one call from a generator of its own, so it is the same however many processes read ahead,
-whichever of them makes it, and whether the run came to that step in one go or was resumed.
+Each patch is drawn from a generator of its own, so it is the same however many processes read ahead, whichever of
+them makes it, among how many devices a step is shared out, and whether the run came there in one go or was resumed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from mist_ops.augmentation import Patch, augment, uniform
 from mist_ops.errors import CaseError
-from mist_ops.types import Size
+from mist_ops.types import Size, Spacing
 
 VOXELS_PER_CLASS = 10_000
 """Voxels of a class that are remembered per case to draw patches around: 40 kB, and denser than a patch is wide."""
@@ -50,7 +50,7 @@ class CaseArrays:
         id: Id of the case.
         image: Float32 ``(x, y, z, channel)``.
         label: Uint8 class indices ``(x, y, z, 1)``.
-        dtm: Float32 ``(x, y, z, class)``, where the loss needs it.
+        dtm: Float16 or float32 ``(x, y, z, class)``, where the loss needs it.
         size: Voxels along x, y, z.
         voxels: For each class present but the background, flat indices of some of its voxels.
     """
@@ -122,7 +122,9 @@ class PatchSampler(Dataset[Batch]):
         fold: Index of the fold.
         steps: Steps of an epoch.
         rank: Number of this process among ``ranks`` that train together.
-        ranks: Processes that train together, each with its own batches.
+        ranks: Processes that train together; their batches in a row are the batch that one process would make.
+        spacing: Of the cases, in mm.
+        flip_axes: Axes that may be mirrored.
     """
 
     cases: tuple[CaseArrays, ...]
@@ -135,11 +137,13 @@ class PatchSampler(Dataset[Batch]):
     steps: int
     rank: int = 0
     ranks: int = 1
+    spacing: Spacing = (1.0, 1.0, 1.0)
+    flip_axes: tuple[str, ...] = ("x", "y", "z")
 
     def __getitem__(self, step: int) -> Batch:
-        generator = seeded("batch", self.seed, self.fold, *divmod(step, self.steps), self.rank)
-        cases = self._cases_of(step)
-        patches = [augment(self._patch(case, generator), self.augmentations, generator) for case in cases]
+        places = range(self.rank * self.batch_size, (self.rank + 1) * self.batch_size)
+        cases = [self._case_at(step * self.ranks * self.batch_size + place) for place in places]
+        patches = [self._augmented(case, step, place) for case, place in zip(cases, places, strict=True)]
         distances = [patch.dtm for patch in patches if patch.dtm is not None]
         return Batch(
             tuple(case.id for case in cases),
@@ -148,19 +152,21 @@ class PatchSampler(Dataset[Batch]):
             torch.stack(distances) if distances else None,
         )
 
-    def _cases_of(self, step: int) -> list[CaseArrays]:
-        first = (step * self.ranks + self.rank) * self.batch_size
-        return [self._case_at(position) for position in range(first, first + self.batch_size)]
-
     def _case_at(self, position: int) -> CaseArrays:
         number, place = divmod(position, len(self.cases))
         order = torch.randperm(len(self.cases), generator=seeded("order", self.seed, self.fold, number))
         return self.cases[int(order[place])]
 
+    def _augmented(self, case: CaseArrays, step: int, place: int) -> Patch:
+        """The patch at a place in what all processes together make of a step."""
+        generator = seeded("patch", self.seed, self.fold, *divmod(step, self.steps), place)
+        return augment(self._patch(case, generator), self.augmentations, generator)
+
     def _patch(self, case: CaseArrays, generator: Generator) -> Patch:
         start = patch_start(case, self.patch_size, self.foreground_probability, generator)
         image, label = (_cut(path, start, self.patch_size) for path in (case.image, case.label))
-        return Patch(image, label, None if case.dtm is None else _cut(case.dtm, start, self.patch_size))
+        dtm = None if case.dtm is None else _cut(case.dtm, start, self.patch_size).float()
+        return Patch(image, label, dtm, self.spacing, self.flip_axes)
 
 
 def patch_start(case: CaseArrays, size: Size, foreground_probability: float, generator: Generator) -> Size:

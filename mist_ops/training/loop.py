@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from statistics import fmean
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from mist_ops.errors import DivergedError
@@ -22,6 +23,9 @@ from mist_ops.training.state import TrainingState
 
 Item = TypeVar("Item")
 
+STEPS_PER_FETCH = 50
+"""Steps whose losses are fetched from a GPU at once. Each fetch waits for all that the GPU still has to do."""
+
 
 @dataclass(frozen=True)
 class Epoch:
@@ -29,12 +33,13 @@ class Epoch:
 
     Attributes:
         index: Number of the epoch, from 0.
-        training_loss: Mean over its steps.
+        training_loss: Mean over its steps, and over the processes that train together.
         validation_loss: Mean over the validation volumes.
         learning_rate: The rate its steps were taken with.
         improved: Whether its weights are the best so far.
         seconds: Wall time of training and validation together.
-        waiting: Share of the training time spent waiting for batches, in [0, 1].
+        waiting: Share of the training time spent waiting for batches, in [0, 1]. A GPU may have been at work meanwhile.
+        alpha: Share of the other loss in one that is blended; None for a loss that is not.
     """
 
     index: int
@@ -44,19 +49,31 @@ class Epoch:
     improved: bool
     seconds: float
     waiting: float
+    alpha: float | None = None
+
+
+class Step(NamedTuple):
+    """What came of one optimizer step, on the device: the loss before it and the norm of its gradient."""
+
+    number: int
+    cases: tuple[str, ...]
+    loss: Tensor
+    norm: Tensor
 
 
 def train(
     state: TrainingState,
     batches: Iterator[Batch],
     validate: Callable[[nn.Module], float],
-    objective: Callable[[nn.Module, Batch], Tensor],
+    objective: Callable[[Batch, float | None], Tensor],
     *,
     epochs: int,
     steps: int,
     learning_rate: Callable[[int], float],
     grad_clip_norm: float,
+    alpha: Callable[[int], float | None] = lambda epoch: None,
     reseed: Callable[[int], None] = lambda epoch: None,
+    average: Callable[[float], float] = lambda loss: loss,
 ) -> Iterator[Epoch]:
     """Train from ``state.epoch`` on, until ``epochs`` are done; yields each epoch when the state is past it.
 
@@ -64,47 +81,71 @@ def train(
         state: Changed in place.
         batches: Endless, or long enough for all the steps still to do.
         validate: Loss of a model on the validation volumes.
-        objective: Loss of a model on a batch.
+        objective: Loss of the model on a batch, given the epoch's alpha.
         epochs: Number of epochs of the whole run.
         steps: Optimizer steps of an epoch.
         learning_rate: Rate of an epoch.
         grad_clip_norm: Norm that a gradient is scaled down to.
+        alpha: Blend of an epoch.
         reseed: Called before each epoch, so that what draws from a global generator (dropout) depends on the
             epoch alone and not on how the run came to it.
+        average: Mean of the training losses of all processes that train together.
 
     Raises:
-        DivergedError: A loss or a gradient is not finite; the optimizer has not stepped with it.
+        DivergedError: A loss or a gradient is not finite. On a CPU the optimizer has not stepped with it; on a GPU it
+            may have, but the epoch is not yielded, so that its weights are written nowhere.
     """
     while state.epoch < epochs:
         watch = Stopwatch()
         reseed(state.epoch)
-        rate = set_learning_rate(state, learning_rate(state.epoch))
+        rate, blend = set_learning_rate(state, learning_rate(state.epoch)), alpha(state.epoch)
+        state.model.train()
         epoch_batches = watch.waiting_for(islice(batches, steps))
-        training_loss = fmean([training_step(state, batch, objective, grad_clip_norm) for batch in epoch_batches])
+        taken = (training_step(state, batch, objective, blend, grad_clip_norm) for batch in epoch_batches)
+        training_loss = average(fmean(losses(state, taken)))
         waiting = watch.waited / watch.seconds
         validation_loss = validate(state.model)
-        _check_finite(state, validation_loss, "the validation loss")
+        _check_finite(state, state.step, validation_loss, "the validation loss")
         improved = state.end_epoch(validation_loss)
-        yield Epoch(state.epoch - 1, training_loss, validation_loss, rate, improved, watch.seconds, waiting)
+        yield Epoch(state.epoch - 1, training_loss, validation_loss, rate, improved, watch.seconds, waiting, blend)
 
 
 def training_step(
-    state: TrainingState, batch: Batch, objective: Callable[[nn.Module, Batch], Tensor], grad_clip_norm: float
-) -> float:
-    """Take one optimizer step and return the loss before it.
+    state: TrainingState,
+    batch: Batch,
+    objective: Callable[[Batch, float | None], Tensor],
+    alpha: float | None,
+    grad_clip_norm: float,
+) -> Step:
+    """Take one optimizer step with a model in training mode.
 
     Raises:
-        DivergedError: The loss or its gradient is not finite; the weights are as they were.
+        DivergedError: On a CPU, the loss or its gradient is not finite; the weights are as they were.
     """
-    state.model.train()
-    state.optimizer.zero_grad()
-    loss = objective(state.model, batch)
+    state.optimizer.zero_grad(set_to_none=True)
+    loss = objective(batch, alpha)
     loss.backward()  # type: ignore[no-untyped-call]
     norm = nn.utils.clip_grad_norm_(state.model.parameters(), grad_clip_norm)
-    _check_finite(state, float(loss.detach() + norm), f"the loss on {', '.join(batch.cases)} or its gradient")
+    step = Step(state.step, batch.cases, loss.detach(), norm)
+    if loss.device.type == "cpu":
+        _check_step(state, step, float(step.loss), float(norm))
     state.optimizer.step()
     state.step += 1
-    return float(loss.detach())
+    return step
+
+
+def losses(state: TrainingState, steps: Iterable[Step]) -> Iterator[float]:
+    """The losses of steps, many of them fetched from the device at once.
+
+    Raises:
+        DivergedError: The loss or the gradient of a step was not finite.
+    """
+    steps = iter(steps)
+    while together := list(islice(steps, STEPS_PER_FETCH)):
+        fetched = torch.stack([torch.stack((step.loss, step.norm)) for step in together]).tolist()
+        for step, (loss, norm) in zip(together, fetched, strict=True):
+            _check_step(state, step, loss, norm)
+            yield loss
 
 
 def set_learning_rate(state: TrainingState, rate: float) -> float:
@@ -114,10 +155,14 @@ def set_learning_rate(state: TrainingState, rate: float) -> float:
     return rate
 
 
-def _check_finite(state: TrainingState, value: float, what: str) -> None:
+def _check_step(state: TrainingState, step: Step, loss: float, norm: float) -> None:
+    _check_finite(state, step.number, loss + norm, f"the loss on {', '.join(step.cases)} or its gradient")
+
+
+def _check_finite(state: TrainingState, step: int, value: float, what: str) -> None:
     if not math.isfinite(value):
         raise DivergedError(
-            f"Fold {state.fold}, epoch {state.epoch}, step {state.step}: {what} is not finite. "
+            f"Fold {state.fold}, epoch {state.epoch}, step {step}: {what} is not finite. "
             "The weights and the checkpoint of the last epoch are kept. Lower the learning rate and resume."
         )
 

@@ -33,6 +33,9 @@ ADJUSTABLE = frozenset(
 """Settings that a resumed run may change; each epoch takes them as they are then. A smaller batch is among them, for
 want of memory is what stops many a run."""
 
+_BEGINNING = frozenset({"pretrained"})
+"""Settings that matter only to the first step."""
+
 _SHOWN = 5
 _ABSENT = "absent"
 
@@ -84,15 +87,17 @@ def save_checkpoint(path: Path, state: TrainingState, settings: Json) -> None:
     write_tensors(path, {**content, "settings": settings, "model": state.model.state_dict(), "optimizer": optimizer})
 
 
-def load_checkpoint(path: Path, state: TrainingState, settings: Json) -> None:
-    """Put a checkpoint into a fresh state.
+def load_checkpoint(path: Path, state: TrainingState, settings: Json) -> Json:
+    """Put a checkpoint into a fresh state, and return the settings that hold from now on.
 
-    The optimizer keeps the learning rate and the weight decay that it was built with, so that changed ones hold.
+    The optimizer keeps the learning rate and the weight decay that it was built with, so that changed ones hold. What
+    the run began with (``pretrained``) need not be given again.
 
     Raises:
         ConfigError: The file is no checkpoint, or one of other settings, which are all named, old and new.
     """
     content = _read(path)
+    settings = {**{name: content["settings"][name] for name in _BEGINNING & content["settings"].keys()}, **settings}
     differing = dict(_differences(content["settings"], settings))
     refused = [words for place, words in differing.items() if place not in ADJUSTABLE]
     if refused:
@@ -107,6 +112,7 @@ def load_checkpoint(path: Path, state: TrainingState, settings: Json) -> None:
     state.model.load_state_dict(content["model"])
     groups = state.optimizer.state_dict()["param_groups"]
     state.optimizer.load_state_dict({"state": content["optimizer"], "param_groups": groups})
+    return settings
 
 
 def _read(path: Path) -> Json:

@@ -1,11 +1,16 @@
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import compress
+
 import pytest
 import torch
 from torch import Tensor
 
 from mist_ops.augmentation import Patch, augment
+from mist_ops.config import AugmentationConfig
 from mist_ops.registry import AUGMENTATIONS, UnknownName
+from mist_ops.types import Spacing
 
 ALL = tuple(AUGMENTATIONS)
 
@@ -14,19 +19,21 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def random_patch(dtm: bool = False) -> Patch:
+def random_patch(dtm: bool = False, spacing: Spacing = (1.0, 1.0, 1.0)) -> Patch:
     draws = generator(1)
     label = torch.randint(3, (1, 8, 10, 12), generator=draws, dtype=torch.uint8)
     image = torch.randn((2, 8, 10, 12), generator=draws)
-    return Patch(image, label, label.float().repeat(3, 1, 1, 1) if dtm else None)
+    return Patch(image, label, label.float().repeat(3, 1, 1, 1) if dtm else None, spacing)
 
 
 def tensors(patch: Patch) -> list[Tensor]:
     return [patch.image, patch.label, *([] if patch.dtm is None else [patch.dtm])]
 
 
-def test_all_six_of_the_configuration_exist() -> None:
-    assert set(ALL) == {"zoom", "flips", "noise", "blur", "brightness", "contrast"}
+def test_all_of_the_configuration_exist_and_some_have_to_be_asked_for() -> None:
+    default = set(AugmentationConfig().transforms)
+    assert default == {"zoom", "flips", "noise", "blur", "brightness", "contrast"}
+    assert set(ALL) - default == {"rotation", "gamma", "low_resolution"}
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -61,7 +68,28 @@ def test_a_patch_with_distance_maps_is_never_zoomed() -> None:
     assert all(augment(patch, ["zoom"], draws).image.equal(patch.image) for _ in range(50))
 
 
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (1.0, 1.0, 6.0), (4.0, 0.5, 4.0)])
 @pytest.mark.parametrize("name", ALL)
-def test_shape_and_type_stay(name: str) -> None:
-    changed = AUGMENTATIONS[name].change(random_patch(), generator())
-    assert [(t.shape, t.dtype) for t in tensors(changed)] == [(t.shape, t.dtype) for t in tensors(random_patch())]
+def test_shape_type_and_class_indices_stay_and_the_original_too(name: str, spacing: Spacing) -> None:
+    patch = random_patch(dtm=AUGMENTATIONS[name].keeps_distances, spacing=spacing)
+    before = [tensor.clone() for tensor in tensors(patch)]
+    changed = AUGMENTATIONS[name].change(patch, generator())
+    assert [(t.shape, t.dtype) for t in tensors(changed)] == [(t.shape, t.dtype) for t in before]
+    assert set(changed.label.unique().tolist()) <= {0, 1, 2}
+    assert all(map(torch.equal, tensors(patch), before))
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_image_is_changed_and_what_is_known_of_its_grid_stays(name: str) -> None:
+    patch = replace(random_patch(spacing=(1.0, 1.0, 6.0)), flip_axes=("x", "y"))
+    changed = AUGMENTATIONS[name].change(patch, generator(2))
+    assert not changed.image.equal(patch.image)
+    assert (changed.spacing, changed.flip_axes) == (patch.spacing, patch.flip_axes)
+
+
+@pytest.mark.parametrize(
+    "spacing, fine",
+    [((1.0, 1.0, 3.0), "xyz"), ((1.0, 1.0, 3.1), "xy"), ((4.0, 1.0, 4.0), "y"), ((5.0, 1.0, 1.0), "yz")],
+)
+def test_an_axis_is_coarse_above_three_times_the_narrowest_spacing(spacing: Spacing, fine: str) -> None:
+    assert "".join(compress("xyz", random_patch(spacing=spacing).fine)) == fine

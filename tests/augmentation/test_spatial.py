@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
 from mist_ops.augmentation import Patch
-from mist_ops.augmentation.spatial import flips, zoom
+from mist_ops.augmentation.spatial import flips, rotate, rotation, zoom
 
 
 def generator(seed: int) -> torch.Generator:
@@ -43,3 +45,69 @@ def test_zooming_neither_overshoots_nor_invents_classes() -> None:
     assert set(zoomed.label.unique().tolist()) == {0, 3}
     assert zoomed.image.min() >= 0
     assert zoomed.image.max() <= 3
+
+
+def test_a_coarse_axis_is_not_zoomed() -> None:
+    label = torch.arange(12, dtype=torch.uint8).expand(1, 12, 12, 12)
+    zoomed = zoom(Patch(label.float(), label, spacing=(1.0, 1.0, 4.0)), generator(0))
+    assert zoomed.image.allclose(label.float())
+    assert zoomed.label.equal(label)
+
+
+@pytest.mark.parametrize("axes, firsts", [("", {0}), ("x", {0, 4}), ("yz", {0, 1, 2, 3})])
+def test_only_axes_that_may_be_mirrored_are(axes: str, firsts: set[int]) -> None:
+    label = torch.arange(8, dtype=torch.uint8).reshape(1, 2, 2, 2)
+    patch, draws = Patch(label.float(), label, flip_axes=tuple(axes)), generator(0)
+    assert {int(flips(patch, draws).label[0, 0, 0, 0]) for _ in range(100)} == firsts
+
+
+@pytest.mark.parametrize("axis, turned", [(0, (2, 3)), (1, (3, 1)), (2, (1, 2))])
+def test_a_quarter_turn_is_that_of_rot90_for_image_label_and_distances(axis: int, turned: tuple[int, int]) -> None:
+    label = torch.arange(5**3, dtype=torch.uint8).reshape(1, 5, 5, 5)
+    x, y, z = (math.pi / 2 if dim == axis else 0.0 for dim in range(3))
+    rotated = rotate(Patch(label.float(), label, label.float()), (x, y, z))
+    assert rotated.label.equal(torch.rot90(label, 1, turned))
+    assert rotated.image.allclose(torch.rot90(label.float(), 1, turned), atol=1e-3)
+    assert rotated.dtm is not None
+    assert rotated.dtm.equal(rotated.image)
+
+
+def test_a_quarter_turn_goes_by_mm_and_not_by_voxels() -> None:
+    label = torch.zeros((1, 9, 9, 1), dtype=torch.uint8)
+    label[0, 8, 4] = 1  # 4 mm from the middle along x are 2 voxels along y
+    rotated = rotate(Patch(label.float(), label, spacing=(1.0, 2.0, 1.0)), (0.0, 0.0, math.pi / 2))
+    assert rotated.label[0, 4, 6] == 1
+
+
+def test_rotations_about_several_axes_follow_one_another() -> None:
+    label = torch.arange(5**3, dtype=torch.uint8).reshape(1, 5, 5, 5)
+    rotated = rotate(Patch(label.float(), label), (math.pi / 2, math.pi, math.pi / 2)).label
+    assert rotated.equal(torch.rot90(torch.rot90(torch.rot90(label, 1, (2, 3)), 2, (3, 1)), 1, (1, 2)))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_ball_stays_where_it_is_rotated_and_its_label_with_it(seed: int) -> None:
+    grid = torch.meshgrid(*[(torch.arange(24) - 11.5)] * 3, indexing="ij")
+    ball = (torch.stack(grid).norm(dim=0) < 8)[None]
+    rotated = rotation(Patch(ball.float(), ball.byte()), generator(seed))
+    assert float((rotated.label == ball).float().mean()) > 0.98
+    assert float(((rotated.image > 0.5) == (rotated.label == 1)).float().mean()) > 0.98
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("coarse", [1, 2, 3])
+def test_thick_slices_are_rotated_in_their_plane_alone(seed: int, coarse: int) -> None:
+    slices = torch.arange(8, dtype=torch.uint8).expand(1, 8, 8, 8).movedim(3, coarse)
+    across = torch.arange(8, dtype=torch.uint8).expand(1, 8, 8, 8).movedim(3, coarse % 3 + 1)
+    x, y, z = (5.0 if dim == coarse else 1.0 for dim in (1, 2, 3))
+    rotated = rotation(Patch(torch.cat([slices, across]).float(), slices, spacing=(x, y, z)), generator(seed))
+    assert rotated.label.equal(slices)
+    assert rotated.image[:1].allclose(slices.float(), atol=1e-4)
+    assert not rotated.image[1:].allclose(across.float(), atol=1e-3)
+
+
+def test_the_border_is_continued_into_the_corners_of_a_rotated_patch() -> None:
+    full = torch.full((1, 9, 9, 9), 3, dtype=torch.uint8)
+    rotated = rotate(Patch(full.float(), full), (0.3, 0.4, 0.5))
+    assert rotated.label.equal(full)
+    assert rotated.image.allclose(full.float())

@@ -21,10 +21,10 @@ FOLD = Fold(0, training=("a", "b", "c"), validation=("d",), held_out=("d",))
 class Tiny(nn.Module):
     """Two convolutions and a dropout, which draws from torch's global generator."""
 
-    def __init__(self, in_channels: int, out_channels: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, dropout: float) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Conv3d(in_channels, 4, 3, padding=1), nn.ReLU(), nn.Dropout(0.2), nn.Conv3d(4, out_channels, 1)
+            nn.Conv3d(in_channels, 4, 3, padding=1), nn.ReLU(), nn.Dropout(dropout), nn.Conv3d(4, out_channels, 1)
         )
 
     def forward(self, image: Tensor) -> list[Tensor] | Tensor:
@@ -34,9 +34,12 @@ class Tiny(nn.Module):
 
 
 TINY = Architecture(
-    build=lambda in_channels, out_channels, patch_size, target_spacing: Tiny(in_channels, out_channels),
+    build=lambda in_channels, out_channels, patch_size, target_spacing, dropout=0.2: Tiny(
+        in_channels, out_channels, dropout
+    ),
     check_patch_size=lambda patch_size, spacing: None,
     fit_patch_size=lambda patch_size, spacing: patch_size,
+    encoder=("layers.0.",),
 )
 
 

@@ -75,6 +75,20 @@ def test_the_stream_leaves_the_global_generator_alone(study: Study) -> None:
     assert torch.get_rng_state().equal(before)
 
 
+def test_two_processes_make_the_patches_that_one_makes_of_twice_as_many(study: Study) -> None:
+    for step in range(5):
+        alone = sampler_of(study, batch_size=4)[step]
+        shared = [sampler_of(study, batch_size=2, rank=rank, ranks=2)[step] for rank in range(2)]
+        assert alone.cases == shared[0].cases + shared[1].cases
+        assert alone.image.equal(torch.cat([batch.image for batch in shared]))
+        assert alone.label.equal(torch.cat([batch.label for batch in shared]))
+
+
+def test_the_patches_of_one_case_in_a_batch_differ(study: Study) -> None:
+    first, second = sampler_of(study, "a")[0].image
+    assert not first.equal(second)
+
+
 @pytest.mark.parametrize("changed", [{"seed": 1}, {"fold": 1}, {"rank": 1, "ranks": 2}])
 def test_another_seed_fold_or_process_gives_other_batches(study: Study, changed: dict[str, int]) -> None:
     assert not sampler_of(study)[0].image.equal(sampler_of(study, **changed)[0].image)
@@ -126,6 +140,29 @@ def test_image_label_and_distances_are_cut_at_one_place(tmp_path: Path) -> None:
     assert batch.dtm is not None
     assert batch.dtm[:, :1].equal(batch.image)
     assert batch.label.equal((batch.image % 4).byte())
+
+
+def test_distances_kept_in_half_precision_are_trained_on_in_single(tmp_path: Path) -> None:
+    distances = np.linspace(-1, 1, 512, dtype=np.float16).reshape(8, 8, 8, 1).repeat(4, axis=3)
+    case = case_of(tmp_path, np.zeros((8, 8, 8, 1)), dtm=distances)
+    batch = PatchSampler((case,), (8, 8, 8), 1, 0.5, (), 0, 0, 1)[0]
+    assert batch.dtm is not None
+    assert batch.dtm.equal(torch.from_numpy(distances.astype(np.float32)).movedim(-1, 0)[None])
+
+
+def test_only_axes_that_may_be_mirrored_are(tmp_path: Path) -> None:
+    image = np.arange(64, dtype=np.float32).reshape(4, 4, 4, 1)
+    case = case_of(tmp_path, np.zeros((4, 4, 4, 1)), image=image)
+    sampler = PatchSampler((case,), (4, 4, 4), 16, 0.0, ("flips",), 0, 0, 1, flip_axes=("x", "z"))
+    assert {float(patch[0, 0, 0, 0]) for patch in sampler[0].image} == {0.0, 3.0, 48.0, 51.0}
+
+
+def test_patches_of_thick_slices_are_augmented_as_such(tmp_path: Path) -> None:
+    heights = np.arange(8, dtype=np.float32).reshape(1, 1, 8, 1)
+    case = case_of(tmp_path, np.zeros((8, 8, 8, 1)), image=np.broadcast_to(heights, (8, 8, 8, 1)).copy())
+    sampler = PatchSampler((case,), (8, 8, 8), 20, 0.0, ("rotation", "zoom"), 0, 0, 1, spacing=(1.0, 1.0, 5.0))
+    patches = sampler[0].image
+    assert patches.allclose(torch.arange(8.0).expand_as(patches), atol=1e-4)
 
 
 @pytest.mark.parametrize("probability", [0.0, 1.0])

@@ -14,7 +14,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from training.small_study import FOLD, small_config, small_study, write_case
 
-from mist_ops.config import StudyConfig, override
+from mist_ops.config import StudyConfig, override, write_config
 from mist_ops.dataset import Fold
 from mist_ops.errors import ConfigError, DatasetError, DivergedError
 from mist_ops.files import write_array
@@ -23,6 +23,7 @@ from mist_ops.registry import LOSSES, MODELS
 from mist_ops.study import Study
 from mist_ops.training.fold import steps_per_epoch, train_fold
 from mist_ops.training.loop import Epoch
+from mist_ops.training.transfer import Pretrained
 
 
 def trained(study: Study, config: StudyConfig | None = None, **options: Any) -> list[Epoch]:
@@ -258,3 +259,49 @@ def test_a_fresh_start_removes_what_an_earlier_model_predicted(study: Study) -> 
     stale.touch()
     trained(study)
     assert not stale.exists()
+
+
+def test_a_blended_loss_changes_over_the_epochs_and_its_share_is_drawn(study: Study) -> None:
+    loss = {"name": "cldice", "composite_loss_weighting": {"name": "linear", "params": {"init_pause": 0}}}
+    assert [epoch.alpha for epoch in trained(study, small_config(loss=loss))] == [1.0, 0.5, 0.0]
+    events = EventAccumulator(str(study.logs(0)))
+    events.Reload()
+    assert [event.value for event in events.Scalars("alpha")] == [1.0, 0.5, 0.0]
+
+
+def test_a_loss_that_is_not_blended_has_no_share(study: Study) -> None:
+    assert [epoch.alpha for epoch in trained(study, small_config(epochs=1))] == [None]
+
+
+def pretrained(folder: Path, seed: int) -> Pretrained:
+    """What another study of the same kind ended with."""
+    source, config = small_study(folder), small_config(seed=seed, epochs=2)
+    trained(source, config)
+    write_config(source.config, config)
+    return Pretrained(source.model(0), source.config)
+
+
+def test_a_fold_that_starts_from_other_weights_says_so_and_is_resumed_with_them(study: Study, tmp_path: Path) -> None:
+    first, other = (pretrained(tmp_path / str(seed), seed) for seed in (1, 2))
+    still = small_config(epochs=1, learning_rate=1e-12, l2_penalty=0.0)
+    trained(study, still, pretrained=first)
+    assert weights(study)["layers.0.weight"].allclose(torch.load(first.weights, weights_only=True)["layers.0.weight"])
+    said = json.loads(study.passport(0).read_text())["pretrained"]
+    assert said is not None
+    with pytest.raises(ConfigError, match=r"pretrained\.\w+ was \w+ and is now \w+"):
+        trained(study, pretrained=other, resume=True)
+    assert len(trained(study, resume=True)) == 2
+    assert json.loads(study.passport(0).read_text())["pretrained"] == said
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # The compiler's own, which differ from version to version.
+def test_a_compiled_network_is_trained_as_it_would_be_without(study: Study, tmp_path: Path) -> None:
+    # The compiler draws its dropout otherwise, and rounds to BF16 at other places.
+    params = {"in_channels": 1, "out_channels": 3, "dropout": 0.0}
+    plain = override(small_config(amp=False, epochs=2), {"model.params": params})
+    other = small_study(tmp_path / "plain")
+    trained(other, plain)
+    trained(study, override(plain, {"training.hardware.compile": True}))
+    for name, value in weights(study).items():
+        torch.testing.assert_close(value, weights(other)[name], rtol=0.0, atol=1e-4)

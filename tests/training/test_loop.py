@@ -3,6 +3,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from mist_ops.errors import DivergedError
 from mist_ops.training.batches import Batch
-from mist_ops.training.loop import Epoch, train
+from mist_ops.training.loop import STEPS_PER_FETCH, Epoch, Step, losses, train
 from mist_ops.training.state import TrainingState
 
 BATCH = Batch(("p1", "p2"), torch.ones((2, 1, 2, 2, 2)), torch.zeros((2, 1, 2, 2, 2), dtype=torch.uint8), None)
@@ -22,20 +23,23 @@ def fresh_state() -> TrainingState:
     return TrainingState(3, model, torch.optim.SGD(model.parameters(), lr=1.0))
 
 
-def size_of_weight(model: nn.Module, batch: Batch) -> Tensor:
+def size_of_weight(model: nn.Module) -> Tensor:
     return next(model.parameters()).square().sum()
 
 
-def run(state: TrainingState, validation: Iterator[float], objective=size_of_weight, steps: int = 2) -> Iterator[Epoch]:
+def run(
+    state: TrainingState, validation: Iterator[float], loss=size_of_weight, steps: int = 2, **options: Any
+) -> Iterator[Epoch]:
     return train(
         state,
         itertools.repeat(BATCH),
         lambda model: next(validation),
-        objective,
+        lambda batch, alpha: loss(state.model) * (1.0 if alpha is None else alpha),
         epochs=3,
         steps=steps,
         learning_rate=lambda epoch: 0.1 / (epoch + 1),
         grad_clip_norm=1.0,
+        **options,
     )
 
 
@@ -68,8 +72,8 @@ def test_the_best_weights_are_kept_while_training_goes_on() -> None:
 def test_a_loss_that_is_not_finite_stops_before_its_step() -> None:
     state = fresh_state()
 
-    def third_is_bad(model: nn.Module, batch: Batch) -> Tensor:
-        return size_of_weight(model, batch) * (math.nan if state.step == 3 else 1.0)
+    def third_is_bad(model: nn.Module) -> Tensor:
+        return size_of_weight(model) * (math.nan if state.step == 3 else 1.0)
 
     epochs = run(state, itertools.repeat(0.5), third_is_bad)
     next(epochs)
@@ -83,7 +87,7 @@ def test_a_loss_that_is_not_finite_stops_before_its_step() -> None:
 
 def test_a_gradient_that_is_not_finite_stops_too() -> None:
     with pytest.raises(DivergedError):
-        next(run(fresh_state(), iter([0.5]), lambda model, batch: (next(model.parameters()) - 1.0).sqrt().sum()))
+        next(run(fresh_state(), iter([0.5]), lambda model: (next(model.parameters()) - 1.0).sqrt().sum()))
 
 
 def test_a_validation_loss_that_is_not_finite_stops() -> None:
@@ -99,3 +103,23 @@ def test_a_state_past_the_last_epoch_has_nothing_to_do() -> None:
 
 def test_waiting_is_a_share_of_the_time() -> None:
     assert all(0.0 <= epoch.waiting <= 1.0 for epoch in run(fresh_state(), itertools.repeat(0.5)))
+
+
+def test_each_epoch_has_its_own_blend() -> None:
+    epochs = list(run(fresh_state(), itertools.repeat(0.5), steps=1, alpha=lambda epoch: 0.25 * epoch))
+    assert [epoch.alpha for epoch in epochs] == [0.0, 0.25, 0.5]
+    assert epochs[0].training_loss == 0.0
+    assert epochs[1].training_loss == 0.25
+
+
+def test_a_training_loss_is_averaged_over_processes() -> None:
+    assert next(run(fresh_state(), iter([0.5]), steps=1, average=lambda loss: loss + 1.0)).training_loss == 2.0
+
+
+def test_losses_that_stay_on_the_device_are_checked_when_they_are_fetched() -> None:
+    values = [*range(STEPS_PER_FETCH), math.inf]
+    steps = (Step(number, ("p1",), torch.tensor(float(value)), torch.ones(())) for number, value in enumerate(values))
+    fetched = losses(fresh_state(), steps)
+    assert [next(fetched) for _ in range(STEPS_PER_FETCH)] == values[:-1]
+    with pytest.raises(DivergedError, match=f"step {STEPS_PER_FETCH}: the loss on p1 or its gradient is not finite"):
+        next(fetched)

@@ -1,0 +1,159 @@
+"""Several processes on the CPU, which meet by gloo as they would on GPUs by NCCL."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from training.small_study import FOLD, small_config, small_study
+
+from mist_ops.config import StudyConfig
+from mist_ops.errors import CaseError, ConfigError, DivergedError, MistError
+from mist_ops.files import write_array
+from mist_ops.registry import UnknownName
+from mist_ops.study import Study
+from mist_ops.training.distributed import Ranks, telling, told
+from mist_ops.training.fold import Plan, train_fold
+from mist_ops.training.loop import Epoch
+
+
+@pytest.fixture(autouse=True)
+def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``tiny`` is an architecture in other processes too, by the entry point of a package."""
+    package = tmp_path / "site" / "tiny-1.dist-info"
+    package.mkdir(parents=True)
+    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: tiny\nVersion: 1\n")
+    (package / "entry_points.txt").write_text("[mist_ops.plugins]\ntiny = tiny_plugin\n")
+    (package.parent / "tiny_plugin.py").write_text("from training.small_study import add_tiny\n\nadd_tiny()\n")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(package.parent), str(Path(__file__).parents[1])]))
+
+
+def config(**training: Any) -> StudyConfig:
+    """Without dropout, which no two processes draw alike, and in FP32."""
+    plain = small_config(**{"amp": False, "epochs": 2, **training})
+    params = {**plain.model.params.model_dump(), "dropout": 0.0}
+    content = plain.model_dump(mode="json")
+    return StudyConfig.model_validate({**content, "model": {"architecture": "tiny", "params": params}})
+
+
+def trained(study: Study, processes: int, **options: Any) -> list[Epoch]:
+    settings = config(batch_size_per_gpu=2 // processes)
+    return list(train_fold(study, settings, FOLD, device="cpu", processes=processes, **options))
+
+
+def assert_close(one: Study, other: Study) -> None:
+    """The order of sums is all that differs."""
+    first, second = (torch.load(study.checkpoint(0), weights_only=True) for study in (one, other))
+    assert first.keys() == second.keys()
+    assert first["step"] == second["step"]
+    for name, weights in first["model"].items():
+        torch.testing.assert_close(weights, second["model"][name], rtol=0.0, atol=1e-5)
+
+
+def test_two_processes_do_what_one_does_with_twice_the_batch(tmp_path: Path) -> None:
+    alone, together = (small_study(tmp_path / name) for name in ("alone", "together"))
+    one, two = trained(alone, 1), trained(together, 2)
+    for before, after in zip(one, two, strict=True):
+        assert after.training_loss == pytest.approx(before.training_loss, abs=1e-5)
+        assert after.validation_loss == pytest.approx(before.validation_loss, abs=1e-5)
+    assert_close(alone, together)
+    assert together.passport(0).is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first, second", [(1, 2), (2, 1)])
+def test_a_run_may_go_on_with_more_or_fewer_processes(tmp_path: Path, first: int, second: int) -> None:
+    whole, halves = (small_study(tmp_path / name) for name in ("whole", "halves"))
+    trained(whole, 1)
+    begun = config(batch_size_per_gpu=2 // first)
+    run = train_fold(halves, begun, FOLD, device="cpu", processes=first)
+    next(run)
+    run.close()  # type: ignore[attr-defined]
+    assert [epoch.index for epoch in trained(halves, second, resume=True)] in ([1], [])
+    assert_close(whole, halves)
+
+
+def children() -> set[int]:
+    """The processes that train for this one."""
+    found = set()
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            is_rank = b"mist_ops.training.rank" in (folder / "cmdline").read_bytes()
+            if is_rank and int((folder / "stat").read_text().rsplit(")", 1)[1].split()[1]) == os.getpid():
+                found.add(int(folder.name))
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return found
+
+
+def endless(study: Study) -> Iterator[Epoch]:
+    return train_fold(study, config(epochs=1000), FOLD, device="cpu", processes=2)
+
+
+def leave(run: Iterator[Epoch]) -> None:
+    run.close()  # type: ignore[attr-defined]
+
+
+def interrupt(run: Iterator[Epoch]) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run.throw(KeyboardInterrupt)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("end", [leave, pytest.param(interrupt, marks=pytest.mark.slow)])
+def test_no_process_is_left_when_the_run_is(study: Study, end: Callable[[Iterator[Epoch]], None]) -> None:
+    run = endless(study)
+    next(run)
+    started = children()
+    assert len(started) == 2
+    end(run)
+    assert not children()
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_takes_the_others_with_it(study: Study) -> None:
+    run = endless(study)
+    next(run)
+    os.kill(min(children()), 9)
+    with pytest.raises(MistError, match="was killed, probably for want of memory"):
+        list(run)
+    assert not children()
+
+
+@pytest.mark.slow
+def test_an_error_in_one_process_is_raised_as_it_is(study: Study) -> None:
+    write_array(study.label("c"), np.full((12, 10, 11, 1), 7, np.uint8))
+    with pytest.raises(CaseError, match=r"Case 'c': its label array holds 7, but class indices are 0 to 2") as caught:
+        trained(study, 2)
+    assert caught.value.case_id == "c"
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_not_finite_is_said_by_the_caller(study: Study) -> None:
+    for case_id in FOLD.training:
+        write_array(study.image(case_id), np.full((12, 10, 11, 1), np.nan, np.float32))
+    with pytest.raises(DivergedError, match=r"Fold 0, epoch 0, step 0: the loss on \w or its gradient is not finite"):
+        trained(study, 2)
+    assert not study.checkpoint(0).exists()
+
+
+def test_an_error_travels_as_the_nearest_kind_that_is_known_everywhere() -> None:
+    for error in (CaseError("p1", "is upside down."), ConfigError("No."), UnknownName("loss", "dise", ["dice"])):
+        again = told(*telling(error))
+        assert str(again) == str(error)
+        assert isinstance(error, type(again))
+
+
+def test_a_plan_in_words_is_the_same_plan(study: Study) -> None:
+    plan = Plan(study, config(), FOLD, resume=True, workers=3)
+    assert Plan.from_json(plan.as_json()) == plan
+
+
+def test_one_process_has_nobody_to_agree_with() -> None:
+    model = torch.nn.Linear(1, 1)
+    assert Ranks().mean(0.1) == 0.1
+    assert Ranks().wrap(model, torch.device("cpu")) is model

@@ -1,0 +1,155 @@
+"""Starting from weights that were trained before."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from training.small_study import small_config
+
+from mist_ops.config import StudyConfig, override, write_config
+from mist_ops.errors import ConfigError
+from mist_ops.models.weights import write_tensors
+from mist_ops.registry import MODELS
+from mist_ops.training.transfer import InputChannels, Pretrained, check, transfer
+
+
+def settings(channels: int = 1, patch: int = 32, classes: int = 3, model: str = "nnunet-pocket") -> StudyConfig:
+    params = {"in_channels": channels, "out_channels": classes}
+    changes = {"model": {"architecture": model, "params": params}, "spatial_config.patch_size": (patch, patch, patch)}
+    return override(small_config(), changes)
+
+
+def built(config: StudyConfig, seed: int) -> nn.Module:
+    torch.manual_seed(seed)
+    grid = config.spatial_config
+    params = config.model.params.model_dump()
+    return MODELS[config.model.architecture].build(
+        patch_size=grid.patch_size, target_spacing=grid.target_spacing, **params
+    )
+
+
+def source(folder: Path, config: StudyConfig, how: InputChannels = "average") -> tuple[Pretrained, dict[str, Tensor]]:
+    weights = built(config, seed=1).state_dict()
+    write_tensors(folder / "fold_0.pt", weights)
+    write_config(folder / "config.json", config)
+    return Pretrained(folder / "fold_0.pt", folder / "config.json", how), weights
+
+
+def transferred(folder: Path, config: StudyConfig, target: StudyConfig, how: InputChannels) -> tuple[dict, dict, dict]:
+    pretrained, weights = source(folder, config, how)
+    network = built(target, seed=2)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    said = transfer(pretrained, target, network)
+    assert len(said["weights"]) == 64
+    return weights, before, network.state_dict()
+
+
+def test_the_encoder_comes_from_the_source_and_the_rest_stays(tmp_path: Path) -> None:
+    config = settings()
+    weights, before, after = transferred(tmp_path, config, settings(classes=5), "average")
+    encoder = ("input_block.", "downsamples.", "bottleneck.")
+    for name, tensor in after.items():
+        assert tensor.equal(weights[name] if name.startswith(encoder) else before[name])
+
+
+def test_patches_may_differ_while_the_topology_is_the_same(tmp_path: Path) -> None:
+    weights, _, after = transferred(tmp_path, settings(patch=32), settings(patch=48), "average")
+    assert after["bottleneck.conv1.conv.weight"].equal(weights["bottleneck.conv1.conv.weight"])
+
+
+@pytest.mark.parametrize("model", ["fmgnet", "mednext-small"])
+def test_other_families_take_over_their_encoder(model: str, tmp_path: Path) -> None:
+    config = settings(model=model)
+    weights, before, after = transferred(tmp_path, config, config, "average")
+    taken = {name for name in after if name.startswith(MODELS[model].encoder)}
+    assert taken
+    assert all(after[name].equal(weights[name] if name in taken else before[name]) for name in after)
+
+
+FIRST = "input_block.conv1.conv.weight"
+
+
+def test_other_channels_get_the_mean_or_the_first_or_stay(tmp_path: Path) -> None:
+    for how in ("average", "first", "skip"):
+        weights, before, after = transferred(tmp_path, settings(channels=4), settings(channels=2), how)
+        expected = {
+            "average": weights[FIRST].mean(dim=1, keepdim=True).expand(-1, 2, -1, -1, -1),
+            "first": weights[FIRST][:, :1].expand(-1, 2, -1, -1, -1),
+            "skip": before[FIRST],
+        }
+        assert after[FIRST].equal(expected[how])
+        assert after["input_block.conv2.conv.weight"].equal(weights["input_block.conv2.conv.weight"])
+
+
+def test_what_was_done_is_told(tmp_path: Path) -> None:
+    pretrained, _ = source(tmp_path, settings(channels=4))
+    target = settings(channels=2)
+    said = transfer(pretrained, target, built(target, seed=2))
+    assert said["adapted"] == [FIRST, "input_block.conv3.conv.weight"]
+    assert said["skipped"] == []
+    assert said["loaded"] + 2 == sum(
+        name.startswith(MODELS["nnunet-pocket"].encoder) for name in built(target, 2).state_dict()
+    )
+
+
+@pytest.mark.parametrize(
+    "target, words",
+    [
+        (settings(model="nnunet"), "belongs to nnunet-pocket, but the model is nnunet"),
+        (settings(patch=64), "other kernels or strides"),
+    ],
+)
+def test_another_network_is_refused_up_front(target: StudyConfig, words: str, tmp_path: Path) -> None:
+    pretrained, _ = source(tmp_path, settings())
+    with pytest.raises(ConfigError, match=words):
+        check(pretrained, target)
+
+
+def test_missing_files_are_named(tmp_path: Path) -> None:
+    pretrained, _ = source(tmp_path, settings())
+    pretrained.config.unlink()
+    with pytest.raises(ConfigError, match="--pretrained-config"):
+        check(pretrained, settings())
+    with pytest.raises(ConfigError, match="--pretrained-weights"):
+        check(Pretrained(tmp_path / "none.pt", pretrained.config), settings())
+
+
+@pytest.mark.parametrize(
+    "content, words",
+    [
+        ({"model": {"a": torch.ones(1)}, "epoch": 3}, "such as a whole checkpoint"),
+        ({"other": torch.ones(1)}, "it has no 'input_block.conv1.conv.weight'"),
+        ({FIRST: torch.ones(5, 1, 3, 3, 3)}, r"has the shape \(5, 1, 3, 3, 3\)"),
+    ],
+)
+def test_a_file_with_nothing_to_load_is_refused_and_changes_nothing(
+    content: dict[str, object], words: str, tmp_path: Path
+) -> None:
+    config = settings()
+    pretrained, _ = source(tmp_path, config)
+    write_tensors(pretrained.weights, content)
+    network = built(config, seed=2)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    with pytest.raises(ConfigError, match=words):
+        transfer(pretrained, config, network)
+    assert all(tensor.equal(before[name]) for name, tensor in network.state_dict().items())
+
+
+def test_weights_with_names_of_the_reference_are_taken_over(tmp_path: Path) -> None:
+    config = settings()
+    pretrained, weights = source(tmp_path, config)
+    names = {"downsamples.": "unet.encoder_layers.", "input_block.": "unet.input_block."}
+    names |= {"bottleneck.": "unet.bottleneck."}
+    renamed = {
+        f"module.{theirs}{name.removeprefix(ours)}": tensor
+        for name, tensor in weights.items()
+        for ours, theirs in names.items()
+        if name.startswith(ours)
+    }
+    write_tensors(pretrained.weights, renamed)
+    network = built(config, seed=2)
+    transfer(pretrained, config, network)
+    assert network.state_dict()[FIRST].equal(weights[FIRST])
