@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,13 +18,20 @@ from mist_ops.dataset import Case
 from mist_ops.errors import CaseError, ConfigError
 from mist_ops.imaging.geometry import Geometry
 from mist_ops.imaging.nifti import write_labels
-from mist_ops.inference.restore import restore
-from mist_ops.inference.sliding_window import predict
+from mist_ops.inference.restore import restore_slabs
+from mist_ops.inference.slabs import slab_bytes
+from mist_ops.inference.sliding_window import planned_slabs, predict_slabs, window_batch
 from mist_ops.models.weights import load_weights
 from mist_ops.preprocessing.case import CaseGeometry, preprocess, read_case_geometry
 from mist_ops.registry import MODELS
 from mist_ops.study import Study
-from mist_ops.types import Channels, LabelMap
+from mist_ops.types import Channels, LabelMap, Size
+
+_LOG = logging.getLogger(__name__)
+_AT_REST = 400 * 2**20
+"""Bytes of a process that has loaded torch and MONAI."""
+_ACTIVATIONS = 160
+"""Values per voxel of a window that are alive at once at full resolution: five tensors of 32 channels."""
 
 
 def find_folds(models: Path) -> list[int]:
@@ -145,5 +154,37 @@ def _predicted(
     models: Sequence[nn.Module], image: Channels, geometry: CaseGeometry, config: StudyConfig, device: torch.device
 ) -> tuple[Integer[np.ndarray, "i j k"], Geometry]:  # not the grid of the arrays, so other letters
     channels_first = torch.from_numpy(np.moveaxis(image, -1, 0)[None])
-    probabilities = predict(models, channels_first, config, device)
-    return restore(probabilities.numpy(), geometry, config.dataset_info.labels), geometry.original
+    _say_estimate(geometry, config, device)
+    slabs = predict_slabs(models, channels_first, config, device)
+    numbers = ((slab, volumes.numpy()) for slab, volumes in slabs)
+    return restore_slabs(numbers, geometry, config.dataset_info.labels), geometry.original
+
+
+def _say_estimate(geometry: CaseGeometry, config: StudyConfig, device: torch.device) -> None:
+    """Log what the prediction will take, before it does."""
+    size = geometry.preprocessed.size
+    _LOG.info(
+        "Predicting %s voxels and %d classes in %d slabs: about %.1f GiB of memory.",
+        "x".join(map(str, size)),
+        config.model.params.out_channels,
+        len(planned_slabs(size, config)),
+        estimated_bytes(size, geometry.original.size, config, device) / 2**30,
+    )
+
+
+def estimated_bytes(size: Size, original: Size, config: StudyConfig, device: torch.device) -> int:
+    """Bytes of main memory that predicting and restoring a volume will take at its peak, roughly.
+
+    Args:
+        size: Of the preprocessed volume.
+        original: Of the volume of the files.
+        config: Gives patch, classes and channels.
+        device: Where the networks run; activations on a GPU do not count.
+    """
+    params, patch = config.model.params, config.spatial_config.patch_size
+    overlap = config.inference.inferer.params.patch_overlap
+    held = slab_bytes(planned_slabs(size, config), size, patch, overlap, params.out_channels)
+    image, labels = 4 * params.in_channels * math.prod(size), 2 * math.prod(original)
+    batch = config.inference.inferer.params.sw_batch_size or window_batch(config, device)
+    activations = 0 if device.type == "cuda" else _ACTIVATIONS * 4 * batch * math.prod(patch)
+    return _AT_REST + image + labels + held + activations

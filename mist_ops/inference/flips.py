@@ -12,12 +12,14 @@ from mist_ops.config import TtaConfig
 Axes = tuple[int, ...]
 """Spatial axes that are mirrored, counted from the end, so that they fit tensors with and without batch or channel."""
 
-ALL_FLIPS: tuple[Axes, ...] = tuple(axes for count in range(4) for axes in combinations((-3, -2, -1), count))
+_AXES = {"x": -3, "y": -2, "z": -1}
 
 
 def flips(tta: TtaConfig) -> tuple[Axes, ...]:
-    """The flips that a study asks for: all eight, or the identity alone."""
-    return ALL_FLIPS if tta.enabled and tta.strategy == "all_flips" else ((),)
+    """The flips that a study asks for, the identity first: every combination of its axes, or the identity alone."""
+    wanted = tta.enabled and tta.strategy == "all_flips"
+    axes = [dim for name, dim in _AXES.items() if wanted and name in tta.flip_axes]
+    return tuple(chosen for count in range(len(axes) + 1) for chosen in combinations(axes, count))
 
 
 def flip(image: Float[Tensor, "*any x y z"], axes: Axes) -> Float[Tensor, "*any x y z"]:

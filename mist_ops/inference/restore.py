@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -11,40 +11,78 @@ from jaxtyping import Float32
 from mist_ops.imaging.geometry import Geometry
 from mist_ops.imaging.labels import to_labels
 from mist_ops.imaging.resample import resample_onto
+from mist_ops.inference.slabs import Slab
 from mist_ops.preprocessing.case import CaseGeometry
-from mist_ops.types import LabelMap
+from mist_ops.types import Box, LabelMap
 
 Probabilities: TypeAlias = Float32[np.ndarray, "class i j k"]
 """On the preprocessed grid, whose size is not that of the files."""
 
 # Interpolation weights are float32: probabilities closer than this are a tie, which the earlier class wins.
 _TIE = 1e-6
+# Origins are computed in floating point; a plane so near another lies on it.
+_ROUNDING = 1e-6
 
 
 def restore(probabilities: Probabilities, geometry: CaseGeometry, labels: Sequence[int]) -> LabelMap:
+    """The dataset labels of a prediction that is there in one piece; see ``restore_slabs``."""
+    return restore_slabs([(Slab(0, 0, probabilities.shape[1]), probabilities)], geometry, labels)
+
+
+def restore_slabs(slabs: Iterable[tuple[Slab, np.ndarray]], geometry: CaseGeometry, labels: Sequence[int]) -> LabelMap:
     """The dataset labels of a prediction on the original grid, in the orientation of the files.
 
     Probabilities are interpolated, rather than the labels of the coarser grid, and the grids keep their true places, so
-    that nothing is shifted. Only two classes at a time are held at full resolution. What the crop cut off gets label 0.
+    that nothing is shifted. Of each slab, only two classes at a time are held at full resolution. What the crop cut off
+    gets label 0.
 
     Args:
-        probabilities: Of each class, on ``geometry.preprocessed``.
+        slabs: Probabilities of each class on ``geometry.preprocessed``, slab after slab, each but the first beginning
+            with the last plane of the one before.
         geometry: The grids of the case.
         labels: The dataset label of each class.
 
     Raises:
         ValueError: The probabilities do not have the shape that geometry and labels tell.
     """
-    expected = (len(labels), *geometry.preprocessed.size)
-    if probabilities.shape != expected:
-        raise ValueError(f"the probabilities have the shape {probabilities.shape} and not {expected}")
-    if geometry.preprocessed == geometry.original:
-        return to_labels(_likeliest(probabilities, geometry.original, geometry.original), labels)
-    grid, reorientation = geometry.canonical()
-    restored = reorientation.undo(to_labels(_likeliest(probabilities, geometry.preprocessed, grid), labels))
+    unchanged = geometry.preprocessed == geometry.original
+    grid, reorientation = (geometry.original, None) if unchanged else geometry.canonical()
+    indices, done = np.zeros(grid.size, dtype=np.uint8), 0
+    for slab, probabilities in slabs:
+        expected = (len(labels), *slab.size_in(geometry.preprocessed.size))
+        if probabilities.shape != expected:
+            raise ValueError(f"the probabilities have the shape {probabilities.shape} and not {expected}")
+        planes = _planes_between(done, slab, geometry.preprocessed, grid)
+        source, target = _part(geometry.preprocessed, slab), _part(grid, planes)
+        indices[_index(planes)] = _likeliest(probabilities, source, target)
+        done = planes.stop
+    restored = to_labels(indices, labels)
+    if reorientation is None:
+        return restored
     whole = np.zeros(geometry.original.size, dtype=restored.dtype)
-    whole[geometry.box.slices if geometry.box else ...] = restored
+    whole[geometry.box.slices if geometry.box else ...] = reorientation.undo(restored)
     return whole
+
+
+def _planes_between(done: int, slab: Slab, source: Geometry, target: Geometry) -> Slab:
+    """The planes of ``target``, from ``done`` on, whose neighbors in ``source`` all lie in the slab."""
+    axis, planes = slab.axis, target.size[slab.axis]
+    if slab.stop == source.size[axis]:
+        return Slab(axis, done, planes)
+    begin = float((source.axes.T @ np.subtract(target.origin, source.origin))[axis])
+    positions = (begin + np.arange(planes) * target.spacing[axis]) / source.spacing[axis]
+    reached = int(np.searchsorted(positions, slab.stop - 1 + _ROUNDING, side="right"))
+    return Slab(axis, done, max(done, reached))
+
+
+def _part(grid: Geometry, slab: Slab) -> Geometry:
+    start, stop = [0, 0, 0], list(grid.size)
+    start[slab.axis], stop[slab.axis] = slab.start, slab.stop
+    return grid.cropped(Box((start[0], start[1], start[2]), (stop[0], stop[1], stop[2])))
+
+
+def _index(slab: Slab) -> tuple[slice, ...]:
+    return (*[slice(None)] * slab.axis, slice(slab.start, slab.stop))
 
 
 def _likeliest(probabilities: Probabilities, source: Geometry, target: Geometry) -> LabelMap:

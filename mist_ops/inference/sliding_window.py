@@ -1,14 +1,16 @@
 """Probabilities of a whole volume, from a network that sees patches.
 
-With n classes and V voxels of the preprocessed image, the peak is ``4 (2 n + 2) V`` bytes beside the image, its
-mirrored copy and a batch of windows, whatever the number of flips and models: the running sum, one volume of stitched
-logits, and two of a single class. On a GPU that has no room for the stitched logits, these lie in main memory and the
-GPU holds a slab one patch wide.
+A volume that is too large is cut into slabs, each with the windows that touch it, so that memory has a bound whatever
+the number of voxels, classes, flips and models. With n classes and v voxels of a slab and its reach, the peak is about
+``8 n v`` bytes beside the image and the activations of a batch of windows. On a GPU that has no room for the stitched
+logits, these lie in main memory and the GPU holds a part one patch wide.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+import sys
+from collections.abc import Iterator, Sequence
 from typing import TypeAlias
 
 import torch
@@ -19,53 +21,106 @@ from torch import Tensor, nn
 from mist_ops.config import StudyConfig
 from mist_ops.devices import autocast
 from mist_ops.inference.flips import Axes, flip, flips
+from mist_ops.inference.slabs import Slab, divide, reach
+from mist_ops.types import Size
 
 Volumes: TypeAlias = Float[Tensor, "class x y z"]
 
+BUDGET = 5 * 2**29
+"""Bytes of probabilities and logits above which a volume is cut into slabs."""
+
 # What windows and activations may need beside the stitched volumes, as a share of the memory that is free.
 _HEADROOM = 0.5
+# Windows that share a forward pass on a CPU hold at most this many voxels. More bring no speed there (nnunet-pocket
+# took 56 ms a window of 32^3 alone and 59 in fours), but 32 channels of a window of 128^3 take 0.25 GiB.
+_VOXELS_AT_ONCE = 2**17
 
 
 def predict(
     models: Sequence[nn.Module], image: Float[Tensor, "1 channel x y z"], config: StudyConfig, device: torch.device
 ) -> Volumes:
-    """Class probabilities of a preprocessed image, float32 on the CPU.
+    """Class probabilities of a preprocessed image in one piece, float32 on the CPU; see ``predict_slabs``."""
+    [(_, volumes)] = predict_slabs(models, image, config, device, budget=sys.maxsize)
+    return volumes
+
+
+def predict_slabs(
+    models: Sequence[nn.Module],
+    image: Float[Tensor, "1 channel x y z"],
+    config: StudyConfig,
+    device: torch.device,
+    budget: int = BUDGET,
+) -> Iterator[tuple[Slab, Volumes]]:
+    """Class probabilities of a preprocessed image, float32 on the CPU, slab after slab.
 
     They are the mean, over flips and models with equal weight, of the softmax of logits that were stitched from
-    overlapping windows. An image smaller than a patch is padded with zeros at both ends.
+    overlapping windows. An image smaller than a patch is padded with zeros at both ends. Each slab but the first begins
+    with the last plane of the one before, so that what lies between the two can be interpolated.
 
     Args:
         models: Networks in evaluation mode that map windows to logits. One at a time is on the device.
         image: All channels, normalized.
-        config: Gives the patch size, ``inference``, and the default batch of windows (twice the training batch).
+        config: Gives the patch size, ``inference``, and the default batch of windows (see ``window_batch``).
         device: Where the networks run.
+        budget: Bytes that probabilities and logits together may take.
     """
+    n_classes, size = config.model.params.out_channels, _size(image)
+    last: Tensor | None = None
+    for slab in planned_slabs(size, config, budget):
+        repeated = 0 if last is None else 1
+        whole = Slab(slab.axis, slab.start - repeated, slab.stop)
+        volumes = torch.zeros((n_classes, *whole.size_in(size)))
+        own = volumes.narrow(1 + slab.axis, repeated, slab.thickness)
+        _predict_slab(models, image, slab, own, config, device)
+        if last is not None:
+            volumes.narrow(1 + slab.axis, 0, 1).copy_(last)
+        last = volumes.narrow(1 + slab.axis, whole.thickness - 1, 1).clone()
+        yield whole, volumes
+        del volumes, own  # before the next one is made
+
+
+def planned_slabs(size: Size, config: StudyConfig, budget: int = BUDGET) -> list[Slab]:
+    """The slabs that a volume is predicted in."""
+    overlap, n_classes = config.inference.inferer.params.patch_overlap, config.model.params.out_channels
+    return divide(size, config.spatial_config.patch_size, overlap, n_classes, budget)
+
+
+def _predict_slab(
+    models: Sequence[nn.Module], image: Tensor, slab: Slab, total: Tensor, config: StudyConfig, device: torch.device
+) -> None:
+    """Put the mean over models and flips into ``total``."""
     turns = flips(config.inference.tta)
-    n_classes = config.model.params.out_channels
-    total = torch.zeros((n_classes, *image.shape[2:]))
-    inferer = _inferer(config, _stitching_device(n_classes, image, device), device)
     for model in models:
         model.to(device)
         for axes in turns:
-            _add(total, _probabilities(model, flip(image, axes), inferer, config, device), axes)
+            _add(total, _probabilities(model, image, slab, axes, config, device), axes)
         if len(models) > 1:
             model.to("cpu")
-    return total.div_(len(models) * len(turns))
+    total.div_(len(models) * len(turns))
 
 
 @torch.inference_mode()
 def _probabilities(
-    model: nn.Module, image: Tensor, inferer: SlidingWindowInferer, config: StudyConfig, device: torch.device
+    model: nn.Module, image: Tensor, slab: Slab, axes: Axes, config: StudyConfig, device: torch.device
 ) -> Volumes:
+    """Those of a slab of the mirrored image, mirrored as it is."""
+    planes, patch = image.shape[2 + slab.axis], config.spatial_config.patch_size[slab.axis]
+    mirrored = slab.axis - 3 in axes
+    wanted = slab.mirrored(planes) if mirrored else slab
+    seen = reach(wanted, planes, patch, config.inference.inferer.params.patch_overlap)
+    source = seen.mirrored(planes) if mirrored else seen
+    part = image.narrow(2 + slab.axis, source.start, source.thickness)
+    inferer = _inferer(config, _stitching_device(config.model.params.out_channels, part, device), device)
+
     def logits_of(windows: Tensor) -> Tensor:
         # BF16 logits would lose digits where windows are summed.
         scores: Tensor = model(windows)
         return scores.float()
 
     with autocast(device, config.training.amp):
-        stitched = inferer(image, logits_of)
+        stitched = inferer(flip(part, axes), logits_of)
     assert isinstance(stitched, Tensor)
-    return _softmax_in_place(stitched[0])
+    return _softmax_in_place(stitched[0].narrow(1 + slab.axis, wanted.start - seen.start, wanted.thickness))
 
 
 def _softmax_in_place(logits: Volumes) -> Volumes:
@@ -84,13 +139,25 @@ def _inferer(config: StudyConfig, stitching: torch.device, device: torch.device)
     params = config.inference.inferer.params
     return SlidingWindowInferer(
         roi_size=config.spatial_config.patch_size,
-        sw_batch_size=params.sw_batch_size or 2 * config.training.batch_size_per_gpu,
+        sw_batch_size=params.sw_batch_size or window_batch(config, device),
         overlap=params.patch_overlap,
         mode=params.patch_blend_mode,
         sw_device=device,
         device=stitching,
         buffer_steps=None if stitching == device else 1,
     )
+
+
+def window_batch(config: StudyConfig, device: torch.device) -> int:
+    """Windows of a forward pass where nothing is configured: twice the training batch, fewer large ones on a CPU."""
+    usual = 2 * config.training.batch_size_per_gpu
+    fitting = _VOXELS_AT_ONCE // math.prod(config.spatial_config.patch_size)
+    return usual if device.type == "cuda" else max(1, min(usual, fitting))
+
+
+def _size(image: Tensor) -> Size:
+    x, y, z = image.shape[2:]
+    return x, y, z
 
 
 def _stitching_device(n_classes: int, image: Tensor, device: torch.device) -> torch.device:

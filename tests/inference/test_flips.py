@@ -3,9 +3,10 @@ from __future__ import annotations
 import torch
 
 from mist_ops.config import TtaConfig
-from mist_ops.inference.flips import ALL_FLIPS, flip, flips
+from mist_ops.inference.flips import flip, flips
 
 VOLUME = torch.arange(24.0).reshape(2, 3, 4)
+ALL_FLIPS = flips(TtaConfig())
 
 
 def test_there_are_eight_different_flips_and_the_first_changes_nothing() -> None:
@@ -21,5 +22,15 @@ def test_a_flip_undoes_itself_with_and_without_batch_and_channel() -> None:
 
 
 def test_only_the_strategy_all_flips_flips_and_only_if_enabled() -> None:
-    assert flips(TtaConfig()) == ALL_FLIPS
     assert flips(TtaConfig(strategy="none")) == flips(TtaConfig(enabled=False)) == ((),)
+
+
+def test_an_axis_that_is_left_out_is_never_mirrored() -> None:
+    assert flips(TtaConfig(flip_axes=["y", "z"])) == ((), (-2,), (-1,), (-2, -1))
+    assert flips(TtaConfig(flip_axes=["z", "z"])) == ((), (-1,))
+    assert flips(TtaConfig(flip_axes=[])) == ((),)
+
+
+def test_the_axes_are_those_of_the_volume() -> None:
+    mirrored = flip(VOLUME, flips(TtaConfig(flip_axes=["x"]))[1])
+    assert torch.equal(mirrored, VOLUME[[1, 0]])
