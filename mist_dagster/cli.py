@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mist_dagster.options import (
     AnalyzeOptions,
+    AverageWeightsOptions,
     Chosen,
     ConvertMsdOptions,
     EvaluateOptions,
@@ -65,6 +66,12 @@ def evaluate(arguments: Sequence[str] | None = None) -> int:
 def convert_msd(arguments: Sequence[str] | None = None) -> int:
     """Convert a dataset of the Medical Segmentation Decathlon."""
     return _main("mist_convert_msd", ConvertMsdOptions, [], arguments, _convert_msd, convert_msd.__doc__)
+
+
+def average_weights(arguments: Sequence[str] | None = None) -> int:
+    """Average the weights of several networks of one kind, element by element."""
+    purpose = average_weights.__doc__
+    return _main("mist_average_weights", AverageWeightsOptions, [], arguments, _average_weights, purpose)
 
 
 def ui(arguments: Sequence[str] | None = None) -> int:
@@ -152,18 +159,22 @@ def _preprocess(launcher: "Launcher", options: PreprocessOptions, settings: Sett
 
 
 def _train(launcher: "Launcher", options: TrainOptions, settings: Settings) -> None:
+    from mist_dagster.gpu import ALL_GPUS
     from mist_dagster.partitions import fold_key
     from mist_ops.dataset import read_train_paths
 
     if options.resume and options.overwrite:
         raise ConfigError("--resume goes on with what is there, --overwrite replaces it. Give one of them.")
     study = _study(options, numpy=options.numpy)
+    settings = {**settings, **_weighting(options)}
     config = override(read_config(study.config), settings)
-    folds = _folds_to_train(study, config, options)
+    folds, pretrained = _folds_to_train(study, config, options), _pretrained(options, config)
     _configure(launcher, study, settings)
     assignment, device = read_train_paths(study.train_paths), _given("device", options.device)
+    # One fold after another, so each may have all GPUs.
+    how = {"resume": options.resume, "gpus": config.training.hardware.num_gpus or ALL_GPUS, **device, **pretrained}
     for fold in folds:
-        launcher.run_stage(study, "train", {"resume": options.resume, **device}, [fold_key(fold)])
+        launcher.run_stage(study, "train", how, [fold_key(fold)])
         launcher.run_stage(study, "predict", device, assignment.held_out(fold))
     launcher.run_stage(study, "evaluate", {"workers": options.num_workers_evaluate})
     _predict_test_set(launcher, study, config, device)
@@ -226,6 +237,12 @@ def _convert_msd(launcher: "Launcher", options: ConvertMsdOptions, settings: Set
     launcher.progress.note(f"Converted: {options.output / 'dataset.json'}")
 
 
+def _average_weights(launcher: "Launcher", options: AverageWeightsOptions, settings: Settings) -> None:
+    files = [str(path.expanduser().resolve()) for path in options.weights]
+    launcher.run_tool("averaged_weights", options.output, {"weights": files, "overwrite": options.overwrite})
+    launcher.progress.note(f"Weights: {options.output}")
+
+
 def _study(options: StudyOptions, *, data: Path | None = None, numpy: Path | None = None) -> Study:
     from mist_dagster.studies import register
 
@@ -270,6 +287,30 @@ def _folds_to_train(study: Study, config: StudyConfig, options: TrainOptions) ->
             "--overwrite to train them anew, or --folds for others."
         )
     return folds
+
+
+def _weighting(options: TrainOptions) -> Settings:
+    from mist_ops.losses.blending import weighting
+
+    name = options.composite_loss_weighting
+    return {} if name is None else {"training.loss.composite_loss_weighting": weighting(name)}
+
+
+def _pretrained(options: TrainOptions, config: StudyConfig) -> dict[str, Any]:
+    """Run config of transfer learning, once its files are known to fit."""
+    weights, of_weights = options.pretrained_weights, options.pretrained_config
+    if weights is None and of_weights is None:
+        return {}
+    if weights is None or of_weights is None:
+        raise ConfigError(
+            "--pretrained-weights and --pretrained-config belong together: the weights, and the config.json that they "
+            "were trained with. Give both."
+        )
+    from mist_ops.training.transfer import Pretrained, check
+
+    check(Pretrained(weights.expanduser(), of_weights.expanduser(), options.input_channel_strategy), config)
+    paths = _absolute({"weights": weights, "config_file": of_weights})
+    return {"pretrained": {**paths, "input_channels": options.input_channel_strategy}}
 
 
 def _given(name: str, value: str | None) -> dict[str, str]:

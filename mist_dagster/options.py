@@ -7,7 +7,7 @@ imported here, so that ``--help`` answers at once.
 import argparse
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, TypeVar, get_args, get_origin
+from typing import Annotated, Any, Literal, NoReturn, TypeVar, get_args, get_origin
 
 from pydantic import Field, PositiveInt, TypeAdapter, ValidationError
 from pydantic_core import PydanticUndefined
@@ -58,7 +58,15 @@ class TrainOptions(NumpyOptions):
     folds: list[int] | None = Field(None, description="Folds to train; all if left out.")
     resume: bool = Field(False, description="Go on from the last checkpoints.")
     num_workers_evaluate: PositiveInt = Field(1, description="Processes that score cases.")
-    device: str | None = Field(None, description="cpu, cuda or a number; a GPU if there is one.")
+    device: str | None = Field(None, description="cpu, cuda or a number; all GPUs if there are any.")
+    composite_loss_weighting: str | None = Field(
+        None, description="How the weight of a composite loss changes over the epochs: constant, linear or cosine."
+    )
+    pretrained_weights: Path | None = Field(None, description="Weights whose encoder training starts from.")
+    pretrained_config: Path | None = Field(None, description="config.json that those weights were trained with.")
+    input_channel_strategy: Literal["average", "first", "skip"] = Field(
+        "average", description="How pretrained weights meet another number of input channels."
+    )
 
 
 class RunAllOptions(AnalyzeOptions, PreprocessOptions, TrainOptions):
@@ -87,6 +95,14 @@ class EvaluateOptions(Options):
     )
 
 
+class AverageWeightsOptions(Options):
+    """Flags of mist_average_weights."""
+
+    weights: Annotated[list[Path], Field(min_length=2)] = Field(description="Two or more files of weights.")
+    output: Path = Field(description="File of the averaged weights.")
+    overwrite: bool = Field(False, description="Replace what is there.")
+
+
 class ConvertMsdOptions(Options):
     """Flags of mist_convert_msd."""
 
@@ -103,12 +119,6 @@ class UiOptions(Options):
 
 NOT_YET: Mapping[str, Sequence[str]] = {
     "analyze": ("--data-dump",),
-    "train": (
-        "--composite-loss-weighting",
-        "--pretrained-weights",
-        "--pretrained-config",
-        "--input-channel-strategy",
-    ),
     "predict": ("--postprocess-strategy", "--output-probs"),
 }
 """Flags of the reference whose features this version does not have yet."""
@@ -195,8 +205,8 @@ def _plain(annotation: Any) -> Any:
 
 
 def _metavar(kind: Any) -> str:
-    names = {bool: "BOOL", int: "N", float: "X", Path: "PATH", str: "NAME"}
-    return names.get(kind, "N")
+    names = {bool: "BOOL", int: "N", float: "X", Path: "PATH", list[Path]: "PATH", str: "NAME"}
+    return "|".join(get_args(kind)) if get_origin(kind) is Literal else names.get(kind, "N")
 
 
 def _value(parser: argparse.ArgumentParser, flagged: FlaggedField, text: Any) -> Any:

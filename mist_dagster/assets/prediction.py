@@ -9,6 +9,7 @@ import dagster as dg
 from pydantic import Field
 
 from mist_dagster import metadata
+from mist_dagster.gpu import leased_devices
 from mist_dagster.partitions import StudyPartitions
 from mist_dagster.progress import Progress
 from mist_dagster.provenance import CODE_VERSION, Made, asset_key, interruptible, materialize_each
@@ -60,8 +61,8 @@ def prediction_assets(study: Study, partitions: StudyPartitions) -> list[dg.Asse
         """A training patient's mask by the model of the fold that held it out, on the grid of the scan."""
         settings, assignment = read_config(study.config), read_train_paths(study.train_paths)
         ids = sorted(context.partition_keys, key=lambda case_id: (assignment.fold_of[case_id], case_id))
-        with interruptible(context):
-            predicted = _by_fold(study, settings, assignment, ids, config.device)
+        with interruptible(context), leased_devices(config.device, 1) as [device]:
+            predicted = _by_fold(study, settings, assignment, ids, device)
             tracked = progress.track(predicted, "Predicting held-out patients", len(ids))
             materialize_each(context, tracked, progress, partial(_held_out, study, settings, len(ids) <= MAX_PICTURES))
         yield from ()
@@ -82,8 +83,8 @@ def prediction_assets(study: Study, partitions: StudyPartitions) -> list[dg.Asse
         """A test patient's mask by the models of all folds together, on the grid of the scan."""
         settings, wanted = read_config(study.config), set(context.partition_keys)
         cases = [case for case in read_paths(study.test_paths, settings.dataset_info.images) if case.id in wanted]
-        with interruptible(context):
-            predicted = _by_all_folds(study, settings, cases, config.device)
+        with interruptible(context), leased_devices(config.device, 1) as [device]:
+            predicted = _by_all_folds(study, settings, cases, device)
             tracked = progress.track(predicted, "Predicting test patients", len(cases))
             materialize_each(context, tracked, progress, partial(_tested, study, settings, len(cases) <= MAX_PICTURES))
         yield from ()
@@ -92,7 +93,7 @@ def prediction_assets(study: Study, partitions: StudyPartitions) -> list[dg.Asse
 
 
 def _by_fold(
-    study: Study, settings: StudyConfig, assignment: Assignment, ids: list[str], device: str | None
+    study: Study, settings: StudyConfig, assignment: Assignment, ids: list[str], device: str
 ) -> Iterator[Outcome[Case, None]]:
     """Predict fold by fold, so that one model at a time is in memory."""
     from mist_ops.devices import resolve_device  # torch loads for seconds: only where it works
@@ -108,7 +109,7 @@ def _by_fold(
 
 
 def _by_all_folds(
-    study: Study, settings: StudyConfig, cases: Sequence[Case], device: str | None
+    study: Study, settings: StudyConfig, cases: Sequence[Case], device: str
 ) -> Iterator[Outcome[Case, None]]:
     from mist_ops.devices import resolve_device
     from mist_ops.inference.case import load_models, predict_case

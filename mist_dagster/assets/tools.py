@@ -1,6 +1,7 @@
 """Stand-alone commands on paths of the user's choice, outside every study; an output's path is its partition."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Optional
 
@@ -9,6 +10,7 @@ from dagster._core.definitions.unresolved_asset_job_definition import Unresolved
 from pydantic import Field
 
 from mist_dagster import metadata
+from mist_dagster.gpu import leased_devices
 from mist_dagster.progress import Progress
 from mist_dagster.provenance import CODE_VERSION, collect, interruptible
 from mist_ops.config import read_config
@@ -17,10 +19,10 @@ from mist_ops.dataset import Case, read_paths
 from mist_ops.evaluation.score import columns, read_classes
 from mist_ops.evaluation.table import evaluate, read_pairs, write_results
 from mist_ops.files import file_hash, json_hash
-from mist_ops.workers import outcomes
+from mist_ops.workers import Outcome, outcomes
 
 OUTPUTS = dg.DynamicPartitionsDefinition(name="tool_outputs")
-TOOLS = ("prediction", "evaluation", "converted_dataset")
+TOOLS = ("prediction", "evaluation", "converted_dataset", "averaged_weights")
 
 
 class PredictionTool(dg.Config):
@@ -48,6 +50,13 @@ class ConversionTool(dg.Config):
     workers: int = Field(1, description="Files that are copied at once.")
 
 
+class AveragingTool(dg.Config):
+    """Which weights to average."""
+
+    weights: list[str] = Field(description="Two or more files of weights of one kind of network.")
+    overwrite: bool = Field(False, description="Replace a file that is there.")
+
+
 def tool_assets() -> list[dg.AssetsDefinition]:
     """The outputs of the stand-alone commands."""
     described: dict[str, Any] = {
@@ -66,15 +75,16 @@ def tool_assets() -> list[dg.AssetsDefinition]:
         from mist_ops.inference.case import load_models, predict_case
 
         settings = read_config(Path(config.config_file))
-        output, device = Path(context.partition_key), resolve_device(config.device)
+        output = Path(context.partition_key)
         cases = read_paths(Path(config.paths_csv), settings.dataset_info.images)
         models = load_models(Path(config.models_dir), settings)
 
-        def predict(case: Case) -> None:
-            predict_case(models, case, settings, device, output / f"{case.id}.nii.gz")
+        def predict(case: Case, device: str) -> None:
+            predict_case(models, case, settings, resolve_device(device), output / f"{case.id}.nii.gz")
 
-        with interruptible(context):
-            _finish(collect(progress.track(outcomes(predict, cases), "Predicting", len(cases)), progress))
+        with interruptible(context), leased_devices(config.device, 1) as [device]:
+            predicted: Iterator[Outcome[Case, object]] = outcomes(partial(predict, device=device), cases)
+            _finish(collect(progress.track(predicted, "Predicting", len(cases)), progress))
         models_used = sorted(Path(config.models_dir).glob("fold_*.pt"))
         return _made(output, [*models_used, Path(config.config_file), *(path for case in cases for path in case.files)])
 
@@ -109,7 +119,17 @@ def tool_assets() -> list[dg.AssetsDefinition]:
         _finish(collected)
         return _made(output / "dataset.json", [Path(config.source) / "dataset.json"])
 
-    return [prediction, evaluation, converted_dataset]
+    @dg.asset(**described, kinds={"pytorch"})
+    def averaged_weights(context: dg.AssetExecutionContext, config: AveragingTool) -> dg.MaterializeResult:
+        """The mean of several files of weights."""
+        from mist_ops.models.averaging import average_weights
+
+        sources, output = [Path(path) for path in config.weights], Path(context.partition_key)
+        inputs = {str(path): file_hash(path) for path in sources if path.is_file()}
+        average_weights(sources, output, overwrite=config.overwrite)
+        return _recorded(output, inputs)
+
+    return [prediction, evaluation, converted_dataset, averaged_weights]
 
 
 def _finish(collected: tuple[Mapping[str, object], Mapping[str, str]]) -> None:
@@ -120,10 +140,13 @@ def _finish(collected: tuple[Mapping[str, object], Mapping[str, str]]) -> None:
 
 def _made(output: Path, inputs: Iterable[Path]) -> dg.MaterializeResult:
     """Record an output with the content of what it was made from."""
-    hashes = {str(path): file_hash(path) for path in inputs}
+    return _recorded(output, {str(path): file_hash(path) for path in inputs})
+
+
+def _recorded(output: Path, hashes: Mapping[str, str]) -> dg.MaterializeResult:
     return dg.MaterializeResult(
         data_version=dg.DataVersion(json_hash(hashes)),
-        metadata={"output": metadata.path(output), "inputs": dg.MetadataValue.json(hashes)},
+        metadata={"output": metadata.path(output), "inputs": dg.MetadataValue.json(dict(hashes))},
     )
 
 

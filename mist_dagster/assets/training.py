@@ -3,12 +3,14 @@
 import json
 import time
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Optional
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Optional
 
 import dagster as dg
 from pydantic import Field
 
 from mist_dagster import metadata
+from mist_dagster.gpu import leased_devices
 from mist_dagster.partitions import StudyPartitions, fold_index
 from mist_dagster.progress import Progress
 from mist_dagster.provenance import CODE_VERSION, asset_key, interruptible
@@ -25,11 +27,23 @@ if TYPE_CHECKING:
 SECONDS_BETWEEN_OBSERVATIONS = 15.0
 
 
+class PretrainedWeights(dg.Config):
+    """Where the encoder of a network comes from that was trained before."""
+
+    weights: str = Field(description="File of the weights.")
+    config_file: str = Field(description="config.json that they were trained with.")
+    input_channels: Literal["average", "first", "skip"] = Field(
+        "average", description="What becomes of tensors that see the image where the numbers of channels differ."
+    )
+
+
 class TrainingRun(dg.Config):
     """How to run the training of a fold; what is trained stands in config.json."""
 
     resume: bool = Field(False, description="Go on from the last checkpoint.")
     device: Optional[str] = Field(None, description="cpu, cuda or a number; a GPU if there is one.")  # noqa: UP045
+    gpus: int = Field(1, description="GPUs that train the fold together; 0 for all that are visible.")
+    pretrained: Optional[PretrainedWeights] = Field(None, description="Start from other weights.")  # noqa: UP045
 
 
 def training_assets(study: Study, partitions: StudyPartitions) -> list[dg.AssetsDefinition]:
@@ -73,11 +87,14 @@ def training_assets(study: Study, partitions: StudyPartitions) -> list[dg.Assets
     ) -> dg.MaterializeResult:
         """The weights that did best on a fold's validation cases, with their passport and curves."""
         from mist_ops.training.fold import train_fold  # torch loads for seconds: only where it works
+        from mist_ops.training.transfer import Pretrained
 
         settings = read_config(study.config)
         fold = _fold(study, settings, fold_index(context.partition_key))
-        with interruptible(context):
-            epochs = train_fold(study, settings, fold, device=config.device, resume=config.resume)
+        given = config.pretrained
+        source = Pretrained(Path(given.weights), Path(given.config_file), given.input_channels) if given else None
+        with interruptible(context), leased_devices(config.device, config.gpus) as devices:
+            epochs = train_fold(study, settings, fold, device=devices, resume=config.resume, pretrained=source)
             tracked = progress.track(epochs, f"Training fold {fold.index}", settings.training.epochs, _losses)
             _observe(context, tracked)
         return _result(study, fold.index)
@@ -129,6 +146,7 @@ def _result(study: Study, fold: int) -> dg.MaterializeResult:
             "seconds": passport["seconds"],
             "weights": metadata.path(study.model(fold)),
             "passport": metadata.path(study.passport(fold)),
+            **({"pretrained": dg.MetadataValue.json(passport["pretrained"])} if passport.get("pretrained") else {}),
             "TensorBoard": metadata.path(study.logs(fold)),
         },
     )

@@ -14,7 +14,17 @@ from mist_ops.dataset import read_train_paths
 from mist_ops.phantoms import write_phantoms
 from mist_ops.study import Study
 
-COMMANDS = ("analyze", "preprocess", "train", "run_all", "predict", "evaluate", "convert_msd", "ui")
+COMMANDS = (
+    "analyze",
+    "preprocess",
+    "train",
+    "run_all",
+    "predict",
+    "evaluate",
+    "convert_msd",
+    "average_weights",
+    "ui",
+)
 
 
 def copied(study: Study, folder: Path) -> Study:

@@ -238,6 +238,19 @@ def test_labels_with_gaps_have_distance_maps_of_their_own(case: Case) -> None:
     assert (dtm[..., 2] == 0).sum() == 1
 
 
+@pytest.mark.parametrize("resampling, slice_apart", [("accurate", 2.0), ("reference", 1.0)])
+def test_distances_are_in_mm_unless_they_are_to_be_those_of_the_reference(
+    case: Case, resampling: str, slice_apart: float
+) -> None:
+    config = settings(compute_dtms=True, normalize_dtms=False, resampling=resampling)
+    dtm = preprocess(case, config, None).dtm
+    assert dtm is not None
+    assert dtm.dtype == np.float16
+    x, y, z = np.argwhere(dtm[..., 2] == 0)[0]
+    assert dtm[x, y, z - 2 : z + 3, 2].tolist() == [2 * slice_apart, slice_apart, 0, slice_apart, 2 * slice_apart]
+    assert dtm[x - 1 : x + 2, y, z, 2].tolist() == [1, 0, 1]
+
+
 def test_channels_keep_the_order_of_the_settings(tmp_path: Path, image: Image, labels: LabelMap) -> None:
     case = write(tmp_path, image, labels)
     write_image(tmp_path / "t2.nii.gz", -image, GRID)

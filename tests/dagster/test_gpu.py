@@ -1,0 +1,83 @@
+"""Leases of devices, on lock files as a machine with two GPUs would have them."""
+
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from mist_dagster.gpu import lease, leased_devices
+from mist_ops.errors import ConfigError
+
+TWO = {"cuda:0": "first", "cuda:1": "second"}
+
+HOLDER = """
+import sys
+from pathlib import Path
+from mist_dagster.gpu import lease
+with lease(1, {"cuda:0": "first", "cuda:1": "second"}, Path(sys.argv[1])) as names:
+    print(*names, flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_two_leases_at_once_are_of_different_devices(tmp_path: Path) -> None:
+    with lease(1, TWO, tmp_path) as one, lease(1, TWO, tmp_path) as other:
+        assert (one, other) == (["cuda:0"], ["cuda:1"])
+
+
+def test_a_device_is_free_again_after_its_lease(tmp_path: Path) -> None:
+    for _ in range(2):
+        with lease(2, TWO, tmp_path) as names:
+            assert names == ["cuda:0", "cuda:1"]
+
+
+def test_names_of_one_device_in_two_processes_are_one_lock(tmp_path: Path) -> None:
+    with lease(1, {"cuda:0": "second"}, tmp_path), lease(1, TWO, tmp_path) as names:
+        assert names == ["cuda:0"]
+        with lease(1, {"cuda:5": "third"}, tmp_path) as other:
+            assert other == ["cuda:5"]
+
+
+def test_no_more_is_waited_for_than_there_are(tmp_path: Path) -> None:
+    with lease(9, TWO, tmp_path) as names:
+        assert len(names) == 2
+
+
+def test_a_step_waits_until_a_device_is_free(tmp_path: Path) -> None:
+    got = threading.Event()
+
+    def wait() -> None:
+        with lease(2, TWO, tmp_path):
+            got.set()
+
+    with lease(1, TWO, tmp_path):
+        waiter = threading.Thread(target=wait)
+        waiter.start()
+        assert not got.wait(0.8)
+    waiter.join(timeout=10)
+    assert got.is_set()
+
+
+def test_a_killed_holder_frees_its_device(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", HOLDER, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline().strip() == "cuda:0"
+        with lease(1, TWO, tmp_path) as names:
+            assert names == ["cuda:1"]
+        holder.kill()
+        holder.wait()
+        with lease(2, TWO, tmp_path) as names:
+            assert names == ["cuda:0", "cuda:1"]
+
+
+def test_the_cpu_needs_no_lease() -> None:
+    with leased_devices("cpu", 1) as one, leased_devices("cpu", 1) as other:
+        assert one == other == ["cpu"]
+
+
+def test_a_device_that_is_not_there_is_refused() -> None:
+    with pytest.raises(ConfigError, match="Device '99' was asked for"), leased_devices("99", 1):
+        pass
