@@ -170,7 +170,7 @@ def test_edits_are_what_override_needs() -> None:
 
 
 def test_the_default_warmup_does_not_swallow_a_short_run() -> None:
-    assert override(CONFIG, {"training.epochs": 10}).training.effective_warmup_epochs == 1
+    assert override(CONFIG, {"training.epochs": 10}).training.effective_warmup_epochs == 0
     assert CONFIG.training.effective_warmup_epochs == 20
 
 

@@ -1,8 +1,8 @@
 """One fold trained by several processes, each on a device of its own.
 
-``train_together`` is the side of the caller: it starts the processes, passes on what the first of them tells, and takes
-all of them down with it, however it ends. ``Ranks`` is what each process knows of the others. The processes are
-started one by one rather than by ``torchrun``: that would be one more process that can be killed before its children.
+``train_together`` is the side of the caller: it starts torchrun's agent (``mist_ops.training.launcher``), which starts
+the processes, passes on what the first of them tells, and takes all of them down with it, however it ends. ``Ranks`` is
+what each process knows of the others.
 """
 
 from __future__ import annotations
@@ -13,13 +13,11 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
-import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from typing import IO, TextIO
 
 import torch
 from torch import Tensor, distributed, nn
@@ -28,10 +26,8 @@ from mist_ops import errors
 from mist_ops.errors import CaseError, MistError
 from mist_ops.types import Json
 
-GRACE_SECONDS = 5.0
-"""Time that the others have to say what went wrong, or to remove temporary files, before they are killed."""
-
-_POLL_SECONDS = 0.1
+GRACE_SECONDS = 5
+"""Time that processes have to remove their temporary files before they are killed."""
 
 
 @dataclass(frozen=True)
@@ -66,22 +62,20 @@ class Ranks:
         return nn.SyncBatchNorm.convert_sync_batchnorm(model) if together else model  # type: ignore
 
 
-def join(rank: int, devices: Sequence[torch.device], meeting: Path, backend: str = "auto") -> Ranks:
-    """Meet the other processes in a file; no port is needed.
+def join(device: torch.device, backend: str = "auto") -> Ranks:
+    """Meet the other processes, as torchrun's agent says in the environment.
 
     Args:
-        rank: Number of this process.
-        devices: Of all processes.
-        meeting: File that does not exist yet, the same for all.
+        device: Of this process.
         backend: How gradients travel; ``"auto"`` is NCCL between GPUs. Everything else goes by gloo.
     """
-    if devices[rank].type == "cuda":
-        torch.cuda.set_device(devices[rank])
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
         backend = f"cpu:gloo,cuda:{'nccl' if backend == 'auto' else backend}"
     else:
         backend = "gloo"
-    distributed.init_process_group(backend, init_method=meeting.as_uri(), rank=rank, world_size=len(devices))
-    return Ranks(rank, len(devices))
+    distributed.init_process_group(backend)
+    return Ranks(distributed.get_rank(), distributed.get_world_size())
 
 
 def train_together(job: Json, devices: Sequence[torch.device]) -> Generator[Json]:
@@ -95,7 +89,8 @@ def train_together(job: Json, devices: Sequence[torch.device]) -> Generator[Json
         MistError: What stopped one of the processes, as if it had been raised here.
         RuntimeError: A mistake in the program stopped one; its trace.
     """
-    with _processes(job, devices) as (processes, messages):
+    traces = []
+    with _launched(job, devices) as (launcher, messages):
         for line in messages:
             kind, content = json.loads(line)
             if kind == "epoch":
@@ -106,8 +101,22 @@ def train_together(job: Json, devices: Sequence[torch.device]) -> Generator[Json
             elif kind == "error":
                 raise told(*content)
             else:
-                _fail(processes, content)
-        _fail(processes, "A process that trained the fold ended without a word.")
+                # That another was killed would explain the trace; only the agent knows.
+                traces.append(content)
+        status = launcher.wait()
+        if status in (-signal.SIGKILL, 128 + signal.SIGKILL):
+            raise MistError(
+                "A process that trained the fold was killed, probably for want of memory. The checkpoint of the last "
+                "epoch is kept: resume with a smaller batch."
+            )
+        if status:
+            raise RuntimeError("\n".join(traces) or "The processes that trained the fold ended without a word.")
+
+
+def tell(messages: TextIO, kind: str, content: object) -> None:
+    """Write what ``train_together`` reads."""
+    messages.write(json.dumps([kind, content]) + "\n")
+    messages.flush()
 
 
 def told(family: str, arguments: Sequence[str]) -> MistError:
@@ -122,86 +131,40 @@ def telling(error: MistError) -> tuple[str, list[str]]:
     return family.__name__, [error.case_id, error.problem] if isinstance(error, CaseError) else [str(error)]
 
 
-def _fail(processes: Sequence[subprocess.Popen[str]], trace: str) -> None:
-    """Raise what stopped the processes, if anything did: that one was killed explains the traces of the others."""
-    deadline = time.monotonic() + GRACE_SECONDS
-    while time.monotonic() < deadline and any(process.poll() is None for process in processes):
-        time.sleep(_POLL_SECONDS)
-    if any(process.returncode == -signal.SIGKILL for process in processes):
-        raise MistError(
-            "A process that trained the fold was killed, probably for want of memory. The checkpoint of the last "
-            "epoch is kept: resume with a smaller batch."
-        )
-    if any(process.returncode for process in processes):
-        raise RuntimeError(trace)
-
-
 @contextmanager
-def _processes(
-    job: Json, devices: Sequence[torch.device]
-) -> Iterator[tuple[list[subprocess.Popen[str]], Iterator[str]]]:
-    """The processes at work, and the lines they write; when the block ends, however it does, none is left."""
-    with tempfile.TemporaryDirectory() as folder:
-        common = {**job, "devices": [str(device) for device in devices], "meeting": f"{folder}/meeting"}
-        common["threads"] = max(1, torch.get_num_threads() // len(devices))
-        reading, writing = os.pipe()
-        processes: list[subprocess.Popen[str]] = []
-        with os.fdopen(reading, encoding="utf-8") as messages:
-            try:
-                with os.fdopen(writing, "wb"):
-                    for rank in range(len(devices)):
-                        processes.append(_start({**common, "rank": rank, "messages": writing}))
-                threading.Thread(target=_watch, args=[processes], daemon=True).start()
-                yield processes, messages
-            finally:
-                _end(processes)
-
-
-def _start(job: Json) -> subprocess.Popen[str]:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "mist_ops.training.rank"],
+def _launched(job: Json, devices: Sequence[torch.device]) -> Iterator[tuple[subprocess.Popen[str], IO[str]]]:
+    """The agent at work, and the lines that it and the processes write; when the block ends, none of them is left."""
+    launcher = subprocess.Popen(
+        [sys.executable, "-m", "mist_ops.training.launcher"],
         stdin=subprocess.PIPE,
-        stdout=2,  # What libraries print is no answer of ours.
-        pass_fds=[job["messages"]],
+        stdout=subprocess.PIPE,
         # Of its own session: Ctrl-C in a terminal reaches the caller alone, who then ends it with its children.
         start_new_session=True,
         text=True,
+        env={**os.environ, "OMP_NUM_THREADS": str(max(1, torch.get_num_threads() // len(devices)))},
     )
-    assert process.stdin is not None
-    # The pipe stays open: that it closes tells the process that the caller is gone, whatever became of it.
-    process.stdin.write(json.dumps(job) + "\n")
-    process.stdin.flush()
-    return process
-
-
-def _watch(processes: Sequence[subprocess.Popen[str]]) -> None:
-    """End all processes once one has failed: the others would wait for it in vain."""
-    while all(process.poll() in (None, 0) for process in processes):
-        if all(process.poll() == 0 for process in processes):
-            return
-        time.sleep(_POLL_SECONDS)
-    # One that hangs in a library never sees SIGTERM; SIGKILL would look like want of memory.
-    for number in (signal.SIGTERM, signal.SIGUSR1):
-        time.sleep(GRACE_SECONDS)
-        _signal([process for process in processes if process.poll() is None], number)
-
-
-def _end(processes: Sequence[subprocess.Popen[str]]) -> None:
-    _signal([process for process in processes if process.poll() is None], signal.SIGTERM)
-    deadline = time.monotonic() + GRACE_SECONDS
-    while time.monotonic() < deadline and any(process.poll() is None for process in processes):
-        time.sleep(_POLL_SECONDS)
-    # Those that read patches ahead are in the groups of the processes they serve.
-    _signal(processes, signal.SIGKILL)
-    for process in processes:
-        process.wait()
-        assert process.stdin is not None
-        process.stdin.close()
-
-
-def _signal(processes: Sequence[subprocess.Popen[str]], number: signal.Signals) -> None:
-    for process in processes:
+    assert launcher.stdin is not None
+    assert launcher.stdout is not None
+    try:
+        launcher.stdin.write(json.dumps({**job, "devices": [str(device) for device in devices]}) + "\n")
+        # The pipe stays open: that it closes tells the processes that nobody waits for them, whatever became of us.
+        launcher.stdin.flush()
+        threading.Thread(target=_release, args=[launcher], daemon=True).start()
+        yield launcher, launcher.stdout
+    finally:
+        launcher.terminate()
         try:
-            os.killpg(process.pid, number)
-        except ProcessLookupError:
-            continue
+            launcher.wait(2 * GRACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            launcher.kill()
+        launcher.stdin.close()
+        # Until the last of the processes is gone.
+        launcher.stdout.read()
+        launcher.stdout.close()
+
+
+def _release(launcher: subprocess.Popen[str]) -> None:
+    """End the processes, should their agent have gone before them."""
+    launcher.wait()
+    assert launcher.stdin is not None
+    launcher.stdin.close()

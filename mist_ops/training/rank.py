@@ -1,7 +1,7 @@
 """``python -m mist_ops.training.rank``: one of several processes that train a fold together.
 
-Started by ``distributed.train_together`` alone. A line of JSON on the standard input says what to do; that the input
-closes says that the caller is gone. What there is to tell goes, a line of JSON each, to a pipe of the caller's.
+Started by ``mist_ops.training.launcher`` alone, with the file that says what to do. That the standard input closes says
+that the caller is gone. What there is to tell goes, a line of JSON each, to the standard output.
 """
 
 from __future__ import annotations
@@ -21,46 +21,44 @@ from typing import TextIO
 import torch
 
 from mist_ops.errors import MistError
-from mist_ops.training.distributed import join, telling
+from mist_ops.training.distributed import join, tell, telling
 from mist_ops.training.fold import Plan, train_rank
 from mist_ops.types import Json
+
+_TRACE = 3000
+"""Characters."""
 
 
 def main() -> int:
     """Train as one of several; the status is 0 if all went well."""
     signal.signal(signal.SIGTERM, _leave)
-    job = json.loads(sys.stdin.readline())
     threading.Thread(target=_follow, args=[sys.stdin], daemon=True).start()
-    os.set_inheritable(job["messages"], False)
-    with os.fdopen(job["messages"], "w", encoding="utf-8") as messages:
+    with os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8") as messages:
+        # What libraries print is no message of ours.
+        os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
         try:
-            _train(job, messages)
+            _train(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")), messages)
         except MistError as error:
-            _tell(messages, "error", telling(error))
+            tell(messages, "error", telling(error))
             return 1
         except Exception:
-            _tell(messages, "trace", traceback.format_exc())
+            # What fits into a pipe at once cannot be torn by what the others write.
+            tell(messages, "trace", traceback.format_exc()[-_TRACE:])
             return 1
     return 0
 
 
 def _train(job: Json, messages: TextIO) -> None:
-    devices = [torch.device(name) for name in job["devices"]]
-    torch.set_num_threads(job["threads"])
     plan = Plan.from_json(job)
-    ranks = join(job["rank"], devices, Path(job["meeting"]), plan.config.training.hardware.communication_backend)
+    device = torch.device(job["devices"][int(os.environ["LOCAL_RANK"])])
+    ranks = join(device, plan.config.training.hardware.communication_backend)
     if ranks.rank == 0:
         logging.getLogger("mist_ops").addHandler(_Telling(messages))
         logging.getLogger("mist_ops").setLevel(logging.INFO)
-    for epoch in train_rank(plan, devices[ranks.rank], ranks):
+    for epoch in train_rank(plan, device, ranks):
         if ranks.rank == 0:
-            _tell(messages, "epoch", asdict(epoch))
+            tell(messages, "epoch", asdict(epoch))
     torch.distributed.destroy_process_group()
-
-
-def _tell(messages: TextIO, kind: str, content: object) -> None:
-    messages.write(json.dumps([kind, content]) + "\n")
-    messages.flush()
 
 
 class _Telling(logging.Handler):
@@ -71,7 +69,7 @@ class _Telling(logging.Handler):
         self._messages = messages
 
     def emit(self, record: logging.LogRecord) -> None:
-        _tell(self._messages, "log", [record.name, record.levelno, record.getMessage()])
+        tell(self._messages, "log", [record.name, record.levelno, record.getMessage()])
 
 
 def _leave(number: int, frame: FrameType | None) -> None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +24,19 @@ from mist_ops.study import Study
 from mist_ops.training.distributed import Ranks, telling, told
 from mist_ops.training.fold import Plan, train_fold
 from mist_ops.training.loop import Epoch
+
+CALLER = """
+import json, sys
+from pathlib import Path
+from training.small_study import add_tiny, small_study
+from training.test_distributed import children, endless
+
+add_tiny()
+run = endless(small_study(Path(sys.argv[1])))
+next(run)
+print(json.dumps(list(children())), flush=True)
+list(run)
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -80,15 +97,27 @@ def test_a_run_may_go_on_with_more_or_fewer_processes(tmp_path: Path, first: int
 
 def children() -> set[int]:
     """The processes that train for this one."""
-    found = set()
+    parents, ranks = {}, set()
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            is_rank = b"mist_ops.training.rank" in (folder / "cmdline").read_bytes()
-            if is_rank and int((folder / "stat").read_text().rsplit(")", 1)[1].split()[1]) == os.getpid():
-                found.add(int(folder.name))
+            parents[int(folder.name)] = parent(int(folder.name))
+            if b"mist_ops.training.rank" in (folder / "cmdline").read_bytes():
+                ranks.add(int(folder.name))
         except (FileNotFoundError, ProcessLookupError):
             continue
-    return found
+    # Ours are the agent's children, as those that read patches ahead are theirs.
+    return {rank for rank in ranks if parents.get(parents.get(rank, 0)) == os.getpid()}
+
+
+def parent(process: int) -> int:
+    return int(Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[1])
+
+
+def alive(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def endless(study: Study) -> Iterator[Epoch]:
@@ -122,6 +151,28 @@ def test_a_process_that_is_killed_takes_the_others_with_it(study: Study) -> None
     with pytest.raises(MistError, match="was killed, probably for want of memory"):
         list(run)
     assert not children()
+
+
+@pytest.mark.slow
+def test_no_process_outlives_the_agent_or_the_caller(study: Study, tmp_path: Path) -> None:
+    run = endless(study)
+    next(run)
+    started = children()
+    os.kill(parent(min(started)), 9)
+    with pytest.raises(MistError, match="was killed"):
+        list(run)
+    assert not any(map(alive, started))
+
+    command = [sys.executable, "-c", CALLER, str(tmp_path / "caller")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as caller:
+        assert caller.stdout is not None
+        started = set(json.loads(caller.stdout.readline()))
+        assert len(started) == 2
+        caller.kill()
+    deadline = time.monotonic() + 30.0
+    while any(map(alive, started)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not any(map(alive, started))
 
 
 @pytest.mark.slow

@@ -1,0 +1,62 @@
+"""``python -m mist_ops.training.launcher``: torchrun's agent for the processes that train a fold together.
+
+Started by ``distributed.train_together`` alone, whose job is a line of JSON on the standard input. The agent finds a
+free port, starts ``mist_ops.training.rank`` once for each device, and ends all of them when one fails or it is told to.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+import tempfile
+from pathlib import Path
+
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from mist_ops.training.distributed import GRACE_SECONDS
+
+
+def main() -> int:
+    """Run the job; the status is 0 if all went well, and more than 128 if a signal ended a process."""
+    job = json.loads(sys.stdin.readline())
+    # The processes are all on this machine: neither they nor their store need its name or its network.
+    loopback = next((name for _, name in socket.if_nameindex() if name.startswith("lo")), None)
+    if loopback:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback)
+    # What went wrong is told once, by us.
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    with tempfile.TemporaryDirectory(prefix="mist-") as folder:
+        plan = Path(folder) / "job.json"
+        plan.write_text(json.dumps(job), encoding="utf-8")
+        config = LaunchConfig(
+            min_nodes=1,
+            max_nodes=1,
+            nproc_per_node=len(job["devices"]),
+            run_id="mist",
+            rdzv_backend="c10d",
+            rdzv_endpoint="localhost:0",
+            local_addr="localhost",
+            # A fold that failed goes on when it is resumed, by whoever started it.
+            max_restarts=0,
+            shutdown_timeout=GRACE_SECONDS,
+            logs_specs=DefaultLogsSpecs(log_dir=folder),
+        )
+        try:
+            elastic_launch(config, sys.executable)("-m", "mist_ops.training.rank", str(plan))
+        except ChildFailedError as error:
+            if any(failure.exitcode == -signal.SIGKILL for failure in error.failures.values()):
+                return 128 + signal.SIGKILL
+            return 1
+        except SignalException as ending:
+            return 128 + ending.sigval
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
