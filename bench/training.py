@@ -10,18 +10,14 @@ where time allows it. Both sides read patches in the process that trains.
 from __future__ import annotations
 
 import argparse
-import os
-import resource
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from rich.console import Console
 from rich.table import Table
+from timing import Cost, cost
 
 from mist_ops.analysis.analyze import analyze
 from mist_ops.config import override, read_config, write_config
@@ -46,13 +42,6 @@ study = Study("bench", Path(sys.argv[1]), Path(sys.argv[2]))
 config = read_config(study.config)
 list(train_fold(study, config, make_fold(read_train_paths(study.train_paths), 0, 0.0, 42), device="cpu", workers=0))
 """
-
-
-class Cost(NamedTuple):
-    """Seconds, and seconds of CPU, of a process and its children."""
-
-    wall: float
-    cpu: float
 
 
 def main() -> None:
@@ -92,10 +81,10 @@ def _add_rows(table: Table, study: Study, model: str, edge: int, options: argpar
         folders = ["--numpy", str(study.numpy), "--results", str(study.results)]
         sides["MIST"] = lambda: [str(command), *folders, "--folds", "0", "--overwrite"]
     costs = {side: _per_step(study, model, edge, command, options) for side, command in sides.items()}
-    for side, cost in costs.items():
-        ratios = [f"{ours / theirs:.2f}" for ours, theirs in zip(costs["mist-dagster"], cost, strict=True)]
-        seconds = [f"{value:.3f}" for value in (*cost, *(part / BATCH for part in cost))]
-        table.add_row(model, f"{edge}³", side, *seconds, *(ratios if side == "MIST" else ("", "")))
+    for side, seconds in costs.items():
+        ratios = [f"{ours / theirs:.2f}" for ours, theirs in zip(costs["mist-dagster"], seconds, strict=True)]
+        shown = [f"{value:.3f}" for value in (*seconds, *(part / BATCH for part in seconds))]
+        table.add_row(model, f"{edge}³", side, *shown, *(ratios if side == "MIST" else ("", "")))
 
 
 def _per_step(
@@ -120,22 +109,9 @@ def _timed(study: Study, model: str, edge: int, command: Sequence[str], steps: i
     original = study.config.read_text(encoding="utf-8")
     write_config(study.config, override(read_config(study.config), settings))
     try:
-        return _cost(command, threads)
+        return cost(command, threads)
     finally:
         study.config.write_text(original, encoding="utf-8")
-
-
-def _cost(command: Sequence[str], threads: int) -> Cost:
-    # The reference counts its threads by OMP_NUM_THREADS, as PyTorch does; no GPU is used by either.
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    done = subprocess.run(
-        command, env={**environment, "CUDA_VISIBLE_DEVICES": ""}, capture_output=True, text=True, check=False
-    )
-    wall, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
-    if done.returncode != 0:
-        raise SystemExit(f"{' '.join(command)} failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
-    return Cost(wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
 
 
 if __name__ == "__main__":

@@ -156,8 +156,7 @@ def _predicted(
     channels_first = torch.from_numpy(np.moveaxis(image, -1, 0)[None])
     _say_estimate(geometry, config, device)
     slabs = predict_slabs(models, channels_first, config, device)
-    numbers = ((slab, volumes.numpy()) for slab, volumes in slabs)
-    return restore_slabs(numbers, geometry, config.dataset_info.labels), geometry.original
+    return restore_slabs(slabs, geometry, config.dataset_info.labels), geometry.original
 
 
 def _say_estimate(geometry: CaseGeometry, config: StudyConfig, device: torch.device) -> None:
@@ -167,7 +166,7 @@ def _say_estimate(geometry: CaseGeometry, config: StudyConfig, device: torch.dev
         "Predicting %s voxels and %d classes in %d slabs: about %.1f GiB of memory.",
         "x".join(map(str, size)),
         config.model.params.out_channels,
-        len(planned_slabs(size, config)),
+        len(planned_slabs(size, config, device)),
         estimated_bytes(size, geometry.original.size, config, device) / 2**30,
     )
 
@@ -183,7 +182,7 @@ def estimated_bytes(size: Size, original: Size, config: StudyConfig, device: tor
     """
     params, patch = config.model.params, config.spatial_config.patch_size
     overlap = config.inference.inferer.params.patch_overlap
-    held = slab_bytes(planned_slabs(size, config), size, patch, overlap, params.out_channels)
+    held = slab_bytes(planned_slabs(size, config, device), size, patch, overlap, params.out_channels)
     image, labels = 4 * params.in_channels * math.prod(size), 2 * math.prod(original)
     batch = config.inference.inferer.params.sw_batch_size or window_batch(config, device)
     activations = 0 if device.type == "cuda" else _ACTIVATIONS * 4 * batch * math.prod(patch)

@@ -7,6 +7,7 @@ from typing import TypeAlias
 
 import numpy as np
 from jaxtyping import Float32
+from numpy.typing import ArrayLike
 
 from mist_ops.imaging.geometry import Geometry
 from mist_ops.imaging.labels import to_labels
@@ -29,7 +30,7 @@ def restore(probabilities: Probabilities, geometry: CaseGeometry, labels: Sequen
     return restore_slabs([(Slab(0, 0, probabilities.shape[1]), probabilities)], geometry, labels)
 
 
-def restore_slabs(slabs: Iterable[tuple[Slab, np.ndarray]], geometry: CaseGeometry, labels: Sequence[int]) -> LabelMap:
+def restore_slabs(slabs: Iterable[tuple[Slab, ArrayLike]], geometry: CaseGeometry, labels: Sequence[int]) -> LabelMap:
     """The dataset labels of a prediction on the original grid, in the orientation of the files.
 
     Probabilities are interpolated, rather than the labels of the coarser grid, and the grids keep their true places, so
@@ -48,7 +49,8 @@ def restore_slabs(slabs: Iterable[tuple[Slab, np.ndarray]], geometry: CaseGeomet
     unchanged = geometry.preprocessed == geometry.original
     grid, reorientation = (geometry.original, None) if unchanged else geometry.canonical()
     indices, done = np.zeros(grid.size, dtype=np.uint8), 0
-    for slab, probabilities in slabs:
+    for slab, volumes in slabs:
+        probabilities = np.asarray(volumes)
         expected = (len(labels), *slab.size_in(geometry.preprocessed.size))
         if probabilities.shape != expected:
             raise ValueError(f"the probabilities have the shape {probabilities.shape} and not {expected}")
@@ -56,6 +58,7 @@ def restore_slabs(slabs: Iterable[tuple[Slab, np.ndarray]], geometry: CaseGeomet
         source, target = _part(geometry.preprocessed, slab), _part(grid, planes)
         indices[_index(planes)] = _likeliest(probabilities, source, target)
         done = planes.stop
+        del volumes, probabilities  # before the next slab is made
     restored = to_labels(indices, labels)
     if reorientation is None:
         return restored

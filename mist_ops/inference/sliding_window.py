@@ -9,6 +9,7 @@ logits, these lie in main memory and the GPU holds a part one patch wide.
 from __future__ import annotations
 
 import math
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from typing import TypeAlias
@@ -26,8 +27,8 @@ from mist_ops.types import Size
 
 Volumes: TypeAlias = Float[Tensor, "class x y z"]
 
-BUDGET = 5 * 2**29
-"""Bytes of probabilities and logits above which a volume is cut into slabs."""
+_LEAST_BUDGET = 3 * 2**30
+_SHARE = 8
 
 # What windows and activations may need beside the stitched volumes, as a share of the memory that is free.
 _HEADROOM = 0.5
@@ -49,7 +50,7 @@ def predict_slabs(
     image: Float[Tensor, "1 channel x y z"],
     config: StudyConfig,
     device: torch.device,
-    budget: int = BUDGET,
+    budget: int | None = None,
 ) -> Iterator[tuple[Slab, Volumes]]:
     """Class probabilities of a preprocessed image, float32 on the CPU, slab after slab.
 
@@ -62,11 +63,11 @@ def predict_slabs(
         image: All channels, normalized.
         config: Gives the patch size, ``inference``, and the default batch of windows (see ``window_batch``).
         device: Where the networks run.
-        budget: Bytes that probabilities and logits together may take.
+        budget: Bytes that probabilities and logits together may take; None for those of ``memory_budget``.
     """
     n_classes, size = config.model.params.out_channels, _size(image)
     last: Tensor | None = None
-    for slab in planned_slabs(size, config, budget):
+    for slab in planned_slabs(size, config, device, budget):
         repeated = 0 if last is None else 1
         whole = Slab(slab.axis, slab.start - repeated, slab.stop)
         volumes = torch.zeros((n_classes, *whole.size_in(size)))
@@ -79,10 +80,21 @@ def predict_slabs(
         del volumes, own  # before the next one is made
 
 
-def planned_slabs(size: Size, config: StudyConfig, budget: int = BUDGET) -> list[Slab]:
-    """The slabs that a volume is predicted in."""
+def planned_slabs(size: Size, config: StudyConfig, device: torch.device, budget: int | None = None) -> list[Slab]:
+    """The slabs that a volume is predicted in; see ``predict_slabs``."""
     overlap, n_classes = config.inference.inferer.params.patch_overlap, config.model.params.out_channels
-    return divide(size, config.spatial_config.patch_size, overlap, n_classes, budget)
+    allowed = memory_budget(device) if budget is None else budget
+    return divide(size, config.spatial_config.patch_size, overlap, n_classes, allowed)
+
+
+def memory_budget(device: torch.device) -> int:
+    """Bytes of probabilities and logits above which a volume is cut into slabs.
+
+    Windows that reach into two slabs are computed for both. So a machine with a GPU, which has memory to spare, gives
+    an eighth of it. What is free at the moment has no say: the same machine is to give the same result.
+    """
+    installed = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return max(_LEAST_BUDGET, installed // _SHARE) if device.type == "cuda" else _LEAST_BUDGET
 
 
 def _predict_slab(
