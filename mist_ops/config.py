@@ -208,7 +208,7 @@ class InfererParams(Section):
     sw_batch_size: PositiveInt | None = Field(
         None,
         exclude_if=lambda size: size is None,
-        description="Windows per forward pass; absent for twice the training batch.",
+        description="Windows per forward pass; null for twice the training batch on a GPU, one on a CPU.",
     )
 
 

@@ -87,7 +87,9 @@ def test_a_prediction_leaves_the_image_untouched() -> None:
     assert torch.equal(volume, image())
 
 
-def test_windows_are_batched_as_configured_or_else_twice_the_training_batch() -> None:
-    assert _inferer(config(), CPU, CPU).sw_batch_size == 2
+def test_windows_are_batched_as_configured_or_else_as_suits_the_device() -> None:
+    gpu = torch.device("cuda")
+    assert _inferer(config(), CPU, CPU).sw_batch_size == _inferer(config(), CPU, gpu).sw_batch_size == 2
     unset = config(**{"inference.inferer.params.sw_batch_size": None, "training.batch_size_per_gpu": 3})
-    assert _inferer(unset, CPU, CPU).sw_batch_size == 6
+    assert _inferer(unset, CPU, CPU).sw_batch_size == 1
+    assert _inferer(unset, CPU, gpu).sw_batch_size == 6
