@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
+import torch
 from jaxtyping import Float
 from monai.networks.nets import swin_unetr
 from torch import Tensor
@@ -19,5 +22,8 @@ class SwinUNETR(swin_unetr.SwinUNETR):
 
     def forward(self, x: Float[Tensor, "batch channel x y z"]) -> Tensor | list[Tensor]:
         """Logits at full resolution, in training mode as a list."""
-        logits: Tensor = super().forward(x)  # type: ignore[no-untyped-call]
+        # In BF16 on a CPU the gradients of its attention overflow within ten steps; in FP32 their norm stays near 1.5.
+        full_precision = x.device.type == "cpu"
+        with torch.autocast("cpu", enabled=False) if full_precision else nullcontext():
+            logits: Tensor = super().forward(x.float() if full_precision else x)  # type: ignore[no-untyped-call]
         return [logits] if self.training else logits
