@@ -4,18 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mist_ops.metrics.lesions import Lesions
 
 
 @dataclass(frozen=True)
 class Metric:
     """An entry of ``METRICS``.
 
+    The parameters of ``function`` after the pair are those that a configuration may set; their annotations, with
+    pydantic's ``Field`` for ranges, are what it is checked against.
+
     Attributes:
         function: ``function(pair, **params) -> float`` for two masks that are not empty.
         best: Value when both masks are empty.
         worst: Value when exactly one is; infinity stands for the diagonal of the whole image in mm.
-        unit: ``"mm"``, ``"ml"``, or empty for a ratio.
+        unit: ``"mm"``, ``"ml"``, ``"%"``, or empty for a ratio.
         higher_is_better: Direction, for rankings.
+        takes_one_empty: Whether ``function`` has a value of its own when exactly one mask is empty; it then stands
+            instead of ``worst``.
+        lesions: For metrics of single lesions: ``lesions(pair, **params)``, what the value is made of.
     """
 
     function: Callable[..., float]
@@ -23,3 +33,5 @@ class Metric:
     worst: float
     unit: str
     higher_is_better: bool
+    takes_one_empty: bool = False
+    lesions: Callable[..., Lesions] | None = None

@@ -1,4 +1,4 @@
-"""Metrics that count voxels."""
+"""Metrics that count voxels. All are NaN if both masks are empty."""
 
 from __future__ import annotations
 
@@ -8,14 +8,54 @@ from mist_ops.metrics import Metric
 from mist_ops.metrics.pair import MaskPair
 from mist_ops.registry import METRICS
 
+_MM3_PER_ML = 1000.0
+
 
 def dice(pair: MaskPair) -> float:
-    """Twice the shared voxels over the voxels of both; NaN if both are empty.
+    """Twice the shared voxels over the voxels of both.
 
     Dice: Measures of the Amount of Ecologic Association Between Species. Ecology 1945;26(3):297-302.
     """
-    total = pair.truth_voxels + pair.prediction_voxels
-    return 2 * pair.shared_voxels / total if total else math.nan
+    return _ratio(2 * pair.shared_voxels, pair.truth_voxels + pair.prediction_voxels)
 
 
-METRICS.register("dice")(Metric(dice, best=1.0, worst=0.0, unit="", higher_is_better=True))
+def iou(pair: MaskPair) -> float:
+    """Shared voxels over those of the union (Jaccard, 1912)."""
+    return _ratio(pair.shared_voxels, pair.truth_voxels + pair.prediction_voxels - pair.shared_voxels)
+
+
+def precision(pair: MaskPair) -> float:
+    """The share of the predicted voxels that is true; NaN for an empty prediction."""
+    return _ratio(pair.shared_voxels, pair.prediction_voxels)
+
+
+def recall(pair: MaskPair) -> float:
+    """The share of the true voxels that is found; NaN for an empty truth."""
+    return _ratio(pair.shared_voxels, pair.truth_voxels)
+
+
+def volume_difference(pair: MaskPair) -> float:
+    """The difference of both volumes in ml, without sign; 0 if both are empty."""
+    return abs(pair.prediction_voxels - pair.truth_voxels) * pair.voxel_volume / _MM3_PER_ML
+
+
+def relative_volume_difference(pair: MaskPair) -> float:
+    """The difference of both volumes in percent of the true one, without sign; NaN for an empty truth.
+
+    An empty prediction is 100 % off. An invented structure, for which there is no percentage, is scored the same.
+    """
+    return 100 * _ratio(abs(pair.prediction_voxels - pair.truth_voxels), pair.truth_voxels)
+
+
+def _ratio(part: int, whole: int) -> float:
+    return part / whole if whole else math.nan
+
+
+for _ratio_metric in (dice, iou, precision, recall):
+    METRICS.register(_ratio_metric.__name__)(Metric(_ratio_metric, 1.0, 0.0, unit="", higher_is_better=True))
+METRICS.register("volume_difference")(
+    Metric(volume_difference, 0.0, math.inf, unit="ml", higher_is_better=False, takes_one_empty=True)
+)
+METRICS.register("relative_volume_difference")(
+    Metric(relative_volume_difference, 0.0, 100.0, unit="%", higher_is_better=False)
+)

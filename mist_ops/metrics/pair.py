@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+import math
+from collections.abc import Callable, Hashable
+from functools import cached_property, lru_cache
+from itertools import product
+from typing import Any, TypeVar, cast
 
 import numpy as np
-from jaxtyping import Bool, Float64
+from jaxtyping import Bool, Float64, Int
 from scipy.spatial import cKDTree
 
 from mist_ops.imaging.foreground import bounding_box
@@ -13,6 +17,12 @@ from mist_ops.metrics.surfels import Surface, surface
 from mist_ops.types import Box, Mask, Spacing
 
 Distances = Float64[np.ndarray, " element"]
+Value = TypeVar("Value")
+
+# Voxels around an element in which the nearest target is looked up before a tree is built.
+_REACH = 2
+# Below it a tree is faster than a look-up: it costs 60 us for 300 elements, a look-up of all neighbors 500 us.
+_FEW = 1000
 
 
 class MaskPair:
@@ -41,6 +51,18 @@ class MaskPair:
         self.truth: Mask = truth[box]
         self.prediction: Mask = prediction[box]
         self.spacing = spacing
+        self._memory: dict[Hashable, Any] = {}
+
+    def once(self, key: Hashable, compute: Callable[[MaskPair], Value]) -> Value:
+        """What ``compute`` makes of this pair, computed the first time that ``key`` is asked for."""
+        if key not in self._memory:
+            self._memory[key] = compute(self)
+        return cast(Value, self._memory[key])
+
+    @cached_property
+    def voxel_volume(self) -> float:
+        """Volume of a voxel in mm³."""
+        return math.prod(self.spacing)
 
     @cached_property
     def truth_voxels(self) -> int:
@@ -82,22 +104,53 @@ def _distances(elements: Surface, targets: Surface, spacing: Spacing) -> Distanc
     """Distance in mm from each element to the nearest of the targets."""
     if not len(targets.corners):
         return np.full(len(elements.corners), np.inf)
-    distances = np.zeros(len(elements.corners))
-    apart = ~_coincident(elements, targets)
-    corners = elements.corners[apart]
-    # Balancing makes trees of concentric surfaces four times slower; as it is, no distance transform was found faster
-    # on any surfaces but noise.
-    tree = cKDTree(targets.corners * np.array(spacing), balanced_tree=False, compact_nodes=False)
-    _, nearest = tree.query(corners * np.array(spacing))
-    # From differences of indices, so that equal distances are equal to the last bit.
-    distances[apart] = np.linalg.norm((corners - targets.corners[nearest]) * np.array(spacing), axis=1)
+    distances, open_ = _near(elements.corners, targets.corners, spacing)
+    if len(open_):
+        corners = elements.corners[open_]
+        # Balancing makes trees of concentric surfaces four times slower; as it is, no distance transform was found
+        # faster on any surfaces but noise.
+        tree = cKDTree(targets.corners * np.array(spacing), balanced_tree=False, compact_nodes=False)
+        _, nearest = tree.query(corners * np.array(spacing))
+        # From differences of indices, so that equal distances are equal to the last bit.
+        distances[open_] = _lengths(corners - targets.corners[nearest], spacing)
     return distances
 
 
-def _coincident(elements: Surface, targets: Surface) -> Bool[np.ndarray, " element"]:
-    """Whether each element's corner is that of a target too."""
-    size = np.maximum(elements.corners.max(axis=0, initial=0), targets.corners.max(axis=0, initial=0)) + 1
-    taken = np.zeros(size, dtype=bool)
-    taken[tuple(targets.corners.T)] = True
-    found: Bool[np.ndarray, " element"] = taken[tuple(elements.corners.T)]
-    return found
+def _near(
+    corners: Int[np.ndarray, "element 3"], targets: Int[np.ndarray, "target 3"], spacing: Spacing
+) -> tuple[Distances, Int[np.ndarray, " open"]]:
+    """Distances to targets at the same corner or close by, and the places of the elements that have none there.
+
+    Neighbors are tried from the nearest on, so the first that is a target is the nearest target. A prediction is
+    mostly a voxel or two off: on a brain this takes 5 ms where a tree takes 50.
+    """
+    size = np.maximum(corners.max(axis=0, initial=0), targets.max(axis=0, initial=0)) + 1 + 2 * _REACH
+    strides = np.array([size[1] * size[2], size[2], 1])
+    taken = np.zeros(math.prod(size.tolist()), dtype=bool)
+    taken[(targets + _REACH) @ strides] = True
+    places = (corners + _REACH) @ strides
+    distances = np.zeros(len(corners))
+    open_ = np.flatnonzero(~taken[places])
+    if len(open_) > _FEW:
+        places = places[open_]
+        steps, lengths = _neighbors(spacing)
+        for step, length in zip(steps @ strides, lengths, strict=True):
+            found: Bool[np.ndarray, " open"] = taken[places + step]
+            distances[open_[found]] = length
+            open_, places = open_[~found], places[~found]
+    return distances, open_
+
+
+@lru_cache(maxsize=64)
+def _neighbors(spacing: Spacing) -> tuple[Int[np.ndarray, "neighbor 3"], Float64[np.ndarray, " neighbor"]]:
+    """Steps to all neighbors nearer than any that is not among them, the nearest first, and their lengths in mm."""
+    steps = np.array([step for step in product(range(-_REACH, _REACH + 1), repeat=3) if any(step)])
+    lengths = _lengths(steps, spacing)
+    order = np.argsort(lengths, kind="stable")
+    order = order[lengths[order] < (_REACH + 1) * min(spacing)]
+    return steps[order], lengths[order]
+
+
+def _lengths(steps: Int[np.ndarray, "step 3"], spacing: Spacing) -> Float64[np.ndarray, " step"]:
+    lengths: Float64[np.ndarray, " step"] = np.linalg.norm(steps * np.array(spacing), axis=1)
+    return lengths
