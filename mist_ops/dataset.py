@@ -19,6 +19,9 @@ from mist_ops.types import Box, Size
 RESERVED = ("id", "fold", "mask", "prediction")
 """Columns of the tables, which no channel may be called."""
 
+SUMMARY_ROWS = ("Mean", "Std", "25th Percentile", "Median", "75th Percentile")
+"""Ids of the last rows of a table of scores, which sum up the others."""
+
 Patterns = Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
 Label = Annotated[StrictInt, Field(ge=0, le=255)]
 
