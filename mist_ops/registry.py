@@ -18,11 +18,13 @@ from mist_ops.errors import ConfigError
 
 if TYPE_CHECKING:
     from mist_ops.augmentation import Augmentation
+    from mist_ops.ensembling import LabelEnsembler, ProbabilityEnsembler
     from mist_ops.losses import Loss
     from mist_ops.losses.blending import Blending
     from mist_ops.metrics import Metric
     from mist_ops.models import Architecture
     from mist_ops.optimizers import OptimizerFactory
+    from mist_ops.postprocessing import Transform
     from mist_ops.schedulers import Schedule
 
 T = TypeVar("T")
@@ -94,6 +96,11 @@ MODELS: Registry[Architecture] = Registry("model", home="mist_ops.models")
 LOSSES: Registry[Loss] = Registry("loss", home="mist_ops.losses")
 BLENDINGS: Registry[Blending] = Registry("composite loss weighting", home="mist_ops.losses.blending")
 METRICS: Registry[Metric] = Registry("metric", home="mist_ops.metrics")
+TRANSFORMS: Registry[Transform] = Registry("transform", home="mist_ops.postprocessing")
+LABEL_ENSEMBLERS: Registry[LabelEnsembler] = Registry("ensemble backend", home="mist_ops.ensembling.labels")
+PROBABILITY_ENSEMBLERS: Registry[ProbabilityEnsembler] = Registry(
+    "probability ensemble backend", home="mist_ops.ensembling.probabilities"
+)
 AUGMENTATIONS: Registry[Augmentation] = Registry("augmentation", home="mist_ops.augmentation")
 OPTIMIZERS: Registry[OptimizerFactory] = Registry("optimizer", home="mist_ops.optimizers")
 SCHEDULERS: Registry[Schedule] = Registry("lr scheduler", home="mist_ops.schedulers")

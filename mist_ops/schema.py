@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from pydantic.fields import FieldInfo
 
 from mist_ops.errors import MistError, listing
@@ -81,6 +82,14 @@ def flagged_fields(model: type[BaseModel], prefix: str = "") -> Iterator[Flagged
                 yield FlaggedField(f"{prefix}{name}", flag, marker.command, field)
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             yield from flagged_fields(field.annotation, f"{prefix}{name}.")
+
+
+def parameters_of(name: str, function: Callable[..., object]) -> type[Section]:
+    """A model of a function's parameters after the first, that checks their names, types and ranges."""
+    _, *parameters = inspect.signature(function, eval_str=True).parameters.values()
+    fields = {parameter.name: (parameter.annotation, parameter.default) for parameter in parameters}
+    model: type[Section] = create_model(name, __base__=Section, **fields)  # type: ignore[call-overload]
+    return model
 
 
 def mistakes(error: ValidationError, model: type[BaseModel]) -> list[str]:

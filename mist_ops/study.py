@@ -59,6 +59,16 @@ class Study:
         return self.results / "fg_bboxes.csv"
 
     @property
+    def data_dump(self) -> Path:
+        """Statistics of the training data. Only made when asked for, like the next."""
+        return self.results / "data_dump.json"
+
+    @property
+    def data_dump_md(self) -> Path:
+        """The same for people to read."""
+        return self.results / "data_dump.md"
+
+    @property
     def evaluation_paths(self) -> Path:
         """Table of pairs to evaluate: id, mask, prediction."""
         return self.results / "evaluation_paths.csv"
@@ -105,13 +115,23 @@ class Study:
         """TensorBoard events of a fold."""
         return self.results / "logs" / f"fold_{fold}"
 
+    @property
+    def cv_predictions(self) -> Path:
+        """Folder of the cross-validation predictions."""
+        return self.results / "predictions" / "train" / "raw"
+
     def cv_prediction(self, case_id: str) -> Path:
         """A training case predicted by the model that never saw it."""
-        return self.results / "predictions" / "train" / "raw" / f"{check_id(case_id)}.nii.gz"
+        return self.cv_predictions / f"{check_id(case_id)}.nii.gz"
+
+    @property
+    def test_predictions(self) -> Path:
+        """Folder of the test predictions."""
+        return self.results / "predictions" / "test"
 
     def test_prediction(self, case_id: str) -> Path:
         """A test case predicted by all folds together."""
-        return self.results / "predictions" / "test" / f"{check_id(case_id)}.nii.gz"
+        return self.test_predictions / f"{check_id(case_id)}.nii.gz"
 
     def figure(self, name: str) -> Path:
         """A picture for people."""

@@ -5,31 +5,39 @@ Antonelli et al.: The Medical Segmentation Decathlon. Nature Communications 2022
 
 from __future__ import annotations
 
-import gzip
 import re
-import shutil
-import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from mist_ops.dataset import RESERVED
-from mist_ops.errors import CaseError, DatasetError, MistError, listing
-from mist_ops.files import write_json
+from mist_ops.conversion.patients import (
+    MASK,
+    TEST,
+    TRAIN,
+    Converted,
+    Patient,
+    channel_problems,
+    check_images,
+    convert,
+    labels_of,
+    refuse_existing,
+    write_patient,
+)
+from mist_ops.errors import DatasetError, listing
+from mist_ops.imaging.foreign import store_as_nifti
 from mist_ops.imaging.nifti import count_channels, split_channels
 from mist_ops.schema import read_checked
 from mist_ops.study import check_id
 from mist_ops.types import Json
-from mist_ops.workers import Outcome, outcomes
 
 _ENDING = re.compile(r"\.nii(\.gz)?$")
-_MR = re.compile(r"mri?\b|t[12]|flair|adc|dwi|swi|pdw?\b")
-_MASK = "mask.nii.gz"
+_CT = re.compile(r"(?<![a-z])(c[be]|ld)?cta?(?![a-z])")
+_MR = re.compile(r"(?<![a-z])(mri?(?![a-z])|t[12](?!\d)|flair|adc|dwi|dti|swi|dce|mprage|pdw?(?![a-z]))")
 
 
 def _as_entry(value: object) -> object:
@@ -62,9 +70,7 @@ class MsdDescription(BaseModel):
         problems = []
         if sorted(self.modality) != list(range(len(self.modality))):
             problems.append(f"'modality' must be numbered from 0 on, found {list(self.modality)}")
-        for name, count in Counter(self.modality.values()).items():
-            if count > 1 or name in RESERVED or not re.fullmatch(r"[\w.+ -]+", name):
-                problems.append(f"'modality': {name!r} cannot name a file of its own; rename it")
+        problems += [f"'modality': {problem}" for problem in channel_problems(self.modality.values())]
         if 0 not in self.labels:
             problems.append(f"'labels' must hold the background 0, found {list(self.labels)}")
         for name, count in Counter(self.classes).items():
@@ -75,6 +81,11 @@ class MsdDescription(BaseModel):
         return self
 
     @property
+    def channels(self) -> list[str]:
+        """Names of the channels by their index."""
+        return [self.modality[index] for index in sorted(self.modality)]
+
+    @property
     def classes(self) -> list[str]:
         """Name of each label but the background, without spaces."""
         return [name.replace(" ", "_") for label, name in self.labels.items() if label]
@@ -83,31 +94,27 @@ class MsdDescription(BaseModel):
     def kind(self) -> Literal["ct", "mr", "other"]:
         """The modality of dataset.json: CT if any channel is, else MR if any is a sequence of that."""
         names = [name.lower() for name in self.modality.values()]
-        if "ct" in names:
+        if any(_CT.search(name) for name in names):
             return "ct"
-        return "mr" if any(_MR.match(name) for name in names) else "other"
+        return "mr" if any(_MR.search(name) for name in names) else "other"
 
 
 @dataclass(frozen=True)
-class MsdEntry:
-    """A patient to convert.
+class MsdEntry(Patient):
+    """A patient of the Decathlon, called as its image is without the ending.
 
     Attributes:
-        id: Name of its image without the ending.
         image: The image with all channels; None if there is no such file.
         mask: The mask; None for a test patient, or if there is no such file.
-        folder: Where its files will lie.
-        training: Whether it needs a mask.
     """
 
-    id: str
     image: Path | None
     mask: Path | None
-    folder: Path
-    training: bool
 
 
-def convert_msd(source: Path, output: Path, workers: int = 1) -> Iterator[Outcome[MsdEntry, None]]:
+def convert_msd(
+    source: Path, output: Path, workers: int = 1, overwrite: bool = False
+) -> Iterator[Converted[MsdEntry, None]]:
     """Copy a dataset of the Decathlon into a folder per patient and, when exhausted, write its dataset.json.
 
     Channels of a four-dimensional image are written one by one; everything else is copied byte for byte. A patient
@@ -115,19 +122,23 @@ def convert_msd(source: Path, output: Path, workers: int = 1) -> Iterator[Outcom
 
     Args:
         source: Folder with dataset.json, imagesTr, labelsTr and, if there are test patients, imagesTs.
-        output: Folder that gets ``raw/train``, ``raw/test`` and dataset.json; patients of the same name are replaced.
+        output: Folder that gets ``raw/train``, ``raw/test`` and dataset.json.
         workers: Processes to use.
+        overwrite: Replace a dataset that is in the output folder.
 
     Raises:
-        DatasetError: The source is no such dataset, at once and before anything is written.
+        DatasetError: The source is no such dataset, or the output holds one already: at once and before anything is
+            written. Or no training patient could be converted, at the end.
     """
     description = _read_description(source)
     if output.resolve() == source.resolve():
         raise DatasetError(f"{output} is the source itself. Name another folder with --output.")
-    entries = [*_entries(source, output, description.training, "Tr")]
+    refuse_existing(output, overwrite)
+    entries = [*_entries(source, output / TRAIN, description.training, "Tr")]
     if (source / "imagesTs").is_dir():
-        entries += _entries(source, output, description.test, "Ts")
-    return _convert(description, entries, output, workers)
+        entries += _entries(source, output / TEST, description.test, "Ts")
+    write, describe = partial(_convert_entry, description), partial(_dataset_json, description)
+    return convert(entries, write, describe, output, workers)
 
 
 def _read_description(source: Path) -> MsdDescription:
@@ -137,15 +148,14 @@ def _read_description(source: Path) -> MsdDescription:
     return read_checked(path, MsdDescription, DatasetError)
 
 
-def _entries(source: Path, output: Path, listed: Sequence[_Files], part: Literal["Tr", "Ts"]) -> list[MsdEntry]:
-    folder = output / "raw" / ("train" if part == "Tr" else "test")
+def _entries(source: Path, folder: Path, listed: Sequence[_Files], part: Literal["Tr", "Ts"]) -> list[MsdEntry]:
     entries = []
     for files in listed:
         name = Path(files.image).name
         case_id = check_id(_ENDING.sub("", name))
         image = _find(source, [files.image, f"images{part}/{name}"])
         mask = _find(source, [files.label or "", f"labels{part}/{name}"]) if part == "Tr" else None
-        entries.append(MsdEntry(case_id, image, mask, folder / case_id, part == "Tr"))
+        entries.append(MsdEntry(case_id, folder / case_id, part == "Tr", image, mask))
     twice = [case_id for case_id, count in Counter(entry.id for entry in entries).items() if count > 1]
     if twice:
         raise DatasetError(f"{source / 'dataset.json'} lists {listing([f'{case_id!r} twice' for case_id in twice])}.")
@@ -153,73 +163,59 @@ def _entries(source: Path, output: Path, listed: Sequence[_Files], part: Literal
 
 
 def _find(source: Path, names: Sequence[str]) -> Path | None:
-    """The first file there is of these, compressed or not."""
-    stems = [_ENDING.sub("", name) for name in names]
+    """The first file there is of these, compressed or not; names that lead out of the source are passed over."""
+    stems = [_ENDING.sub("", name) for name in names if name and _stays_inside(name)]
     paths = [source / f"{stem}{ending}" for stem in stems for ending in (".nii.gz", ".nii")]
     return next((path for path in paths if path.is_file()), None)
 
 
-def _convert(
-    description: MsdDescription, entries: Sequence[MsdEntry], output: Path, workers: int
-) -> Iterator[Outcome[MsdEntry, None]]:
-    channels = [f"{description.modality[index]}.nii.gz" for index in sorted(description.modality)]
-    converted: list[MsdEntry] = []
-    for outcome in outcomes(partial(_convert_entry, channels), entries, workers):
-        if not outcome.error:
-            converted.append(outcome.item)
-        yield outcome
-    if any(entry.training for entry in converted):
-        has_test = not all(entry.training for entry in converted)
-        write_json(output / "dataset.json", _dataset_json(description, has_test))
+def _stays_inside(name: str) -> bool:
+    # By the name alone: imagesTr itself may well be a link to another disk.
+    path = Path(name)
+    return not path.is_absolute() and ".." not in path.parts
 
 
-def _convert_entry(channels: Sequence[str], entry: MsdEntry) -> None:
+def _convert_entry(description: MsdDescription, entry: MsdEntry) -> None:
+    write_patient(entry, partial(_write, description, entry))
+
+
+def _write(description: MsdDescription, entry: MsdEntry, folder: Path) -> None:
     if entry.image is None or (entry.training and entry.mask is None):
         missing = "mask" if entry.image else "image"
-        raise CaseError(entry.id, f"there is no file of its {missing}. Restore it or take it off the list.")
-    try:
-        _write_patient(entry.image, entry.mask, channels, entry.folder)
-    except MistError as error:
-        raise CaseError(entry.id, str(error)) from error
-
-
-def _write_patient(image: Path, mask: Path | None, channels: Sequence[str], folder: Path) -> None:
-    found = count_channels(image)
+        raise DatasetError(f"there is no file of its {missing}. Restore it or take it off the list.")
+    channels = [folder / f"{name}.nii.gz" for name in description.channels]
+    found = count_channels(entry.image)
     if found != len(channels):
-        raise DatasetError(f"{image} holds {found} channels but 'modality' lists {len(channels)}. Correct one of them.")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    # Made beside and renamed when whole; names with a dot are no patients.
-    with tempfile.TemporaryDirectory(prefix=".tmp-", dir=folder.parent) as scratch:
-        made = Path(scratch) / folder.name
-        made.mkdir()
-        if len(channels) == 1:
-            _copy(image, made / channels[0])
-        else:
-            split_channels(image, [made / channel for channel in channels])
-        if mask is not None:
-            _copy(mask, made / _MASK)
-        if folder.exists():
-            shutil.rmtree(folder)
-        made.rename(folder)
+        raise DatasetError(
+            f"{entry.image} holds {found} channels but 'modality' lists {len(channels)}. Correct one of them."
+        )
+    if len(channels) == 1:
+        store_as_nifti(entry.image, channels[0])
+    else:
+        split_channels(entry.image, channels)
+    check_images(channels)
+    if entry.mask is not None:
+        store_as_nifti(entry.mask, folder / MASK)
+        _check_labels(folder / MASK, description.labels)
 
 
-def _copy(path: Path, target: Path) -> None:
-    """Copy byte for byte, compressing what is not."""
-    if path.suffix == ".gz":
-        shutil.copy2(path, target)
-        return
-    with path.open("rb") as stream, gzip.GzipFile(target, "wb", mtime=0) as packed:
-        shutil.copyfileobj(stream, packed)
+def _check_labels(mask: Path, listed: Collection[int]) -> None:
+    unknown = sorted(set(labels_of(mask)) - set(listed))
+    if unknown:
+        raise DatasetError(
+            f"the mask holds labels {unknown}, but 'labels' lists {sorted(listed)}. Correct one of them."
+        )
 
 
-def _dataset_json(description: MsdDescription, has_test: bool) -> Json:
+def _dataset_json(description: MsdDescription, converted: Sequence[Converted[MsdEntry, None]]) -> Json:
     foreground = [label for label in description.labels if label]
-    folders: dict[str, Any] = {"train-data": "raw/train"} | ({"test-data": "raw/test"} if has_test else {})
+    has_test = not all(outcome.item.training for outcome in converted)
     return {
         "task": description.name,
         "modality": description.kind,
-        **folders,
-        "mask": [_MASK],
+        "train-data": TRAIN,
+        **({"test-data": TEST} if has_test else {}),
+        "mask": [MASK],
         "images": {name: [f"{name}.nii.gz"] for name in description.modality.values()},
         "labels": list(description.labels),
         "final_classes": {name: [label] for name, label in zip(description.classes, foreground, strict=True)},

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 import math
+import struct
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -33,6 +34,12 @@ MAX_LABEL = 65535
 # Cosine of the angle between two axes: 0.6 degrees. Real tilts (gantry) are far above, rounding errors far below.
 _SHEAR = 1e-2
 
+# A small file is read at once, as its header alone costs as much. Of a larger one, which may unpack to a thousand times
+# its size, the header is looked at first.
+_LARGE = 2**20
+
+_NIFTI_2 = (struct.pack("<i", 540), struct.pack(">i", 540))
+
 
 def read_geometry(path: Path) -> Geometry:
     """The grid of an image, from its header alone.
@@ -40,7 +47,7 @@ def read_geometry(path: Path) -> Geometry:
     Raises:
         ImageError: No such file, no image, not three-dimensional, no usable affine.
     """
-    return _geometry(_open(path), path)
+    return _geometry(open_image(path), path)
 
 
 def read_image(path: Path) -> tuple[Image, Geometry]:
@@ -94,7 +101,7 @@ def count_channels(path: Path) -> int:
     Raises:
         ImageError: No such file, no image, neither three nor four dimensions.
     """
-    shape = _open(path).shape
+    shape = open_image(path).shape
     if len(shape) not in (3, 4):
         raise ImageError(f"{path} has the size {shape}. It must have three dimensions, or four with its channels.")
     return int(shape[3]) if len(shape) == 4 else 1
@@ -108,11 +115,11 @@ def split_channels(path: Path, channels: Sequence[Path]) -> None:
     Raises:
         ImageError: As ``count_channels``, or the voxels cannot be read.
     """
-    image = _open(path)
+    image = open_image(path)
     voxels = image.dataobj
     if not isinstance(voxels, ArrayProxy):
         raise ImageError(f"{path} is a {type(image).__name__}, whose channels cannot be split. Save it as NIfTI.")
-    with _readable(path):
+    with readable(path):
         stored = voxels.get_unscaled()
     for index, channel in enumerate(channels):
         volume = nib.Nifti1Image(stored[..., index], image.affine, image.header)
@@ -125,16 +132,21 @@ def _write(path: Path, array: Num[np.ndarray, "x y z"], geometry: Geometry) -> N
     if array.shape != geometry.size:
         raise ValueError(f"an array of {array.shape} does not fit a grid of {geometry.size}")
     image = nib.Nifti1Image(array, geometry.ras_affine)
-    # Code 1 in both forms: other programs read one or the other, and must find the same.
-    image.set_sform(geometry.ras_affine, code=1)
-    image.set_qform(geometry.ras_affine, code=1)
-    image.header.set_xyzt_units("mm")
+    affine_header(image, geometry)
     with atomic(path) as temporary:
         nib.save(image, temporary)
 
 
+def affine_header(image: nib.Nifti1Image, geometry: Geometry) -> None:
+    """Put a grid into a header, with code 1 in both forms: other programs read one or the other."""
+    image.set_sform(geometry.ras_affine, code=1)
+    image.set_qform(geometry.ras_affine, code=1)
+    image.header.set_xyzt_units("mm")
+
+
 @contextmanager
-def _readable(path: Path) -> Iterator[None]:
+def readable(path: Path) -> Iterator[None]:
+    """Tell whatever goes wrong in reading a file as an ``ImageError`` that names it."""
     try:
         yield
     except ImageError:
@@ -143,10 +155,15 @@ def _readable(path: Path) -> Iterator[None]:
         raise ImageError(f"{path} cannot be read as a NIfTI image: {str(error).rstrip('.')}.") from error
 
 
-def _open(path: Path) -> SpatialImage:
+def open_image(path: Path) -> SpatialImage:
+    """A file whose header is read and whose voxels are not.
+
+    Raises:
+        ImageError: No such file, or no image.
+    """
     if not path.is_file():
         raise ImageError(f"There is no file {path}.")
-    with _readable(path):
+    with readable(path):
         image = nib.load(path)
     if not isinstance(image, SpatialImage):
         raise ImageError(f"{path} is no volume but a {type(image).__name__}.")
@@ -154,25 +171,34 @@ def _open(path: Path) -> SpatialImage:
 
 
 def _read(path: Path) -> tuple[Num[np.ndarray, "x y z"], Geometry]:
-    image = _open(path)
+    image = _open_whole(path)
     geometry = _geometry(image, path)
-    with _readable(path):
-        raw: np.ndarray[Any, np.dtype[Any]] = np.asanyarray(_intact(image, path).dataobj).reshape(geometry.size)
+    with readable(path):
+        raw: np.ndarray[Any, np.dtype[Any]] = np.asanyarray(image.dataobj).reshape(geometry.size)
     if not np.issubdtype(raw.dtype, np.integer) and not np.issubdtype(raw.dtype, np.floating):
         raise ImageError(f"{path} holds voxels of type {raw.dtype}. A voxel must be one real number.")
     return raw, geometry
 
 
-def _intact(image: SpatialImage, path: Path) -> SpatialImage:
+def _open_whole(path: Path) -> SpatialImage:
     """The image, read to the checksum at the end of a compressed file, which nibabel leaves unread."""
-    if path.suffix != ".gz" or not isinstance(image, nib.Nifti1Image):
-        return image
-    return type(image).from_bytes(gzip.decompress(path.read_bytes()))
+    if not path.name.endswith(".nii.gz") or not path.is_file():
+        return open_image(path)
+    if path.stat().st_size > _LARGE:
+        _geometry(open_image(path), path)
+    with readable(path):
+        voxels = gzip.decompress(path.read_bytes())
+        version = nib.Nifti2Image if voxels[:4] in _NIFTI_2 else nib.Nifti1Image
+        return version.from_bytes(voxels)
 
 
 def _geometry(image: SpatialImage, path: Path) -> Geometry:
-    size = _size(image, path)
-    with _readable(path):
+    return grid_of(image, _size(image, path), path)
+
+
+def grid_of(image: SpatialImage, size: Size, path: Path) -> Geometry:
+    """The grid of an image's first three axes; an ``ImageError`` if it is none."""
+    with readable(path):
         geometry = Geometry.from_ras_affine(image.affine, size)
     if np.abs(geometry.axes.T @ geometry.axes - np.eye(3)).max() > _SHEAR:
         raise ImageError(f"{path} has a sheared grid (a tilted gantry?). Axes must be perpendicular; resample it.")
@@ -185,6 +211,11 @@ def _size(image: SpatialImage, path: Path) -> Size:
     shape = tuple(int(voxels) for voxels in image.shape)
     if len(shape) < 3 or math.prod(shape[3:]) != 1:
         raise ImageError(f"{path} has the size {shape}. An image must have three dimensions; split it first.")
+    return checked_size(shape, path)
+
+
+def checked_size(shape: tuple[int, ...], path: Path) -> Size:
+    """The first three axes of a shape; an ``ImageError`` if no scan is that large."""
     x, y, z = shape[:3]
     if min(x, y, z) < 1 or x * y * z > MAX_VOXELS:
         raise ImageError(f"{path} claims a size of {shape} voxels, which no scan has. The file is damaged.")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -117,6 +118,82 @@ def test_a_patient_with_too_few_channels_fails_alone_and_leaves_no_folder(tmp_pa
     assert "Case 'flat'" in str(flat.error)
     assert "holds 1 channels but 'modality' lists 2" in str(flat.error)
     assert [path.name for path in (tmp_path / "out" / "raw" / "train").iterdir()] == ["good"]
+
+
+def test_a_patient_with_too_many_channels_fails_alone(tmp_path: Path) -> None:
+    source = write_source(tmp_path / "in", {"0": "CT"}, ["good", "series"])
+    nib.save(nib.Nifti1Image(np.zeros((4, 5, 6, 2), np.int16), AFFINE), source / "imagesTr" / "series.nii.gz")
+    good, series = convert_msd(source, tmp_path / "out")
+    assert good.error is None
+    assert "holds 2 channels but 'modality' lists 1" in str(series.error)
+
+
+@pytest.mark.parametrize("value, words", [(7, r"labels \[7\], but 'labels' lists \[0, 1\]"), (0.5, "must be whole")])
+def test_a_mask_that_holds_what_is_not_listed_fails_alone(tmp_path: Path, value: float, words: str) -> None:
+    source = write_source(tmp_path / "in", {"0": "CT"}, ["good", "odd"])
+    mask = np.full((4, 5, 6), value, np.float32)
+    nib.save(nib.Nifti1Image(mask, AFFINE), source / "labelsTr" / "odd.nii.gz")
+    good, odd = convert_msd(source, tmp_path / "out")
+    assert good.error is None
+    assert re.search(f"Case 'odd': .*{words}", str(odd.error))
+    assert [path.name for path in (tmp_path / "out" / "raw" / "train").iterdir()] == ["good"]
+
+
+def test_the_entry_of_the_mask_is_used(tmp_path: Path) -> None:
+    training = [{"image": "./imagesTr/p.nii.gz", "label": "./drawn/p_by_hand.nii.gz"}]
+    source = write_source(tmp_path / "in", {"0": "CT"}, ["p"], training=training)
+    (source / "drawn").mkdir()
+    nib.save(nib.Nifti1Image(np.ones((4, 5, 6), np.uint8), AFFINE), source / "drawn" / "p_by_hand.nii.gz")
+    list(convert_msd(source, tmp_path / "out"))
+    mask = nib.load(tmp_path / "out" / "raw" / "train" / "p" / "mask.nii.gz")
+    assert np.asarray(mask.dataobj).min() == 1
+
+
+@pytest.mark.parametrize("outside", ["../secret.nii.gz", "{folder}/secret.nii.gz"])
+def test_an_entry_never_leads_out_of_the_source(tmp_path: Path, outside: str) -> None:
+    entry = {"image": outside.format(folder=tmp_path), "label": "./labelsTr/p.nii.gz"}
+    source = write_source(tmp_path / "in", {"0": "CT"}, ["p"], training=[entry, {"image": "imagesTr/p.nii.gz"}])
+    shutil.copy(source / "imagesTr" / "p.nii.gz", tmp_path / "secret.nii.gz")
+    secret, fine = convert_msd(source, tmp_path / "out")
+    assert "Case 'secret': there is no file of its image" in str(secret.error)
+    assert fine.error is None
+
+
+@pytest.mark.parametrize(
+    "name, kind",
+    [
+        *[(name, "ct") for name in ("CT", "ct_arterial", "CBCT", "contrast CT")],
+        *[(name, "mr") for name in ("MR", "MRI", "T1w", "t2-FLAIR", "ADC", "T1gd", "DCE-MRI", "PD", "post T1")],
+        *[(name, "other") for name in ("PET", "US", "octopus", "cathode", "T10 counts", "pda")],
+    ],
+)
+def test_the_modality_is_told_from_the_names_of_the_channels(tmp_path: Path, name: str, kind: str) -> None:
+    source = write_source(tmp_path / "in", {"0": name}, ["p"])
+    list(convert_msd(source, tmp_path / "out"))
+    assert json.loads((tmp_path / "out" / "dataset.json").read_text())["modality"] == kind
+
+
+def test_an_output_that_holds_a_dataset_is_replaced_only_if_asked(tmp_path: Path) -> None:
+    list(convert_msd(write_source(tmp_path / "old", {"0": "CT"}, ["a", "b"]), tmp_path / "out"))
+    source = write_source(tmp_path / "new", {"0": "MR"}, ["b"])
+    with pytest.raises(DatasetError, match=r"holds dataset\.json and raw already.*--overwrite"):
+        convert_msd(source, tmp_path / "out")
+    list(convert_msd(source, tmp_path / "out", overwrite=True))
+    patients = tmp_path / "out" / "raw" / "train"
+    assert [str(path.relative_to(patients)) for path in sorted(patients.rglob("*.gz"))] == [
+        "b/MR.nii.gz",
+        "b/mask.nii.gz",
+    ]
+
+
+def test_without_any_patient_there_is_no_dataset(tmp_path: Path) -> None:
+    source = write_source(tmp_path / "in", {"0": "CT"}, ["p"])
+    (source / "labelsTr" / "p.nii.gz").unlink()
+    converted = convert_msd(source, tmp_path / "out")
+    assert next(converted).error is not None
+    with pytest.raises(DatasetError, match="No training patient could be converted"):
+        next(converted)
+    assert not (tmp_path / "out" / "dataset.json").exists()
 
 
 def test_a_patient_without_its_mask_fails_alone(tmp_path: Path) -> None:

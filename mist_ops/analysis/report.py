@@ -1,0 +1,84 @@
+"""The data dump: what a person, or a language model, wants to know of a dataset before choosing settings.
+
+Every training case is measured once; all else is arithmetic on those measurements. The layout of data_dump.json is
+MIST's; its numbers come from all voxels, never from a sample.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+
+from mist_ops.analysis.intensities import Intensities, pooled
+from mist_ops.analysis.measures import CaseMeasures, measure_case
+from mist_ops.analysis.narrative import markdown, observations
+from mist_ops.analysis.statistics import statistics
+from mist_ops.config import StudyConfig, read_config
+from mist_ops.dataset import Case, read_boxes, read_train_paths
+from mist_ops.errors import CaseError, DatasetError, listing
+from mist_ops.files import write_json, write_text
+from mist_ops.study import Study
+from mist_ops.types import Json
+from mist_ops.workers import Outcome, outcomes
+
+
+def data_dump(study: Study, workers: int = 1) -> Iterator[Outcome[Case, CaseMeasures]]:
+    """Measure the training cases of an analyzed study and, when exhausted, write data_dump.json and data_dump.md.
+
+    A case that cannot be measured is left out, and named in both files.
+
+    Args:
+        study: With config.json, train_paths.csv and, where images are cropped, fg_bboxes.csv.
+        workers: Processes that read cases; the files are the same for any number.
+
+    Yields:
+        What became of each case, without its intensities, which are pooled at once to bound the memory.
+
+    Raises:
+        MistError: The study is not analyzed, at once; or no case could be measured, at the end.
+    """
+    config, cases = read_config(study.config), read_train_paths(study.train_paths).cases
+    boxes = read_boxes(study) if config.preprocessing.crop_to_foreground else {}
+    measure = partial(measure_case, config=config, boxes=boxes)
+
+    def run() -> Iterator[Outcome[Case, CaseMeasures]]:
+        measured: list[CaseMeasures] = []
+        pool: dict[str, Intensities] = {}
+        excluded: dict[str, str] = {}
+        for outcome in outcomes(measure, cases, workers):
+            if outcome.result is None:
+                excluded[outcome.item.id] = _reason(outcome.error)
+                yield outcome
+                continue
+            for name, part in outcome.result.intensities.items():
+                pool[name] = pooled(pool[name], part) if name in pool else part
+            measured.append(replace(outcome.result, intensities={}))
+            yield Outcome(outcome.item, measured[-1])
+        if not measured:
+            raise DatasetError(f"No case could be measured, and nothing was written. {listing([*excluded.values()])}")
+        write_dump(study, build_dump(study, config, measured, pool, excluded))
+
+    return run()
+
+
+def write_dump(study: Study, dump: Json) -> None:
+    """Write a data dump as JSON and as Markdown."""
+    write_json(study.data_dump, dump)
+    write_text(study.data_dump_md, markdown(dump))
+
+
+def build_dump(
+    study: Study,
+    config: StudyConfig,
+    cases: Sequence[CaseMeasures],
+    pool: Mapping[str, Intensities],
+    excluded: Mapping[str, str],
+) -> Json:
+    """Everything in data_dump.json, of the study that it names; the other arguments are those of ``statistics``."""
+    numbers = statistics(config, cases, pool, excluded)
+    return {**numbers, "observations": observations(numbers), "mist_config_path": str(study.config.resolve())}
+
+
+def _reason(error: Exception | None) -> str:
+    return error.problem if isinstance(error, CaseError) else str(error)

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import pickle
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mist_ops.analysis.measures import measure_case
+from mist_ops.config import StudyConfig, override
+from mist_ops.dataset import Case
+from mist_ops.errors import CaseError
+from mist_ops.imaging.geometry import Geometry
+from mist_ops.imaging.nifti import write_image, write_labels
+from mist_ops.types import Box
+
+GRID = Geometry((6, 7, 8), (1.0, 2.0, 3.0))
+WHOLE = {"p": Box.whole(GRID.size)}
+
+
+@pytest.fixture
+def case(tmp_path: Path) -> Case:
+    """A case with four voxels of label 1 and a single one of label 2, valued 0, 1, 2 ... from the first on."""
+    mask = np.zeros(GRID.size, dtype=np.uint8)
+    mask[1:5, 1, 1] = 1
+    mask[5, 6, 7] = 2
+    image = np.arange(mask.size, dtype=np.float32).reshape(GRID.size)
+    write_labels(tmp_path / "mask.nii.gz", mask, GRID)
+    for factor, name in enumerate(("t1", "t2"), start=1):
+        write_image(tmp_path / f"{name}.nii.gz", image * factor, GRID)
+    return Case("p", {"t1": tmp_path / "t1.nii.gz", "t2": tmp_path / "t2.nii.gz"}, tmp_path / "mask.nii.gz")
+
+
+def test_a_case_is_measured_by_hand(case: Case, phantom_config: StudyConfig):
+    found = measure_case(case, phantom_config, WHOLE)
+    assert (found.spacing, found.size, found.effective_voxels) == ((1.0, 2.0, 3.0), (6, 7, 8), 336)
+    assert {label: measures.voxels for label, measures in found.labels.items()} == {1: 4, 2: 1}
+    assert found.labels[1].shape is not None
+    assert found.labels[1].shape.linearity == 1.0
+    assert found.labels[2].shape is None
+    assert found.labelled_voxels == 5
+    assert found.intensities["t2"].values.tolist() == [130.0, 242.0, 354.0, 466.0, 670.0]
+    assert found.file_bytes == sum(path.stat().st_size for path in case.files)
+
+
+def test_where_images_are_cropped_the_kept_box_counts_widened_to_hold_the_labels(
+    case: Case, phantom_config: StudyConfig
+):
+    boxes = {"p": Box((0, 0, 0), (6, 2, 2))}
+    cropping = override(phantom_config, {"preprocessing.crop_to_foreground": True})
+    assert measure_case(case, cropping, boxes).effective_voxels == 336
+    as_mist = override(cropping, {"preprocessing.resampling": "reference"})
+    assert measure_case(case, as_mist, boxes).effective_voxels == 24
+    assert measure_case(case, phantom_config, boxes).effective_voxels == 336
+
+
+def test_measurements_come_back_from_a_worker_process(case: Case, phantom_config: StudyConfig):
+    found = measure_case(case, phantom_config, WHOLE)
+    assert pickle.loads(pickle.dumps(found)).labels == found.labels
+
+
+def test_a_channel_that_is_missing_or_on_another_grid_is_named(case: Case, phantom_config: StudyConfig, tmp_path: Path):
+    with pytest.raises(CaseError, match="Case 'p': the channel 't2' has no file"):
+        measure_case(replace(case, images={"t1": case.images["t1"]}), phantom_config, WHOLE)
+    write_image(case.images["t2"], np.zeros((6, 7, 9), dtype=np.float32), replace(GRID, size=(6, 7, 9)))
+    with pytest.raises(CaseError, match=r"the mask and t2 differ: size \(6, 7, 8\) against \(6, 7, 9\)"):
+        measure_case(case, phantom_config, WHOLE)
+    case.images["t2"].unlink()
+    with pytest.raises(CaseError, match="Case 'p': There is no file"):
+        measure_case(case, phantom_config, WHOLE)
+
+
+def test_a_label_that_is_not_listed_is_named(case: Case, phantom_config: StudyConfig):
+    write_labels(case.files[-1], np.full(GRID.size, 9, dtype=np.uint8), GRID)
+    with pytest.raises(CaseError, match=r"the mask holds labels \[9\]"):
+        measure_case(case, phantom_config, WHOLE)
