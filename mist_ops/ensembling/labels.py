@@ -154,7 +154,7 @@ def staple(raters: Sequence[LabelMap]) -> LabelMap:
 def _weights(
     ballot: _Ballot, priors: Float64[np.ndarray, " label"], reliability: Float64[np.ndarray, "rater label label"]
 ) -> Float64[np.ndarray, "combination label"]:
-    """How probable each label is for each combination, up to a factor: the prior times what each rater's word is worth."""
+    """How probable each label is for each combination, up to a factor: prior times the worth of each rater's word."""
     weights = np.tile(priors, (len(ballot.combinations), 1))
     for rater, said in enumerate(ballot.combinations.T):
         weights *= reliability[rater, said]
@@ -164,7 +164,8 @@ def _weights(
 def _normalized(values: np.ndarray, axis: int) -> np.ndarray:
     """The values divided by their sum along an axis; 0 where that is 0."""
     total = values.sum(axis=axis, keepdims=True)
-    return np.divide(values, total, out=np.zeros_like(values, dtype=np.float64), where=total > 0)
+    normalized: np.ndarray = np.divide(values, total, out=np.zeros_like(values, dtype=np.float64), where=total > 0)
+    return normalized
 
 
 LABEL_ENSEMBLERS.register("majority_vote")(majority_vote)

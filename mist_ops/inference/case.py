@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +20,12 @@ from mist_ops.dataset import Case
 from mist_ops.errors import CaseError, ConfigError
 from mist_ops.imaging.geometry import Geometry
 from mist_ops.imaging.nifti import write_labels
+from mist_ops.imaging.vectors import write_vectors
 from mist_ops.inference.restore import restore_slabs
 from mist_ops.inference.slabs import slab_bytes
 from mist_ops.inference.sliding_window import planned_slabs, predict_slabs, window_batch
 from mist_ops.models.weights import load_weights
+from mist_ops.postprocessing.strategy import Strategy, apply
 from mist_ops.preprocessing.case import CaseGeometry, preprocess, read_case_geometry
 from mist_ops.registry import MODELS
 from mist_ops.study import Study
@@ -94,9 +98,16 @@ def _trained_config(passport: Path, config: StudyConfig) -> StudyConfig:
 
 
 def predict_preprocessed(
-    models: Sequence[nn.Module], study: Study, case: Case, config: StudyConfig, device: torch.device
+    models: Sequence[nn.Module],
+    study: Study,
+    case: Case,
+    config: StudyConfig,
+    device: torch.device,
+    probabilities: Path | None = None,
 ) -> tuple[LabelMap, Geometry]:
     """Dataset labels of a case on its original grid, from its arrays in the study and with the box recorded there.
+
+    Arguments are those of ``predict_case``.
 
     Raises:
         CaseError: The case is not preprocessed, or its arrays and their record do not belong together.
@@ -109,16 +120,20 @@ def predict_preprocessed(
     expected = (*geometry.preprocessed.size, len(config.dataset_info.images))
     if image.shape != expected:
         raise CaseError(case.id, f"{path} has the shape {image.shape} and not {expected}. Preprocess the case again.")
-    return _predicted(models, image, geometry, config, device)
+    return _predicted(models, image, geometry, config, device, probabilities)
 
 
 def predict_raw(
-    models: Sequence[nn.Module], case: Case, config: StudyConfig, device: torch.device
+    models: Sequence[nn.Module],
+    case: Case,
+    config: StudyConfig,
+    device: torch.device,
+    probabilities: Path | None = None,
 ) -> tuple[LabelMap, Geometry]:
     """Dataset labels of a case on its original grid, from its image files; the mask, if it has one, is not looked at.
 
     Channels are taken by the names in ``config.dataset_info.images``, whatever their order in the case, and the crop is
-    found in the first of them.
+    found in the first of them. Arguments are those of ``predict_case``.
 
     Raises:
         CaseError: A channel is missing or cannot be used.
@@ -127,7 +142,7 @@ def predict_raw(
     if missing:
         raise CaseError(case.id, f"it lacks the channels {missing}; it has {list(case.images)}. Add or rename them.")
     made = preprocess(Case(case.id, case.images), config, None)
-    return _predicted(models, made.image, made.geometry, config, device)
+    return _predicted(models, made.image, made.geometry, config, device, probabilities)
 
 
 def predict_case(
@@ -137,26 +152,61 @@ def predict_case(
     device: torch.device,
     output: Path,
     study: Study | None = None,
+    *,
+    strategy: Strategy = (),
+    probabilities: Path | None = None,
 ) -> None:
     """Predict a case and write its mask atomically; from the arrays of ``study`` if given, else from the files.
 
     A mask that is there already is removed first: made by another model, it must not pass for this one's if this fails.
+
+    Args:
+        models: Networks that predict together.
+        case: Whom to predict.
+        config: Settings of the networks.
+        device: Where they run.
+        output: The mask.
+        study: Where the case is preprocessed; its files are read if None.
+        strategy: Steps of postprocessing that change the mask.
+        probabilities: File for the probabilities of the classes, as they are without postprocessing, if wanted.
     """
     output.unlink(missing_ok=True)
+    if probabilities:
+        probabilities.unlink(missing_ok=True)
     if study is None:
-        labels, grid = predict_raw(models, case, config, device)
+        labels, grid = predict_raw(models, case, config, device, probabilities)
     else:
-        labels, grid = predict_preprocessed(models, study, case, config, device)
-    write_labels(output, labels, grid)
+        labels, grid = predict_preprocessed(models, study, case, config, device, probabilities)
+    write_labels(output, apply(strategy, labels, grid.spacing) if strategy else labels, grid)
 
 
 def _predicted(
-    models: Sequence[nn.Module], image: Channels, geometry: CaseGeometry, config: StudyConfig, device: torch.device
+    models: Sequence[nn.Module],
+    image: Channels,
+    geometry: CaseGeometry,
+    config: StudyConfig,
+    device: torch.device,
+    probabilities: Path | None,
 ) -> tuple[Integer[np.ndarray, "i j k"], Geometry]:  # not the grid of the arrays, so other letters
     channels_first = torch.from_numpy(np.moveaxis(image, -1, 0)[None])
     _say_estimate(geometry, config, device)
     slabs = predict_slabs(models, channels_first, config, device)
-    return restore_slabs(slabs, geometry, config.dataset_info.labels), geometry.original
+    labels = config.dataset_info.labels
+    if probabilities is None:
+        return restore_slabs(slabs, geometry, labels), geometry.original
+    with _on_disk(probabilities.parent, (len(labels), *geometry.original.size)) as volumes:
+        volumes[0] = 1  # what the crop cut off is background
+        predicted = restore_slabs(slabs, geometry, labels, volumes)
+        write_vectors(probabilities, volumes, geometry.original)
+    return predicted, geometry.original
+
+
+@contextmanager
+def _on_disk(folder: Path, shape: tuple[int, ...]) -> Iterator[np.ndarray]:
+    """An array of zeros in a file without a name, for what main memory should not have to hold."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder) as stream:
+        yield np.memmap(stream, dtype=np.float32, mode="w+", shape=shape)
 
 
 def _say_estimate(geometry: CaseGeometry, config: StudyConfig, device: torch.device) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float32
 from numpy.typing import ArrayLike
 
-from mist_ops.imaging.geometry import Geometry
+from mist_ops.imaging.geometry import Geometry, Reorientation
 from mist_ops.imaging.labels import to_labels
 from mist_ops.imaging.resample import resample_onto
 from mist_ops.inference.slabs import Slab
@@ -30,7 +30,12 @@ def restore(probabilities: Probabilities, geometry: CaseGeometry, labels: Sequen
     return restore_slabs([(Slab(0, 0, probabilities.shape[1]), probabilities)], geometry, labels)
 
 
-def restore_slabs(slabs: Iterable[tuple[Slab, ArrayLike]], geometry: CaseGeometry, labels: Sequence[int]) -> LabelMap:
+def restore_slabs(
+    slabs: Iterable[tuple[Slab, ArrayLike]],
+    geometry: CaseGeometry,
+    labels: Sequence[int],
+    restored_probabilities: Probabilities | None = None,
+) -> LabelMap:
     """The dataset labels of a prediction on the original grid, in the orientation of the files.
 
     Probabilities are interpolated, rather than the labels of the coarser grid, and the grids keep their true places, so
@@ -42,12 +47,17 @@ def restore_slabs(slabs: Iterable[tuple[Slab, ArrayLike]], geometry: CaseGeometr
             with the last plane of the one before.
         geometry: The grids of the case.
         labels: The dataset label of each class.
+        restored_probabilities: An array on ``geometry.original`` to be filled with the probabilities as well, if they
+            are wanted; what the crop cut off stays as it is.
 
     Raises:
         ValueError: The probabilities do not have the shape that geometry and labels tell.
     """
     unchanged = geometry.preprocessed == geometry.original
     grid, reorientation = (geometry.original, None) if unchanged else geometry.canonical()
+    views = (
+        None if restored_probabilities is None else _canonical_views(restored_probabilities, geometry, reorientation)
+    )
     indices, done = np.zeros(grid.size, dtype=np.uint8), 0
     for slab, volumes in slabs:
         probabilities = np.asarray(volumes)
@@ -56,7 +66,8 @@ def restore_slabs(slabs: Iterable[tuple[Slab, ArrayLike]], geometry: CaseGeometr
             raise ValueError(f"the probabilities have the shape {probabilities.shape} and not {expected}")
         planes = _planes_between(done, slab, geometry.preprocessed, grid)
         source, target = _part(geometry.preprocessed, slab), _part(grid, planes)
-        indices[_index(planes)] = _likeliest(probabilities, source, target)
+        kept = [view[_index(planes)] for view in views] if views else None
+        indices[_index(planes)] = _likeliest(probabilities, source, target, kept)
         done = planes.stop
         del volumes, probabilities  # before the next slab is made
     restored = to_labels(indices, labels)
@@ -88,12 +99,28 @@ def _index(slab: Slab) -> tuple[slice, ...]:
     return (*[slice(None)] * slab.axis, slice(slab.start, slab.stop))
 
 
-def _likeliest(probabilities: Probabilities, source: Geometry, target: Geometry) -> LabelMap:
-    """Index of the most probable class at each voxel of ``target``."""
+def _canonical_views(
+    restored: Probabilities, geometry: CaseGeometry, reorientation: Reorientation | None
+) -> list[np.ndarray]:
+    """The part of each class that the crop left, seen in the canonical order; writing to it writes to the class."""
+    if reorientation is None:
+        return list(restored)
+    box = geometry.box.slices if geometry.box else ...
+    return [reorientation.apply(volume[box]) for volume in restored]
+
+
+def _likeliest(
+    probabilities: Probabilities, source: Geometry, target: Geometry, kept: Sequence[np.ndarray] | None = None
+) -> LabelMap:
+    """Index of the most probable class at each voxel of ``target``; the probabilities go into ``kept`` if given."""
     best = resample_onto(probabilities[:1], source, target)[0].copy()
+    if kept:
+        kept[0][...] = best
     indices = np.zeros(target.size, dtype=np.uint8)
     for index in range(1, len(probabilities)):
         candidate = resample_onto(probabilities[index : index + 1], source, target)[0]
+        if kept:
+            kept[index][...] = candidate
         indices[candidate > best + _TIE] = index
         np.maximum(best, candidate, out=best)
     return indices

@@ -15,8 +15,10 @@ from mist_ops.errors import CaseError, ConfigError
 from mist_ops.files import write_json
 from mist_ops.imaging.geometry import Geometry
 from mist_ops.imaging.nifti import read_labels, write_image
+from mist_ops.imaging.vectors import read_values, read_vector_grid
 from mist_ops.inference.case import find_folds, load_models, predict_case, predict_preprocessed, predict_raw
 from mist_ops.models.weights import write_tensors
+from mist_ops.postprocessing.strategy import Step
 from mist_ops.preprocessing.case import write_case
 from mist_ops.registry import MODELS
 from mist_ops.study import Study
@@ -82,6 +84,31 @@ def test_arrays_and_files_give_the_same_prediction(case: Case, study: Study, tmp
     written, grid = read_labels(output)
     assert np.array_equal(written, predict_raw([Threshold()], case, config(), CPU)[0])
     assert grid.differences(GRID) == []
+
+
+def test_probabilities_on_the_grid_of_the_files_tell_the_labels_and_add_up_to_one(
+    case: Case, study: Study, tmp_path: Path
+) -> None:
+    output, probabilities = tmp_path / "out" / "007.nii.gz", tmp_path / "probabilities" / "007.nii.gz"
+    wide = config(**{"spatial_config.target_spacing": [1.5, 1.5, 1.5]})
+    predict_case([Threshold()], case, wide, CPU, output, probabilities=probabilities)
+    labels, _ = read_labels(output)
+    volumes = np.stack(list(read_values(probabilities)))
+    np.testing.assert_array_equal(np.array([0, 4, 7])[volumes.argmax(axis=0)], labels)
+    np.testing.assert_allclose(volumes.sum(axis=0), 1, atol=1e-5)
+    assert len(list(probabilities.parent.iterdir())) == 1
+    assert read_vector_grid(probabilities)[1].differences(GRID) == []
+
+
+def test_a_strategy_changes_the_mask_that_is_written(case: Case, study: Study, tmp_path: Path) -> None:
+    output = tmp_path / "007.nii.gz"
+    step = Step(
+        "replace_small_objects_with_label", (4,), True, {"small_object_threshold": 10**6, "replacement_label": 9}
+    )
+    predict_case([Threshold()], case, config(), CPU, output, strategy=(step,))
+    plain, _ = predict_raw([Threshold()], case, config(), CPU)
+    assert (plain == 4).any()
+    np.testing.assert_array_equal(read_labels(output)[0], np.where(plain == 4, 9, plain))
 
 
 def test_a_missing_channel_is_named(case: Case) -> None:

@@ -1,0 +1,185 @@
+"""The choice of a strategy: which of a few steps help the predictions of cross-validation, tried one on another.
+
+Steps are added one at a time, each time the one that raises the mean score of the patients most, as long as it raises
+it by enough and so consistently that chance is no likely reason. What a strategy found like this is worth is judged on
+patients that had no say in it, fold by fold.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeAlias
+
+import numpy as np
+from jaxtyping import Bool, Float64
+
+from mist_ops.errors import CaseError, DatasetError, MistError
+from mist_ops.imaging.nifti import read_labels
+from mist_ops.postprocessing.case import Prediction
+from mist_ops.postprocessing.strategy import ALL, Step, Strategy, apply, to_json
+from mist_ops.types import Json, LabelMap, Spacing
+from mist_ops.workers import outcomes
+
+Score: TypeAlias = Callable[[Prediction, LabelMap], float]
+"""Scores a mask that stands for a prediction; higher is better. Picklable where several processes are used."""
+
+Scores: TypeAlias = Float64[np.ndarray, " patient"]
+
+VOLUMES = (10.0, 50.0, 250.0, 1000.0)
+"""In mm³: from what is noise at any resolution to what may be a lesion."""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """When a step is kept.
+
+    Attributes:
+        min_gain: The mean score must rise by more than this.
+        max_p: P-value of the gains of the patients that it must not exceed.
+        max_steps: Steps of a strategy at most.
+    """
+
+    min_gain: float = 1e-3
+    max_p: float = 0.05
+    max_steps: int = 5
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A step that was tried.
+
+    Attributes:
+        place: Of the step in the strategy, from 1 on; those with the same place competed for it.
+        step: What was tried.
+        before: Mean score without it.
+        after: Mean score with it.
+        better: Patients whose score rose.
+        worse: Patients whose score fell.
+        p: One-sided p-value of the gains; 1 if no score changed.
+        kept: Whether it became part of the strategy.
+    """
+
+    place: int
+    step: Step
+    before: float
+    after: float
+    better: int
+    worse: int
+    p: float
+    kept: bool
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A strategy and why it was chosen.
+
+    Attributes:
+        strategy: The steps that help; none if none does.
+        before: Mean score of the predictions.
+        after: Mean score of the same patients with the strategy.
+        held_out: Mean score where each fold's patients got the strategy that the others would choose, which is what
+            new patients can be expected to gain; None without folds.
+        trials: All that was tried, in order.
+        failures: Why a patient could not take part, by id.
+    """
+
+    strategy: Strategy
+    before: float
+    after: float
+    held_out: float | None
+    trials: tuple[Trial, ...]
+    failures: Mapping[str, str]
+
+    def to_json(self) -> Json:
+        """All of it as JSON, steps in the layout of a strategy file."""
+        trials = [{**vars(trial), "step": to_json((trial.step,))[0]} for trial in self.trials]
+        fields = {"before": self.before, "after": self.after, "held_out": self.held_out}
+        return {"strategy": to_json(self.strategy), **fields, "trials": trials, "failures": dict(self.failures)}
+
+
+def candidates(labels: Iterable[int], volumes: Sequence[float] = VOLUMES) -> tuple[Step, ...]:
+    """The steps worth trying: for all labels together and for each alone, small objects, all but one, and holes.
+
+    Args:
+        labels: Those that may be predicted; background is left out.
+        volumes: Thresholds of small objects, in mm³.
+    """
+    steps = [*_by_size((ALL,), per_label=False, volumes=volumes)]
+    for label in sorted({*labels} - {0}):
+        steps += _by_size((label,), per_label=True, volumes=volumes)
+        steps.append(Step("fill_holes_with_label", (label,), True, {"fill_holes_label": label}))
+    return tuple(steps)
+
+
+def _by_size(labels: tuple[int, ...], per_label: bool, volumes: Sequence[float]) -> list[Step]:
+    small = [
+        Step("remove_small_objects", labels, per_label, {"small_object_volume_mm3": volume}) for volume in volumes
+    ]
+    return [*small, Step("get_top_k_connected_components", labels, per_label, {"top_k_connected_components": 1})]
+
+
+def search(
+    predictions: Sequence[Prediction],
+    score: Score,
+    steps: Sequence[Step],
+    folds: Mapping[str, int] | None = None,
+    workers: int = 1,
+    rules: Rules = Rules(),
+) -> Choice:
+    """Choose a strategy by forward selection.
+
+    A patient whose prediction cannot be read or scored is named in the result and takes no part.
+
+    Args:
+        predictions: Of patients whose truth is known, by models that never saw them.
+        score: What is to be raised, such as the mean Dice of all classes.
+        steps: Those to try, as of ``candidates``.
+        folds: The fold of each patient by id, for the estimate on patients that had no say.
+        workers: Processes to use.
+        rules: When a step is kept.
+
+    Raises:
+        DatasetError: No patient could be scored.
+    """
+    table = _Table(predictions, score, workers)
+    everyone = np.ones(len(table.ids), dtype=bool)
+    strategy, trials = _selected(table, steps, everyone, rules)
+    baseline, chosen = table.scores([(), strategy])
+    return Choice(
+        strategy=strategy,
+        before=float(baseline.mean()),
+        after=float(chosen.mean()),
+        held_out=_held_out(table, steps, folds, rules) if folds is not None else None,
+        trials=tuple(trials),
+        failures=table.failures,
+    )
+
+
+class _Table:
+    """Scores by strategy and patient, each computed once."""
+
+    def __init__(self, predictions: Sequence[Prediction], score: Score, workers: int) -> None:
+        self._score, self._workers = score, workers
+        found = list(outcomes(partial(_scores, score, [()]), predictions, workers))
+        self._predictions = [outcome.item for outcome in found if outcome.result is not None]
+        self.failures = {outcome.item.id: str(outcome.error) for outcome in found if outcome.error is not None}
+        if not self._predictions:
+            raise DatasetError(f"None of the {len(found)} predictions could be scored: {next(iter(self.failures.values()), 'there are none')}")
+        self._known: dict[str, Scores] = {_key(()): np.array([o.result[0] for o in found if o.result is not None])}
+
+    @property
+    def ids(self) -> list[str]:
+        """The patients, in the order of the scores."""
+        return [prediction.id for prediction in self._predictions]
+
+    def scores(self, strategies: Sequence[Strategy]) -> list[Scores]:
+        """The scores of all patients for each strategy."""
+        missing = [strategy for strategy in strategies if _key(strategy) not in self._known]
+        if missing:
+            rows = [_row(outcome.result, outcome.error) for outcome in self._computed(missing)]
+            for strategy, column in zip(missing, np.array(rows, dtype=np.float64).T, strict=True):
+                self._known[_key(strategy)] = column
+        return [self._known[_key(strategy)] for strategy in strategies]

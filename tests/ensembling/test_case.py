@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mist_ops.ensembling.case import check_backend, combine_labels, combine_probabilities, find_predictions
+from mist_ops.ensembling.probabilities import mean
+from mist_ops.errors import CaseError, ConfigError, DatasetError
+from mist_ops.imaging.geometry import Geometry
+from mist_ops.imaging.nifti import read_labels, write_labels
+from mist_ops.imaging.vectors import write_vectors
+
+GRID = Geometry((4, 3, 2), (1.0, 1.5, 2.0), (5.0, 6.0, 7.0))
+
+
+def folders(tmp_path: Path, *cases: dict[str, int], grids: tuple[Geometry, ...] = (GRID, GRID, GRID)) -> list[Path]:
+    """A folder for each rater, with masks that are filled with one label."""
+    made = []
+    for index, (rater, grid) in enumerate(zip(cases, grids, strict=False)):
+        folder = tmp_path / f"rater_{index}"
+        folder.mkdir()
+        for case_id, label in rater.items():
+            write_labels(folder / f"{case_id}.nii.gz", np.full(grid.size, label, dtype=np.uint16), grid)
+        made.append(folder)
+    return made
+
+
+def test_patients_are_paired_by_id_and_combined_on_their_grid(tmp_path: Path) -> None:
+    paired = find_predictions(folders(tmp_path, {"b": 1, "007": 2}, {"007": 2, "b": 300}, {"007": 1, "b": 300}))
+    assert [predictions.id for predictions in paired] == ["007", "b"]
+    for predictions in paired:
+        combine_labels(predictions, "majority_vote", tmp_path / "out")
+    labels, grid = read_labels(tmp_path / "out" / "b.nii.gz")
+    assert (labels == 300).all()
+    assert not grid.differences(GRID)
+
+
+def test_folders_with_different_patients_are_refused_and_the_patients_named(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match=r"(?s)rater_0 lacks c.*rater_1 lacks a, b"):
+        find_predictions(folders(tmp_path, {"a": 1, "b": 1}, {"c": 1}))
+
+
+def test_a_folder_that_is_empty_missing_or_given_twice_is_refused(tmp_path: Path) -> None:
+    one, empty = folders(tmp_path, {"a": 1}, {})
+    for others, words in ((empty, "holds 0 files"), (tmp_path / "none", "no folder"), (one, "each given once")):
+        with pytest.raises(DatasetError, match=words):
+            find_predictions([one, others])
+
+
+def test_another_grid_fails_the_patient_and_leaves_no_older_mask(tmp_path: Path) -> None:
+    other = Geometry(GRID.size, GRID.spacing, (5.0, 6.0, 9.0))
+    [predictions] = find_predictions(folders(tmp_path, {"a": 1}, {"a": 1}, grids=(GRID, other)))
+    stale = tmp_path / "out" / "a.nii.gz"
+    write_labels(stale, np.zeros(GRID.size, dtype=np.uint8), GRID)
+    with pytest.raises(CaseError, match="different grids: origin"):
+        combine_labels(predictions, "staple", tmp_path / "out")
+    assert not stale.exists()
+
+
+def test_the_output_is_never_one_of_the_inputs(tmp_path: Path) -> None:
+    made = folders(tmp_path, {"a": 1}, {"a": 1})
+    [predictions] = find_predictions(made)
+    with pytest.raises(CaseError, match="is one of the predictions"):
+        combine_labels(predictions, "staple", made[1])
+    assert (made[1] / "a.nii.gz").exists()
+
+
+def probabilities(tmp_path: Path, *values: tuple[float, ...]) -> list[Path]:
+    """A folder for each model, with one patient that has the same probabilities everywhere."""
+    made = []
+    for index, classes in enumerate(values):
+        volumes = np.broadcast_to(np.array(classes, dtype=np.float32)[:, None, None, None], (len(classes), *GRID.size))
+        write_vectors(tmp_path / f"model_{index}" / "a.nii.gz", volumes.copy(), GRID)
+        made.append(tmp_path / f"model_{index}")
+    return made
+
+
+@pytest.mark.parametrize(
+    "models, label",
+    [
+        ([(0.5, 0.25, 0.25), (0.25, 0.5, 0.25), (0.0, 0.25, 0.75)], 4),
+        ([(0.0, 0.5, 0.5), (0.0, 0.5, 0.5)], 1),
+    ],
+    ids=["the most probable on average", "the first of those that are equal"],
+)
+def test_the_class_of_the_largest_mean_probability_becomes_its_label(
+    tmp_path: Path, models: list[tuple[float, ...]], label: int
+) -> None:
+    [predictions] = find_predictions(probabilities(tmp_path, *models))
+    combine_probabilities(predictions, "mean", tmp_path / "out", [0, 1, 4])
+    labels, grid = read_labels(tmp_path / "out" / "a.nii.gz")
+    assert (labels == label).all()
+    assert not grid.differences(GRID)
+
+
+def test_another_number_of_classes_is_refused(tmp_path: Path) -> None:
+    [predictions] = find_predictions(probabilities(tmp_path, (0.5, 0.5), (0.5, 0.5)))
+    with pytest.raises(CaseError, match=r"has 2 classes and config\.json 3"):
+        combine_probabilities(predictions, "mean", tmp_path / "out", [0, 1, 2])
+
+
+def test_a_way_of_combining_that_is_not_known_is_refused_with_a_guess() -> None:
+    with pytest.raises(ConfigError, match=r"no ensemble backend 'stapel'\. Did you mean 'staple'"):
+        check_backend(True, "stapel")
+    with pytest.raises(ConfigError, match="probability ensemble backend 'median'"):
+        check_backend(False, "median")
+
+
+def test_the_mean_is_taken_in_double_precision() -> None:
+    thirds = [np.full((1, 1, 1), value, dtype=np.float32) for value in (1e8, 1.0, -1e8)]
+    assert mean(thirds)[0, 0, 0] == np.float32(1 / 3)
