@@ -246,7 +246,9 @@ class InferenceConfig(Section):
 class EvaluationClass(Section):
     """A class that is scored: the union of some labels, and its metrics with their parameters."""
 
-    labels: list[PositiveInt] = Field(min_length=1, description="Labels that make up the class.")
+    labels: list[Annotated[int, Field(gt=0, strict=True)]] = Field(
+        min_length=1, description="Labels that make up the class."
+    )
     metrics: dict[str, Json] = Field(description="Metric names, each with its parameters.")
 
 

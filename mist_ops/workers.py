@@ -14,14 +14,16 @@ from mist_ops.errors import MistError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+Item_co = TypeVar("Item_co", covariant=True)
+Result_co = TypeVar("Result_co", covariant=True)
 
 
 @dataclass(frozen=True)
-class Outcome(Generic[Item, Result]):
+class Outcome(Generic[Item_co, Result_co]):
     """What became of one item: its result, or the error that stopped it."""
 
-    item: Item
-    result: Result | None = None
+    item: Item_co
+    result: Result_co | None = None
     error: Exception | None = None
 
 

@@ -5,26 +5,61 @@ from __future__ import annotations
 import inspect
 import math
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache, reduce
 from pathlib import Path
+from typing import Literal, TypeAlias
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model, model_validator
+from scipy.ndimage import find_objects
 
 from mist_ops.config import DatasetInfo, EvaluationClass
 from mist_ops.errors import ConfigError, ImageError, MistError, listing
-from mist_ops.imaging.foreground import bounding_box
+from mist_ops.evaluation.lesions import LesionRow, lesion_rows
+from mist_ops.imaging.foreground import union_box
 from mist_ops.imaging.geometry import Geometry
-from mist_ops.imaging.nifti import read_geometry, read_labels
+from mist_ops.imaging.nifti import read_labels
 from mist_ops.metrics import Metric
 from mist_ops.metrics.pair import MaskPair
 from mist_ops.registry import METRICS
 from mist_ops.schema import Section, mistakes, read_checked
-from mist_ops.types import LabelMap
+from mist_ops.types import Box, Json, LabelMap, Mask
 
 Classes = Mapping[str, EvaluationClass]
 Scores = dict[str, float]
-"""Values by column of results.csv, ``<class>_<metric>``; mm and ratios."""
+"""Values by column of results.csv, ``<class>_<metric>``, in the unit of the metric."""
+Absent: TypeAlias = Literal["best", "nan"]
+"""What a class scores that is in neither mask: the best value of each metric, or NaN, which no mean counts."""
+
+
+@dataclass(frozen=True)
+class CaseScores:
+    """What became of one patient.
+
+    Attributes:
+        scores: By column.
+        absent_classes: Classes that are in neither mask.
+        lesions: Those behind metrics of lesions.
+    """
+
+    scores: Scores
+    absent_classes: tuple[str, ...] = ()
+    lesions: tuple[LesionRow, ...] = ()
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What to score.
+
+    Attributes:
+        classes: By name, checked.
+        known: Labels besides 0 that a mask may hold: those of the classes, and of the dataset where it is described.
+    """
+
+    classes: Classes
+    known: tuple[int, ...]
 
 
 class _Config(BaseModel):
@@ -41,7 +76,12 @@ class _Config(BaseModel):
         return {"evaluation": raw} if isinstance(raw, dict) and "evaluation" not in raw else raw
 
 
-def read_classes(path: Path) -> dict[str, EvaluationClass]:
+def read_classes(path: Path) -> Classes:
+    """The classes alone; see ``read_evaluation``."""
+    return read_evaluation(path).classes
+
+
+def read_evaluation(path: Path) -> Evaluation:
     """Read and check the classes of a config.json, or of a JSON that is the ``evaluation`` section alone.
 
     Raises:
@@ -50,8 +90,10 @@ def read_classes(path: Path) -> dict[str, EvaluationClass]:
     if not path.is_file():
         raise ConfigError(f"There is no {path}. Name a config.json with --config.")
     config = read_checked(path, _Config, ConfigError)
-    check_classes(config.evaluation, config.dataset_info.labels if config.dataset_info else None)
-    return config.evaluation
+    labels = config.dataset_info.labels if config.dataset_info else None
+    check_classes(config.evaluation, labels)
+    named = {label for scored in config.evaluation.values() for label in scored.labels}
+    return Evaluation(config.evaluation, tuple(sorted({*named, *(labels or [])} - {0})))
 
 
 def check_classes(classes: Classes, labels: Collection[int] | None = None) -> None:
@@ -86,6 +128,7 @@ def _problems(name: str, wanted: EvaluationClass, labels: Collection[int] | None
             yield from (f"class '{name}', metric '{metric}': {mistake}" for mistake in mistakes(error, model))
 
 
+@lru_cache(maxsize=256)
 def _parameters(name: str, metric: Metric) -> type[Section]:
     """The parameters of a metric after the pair, as a model that checks names, types and ranges."""
     _, *parameters = inspect.signature(metric.function, eval_str=True).parameters.values()
@@ -94,62 +137,115 @@ def _parameters(name: str, metric: Metric) -> type[Section]:
     return model
 
 
-def score(mask: Path, prediction: Path, classes: Classes, known: Collection[int] | None = None) -> Scores:
+def score(
+    mask: Path,
+    prediction: Path,
+    classes: Classes,
+    known: Collection[int] | None = None,
+    absent: Absent = "best",
+) -> Scores:
+    """The scores alone; see ``score_case``."""
+    return score_case(mask, prediction, classes, known, absent).scores
+
+
+def score_case(
+    mask: Path,
+    prediction: Path,
+    classes: Classes,
+    known: Collection[int] | None = None,
+    absent: Absent = "best",
+) -> CaseScores:
     """Score a prediction against its mask.
 
-    Where both are empty a metric is at its best, where one is at its worst; worst distances are the diagonal of the
-    whole image. Spacings are those of the mask.
+    Where one of both masks of a class is empty a metric is at its worst; worst distances are the diagonal of the whole
+    image. Spacings are those of the mask. Each file is read once.
 
     Args:
         mask: The truth.
         prediction: On the same grid.
         classes: As checked by ``check_classes``.
-        known: Labels besides 0 that either file may hold; any if None.
+        known: Labels besides 0 that either file may hold anywhere; any if None.
+        absent: What a class scores that is in neither file: the best value or NaN.
 
     Raises:
         ImageError: A file cannot be used, holds a label that is not known, or the grids differ.
         MistError: A metric has no finite value.
     """
-    geometry = _common_geometry(mask, prediction)
-    truth, predicted = (_labels(path, known) for path in (mask, prediction))
-    box = bounding_box((truth > 0) | (predicted > 0))
-    if box is not None:
-        truth, predicted = truth[box.slices], predicted[box.slices]
+    truth, predicted, geometry = _read(mask, prediction, known)
     scores: Scores = {}
+    missing: list[str] = []
+    lesions: list[LesionRow] = []
     for name, wanted in classes.items():
-        class_truth, class_prediction = (np.isin(labels, wanted.labels) for labels in (truth, predicted))
-        pair = MaskPair(class_truth, class_prediction, geometry.spacing, geometry.diagonal)
-        for metric, params in wanted.metrics.items():
-            scores[f"{name}_{metric}"] = _value(name, metric, pair, params)
-    return scores
+        metrics = {metric: (METRICS[metric], _checked(metric, params)) for metric, params in wanted.metrics.items()}
+        pair = _pair(truth, predicted, wanted.labels, geometry)
+        if pair is None:
+            missing.append(name)
+            values = {metric: entry.best if absent == "best" else math.nan for metric, (entry, _) in metrics.items()}
+        else:
+            values = {metric: _value(name, metric, pair, *entry) for metric, entry in metrics.items()}
+            lesions.extend(lesion_rows(name, pair, metrics))
+        scores.update({f"{name}_{metric}": value for metric, value in values.items()})
+    return CaseScores(scores, tuple(missing), tuple(lesions))
 
 
-def _common_geometry(mask: Path, prediction: Path) -> Geometry:
-    geometry = read_geometry(mask)
-    differences = geometry.differences(read_geometry(prediction))
+@dataclass(frozen=True)
+class _Labels:
+    """A label map and the box of each label in it."""
+
+    map: LabelMap
+    boxes: Mapping[int, Box]
+
+
+def _read(mask: Path, prediction: Path, known: Collection[int] | None) -> tuple[_Labels, _Labels, Geometry]:
+    truth, geometry = read_labels(mask)
+    predicted, other = read_labels(prediction)
+    differences = geometry.differences(other)
     if differences:
         raise ImageError(
             f"the mask {mask} and the prediction {prediction} lie on different grids: {', '.join(differences)}. "
             "Resample the prediction onto the mask."
         )
-    return geometry
+    return _boxed(truth, mask, known), _boxed(predicted, prediction, known), geometry
 
 
-def _labels(path: Path, known: Collection[int] | None) -> LabelMap:
-    labels, _ = read_labels(path)
-    unknown = sorted(set(np.unique(labels).tolist()) - {0, *known}) if known is not None else []
+def _boxed(labels: LabelMap, path: Path, known: Collection[int] | None) -> _Labels:
+    places = enumerate(find_objects(labels), start=1)
+    boxes = {label: Box(*zip(*((cut.start, cut.stop) for cut in at), strict=True)) for label, at in places if at}
+    unknown = sorted(set(boxes) - set(known)) if known is not None else []
     if unknown:
         raise ImageError(f"{path} holds labels {unknown}; known are {sorted({0, *(known or [])})}. Correct the file.")
-    return labels
+    return _Labels(labels, boxes)
 
 
-def _value(name: str, metric_name: str, pair: MaskPair, params: Mapping[str, object]) -> float:
-    metric = METRICS[metric_name]
-    if not (pair.truth_voxels or pair.prediction_voxels):
-        return metric.best
-    if not (pair.truth_voxels and pair.prediction_voxels):
+def _pair(truth: _Labels, predicted: _Labels, labels: Sequence[int], geometry: Geometry) -> MaskPair | None:
+    """The masks of a class in the box of both; None if both are empty."""
+    boxes = [image.boxes[label] for image in (truth, predicted) for label in labels if label in image.boxes]
+    if not boxes:
+        return None
+    box = reduce(union_box, boxes).slices
+    first, second = (_mask(image.map[box], labels) for image in (truth, predicted))
+    return MaskPair(first, second, geometry.spacing, geometry.diagonal)
+
+
+def _mask(values: LabelMap, labels: Sequence[int]) -> Mask:
+    if len(labels) == 1:
+        mask: Mask = values == labels[0]
+        return mask
+    table = np.zeros(int(values.max()) + 1, dtype=bool)
+    table[[label for label in labels if label < len(table)]] = True
+    return np.take(table, values)
+
+
+def _checked(name: str, params: Mapping[str, object]) -> Json:
+    """Parameters of the types that the metric declares: 2 as 2.0 where it takes a float."""
+    return _parameters(name, METRICS[name]).model_validate(params, strict=True).model_dump(exclude_unset=True)
+
+
+def _value(class_name: str, name: str, pair: MaskPair, metric: Metric, params: Json) -> float:
+    one_empty = not (pair.truth_voxels and pair.prediction_voxels)
+    if one_empty and not metric.takes_one_empty:
         return pair.diagonal if math.isinf(metric.worst) else metric.worst
     value = float(metric.function(pair, **params))
     if not math.isfinite(value):
-        raise MistError(f"class '{name}': the metric '{metric_name}' is {value}, which is no score.")
+        raise MistError(f"class '{class_name}': the metric '{name}' is {value}, which is no score.")
     return value

@@ -1,7 +1,12 @@
-"""Many predictions to a table: the pairs to score, a row for each, and five rows that sum them up."""
+"""Many predictions to a table: the pairs to score, a row for each, five rows that sum them up, and two files beside.
+
+``results.csv`` goes with ``results_summary.json`` (see ``summary``) and, where a class has metrics of lesions,
+``results_lesions.csv`` (see ``lesions``).
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -11,8 +16,11 @@ import pandas as pd
 
 from mist_ops.dataset import read_table
 from mist_ops.errors import CaseError, DatasetError, MistError
-from mist_ops.evaluation.score import Classes, Scores, score
-from mist_ops.files import atomic
+from mist_ops.evaluation.lesions import write_lesions
+from mist_ops.evaluation.score import Absent, CaseScores, Classes, columns, score_case
+from mist_ops.evaluation.summary import summary
+from mist_ops.files import atomic, write_json
+from mist_ops.registry import METRICS
 from mist_ops.workers import Outcome, outcomes
 
 SUMMARY = ("Mean", "Std", "25th Percentile", "Median", "75th Percentile")
@@ -29,7 +37,9 @@ class Pair:
 
 
 def read_pairs(path: Path) -> list[Pair]:
-    """Read a table with the columns id, mask and prediction; others are ignored. Relative paths are as they stand.
+    """Read a table with the columns id, mask and prediction; others are ignored.
+
+    Relative paths are as they stand, from the working directory; where there is no such file, from the table's folder.
 
     Raises:
         DatasetError: As ``read_table``, or an id is that of a summary row.
@@ -38,7 +48,13 @@ def read_pairs(path: Path) -> list[Pair]:
     taken = sorted(set(table["id"]) & set(SUMMARY))
     if taken:
         raise DatasetError(f"{path}: the ids {taken} are those of summary rows in the results. Rename the patients.")
-    return [Pair(row["id"], Path(row["mask"]), Path(row["prediction"])) for row in table.to_dict("records")]
+    rows = table[["id", "mask", "prediction"]].itertuples(index=False)
+    return [Pair(case_id, *(_located(file, path.parent) for file in files)) for case_id, *files in rows]
+
+
+def _located(file: str, folder: Path) -> Path:
+    path = Path(file)
+    return folder / path if not path.exists() and (folder / path).exists() else path
 
 
 def write_pairs(path: Path, pairs: Sequence[Pair]) -> None:
@@ -47,29 +63,39 @@ def write_pairs(path: Path, pairs: Sequence[Pair]) -> None:
 
 
 def evaluate(
-    pairs: Sequence[Pair], classes: Classes, workers: int = 1, known: Sequence[int] | None = None
-) -> Iterator[Outcome[Pair, Scores]]:
-    """Score every pair and yield the outcomes in the order of the pairs. Arguments are those of ``score``."""
-    return outcomes(partial(_scored, classes, known), pairs, workers)
+    pairs: Sequence[Pair],
+    classes: Classes,
+    workers: int = 1,
+    known: Sequence[int] | None = None,
+    absent: Absent = "best",
+) -> Iterator[Outcome[Pair, CaseScores]]:
+    """Score every pair and yield the outcomes in the order of the pairs. Arguments are those of ``score_case``."""
+    return outcomes(partial(_scored, classes, known, absent), pairs, workers)
 
 
-def _scored(classes: Classes, known: Sequence[int] | None, pair: Pair) -> Scores:
+def _scored(classes: Classes, known: Sequence[int] | None, absent: Absent, pair: Pair) -> CaseScores:
     try:
-        return score(pair.mask, pair.prediction, classes, known)
+        return score_case(pair.mask, pair.prediction, classes, known, absent)
     except MistError as error:
         raise CaseError(pair.id, str(error)) from error
 
 
-def results_table(rows: Mapping[str, Scores], columns: Sequence[str]) -> pd.DataFrame:
-    """The table of results: a row for each id in the order given, then the summary of each column.
+def results_table(
+    rows: Mapping[str, CaseScores], columns: Sequence[str], order: Sequence[str] | None = None
+) -> pd.DataFrame:
+    """The table of results: a row for each id, then the summary of each column.
 
-    ``Std`` is that of the population, percentiles are interpolated linearly. Without rows there is no summary either.
+    ``Std`` is that of the population, percentiles are interpolated linearly; cells without a value count nowhere.
+    With no patient scored there is no summary.
 
     Args:
         rows: Scores by id.
         columns: Those of the scores, from ``score.columns``.
+        order: All ids; those without scores get a row of empty cells. By default those of ``rows``.
     """
-    scores = pd.DataFrame(list(rows.values()), index=list(rows), columns=list(columns), dtype=float)
+    ids = list(rows if order is None else order)
+    scores = pd.DataFrame([rows[case_id].scores if case_id in rows else {} for case_id in ids], index=ids)
+    scores = scores.reindex(columns=list(columns)).astype(float)
     if rows:
         summary = [scores.mean(), scores.std(ddof=0), *(scores.quantile(q) for q in (0.25, 0.5, 0.75))]
         scores = pd.concat([scores, pd.DataFrame(summary, index=list(SUMMARY))])
@@ -77,23 +103,67 @@ def results_table(rows: Mapping[str, Scores], columns: Sequence[str]) -> pd.Data
     return scores.reset_index(drop=True)
 
 
-def write_results(path: Path, rows: Mapping[str, Scores], columns: Sequence[str]) -> None:
+def write_results(
+    path: Path, rows: Mapping[str, CaseScores], columns: Sequence[str], order: Sequence[str] | None = None
+) -> None:
     """Write results.csv atomically; see ``results_table``."""
-    _write(path, results_table(rows, columns))
+    _write(path, results_table(rows, columns, order))
 
 
-def worst_first(rows: Mapping[str, Scores]) -> list[dict[str, str | float]]:
-    """The rows with their ids, those of the lowest score in the first column first."""
-    return sorted(
-        ({"id": case_id, **scores} for case_id, scores in rows.items()), key=lambda row: list(row.values())[1:2]
-    )
+def write_evaluation(
+    path: Path,
+    pairs: Sequence[Pair],
+    classes: Classes,
+    rows: Mapping[str, CaseScores],
+    failures: Mapping[str, str],
+    absent: Absent = "best",
+) -> None:
+    """Write results.csv and what stands beside it. Lesions of an earlier evaluation go away where this one has none.
+
+    Args:
+        path: Of the table.
+        pairs: All that were to be scored, in the order of the rows.
+        classes: What was scored.
+        rows: Scores by id.
+        failures: Reasons by id, of patients without scores.
+        absent: As given to ``evaluate``.
+    """
+    order = [pair.id for pair in pairs]
+    ordered = {case_id: rows[case_id] for case_id in order if case_id in rows}
+    lesions = lesions_path(path)
+    if any(METRICS[metric].rules for scored in classes.values() for metric in scored.metrics):
+        write_lesions(lesions, {case_id: row.lesions for case_id, row in ordered.items()})
+    else:
+        lesions.unlink(missing_ok=True)
+    write_json(summary_path(path), summary(classes, ordered, failures, absent))
+    write_results(path, ordered, columns(classes), order)
+
+
+def summary_path(results: Path) -> Path:
+    """The summary beside a results.csv."""
+    return results.with_name(f"{results.stem}_summary.json")
+
+
+def lesions_path(results: Path) -> Path:
+    """The table of lesions beside a results.csv."""
+    return results.with_name(f"{results.stem}_lesions.csv")
+
+
+def worst_first(rows: Mapping[str, CaseScores]) -> list[dict[str, str | float]]:
+    """The rows with their ids, those of the lowest score in the first column first, those without one last."""
+    return sorted(({"id": case_id, **row.scores} for case_id, row in rows.items()), key=_first_score)
+
+
+def _first_score(row: Mapping[str, str | float]) -> tuple[bool, float]:
+    value = next((float(value) for name, value in row.items() if name != "id"), 0.0)
+    return math.isnan(value), value
 
 
 def read_summary(path: Path, row: str = "Mean") -> dict[str, float]:
-    """A row of the summary of a results.csv, by column; empty if no case was scored."""
-    table = pd.read_csv(path, dtype={"id": str}, keep_default_na=False).set_index("id")
+    """A row of the summary of a results.csv, by column; NaN for empty cells, empty if no case was scored."""
+    table = pd.read_csv(path, dtype=str, keep_default_na=False).set_index("id")
     [values] = table.loc[table.index == row].to_dict("records") or [{}]
-    return {str(column): float(value) for column, value in values.items()}
+    return {str(column): float(value or math.nan) for column, value in values.items()}
 
 
 def _write(path: Path, table: pd.DataFrame) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mist_ops.metrics.lesions import Lesions
+    from mist_ops.metrics.lesions import Rules
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Metric:
         higher_is_better: Direction, for rankings.
         takes_one_empty: Whether ``function`` has a value of its own when exactly one mask is empty; it then stands
             instead of ``worst``.
-        lesions: For metrics of single lesions: ``lesions(pair, **params)``, what the value is made of.
+        rules: For metrics of single lesions, ``rules(**params)``: what counts as a lesion and as found.
     """
 
     function: Callable[..., float]
@@ -34,4 +34,4 @@ class Metric:
     unit: str
     higher_is_better: bool
     takes_one_empty: bool = False
-    lesions: Callable[..., Lesions] | None = None
+    rules: Callable[..., Rules] | None = None

@@ -51,11 +51,13 @@ def _ratio(part: int, whole: int) -> float:
     return part / whole if whole else math.nan
 
 
-for _ratio_metric in (dice, iou, precision, recall):
-    METRICS.register(_ratio_metric.__name__)(Metric(_ratio_metric, 1.0, 0.0, unit="", higher_is_better=True))
+METRICS.register("dice")(Metric(dice, best=1.0, worst=0.0, unit="", higher_is_better=True))
+METRICS.register("iou")(Metric(iou, best=1.0, worst=0.0, unit="", higher_is_better=True))
+METRICS.register("precision")(Metric(precision, best=1.0, worst=0.0, unit="", higher_is_better=True))
+METRICS.register("recall")(Metric(recall, best=1.0, worst=0.0, unit="", higher_is_better=True))
 METRICS.register("volume_difference")(
-    Metric(volume_difference, 0.0, math.inf, unit="ml", higher_is_better=False, takes_one_empty=True)
+    Metric(volume_difference, best=0.0, worst=math.inf, unit="ml", higher_is_better=False, takes_one_empty=True)
 )
 METRICS.register("relative_volume_difference")(
-    Metric(relative_volume_difference, 0.0, 100.0, unit="%", higher_is_better=False)
+    Metric(relative_volume_difference, best=0.0, worst=100.0, unit="%", higher_is_better=False)
 )

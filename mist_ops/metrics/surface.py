@@ -17,12 +17,10 @@ from mist_ops.metrics.pair import Distances, MaskPair
 from mist_ops.metrics.surfels import Areas
 from mist_ops.registry import METRICS
 
+Tolerance = Annotated[float, Field(ge=0.0, allow_inf_nan=False, description="Distance in mm that is forgiven.")]
 
-Tolerance = Annotated[float, Field(ge=0)]
-"""A distance in mm that does not count as an error."""
-
-SLACK = 1e-6
-"""Part of the tolerance by which a distance may exceed it: headers hold spacings in single precision."""
+# Headers hold spacings as float32, where 0.8 mm is 0.800000012: a tolerance of 0.8 mm must still forgive one voxel.
+_ROUNDING = 1e-6
 
 
 def haus95(pair: MaskPair) -> float:
@@ -38,31 +36,32 @@ def haus95(pair: MaskPair) -> float:
 
 
 def haus100(pair: MaskPair) -> float:
-    """The Hausdorff distance in mm: the largest from any place of one surface to the other (Huttenlocher et al.)."""
-    return float(max(pair.truth_distances.max(initial=0), pair.prediction_distances.max(initial=0)))
+    """The largest distance in mm of any point of one surface from the other, in both directions (Hausdorff)."""
+    return max(float(np.max(found, initial=-math.inf)) for found in (pair.truth_distances, pair.prediction_distances))
 
 
 def avg_surf(pair: MaskPair) -> float:
-    """The mean distance in mm between the surfaces, over the area of both together."""
-    truth, prediction = pair.truth_surface.areas, pair.prediction_surface.areas
-    total = np.dot(pair.truth_distances, truth) + np.dot(pair.prediction_distances, prediction)
-    return float(total / (truth.sum() + prediction.sum()))
+    """The mean distance in mm over the area of both surfaces together; NaN if both are empty."""
+    distances, areas = _pooled(pair)
+    return float(distances @ areas / np.sum(areas)) if len(areas) else math.nan
 
 
 def surf_dice(pair: MaskPair, tolerance: Tolerance = 1.0) -> float:
-    """The part of both surfaces' area that lies within a tolerance of the other surface.
+    """The share of the area of both surfaces that lies within a tolerance of the other; NaN if both are empty.
 
-    Nikolov et al.: Deep Learning to Achieve Clinically Applicable Segmentation of Head and Neck Anatomy for
-    Radiotherapy. J Med Internet Res 2021;23(7):e26151.
-
-    Args:
-        pair: The masks.
-        tolerance: In mm. A distance may exceed it by a millionth, so that a voxel of 0.8 mm is within 0.8 mm.
+    Nikolov et al., J Med Internet Res 2021;23(7):e26151. Distances that exceed the tolerance by rounding, a millionth
+    of it, are within it.
     """
-    truth, prediction = pair.truth_surface.areas, pair.prediction_surface.areas
-    limit = tolerance * (1 + SLACK)
-    close = truth[pair.truth_distances <= limit].sum() + prediction[pair.prediction_distances <= limit].sum()
-    return float(close / (truth.sum() + prediction.sum()))
+    distances, areas = _pooled(pair)
+    within = distances <= tolerance * (1 + _ROUNDING)
+    return float(np.sum(areas[within]) / np.sum(areas)) if len(areas) else math.nan
+
+
+def _pooled(pair: MaskPair) -> tuple[Distances, Areas]:
+    """Distances and areas of the elements of both surfaces."""
+    surfaces = pair.truth_surface, pair.prediction_surface
+    distances = np.concatenate([pair.truth_distances, pair.prediction_distances])
+    return distances, np.concatenate([one.areas for one in surfaces])
 
 
 def _percentile(distances: Distances, areas: Areas, fraction: float) -> float:
@@ -76,7 +75,7 @@ def _percentile(distances: Distances, areas: Areas, fraction: float) -> float:
     return float(distances[order[first]])
 
 
-for _name, _distance in {"haus95": haus95, "haus100": haus100, "avg_surf": avg_surf}.items():
-    METRICS.register(_name)(Metric(_distance, best=0.0, worst=math.inf, unit="mm", higher_is_better=False))
-
+METRICS.register("haus95")(Metric(haus95, best=0.0, worst=math.inf, unit="mm", higher_is_better=False))
+METRICS.register("haus100")(Metric(haus100, best=0.0, worst=math.inf, unit="mm", higher_is_better=False))
+METRICS.register("avg_surf")(Metric(avg_surf, best=0.0, worst=math.inf, unit="mm", higher_is_better=False))
 METRICS.register("surf_dice")(Metric(surf_dice, best=1.0, worst=0.0, unit="", higher_is_better=True))

@@ -60,7 +60,7 @@ def surface(mask: Mask, spacing: Spacing) -> Surface:
     What touches the border of the array has a surface there.
     """
     codes = corner_codes(mask)
-    # The sum wraps, so that both codes without a surface end at 0 or 1. Flat indices: argwhere takes eight times as long.
+    # The sum wraps, so that both codes without a surface end at 0 or 1. Flat indices take an eighth of argwhere's time.
     found = np.flatnonzero((codes + np.uint8(1)).ravel() > 1)
     corners = np.stack(np.unravel_index(found, codes.shape), axis=1)
     return Surface(corners, corner_areas(spacing)[codes.ravel()[found]])

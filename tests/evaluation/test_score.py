@@ -11,7 +11,7 @@ import pytest
 
 from mist_ops.config import EvaluationClass
 from mist_ops.errors import ConfigError, ImageError, MistError
-from mist_ops.evaluation.score import check_classes, read_classes, score
+from mist_ops.evaluation.score import check_classes, read_classes, read_evaluation, score, score_case
 from mist_ops.imaging.geometry import Geometry
 from mist_ops.imaging.nifti import write_labels
 from mist_ops.metrics import Metric
@@ -35,19 +35,20 @@ def write(path: Path, *boxes: tuple[int, int, int], grid: Geometry = GRID) -> Pa
     return path
 
 
-def labels_of(text: str) -> list[int]:
-    return list(range(1, 118)) if text == "1..117" else [int(label) for label in text.split()]
-
-
-def test_dice_and_haus95_are_the_references_on_every_golden_pair(shared: Path) -> None:
+def test_files_are_scored_as_by_the_reference(shared: Path) -> None:
     table = pd.read_csv(shared / "golden" / "metrics.csv")
-    table = table[table["metric"].isin(BOTH)]
-    assert len(table) == 71
-    for (mask, prediction), rows in table.groupby(["mask", "prediction"]):
-        classes = {labels: scored(labels_of(labels)) for labels in rows["labels"].unique()}
+    table = table[table["metric"].isin(["dice", "haus95", "avg_surf", "surf_dice"]) & (table["case"] != "tol/sp08/t08")]
+    assert len(table) == 140
+    for (mask, prediction, params), rows in table.groupby(["mask", "prediction", "params"]):
+        metrics = {metric: json.loads(params) for metric in rows["metric"].unique()}
+        classes = {labels: scored(labels_of(labels), metrics) for labels in rows["labels"].unique()}
         scores = score(shared / mask, shared / prediction, classes)
         values = [scores[f"{row.labels}_{row.metric}"] for row in rows.itertuples()]
         np.testing.assert_allclose(values, rows["value"], rtol=0, atol=1e-9, err_msg=f"{mask} {prediction}")
+
+
+def labels_of(text: str) -> list[int]:
+    return list(range(1, 118)) if text == "1..117" else [int(label) for label in text.split()]
 
 
 @pytest.mark.parametrize(
@@ -59,6 +60,46 @@ def test_empty_masks_are_best_or_worst(tmp_path: Path, label: int, expected: tup
     mask, prediction = write(tmp_path / "m.nii.gz", (1, 2, 5)), write(tmp_path / "p.nii.gz", (2, 2, 5))
     scores = score(mask, prediction, {"C": scored([label])})
     assert (scores["C_dice"], scores["C_haus95"]) == pytest.approx(expected)
+
+
+def test_a_class_in_neither_file_is_not_a_number_where_that_is_the_policy(tmp_path: Path) -> None:
+    mask = write(tmp_path / "m.nii.gz", (1, 2, 5))
+    case = score_case(mask, mask, {"C": scored([3]), "D": scored([1], {"dice": {}})}, absent="nan")
+    assert math.isnan(case.scores["C_dice"])
+    assert math.isnan(case.scores["C_haus95"])
+    assert (case.scores["D_dice"], case.absent_classes) == (1.0, ("C",))
+
+
+@pytest.mark.parametrize(
+    "label, expected", [(1, [0.0, 0.0, 48 * 3 / 1000, 100.0]), (2, [0.0, 0.0, 48 * 3 / 1000, 100.0]), (3, [1, 1, 0, 0])]
+)
+def test_each_unit_has_a_value_for_empty_masks(tmp_path: Path, label: int, expected: list[float]) -> None:
+    metrics = {name: {} for name in ("precision", "recall", "volume_difference", "relative_volume_difference")}
+    mask, prediction = write(tmp_path / "m.nii.gz", (1, 2, 5)), write(tmp_path / "p.nii.gz", (2, 2, 5))
+    scores = score(mask, prediction, {"C": scored([label], metrics)})
+    assert list(scores.values()) == pytest.approx(expected)
+
+
+def test_the_diagonal_of_the_whole_image_is_the_penalty_of_a_lesion(tmp_path: Path) -> None:
+    mask, prediction = write(tmp_path / "m.nii.gz", (1, 1, 3)), write(tmp_path / "p.nii.gz", (1, 7, 9))
+    classes = {"C": scored([1], {"lesion_wise_haus95": {}, "lesion_wise_dice": {}})}
+    assert score(mask, prediction, classes) == pytest.approx(
+        {"C_lesion_wise_haus95": DIAGONAL, "C_lesion_wise_dice": 0}
+    )
+
+
+def test_lesions_stand_once_for_each_set_of_rules(tmp_path: Path) -> None:
+    mask, prediction = write(tmp_path / "m.nii.gz", (1, 1, 3)), write(tmp_path / "p.nii.gz", (1, 2, 4))
+    metrics = {"lesion_wise_dice": {}, "lesion_wise_f1": {}, "lesion_wise_surf_dice": {"tolerance": 0}, "dice": {}}
+    case = score_case(mask, prediction, {"C": scored([1], metrics), "D": scored([2], metrics)})
+    assert [(row.class_name, row.metrics) for row in case.lesions] == [
+        ("C", "lesion_wise_dice lesion_wise_f1"),
+        ("C", "lesion_wise_surf_dice"),
+    ]
+    assert [(row.status, row.dice, row.surf_dice == 1.0) for row in case.lesions] == [
+        ("TP", 0.5, True),
+        ("TP", 0.5, False),
+    ]
 
 
 def test_a_class_is_the_union_of_its_labels(tmp_path: Path) -> None:
@@ -87,9 +128,21 @@ def test_a_label_that_is_not_known_is_refused_where_known_ones_are_given(tmp_pat
         score(mask, prediction, {"C": scored([1])}, known=[1])
 
 
+def test_a_label_is_sought_in_the_whole_file(tmp_path: Path) -> None:
+    mask, stray = write(tmp_path / "m.nii.gz", (1, 2, 4)), write(tmp_path / "p.nii.gz", (1, 2, 4), (9, 9, 10))
+    assert score(mask, stray, {"C": scored([1], {"dice": {}})}) == {"C_dice": 1.0}
+    with pytest.raises(ImageError, match=r"p\.nii\.gz holds labels \[9\]"):
+        score(mask, stray, {"C": scored([1])}, known=(1, 2))
+
+
 @pytest.mark.parametrize(
     "wanted, words",
     [
+        (scored([1], {"surf_dice": {"tolerance": -1.0}}), r"'tolerance': Input should be greater than .* \(found -1.0"),
+        (scored([1], {"lesion_wise_f1": {"dilation_iters": 2.5}}), "'dilation_iters': Input should be a valid integer"),
+        (scored([1], {"lesion_wise_f1": {"protocol": "brats"}}), "'protocol': Input should be 'mist' or 'brats2023'"),
+        (scored([1], {"lesion_wise_dice": {"min_volume": 5}}), "'min_volume' is not known. Did you mean 'min_lesion_v"),
+        (scored([1], {"cldice": {"tolerance": 1.0}}), "'tolerance' is not known"),
         (scored([1], {"haus59": {}}), "class 'WT': There is no metric 'haus59'. Did you mean 'haus95'"),
         (scored([1], {"dice": {"tolerence": 2}}), "class 'WT', metric 'dice': the key 'tolerence' is not known"),
         (scored([1, 9]), r"class 'WT' names labels \[9\] that are not among those of the dataset, \[0, 1, 2\]"),
@@ -161,6 +214,10 @@ def test_classes_are_read_from_a_config_or_alone(tmp_path: Path, wrapped: bool) 
     "content, words",
     [
         ({"WT": {"labels": [], "metrics": {}}}, "WT.labels"),
+        ({"WT": {"labels": [0], "metrics": {}}}, r"WT.labels.0'.*greater than 0"),
+        ({"WT": {"labels": [1, True], "metrics": {}}}, r"WT.labels.1'.*valid integer"),
+        ({"WT": {"labels": ["1"], "metrics": {}}}, r"WT.labels.0'.*valid integer"),
+        ({"WT": {"labels": [1.5], "metrics": {}}}, r"WT.labels.0'.*valid integer"),
         ({"WT": {"labels": [1], "metrics": {"dice": None}}}, "WT.metrics.dice"),
         ({"WT": {"labels": [1], "metrics": {}, "metric": {}}}, "WT.metric' is not known. Did you mean 'metrics'"),
         ([], "valid dictionary"),
@@ -171,3 +228,13 @@ def test_a_bad_configuration_is_refused(tmp_path: Path, content: object, words: 
     path.write_text(json.dumps(content))
     with pytest.raises(ConfigError, match=words):
         read_classes(path)
+
+
+def test_labels_of_the_dataset_are_known_too(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    info = {"task": "t", "modality": "mr", "images": ["t1"], "labels": [0, 1, 2, 4]}
+    classes = {"C": {"labels": [4, 1], "metrics": {}}}
+    path.write_text(json.dumps({"evaluation": classes, "dataset_info": info}))
+    assert read_evaluation(path).known == (1, 2, 4)
+    path.write_text(json.dumps(classes))
+    assert read_evaluation(path).known == (1, 4)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -8,12 +10,27 @@ import pytest
 
 from mist_ops.config import EvaluationClass
 from mist_ops.errors import CaseError, DatasetError
-from mist_ops.evaluation.table import SUMMARY, Pair, evaluate, read_pairs, results_table, write_pairs, write_results
+from mist_ops.evaluation.lesions import LesionRow
+from mist_ops.evaluation.score import CaseScores
+from mist_ops.evaluation.table import (
+    SUMMARY,
+    Pair,
+    evaluate,
+    lesions_path,
+    read_pairs,
+    read_summary,
+    results_table,
+    summary_path,
+    worst_first,
+    write_evaluation,
+    write_pairs,
+    write_results,
+)
 from mist_ops.imaging.geometry import Geometry
 from mist_ops.imaging.nifti import write_labels
 
 CLASSES = {"C": EvaluationClass(labels=[1], metrics={"dice": {}})}
-ROWS = {case_id: {"C_dice": value} for case_id, value in (("007", 0.5), ("b", 1.0), ("a", 0.75))}
+ROWS = {case_id: CaseScores({"C_dice": value}) for case_id, value in (("007", 0.5), ("b", 1.0), ("a", 0.75))}
 
 
 def pairs(folder: Path, ids: list[str]) -> list[Pair]:
@@ -32,11 +49,8 @@ def pairs(folder: Path, ids: list[str]) -> list[Pair]:
 @pytest.mark.parametrize("workers", [1, 2])
 def test_outcomes_come_in_the_order_of_the_pairs(tmp_path: Path, workers: int) -> None:
     outcomes = list(evaluate(pairs(tmp_path, ["z", "007", "a"]), CLASSES, workers))
-    assert [(outcome.item.id, outcome.result) for outcome in outcomes] == [
-        ("z", {"C_dice": 0.0}),
-        ("007", {"C_dice": 0.25}),
-        ("a", {"C_dice": 0.5}),
-    ]
+    found = [(outcome.item.id, outcome.result and outcome.result.scores["C_dice"]) for outcome in outcomes]
+    assert found == [("z", 0.0), ("007", 0.25), ("a", 0.5)]
 
 
 def test_a_case_that_fails_is_an_error_and_stops_no_other(tmp_path: Path) -> None:
@@ -46,7 +60,7 @@ def test_a_case_that_fails_is_an_error_and_stops_no_other(tmp_path: Path) -> Non
     assert isinstance(failed.error, CaseError)
     assert str(failed.error).startswith("Case 'a': There is no file")
     assert failed.result is None
-    assert scored.result == {"C_dice": 0.25}
+    assert scored.result == CaseScores({"C_dice": 0.25})
 
 
 def test_rows_keep_their_order_and_five_sum_them_up() -> None:
@@ -54,6 +68,56 @@ def test_rows_keep_their_order_and_five_sum_them_up() -> None:
     assert list(table["id"]) == ["007", "b", "a", *SUMMARY]
     spread = np.std([0.5, 1.0, 0.75])
     np.testing.assert_allclose(table["C_dice"], [0.5, 1.0, 0.75, 0.75, spread, 0.625, 0.75, 0.875])
+
+
+def test_a_patient_that_failed_is_an_empty_row_and_in_no_mean(tmp_path: Path) -> None:
+    write_results(tmp_path / "results.csv", ROWS, ["C_dice"], order=["b", "x", "a", "007"])
+    lines = (tmp_path / "results.csv").read_text().splitlines()
+    assert lines[1:6] == ["b,1.0", "x,", "a,0.75", "007,0.5", "Mean,0.75"]
+
+
+def test_cells_without_a_value_are_in_no_mean(tmp_path: Path) -> None:
+    rows = {**ROWS, "c": CaseScores({"C_dice": math.nan})}
+    write_results(tmp_path / "results.csv", rows, ["C_dice"])
+    assert read_summary(tmp_path / "results.csv") == {"C_dice": 0.75}
+    write_results(tmp_path / "results.csv", {"c": rows["c"]}, ["C_dice"])
+    assert math.isnan(read_summary(tmp_path / "results.csv")["C_dice"])
+
+
+def test_the_lowest_score_comes_first_and_none_at_all_last() -> None:
+    rows = {"none": CaseScores({"C_dice": math.nan}), **ROWS}
+    assert [row["id"] for row in worst_first(rows)] == ["007", "a", "b", "none"]
+
+
+def test_the_reasons_of_failures_and_the_policy_stand_beside_the_results(tmp_path: Path) -> None:
+    made = [Pair(case_id, Path("m"), Path("p")) for case_id in ("a", "x", "b")]
+    rows = {"b": CaseScores({"C_dice": 1.0}), "a": CaseScores({"C_dice": math.nan}, absent_classes=("C",))}
+    write_evaluation(tmp_path / "r.csv", made, CLASSES, rows, {"x": "There is no file p."}, absent="nan")
+    found = json.loads(summary_path(tmp_path / "r.csv").read_text())
+    assert found["patients"] == {"given": 3, "scored": 2, "failed": 1}
+    assert found["failures"] == {"x": "There is no file p."}
+    assert found["absent_in_both_masks"] == {"policy": "nan", "patients": {"C": ["a"]}}
+    assert (found["columns"]["C_dice"]["patients"], found["columns"]["C_dice"]["mean"]) == (1, 1.0)
+    assert (tmp_path / "r.csv").read_text().splitlines()[1:4] == ["a,", "x,", "b,1.0"]
+
+
+def test_lesions_have_a_table_where_a_class_asks_for_them(tmp_path: Path) -> None:
+    classes = {"C": EvaluationClass(labels=[1], metrics={"lesion_wise_f1": {}})}
+    row = LesionRow("C", "truth", 1, 12.5, 2, 0.5, 1.0, math.nan, "TP", "lesion_wise_f1")
+    rows = {"007": CaseScores({"C_lesion_wise_f1": 1.0}, lesions=(row,))}
+    write_evaluation(tmp_path / "r.csv", [Pair("007", Path("m"), Path("p"))], classes, rows, {})
+    assert lesions_path(tmp_path / "r.csv").read_text().splitlines() == [
+        "id,class,mask,lesion,volume_mm3,matched,dice,haus95,surf_dice,status,metrics",
+        "007,C,truth,1,12.5,2,0.5,1.0,,TP,lesion_wise_f1",
+    ]
+
+
+def test_a_table_of_lesions_of_an_earlier_run_does_not_stay(tmp_path: Path) -> None:
+    classes = {"C": EvaluationClass(labels=[1], metrics={"lesion_wise_f1": {}})}
+    write_evaluation(tmp_path / "r.csv", [], classes, {}, {})
+    assert lesions_path(tmp_path / "r.csv").read_text().startswith("id,class")
+    write_evaluation(tmp_path / "r.csv", [], CLASSES, {}, {})
+    assert not lesions_path(tmp_path / "r.csv").exists()
 
 
 def test_a_table_without_rows_has_no_summary() -> None:
@@ -73,6 +137,20 @@ def test_pairs_survive_being_written_and_read(tmp_path: Path) -> None:
     write_pairs(tmp_path / "paths.csv", made)
     assert list(pd.read_csv(tmp_path / "paths.csv").columns) == ["id", "mask", "prediction"]
     assert read_pairs(tmp_path / "paths.csv") == made
+
+
+def test_relative_paths_are_sought_beside_the_table_if_not_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    (tmp_path / "table").mkdir()
+    for name in ("here/m.nii", "table/m.nii", "table/p.nii"):
+        (tmp_path / name).touch()
+    monkeypatch.chdir(tmp_path / "here")
+    (tmp_path / "table" / "paths.csv").write_text("id,prediction,mask\na,p.nii,m.nii\nb,p.nii,gone.nii\n")
+    first, second = read_pairs(tmp_path / "table" / "paths.csv")
+    assert first == Pair("a", Path("m.nii"), tmp_path / "table" / "p.nii")
+    assert second.mask == Path("gone.nii")
 
 
 @pytest.mark.parametrize(

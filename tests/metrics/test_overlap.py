@@ -3,17 +3,42 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import pytest
 
-from mist_ops.metrics.overlap import dice
+from mist_ops.metrics.overlap import dice, iou, precision, recall, relative_volume_difference, volume_difference
 from mist_ops.metrics.pair import MaskPair
 
-
-def test_dice_counts_shared_voxels_twice() -> None:
-    truth = np.zeros((4, 4, 4), dtype=bool)
-    truth[0, 0, :3] = True
-    assert dice(MaskPair(truth, np.roll(truth, 1, axis=2), (1.0, 1.0, 1.0))) == 2 * 2 / 6
+SPACING = (1.0, 2.0, 5.0)
 
 
-def test_dice_of_nothing_is_not_a_number() -> None:
+def pair() -> MaskPair:
+    """Truth of 40 voxels and a prediction of 60, 30 of them shared."""
+    truth, prediction = np.zeros((12, 5, 2), dtype=bool), np.zeros((12, 5, 2), dtype=bool)
+    truth[1:5], prediction[2:8] = True, True
+    return MaskPair(truth, prediction, SPACING)
+
+
+def test_ratios_count_voxels() -> None:
+    assert dice(pair()) == 2 * 30 / 100
+    assert iou(pair()) == 30 / 70
+    assert precision(pair()) == 30 / 60
+    assert recall(pair()) == 30 / 40
+
+
+def test_volumes_differ_in_ml_and_in_percent_of_the_truth() -> None:
+    assert volume_difference(pair()) == pytest.approx(20 * 10 / 1000)
+    assert relative_volume_difference(pair()) == pytest.approx(50.0)
+
+
+def test_iou_follows_from_dice() -> None:
+    rng = np.random.default_rng(0)
+    both = MaskPair(rng.random((9, 8, 7)) < 0.4, rng.random((9, 8, 7)) < 0.5, SPACING)
+    assert iou(both) == pytest.approx(dice(both) / (2 - dice(both)))
+    assert dice(both) == pytest.approx(2 / (1 / precision(both) + 1 / recall(both)))
+
+
+def test_ratios_of_nothing_are_not_a_number() -> None:
     empty = np.zeros((2, 2, 2), dtype=bool)
-    assert math.isnan(dice(MaskPair(empty, empty, (1.0, 1.0, 1.0))))
+    nothing = MaskPair(empty, empty, SPACING)
+    assert all(math.isnan(metric(nothing)) for metric in (dice, iou, precision, recall, relative_volume_difference))
+    assert volume_difference(nothing) == 0.0

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from scipy.ndimage import distance_transform_edt
+from scipy.ndimage import distance_transform_edt, gaussian_filter
 
 from mist_ops.metrics.pair import MaskPair
 
@@ -36,6 +36,27 @@ def test_distances_are_those_of_a_distance_transform() -> None:
     free[tuple(pair.prediction_surface.corners.T)] = False
     expected = distance_transform_edt(free, sampling=SPACING)[tuple(pair.truth_surface.corners.T)]
     np.testing.assert_allclose(pair.truth_distances, expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (0.7, 0.7, 5.0), (2.0, 1.0, 1.5)])
+@pytest.mark.parametrize("shift", [1, 3])
+def test_distances_of_large_surfaces_are_those_of_a_distance_transform(
+    spacing: tuple[float, float, float], shift: int
+) -> None:
+    rng = np.random.default_rng(shift)
+    blob = gaussian_filter(rng.standard_normal((44, 40, 36)), 2) > 0.05
+    pair = MaskPair(blob, np.roll(blob, (shift, -shift, 0), axis=(0, 1, 2)), spacing)
+    free = np.ones(np.add(pair.truth.shape, 1), dtype=bool)
+    free[tuple(pair.truth_surface.corners.T)] = False
+    expected = distance_transform_edt(free, sampling=spacing)[tuple(pair.prediction_surface.corners.T)]
+    assert np.count_nonzero(expected) > 1000  # or no neighbors are looked up
+    np.testing.assert_allclose(pair.prediction_distances, expected, rtol=1e-12)
+
+
+def test_what_is_asked_for_twice_is_computed_once() -> None:
+    pair, calls = MaskPair(cube((4, 5, 6)), cube((6, 5, 6)), SPACING), []
+    for _ in range(2):
+        assert pair.once("key", lambda pair: calls.append(pair) or len(calls)) == 1
 
 
 def test_distances_to_an_empty_mask_are_infinite() -> None:

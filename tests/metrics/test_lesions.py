@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from mist_ops.metrics.lesions import (
+    Lesion,
+    find_lesions,
+    lesion_wise_dice,
+    lesion_wise_f1,
+    lesion_wise_haus95,
+    lesion_wise_surf_dice,
+    rules_of,
+    scored_lesions,
+)
+from mist_ops.metrics.pair import MaskPair
+
+Cube = tuple[int, int, int, int]
+SIZE, SPACING = (40, 30, 30), (1.0, 1.0, 2.0)
+DIAGONAL = math.hypot(40, 30, 60)
+FAMILY = (lesion_wise_dice, lesion_wise_haus95, lesion_wise_surf_dice, lesion_wise_f1)
+
+
+def cubes(*places: Cube) -> np.ndarray:
+    """A mask of cubes: the first voxel and the edge of each."""
+    mask = np.zeros(SIZE, dtype=bool)
+    for x, y, z, edge in places:
+        mask[x : x + edge, y : y + edge, z : z + edge] = True
+    return mask
+
+
+def pair(truth: Sequence[Cube], prediction: Sequence[Cube]) -> MaskPair:
+    return MaskPair(cubes(*truth), cubes(*prediction), SPACING)
+
+
+def statuses(lesions: Sequence[Lesion]) -> list[str]:
+    return [lesion.status for lesion in lesions]
+
+
+def test_found_missed_and_invented_lesions_are_averaged() -> None:
+    both = pair([(2, 2, 2, 4), (20, 2, 2, 4)], [(3, 2, 2, 4), (2, 20, 20, 4)])
+    assert lesion_wise_dice(both) == pytest.approx(0.75 / 3)
+    assert lesion_wise_haus95(both) == pytest.approx((1.0 + 2 * DIAGONAL) / 3)
+    assert lesion_wise_f1(both) == 2 / 4
+    assert statuses(find_lesions(both, rules_of())) == ["TP", "FN", "FP"]
+
+
+def test_all_that_matches_a_lesion_is_compared_with_it_as_a_whole() -> None:
+    both = pair([(10, 10, 10, 6)], [(9, 10, 10, 3), (14, 10, 10, 3)])
+    [lesion] = find_lesions(both, rules_of())
+    assert len(lesion.matches) == 2
+    shared = 2 * 9 * 2  # two slabs of 3x3 voxels, two thick
+    assert lesion_wise_dice(both) == pytest.approx(2 * shared / (216 + 54))
+
+
+@pytest.mark.parametrize("dilation, found", [(0, False), (1, False), (2, True)])
+def test_a_prediction_matches_within_the_dilation_and_none_means_none(dilation: int, found: bool) -> None:
+    both = pair([(4, 4, 4, 4)], [(9, 4, 4, 4)])  # one voxel between them
+    assert lesion_wise_f1(both, dilation_iters=dilation) == float(found)
+
+
+def test_dilation_grows_over_edges_but_not_over_corners() -> None:
+    truth = [(4, 4, 4, 4)]
+    assert lesion_wise_f1(pair(truth, [(8, 8, 4, 4)]), dilation_iters=1) == 1.0
+    assert lesion_wise_f1(pair(truth, [(8, 8, 8, 4)]), dilation_iters=1) == 0.0
+
+
+@pytest.mark.parametrize("gap, lesions", [(5, 1), (6, 1), (7, 2)])
+def test_lesions_nearer_than_twice_the_consolidation_are_one(gap: int, lesions: int) -> None:
+    both = pair([(2, 4, 4, 5), (7 + gap, 4, 4, 5)], [(2, 4, 4, 5)])
+    assert len(find_lesions(both, rules_of(gt_consolidation_iters=3))) == lesions
+
+
+def test_a_hit_on_a_lesion_too_small_to_count_is_neither_reward_nor_punishment() -> None:
+    small, large = (30, 20, 20, 1), (4, 4, 4, 4)
+    hit, ignored = pair([large, small], [large, small]), pair([large, small], [large])
+    for metric, best in zip(FAMILY, (1.0, 0.0, 1.0, 1.0), strict=True):
+        assert metric(hit) == metric(ignored) == best
+    assert statuses(find_lesions(hit, rules_of())) == ["TP", "ignored", "ignored"]
+
+
+def test_what_hits_a_small_and_a_large_lesion_is_a_match_of_the_large_one() -> None:
+    both = pair([(4, 4, 4, 4), (10, 4, 4, 1)], [(4, 4, 4, 7)])
+    assert statuses(find_lesions(both, rules_of())) == ["TP", "ignored"]
+
+
+def test_a_lesion_of_just_the_least_volume_counts_but_not_in_brats() -> None:
+    both = pair([(4, 4, 4, 4), (20, 4, 4, 2)], [(4, 4, 4, 4)])
+    assert lesion_wise_f1(both, min_lesion_volume=16.0) == pytest.approx(2 / 3)
+    assert lesion_wise_f1(both, min_lesion_volume=16.0, protocol="brats2023") == 1.0
+
+
+def test_the_penalty_does_not_depend_on_where_a_false_positive_lies() -> None:
+    near, far = (pair([(2, 2, 2, 4)], [(2, 2, 2, 4), (x, 2, 2, 4)]) for x in (12, 34))
+    assert lesion_wise_haus95(near) == lesion_wise_haus95(far) == pytest.approx(DIAGONAL / 2)
+    assert lesion_wise_haus95(near, protocol="brats2023") == 374 / 2
+
+
+def test_components_touch_at_corners_in_brats_alone() -> None:
+    diagonal = cubes((4, 4, 4, 4), (8, 8, 8, 4))
+    both = MaskPair(diagonal, diagonal, SPACING)
+    assert len(find_lesions(both, rules_of())) == 2
+    assert len(find_lesions(both, rules_of(gt_consolidation_iters=0, protocol="brats2023"))) == 1
+
+
+def test_an_empty_mask_is_the_worst_but_brats_asks_for_the_volume() -> None:
+    small = pair([(4, 4, 4, 1)], [])
+    assert [metric(small) for metric in FAMILY] == pytest.approx([0.0, DIAGONAL, 0.0, 0.0])
+    assert [metric(small, protocol="brats2023") for metric in FAMILY] == [1.0, 0.0, 1.0, 1.0]
+    invented = pair([], [(4, 4, 4, 1)])
+    assert [metric(invented, protocol="brats2023") for metric in FAMILY] == [0.0, 374.0, 0.0, 0.0]
+
+
+def test_nothing_to_find_and_nothing_found_is_perfect() -> None:
+    assert [metric(pair([], [])) for metric in FAMILY] == [1.0, 0.0, 1.0, 1.0]
+
+
+def test_the_four_metrics_share_one_search() -> None:
+    both = pair([(4, 4, 4, 4)], [(5, 4, 4, 4)])
+    found = find_lesions(both, rules_of())
+    assert find_lesions(both, rules_of(tolerance=3.0)) is found
+    assert find_lesions(both, rules_of(dilation_iters=1)) is not found
+    assert found[0].pair is not None
+    assert lesion_wise_haus95(both) == 1.0
+    assert "truth_distances" in vars(found[0].pair)
+
+
+def test_surface_dice_of_lesions_has_a_tolerance() -> None:
+    both = pair([(4, 4, 4, 4)], [(6, 4, 4, 4)])
+    assert lesion_wise_surf_dice(both, tolerance=2.0) == 1.0
+    assert 0.5 < lesion_wise_surf_dice(both, tolerance=1.0) < 1.0
+
+
+def test_each_lesion_has_scores_of_its_own() -> None:
+    both = pair([(2, 2, 2, 4), (20, 2, 2, 4), (30, 20, 20, 1)], [(2, 2, 2, 4), (2, 20, 20, 4)])
+    rows = scored_lesions(both, rules_of())
+    assert [(row.lesion.status, row.dice) for row in rows[:2]] == [("TP", 1.0), ("FN", 0.0)]
+    assert math.isnan(rows[2].dice)
+    assert (rows[3].lesion.status, rows[3].lesion.predicted, rows[3].haus95) == ("FP", True, both.diagonal)
+    assert [row.lesion.volume for row in rows] == [128.0, 128.0, 2.0, 128.0]
+
+
+@pytest.mark.parametrize("protocol", ["mist", "brats2023"])
+def test_turning_and_mirroring_both_masks_changes_nothing(protocol: str) -> None:
+    rng = np.random.default_rng(0)
+    truth, prediction = (rng.random((18, 16, 14)) < 0.06 for _ in range(2))
+    for metric in FAMILY:
+        expected = metric(MaskPair(truth, prediction, SPACING), 2.0, 1, 0, protocol)
+        mirrored = MaskPair(np.flip(truth, 1), np.flip(prediction, 1), SPACING)
+        turned = MaskPair(truth.transpose(2, 0, 1), prediction.transpose(2, 0, 1), (2.0, 1.0, 1.0))
+        assert metric(mirrored, 2.0, 1, 0, protocol) == pytest.approx(expected, rel=1e-12)
+        assert metric(turned, 2.0, 1, 0, protocol) == pytest.approx(expected, rel=1e-12)
