@@ -20,10 +20,12 @@ STAGES: Mapping[str, Sequence[str]] = {
         "prediction_settings",
         "evaluation_settings",
     ),
+    "dump": ("data_dump",),
     "preprocess": ("preprocessed_case",),
     "train": ("training_set", "fold_model"),
     "predict": ("cv_prediction",),
     "evaluate": ("evaluation",),
+    "choose_postprocessing": ("postprocessing_strategy",),
     "test": ("test_prediction",),
 }
 """The assets that each stage makes."""

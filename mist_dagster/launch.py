@@ -69,7 +69,7 @@ class Launcher:
             RunCanceledError: A run was interrupted.
         """
         # Built anew for each stage: the one before may have changed the patients and folds.
-        definitions = build_definitions([study], self.progress)
+        definitions = build_definitions([study], self.progress, tools=())
         job = definitions.resolve_job_def(job_name(study, stage))
         operation = "analysis" if stage == "analyze" else STAGES[stage][-1]
         run_config = {"ops": {f"{study.name}__{operation}": {"config": dict(config)}}} if config else {}
@@ -80,7 +80,7 @@ class Launcher:
     def run_tool(self, tool: str, output: Path, config: Mapping[str, Any]) -> None:
         """Run a tool, an asset that is not part of a study, on the partition of its output; errors as above."""
         partition = str(output.expanduser().resolve())
-        job = build_definitions([], self.progress).resolve_job_def(tool)
+        job = build_definitions([], self.progress, tools=[tool]).resolve_job_def(tool)
         self.instance.add_dynamic_partitions("tool_outputs", [partition])
         self._run(job, {"ops": {f"tools__{tool}": {"config": dict(config)}}}, {PARTITION_NAME_TAG: partition})
 

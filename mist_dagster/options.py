@@ -5,7 +5,7 @@ imported here, so that ``--help`` answers at once.
 """
 
 import argparse
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, TypeVar, get_args, get_origin
 
@@ -44,6 +44,7 @@ class AnalyzeOptions(StudyOptions):
     data: Path = Field(description="Path of dataset.json.")
     num_workers_analyze: PositiveInt = Field(1, description="Processes that read cases.")
     verify: bool = Field(False, description="Check every case, and leave out those that fail.")
+    data_dump: bool = Field(False, description="Also describe the dataset in data_dump.json and data_dump.md.")
 
 
 class PreprocessOptions(NumpyOptions):
@@ -73,6 +74,19 @@ class RunAllOptions(AnalyzeOptions, PreprocessOptions, TrainOptions):
     """Flags of mist_run_all that are no settings: those of the stages together."""
 
 
+class FinalizeOptions(StudyOptions):
+    """Flags of mist_finalize."""
+
+    num_workers_evaluate: PositiveInt = Field(1, description="Processes that score cases.")
+    device: str | None = Field(None, description="cpu, cuda or a number (default: a GPU if there is one).")
+
+
+class ChoosePostprocessingOptions(StudyOptions):
+    """Flags of mist_choose_postprocessing."""
+
+    num_workers_postprocess: PositiveInt = Field(1, description="Processes that try strategies on cases.")
+
+
 class PredictOptions(Options):
     """Flags of mist_predict."""
 
@@ -81,6 +95,8 @@ class PredictOptions(Options):
     paths_csv: Path = Field(description="Table with the column id and a column per channel.")
     output: Path = Field(description="Folder of the predicted masks.")
     device: str | None = Field(None, description="cpu, cuda or a number (default: a GPU if there is one).")
+    postprocess_strategy: Path | None = Field(None, description="Strategy by which the masks are postprocessed.")
+    output_probs: bool = Field(False, description="Also write the probabilities of the classes.")
 
 
 class EvaluateOptions(Options):
@@ -93,6 +109,49 @@ class EvaluateOptions(Options):
     validate_masks: Annotated[bool, Flag("evaluate", "validate")] = Field(
         False, description="Check every pair before it is scored."
     )
+    absent: Literal["best", "nan"] = Field(
+        "best", description="Score of a class that is neither in the mask nor in the prediction."
+    )
+
+
+class RankOptions(Options):
+    """Flags of mist_rank."""
+
+    results: Annotated[list[Path], Field(min_length=2)] = Field(description="Two or more tables of scores.")
+    output_csv: Path = Field(description="Table of mean ranks to write.")
+    names: list[str] | None = Field(None, description="A name for each table (default: from its file or folder).")
+    output_detailed_csv: Path | None = Field(None, description="Table of the mean rank in each column.")
+    significance_csv: Path | None = Field(None, description="Table of pairwise p-values.")
+    metric_direction_overrides: Path | None = Field(None, description="JSON: column to higher or lower.")
+    id_column: str = Field("id", description="Column of the patient ids.")
+    missing: Literal["error", "worst", "drop"] = Field(
+        "error", description="A missing score refuses the ranking, ranks last, or leaves its patient out."
+    )
+
+
+class PostprocessOptions(Options):
+    """Flags of mist_postprocess."""
+
+    base_predictions: Path = Field(description="Folder of the predicted masks.")
+    output: Path = Field(description="Folder of the postprocessed masks, of the strategy and of their scores.")
+    postprocess_strategy: Path = Field(description="JSON with the steps.")
+    num_workers_postprocess: PositiveInt = Field(1, description="Processes that postprocess cases.")
+    num_workers_evaluate: PositiveInt = Field(1, description="Processes that score cases.")
+    paths_csv: Path | None = Field(None, description="Table with the columns id and mask, to score the result.")
+    eval_config: Path | None = Field(None, description="config.json, or a table of classes and metrics alone.")
+    describe: bool = Field(False, description="Print every transform with its parameters as JSON, and nothing else.")
+
+
+class EnsembleOptions(Options):
+    """Flags of mist_ensemble."""
+
+    predictions: Annotated[list[Path], Field(min_length=2)] = Field(description="Two or more folders of predictions.")
+    output: Path = Field(description="Folder of the combined masks.")
+    input_type: Literal["labels", "probabilities"] = Field("labels", description="What the folders hold.")
+    config: Path | None = Field(None, description="config.json of the models; needed for probabilities.")
+    ensemble_backend: str = Field("staple", description="How labels are combined: staple or majority_vote.")
+    probability_ensemble_backend: str = Field("mean", description="How probabilities are combined: mean.")
+    num_workers_ensemble: PositiveInt = Field(1, description="Processes that combine cases.")
 
 
 class AverageWeightsOptions(Options):
@@ -108,20 +167,24 @@ class ConvertMsdOptions(Options):
 
     source: Path = Field(description="Folder of the MSD dataset, with its dataset.json.")
     output: Path = Field(description="Folder of the converted dataset.")
-    num_workers_conversion: PositiveInt = Field(1, description="Files that are copied at once.")
+    num_workers_conversion: PositiveInt = Field(1, description="Patients that are converted at once.")
+    overwrite: bool = Field(False, description="Replace a dataset that is in the output folder.")
+
+
+class ConvertCsvOptions(Options):
+    """Flags of mist_convert_csv."""
+
+    train_csv: Path = Field(description="Table of the training patients: id, mask, and a column per image.")
+    output: Path = Field(description="Folder of the converted dataset.")
+    test_csv: Path | None = Field(None, description="Table of the test patients: id, and a column per image.")
+    num_workers_conversion: PositiveInt = Field(1, description="Patients that are converted at once.")
+    overwrite: bool = Field(False, description="Replace a dataset that is in the output folder.")
 
 
 class UiOptions(Options):
     """Flags of mist_ui."""
 
     port: PositiveInt = Field(3000, description="Port on this machine, and reachable from it alone.")
-
-
-NOT_YET: Mapping[str, Sequence[str]] = {
-    "analyze": ("--data-dump",),
-    "predict": ("--postprocess-strategy", "--output-probs"),
-}
-"""Flags of the reference whose features this version does not have yet."""
 
 
 def parse(
@@ -150,9 +213,6 @@ def parse(
     own = list(_option_flags(options))
     for flagged in [*own, *settings]:
         _add(parser, flagged)
-    for stage in dict.fromkeys([*stages, command.removeprefix("mist_")]):
-        for flag in NOT_YET.get(stage, ()):
-            parser.add_argument(flag, nargs="*", action=_NotYet, help="Not in this version yet.")
     given = vars(parser.parse_args(arguments))
     values = {
         flagged.path: _value(parser, flagged, given[flagged.path])
@@ -166,11 +226,6 @@ def parse(
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message}\n")
-
-
-class _NotYet(argparse.Action):
-    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-        parser.error(f"{self.option_strings[0]} is not in this version yet. Leave it out.")
 
 
 def _option_flags(options: type[Options]) -> Iterator[FlaggedField]:
@@ -205,7 +260,7 @@ def _plain(annotation: Any) -> Any:
 
 
 def _metavar(kind: Any) -> str:
-    names = {bool: "BOOL", int: "N", float: "X", Path: "PATH", list[Path]: "PATH", str: "NAME"}
+    names = {bool: "BOOL", int: "N", float: "X", Path: "PATH", list[Path]: "PATH", str: "NAME", list[str]: "NAME"}
     return "|".join(get_args(kind)) if get_origin(kind) is Literal else names.get(kind, "N")
 
 

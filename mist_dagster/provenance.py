@@ -1,9 +1,10 @@
 """What a record in the graph says of its origin. With ``launch``, the only home of Dagster's private names."""
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar, cast
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias, TypeVar, cast
 
 import dagster as dg
 from dagster._core.definitions.data_version import (
@@ -20,7 +21,7 @@ from mist_dagster.progress import Progress
 from mist_ops.config import STAGE_SECTIONS, StudyConfig
 from mist_ops.dataset import Case
 from mist_ops.errors import CaseError
-from mist_ops.files import file_hash
+from mist_ops.files import file_hash, json_hash
 from mist_ops.study import Study
 from mist_ops.workers import Outcome
 
@@ -43,6 +44,30 @@ def asset_key(study: Study, name: str) -> dg.AssetKey:
     return dg.AssetKey([study.name, name])
 
 
+Inputs: TypeAlias = Mapping[str, Mapping[str, str]]
+"""SHA-256 of each file that something is made from, by the file's part in it."""
+
+MAX_LISTED = 50
+"""Inputs of one part that are listed one by one; of more, their number and one hash of all."""
+
+
+def hashed(**files: Iterable[Path]) -> Inputs:
+    """Hash inputs by their part; files that are not there are left out, as the work on them fails by itself."""
+    return {part: {str(path): file_hash(path) for path in paths if path.is_file()} for part, paths in files.items()}
+
+
+def listed(inputs: Inputs) -> dg.MetadataValue:
+    """Inputs as metadata of bounded size."""
+    return dg.MetadataValue.json(
+        {
+            part: dict(files)
+            if len(files) <= MAX_LISTED
+            else {"files": len(files), "sha256 of all": json_hash(dict(files))}
+            for part, files in inputs.items()
+        }
+    )
+
+
 def input_tags(context: dg.AssetExecutionContext) -> dict[str, str]:
     """The provenance that Dagster writes by itself for an automatic event, for the events that we log."""
     tags = {CODE_VERSION_TAG: context.assets_def.code_versions_by_key[context.asset_key] or ""}
@@ -63,6 +88,11 @@ def _upstream_tags(instance: dg.DagsterInstance, key: dg.AssetKey) -> dict[str, 
 def version_tags(version: str) -> dict[str, str]:
     """Tags that give an event its data version."""
     return {DATA_VERSION_TAG: version, DATA_VERSION_IS_USER_PROVIDED_TAG: "true"}
+
+
+def version_of(made: dg.AssetMaterialization) -> str:
+    """The data version of a record; empty if it has none."""
+    return dict(made.tags or {}).get(DATA_VERSION_TAG, "")
 
 
 @dataclass(frozen=True)

@@ -78,6 +78,16 @@ class Study:
         """Scores of the cross-validation predictions."""
         return self.results / "results.csv"
 
+    @property
+    def strategy(self) -> Path:
+        """The postprocessing that helps the cross-validation predictions."""
+        return self.results / "postprocessing" / "strategy.json"
+
+    @property
+    def strategy_search(self) -> Path:
+        """What was tried to find that strategy, and how it did."""
+        return self.results / "postprocessing" / "search.json"
+
     def image(self, case_id: str) -> Path:
         """Preprocessed channels: float32 ``(x, y, z, channel)``."""
         return self.numpy / "images" / f"{check_id(case_id)}.npy"

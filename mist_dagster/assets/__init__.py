@@ -1,1 +1,31 @@
-"""The assets of a study, a module per stage: paths from the study, one call into mist_ops, metadata out."""
+"""The assets of a study, a module for each step from dataset.json to the scores."""
+
+import dagster as dg
+
+from mist_dagster.assets.analysis import analysis_assets
+from mist_dagster.assets.data_dump import data_dump_assets
+from mist_dagster.assets.dataset import dataset_assets
+from mist_dagster.assets.evaluation import evaluation_assets
+from mist_dagster.assets.postprocessing import postprocessing_assets
+from mist_dagster.assets.prediction import prediction_assets
+from mist_dagster.assets.preprocessing import preprocessing_assets
+from mist_dagster.assets.training import training_assets
+from mist_dagster.jobs import study_jobs
+from mist_dagster.partitions import study_partitions
+from mist_ops.study import Study
+
+
+def study_definitions(study: Study) -> dg.Definitions:
+    """The assets and jobs of one study."""
+    partitions = study_partitions(study)
+    assets = [
+        *dataset_assets(study, partitions),
+        *analysis_assets(study),
+        *preprocessing_assets(study, partitions),
+        *training_assets(study, partitions),
+        *prediction_assets(study, partitions),
+        *evaluation_assets(study),
+        *postprocessing_assets(study),
+        *data_dump_assets(study),
+    ]
+    return dg.Definitions(assets=assets, jobs=study_jobs(study))

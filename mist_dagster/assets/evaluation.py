@@ -5,11 +5,10 @@ from pydantic import Field
 
 from mist_dagster import metadata
 from mist_dagster.progress import Progress
-from mist_dagster.provenance import CODE_VERSION, asset_key, collect, interruptible
+from mist_dagster.provenance import CODE_VERSION, asset_key, collect, hashed, interruptible, listed
 from mist_ops.config import read_config
 from mist_ops.dataset import read_train_paths
-from mist_ops.evaluation.score import columns
-from mist_ops.evaluation.table import Pair, evaluate, read_summary, worst_first, write_pairs, write_results
+from mist_ops.evaluation.table import Pair, evaluate, read_summary, worst_first, write_evaluation, write_pairs
 from mist_ops.files import file_hash
 from mist_ops.study import Study
 
@@ -41,11 +40,17 @@ def evaluation_assets(study: Study) -> list[dg.AssetsDefinition]:
             for case in assignment.cases
             if case.mask and study.cv_prediction(case.id).exists()
         ]
+        inputs = hashed(
+            config=[study.config],
+            models=[study.model(fold) for fold in settings.training.folds],
+            masks=[pair.mask for pair in pairs],
+            predictions=[pair.prediction for pair in pairs],
+        )
         write_pairs(study.evaluation_paths, pairs)
         with interruptible(context):
             scored = progress.track(evaluate(pairs, settings.evaluation, config.workers), "Evaluating", len(pairs))
             rows, failures = collect(scored, progress)
-        write_results(study.results_csv, rows, columns(settings.evaluation))
+        write_evaluation(study.results_csv, pairs, settings.evaluation, rows, failures)
         if failures:
             raise dg.Failure(f"{len(failures)} of {len(pairs)} patients could not be scored: {', '.join(failures)}.")
         missing = [case.id for case in assignment.cases if case.id not in rows]
@@ -53,6 +58,7 @@ def evaluation_assets(study: Study) -> list[dg.AssetsDefinition]:
             data_version=dg.DataVersion(file_hash(study.results_csv)),
             metadata={
                 "file": metadata.path(study.results_csv),
+                "inputs": listed(inputs),
                 "patients": len(rows),
                 **{f"mean {column}": mean for column, mean in read_summary(study.results_csv).items()},
                 "lowest first": metadata.table(worst_first(rows)),

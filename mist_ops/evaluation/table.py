@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from mist_ops.dataset import read_table
+from mist_ops.dataset import SUMMARY_ROWS, read_table
 from mist_ops.errors import CaseError, DatasetError, MistError
 from mist_ops.evaluation.lesions import write_lesions
 from mist_ops.evaluation.score import Absent, CaseScores, Classes, columns, score_case
@@ -22,9 +22,6 @@ from mist_ops.evaluation.summary import summary
 from mist_ops.files import atomic, write_json
 from mist_ops.registry import METRICS
 from mist_ops.workers import Outcome, outcomes
-
-SUMMARY = ("Mean", "Std", "25th Percentile", "Median", "75th Percentile")
-"""Ids of the last rows of results.csv."""
 
 
 @dataclass(frozen=True)
@@ -45,11 +42,26 @@ def read_pairs(path: Path) -> list[Pair]:
         DatasetError: As ``read_table``, or an id is that of a summary row.
     """
     table = read_table(path, required=("id", "mask", "prediction"))
-    taken = sorted(set(table["id"]) & set(SUMMARY))
-    if taken:
-        raise DatasetError(f"{path}: the ids {taken} are those of summary rows in the results. Rename the patients.")
+    _check_ids(path, table)
     rows = table[["id", "mask", "prediction"]].itertuples(index=False)
     return [Pair(case_id, *(_located(file, path.parent) for file in files)) for case_id, *files in rows]
+
+
+def read_masks(path: Path) -> dict[str, Path]:
+    """The mask of each id, from a table with the columns id and mask; others are ignored, paths are as above.
+
+    Raises:
+        DatasetError: As ``read_pairs``.
+    """
+    table = read_table(path, required=("id", "mask"))
+    _check_ids(path, table)
+    return {case_id: _located(file, path.parent) for case_id, file in zip(table["id"], table["mask"], strict=True)}
+
+
+def _check_ids(path: Path, table: pd.DataFrame) -> None:
+    taken = sorted(set(table["id"]) & set(SUMMARY_ROWS))
+    if taken:
+        raise DatasetError(f"{path}: the ids {taken} are those of summary rows in the results. Rename the patients.")
 
 
 def _located(file: str, folder: Path) -> Path:
@@ -98,7 +110,7 @@ def results_table(
     scores = scores.reindex(columns=list(columns)).astype(float)
     if rows:
         summary = [scores.mean(), scores.std(ddof=0), *(scores.quantile(q) for q in (0.25, 0.5, 0.75))]
-        scores = pd.concat([scores, pd.DataFrame(summary, index=list(SUMMARY))])
+        scores = pd.concat([scores, pd.DataFrame(summary, index=list(SUMMARY_ROWS))])
     scores.insert(0, "id", scores.index)
     return scores.reset_index(drop=True)
 

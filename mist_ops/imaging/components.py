@@ -16,9 +16,6 @@ from mist_ops.types import LabelMap, Mask
 Connectivity = Literal[6, 18, 26]
 """Neighbors of a voxel: those across a face; across an edge as well; across a corner as well."""
 
-EDGES = ndimage.generate_binary_structure(3, 2)
-"""The neighborhood of 18, for dilation."""
-
 ComponentMap = UInt[np.ndarray, "x y z"]
 Slices = tuple[slice, slice, slice]
 
@@ -92,8 +89,3 @@ def grown(box: Slices, margin: int, size: tuple[int, ...]) -> Slices:
     )
     return x, y, z
 
-
-def dilated(mask: Mask, iterations: int) -> Mask:
-    """A mask with its 18-neighbors added so many times, within the array; as it is for 0."""
-    # SciPy takes 0 for "until nothing changes".
-    return ndimage.binary_dilation(mask, EDGES, iterations) if iterations else mask

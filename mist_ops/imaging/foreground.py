@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from skimage.filters import threshold_otsu
 
 from mist_ops.types import Box, Image, Mask
 
@@ -16,6 +15,8 @@ def foreground_box(image: Image) -> Box:
     Intensities are first limited to their 33rd and 99.5th percentiles, so that neither a large background nor a few
     bright voxels decide the threshold. (Otsu, 1979)
     """
+    from skimage.filters import threshold_otsu  # loads for 0.1 s, and boxes of masks do not need it
+
     low, high = np.percentile(image, _PERCENTILES)
     threshold = np.float64(threshold_otsu(np.clip(image, low, high)))
     return bounding_box(image > threshold) or Box.whole(image.shape)

@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 import cc3d
 import numpy as np
-from skimage.morphology import skeletonize
 
 from mist_ops.metrics import Metric
 from mist_ops.metrics.pair import MaskPair
@@ -31,6 +30,8 @@ def centerlines(mask: Mask) -> Mask:
     The thinning of scikit-image leaves nothing of a straight vessel that is an even number of voxels thick. Such a
     component is made thinner by a voxel along each axis first; one that this does away with is its own centerline.
     """
+    from skimage.morphology import skeletonize  # loads for 0.3 s, which a ranking need not wait for
+
     found: Mask = skeletonize(mask)
     for thinned in (lambda lost: skeletonize(_thinner(lost)), lambda lost: lost):
         found |= _of_lost(mask, found, thinned)

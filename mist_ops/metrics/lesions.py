@@ -14,23 +14,23 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial, reduce
 from typing import Annotated, Literal, TypeAlias
 
 import cc3d
 import numpy as np
 from jaxtyping import Integer
 from pydantic import Field
-from scipy import ndimage
 
 from mist_ops.imaging.foreground import union_box
 from mist_ops.metrics import Metric
 from mist_ops.metrics.overlap import dice
 from mist_ops.metrics.pair import MaskPair
 from mist_ops.metrics.surface import Tolerance, haus95, surf_dice
+from mist_ops.metrics.surfels import Surface, surface
 from mist_ops.registry import METRICS
-from mist_ops.types import Box, Mask, Size
+from mist_ops.types import Box, Mask, Size, Spacing
 
 Components = Integer[np.ndarray, "x y z"]
 Protocol: TypeAlias = Annotated[
@@ -144,40 +144,128 @@ def find_lesions(pair: MaskPair, rules: Rules) -> Sequence[Lesion]:
     return pair.once(replace(rules, tolerance=0.0), partial(_found, rules=rules))
 
 
+@dataclass(frozen=True, eq=False)
+class _Region:
+    """Some components of a mask together; ``box`` is the smallest around them."""
+
+    labels: Components
+    members: tuple[int, ...]
+    box: Box
+    voxels: int
+    spacing: Spacing
+
+    def mask(self, box: Box) -> Mask:
+        """Its voxels within a box."""
+        labels = self.labels[box.slices]
+        found: Mask = labels == self.members[0] if len(self.members) == 1 else np.isin(labels, self.members)
+        return found
+
+    @cached_property
+    def surface(self) -> Surface:
+        """Its surface elements."""
+        found = surface(self.mask(self.box), self.spacing)
+        return Surface(found.corners + self.box.start, found.areas)
+
+
+class _LesionPair(MaskPair):
+    """A lesion and all that matches it, each in its own box.
+
+    A prediction that covers the whole brain matches every lesion in it: masks of their common box, and the surface of
+    the prediction, would be made and kept for each of them.
+    """
+
+    def __init__(self, truth: _Region, prediction: _Region, diagonal: float) -> None:
+        self.regions = truth, prediction
+        self.spacing, self.diagonal = truth.spacing, diagonal
+        self.memory = {}
+
+    @cached_property
+    def truth(self) -> Mask:  # type: ignore[override]
+        """The lesion in the box of both."""
+        return self.regions[0].mask(self._box)
+
+    @cached_property
+    def prediction(self) -> Mask:  # type: ignore[override]
+        """What matches it in the box of both."""
+        return self.regions[1].mask(self._box)
+
+    @property
+    def _box(self) -> Box:
+        return union_box(*(region.box for region in self.regions))
+
+    @cached_property
+    def truth_voxels(self) -> int:
+        """Number of voxels of the lesion."""
+        return self.regions[0].voxels
+
+    @cached_property
+    def prediction_voxels(self) -> int:
+        """Number of voxels of what matches it."""
+        return self.regions[1].voxels
+
+    @cached_property
+    def shared_voxels(self) -> int:
+        """Number of voxels in both."""
+        truth, prediction = self.regions
+        return int(np.count_nonzero(truth.mask(truth.box) & prediction.mask(truth.box)))
+
+    @cached_property
+    def truth_surface(self) -> Surface:
+        """Surface elements of the lesion."""
+        return self.regions[0].surface
+
+    @cached_property
+    def prediction_surface(self) -> Surface:
+        """Surface elements of what matches it."""
+        return self.regions[1].surface
+
+
 @dataclass(frozen=True)
 class _Parts:
-    """The components of a mask; the k-th box and volume are those of label k + 1."""
+    """The components of a mask; the k-th box and count are those of label k + 1."""
 
     labels: Components
     boxes: Sequence[Box]
-    volumes: Sequence[float]
+    voxels: Sequence[int]
+    spacing: Spacing
+    regions: dict[tuple[int, ...], _Region] = field(default_factory=dict)
+
+    def volume(self, index: int) -> float:
+        """Volume of a component in mm³."""
+        return self.voxels[index - 1] * math.prod(self.spacing)
+
+    def region(self, members: Sequence[int]) -> _Region:
+        """Some components together; the same object for the same ones, so that they share a surface."""
+        key = tuple(members)
+        if key not in self.regions:
+            box = reduce(union_box, (self.boxes[index - 1] for index in key))
+            voxels = sum(self.voxels[index - 1] for index in key)
+            self.regions[key] = _Region(self.labels, key, box, voxels, self.spacing)
+        return self.regions[key]
 
 
 def _found(pair: MaskPair, rules: Rules) -> Sequence[Lesion]:
     if not (pair.truth_voxels or pair.prediction_voxels):
         return []
-    truth = _parts(_lesion_labels(pair.truth, rules), pair)
-    prediction = _parts(_labels(pair.prediction, rules), pair)
-    lesions = [_lesion(pair, truth, prediction, index, rules) for index in range(1, len(truth.boxes) + 1)]
+    truth = _parts(_lesion_labels(pair.truth, rules), pair.spacing)
+    prediction = _parts(_labels(pair.prediction, rules), pair.spacing)
+    lesions = [_lesion(truth, prediction, index, rules, pair.diagonal) for index in range(1, len(truth.boxes) + 1)]
     counted = {match for lesion in lesions if lesion.status != "ignored" for match in lesion.matches}
     spared = {match for lesion in lesions for match in lesion.matches}
-    for index, volume in enumerate(prediction.volumes, start=1):
+    for index in range(1, len(prediction.boxes) + 1):
         if index not in counted:
-            lesions.append(Lesion(index, True, "ignored" if index in spared else "FP", volume))
+            lesions.append(Lesion(index, True, "ignored" if index in spared else "FP", prediction.volume(index)))
     return lesions
 
 
-def _lesion(pair: MaskPair, truth: _Parts, prediction: _Parts, index: int, rules: Rules) -> Lesion:
-    box, volume = truth.boxes[index - 1], truth.volumes[index - 1]
-    matches = _matches(truth, prediction, index, rules.dilation)
+def _lesion(truth: _Parts, prediction: _Parts, index: int, rules: Rules, diagonal: float) -> Lesion:
+    volume, matches = truth.volume(index), _matches(truth, prediction, index, rules.dilation)
     if not rules.counts(volume):
         return Lesion(index, False, "ignored", volume, matches)
     if not matches:
         return Lesion(index, False, "FN", volume)
-    for match in matches:
-        box = union_box(box, prediction.boxes[match - 1])
-    masks = truth.labels[box.slices] == index, np.isin(prediction.labels[box.slices], matches)
-    return Lesion(index, False, "TP", volume, matches, MaskPair(*masks, pair.spacing, pair.diagonal))
+    both = _LesionPair(truth.region([index]), prediction.region(matches), diagonal)
+    return Lesion(index, False, "TP", volume, matches, both)
 
 
 def _matches(truth: _Parts, prediction: _Parts, index: int, dilation: int) -> Sequence[int]:
@@ -209,11 +297,10 @@ def _lesion_labels(mask: Mask, rules: Rules) -> Components:
     return labels
 
 
-def _parts(labels: Components, pair: MaskPair) -> _Parts:
+def _parts(labels: Components, spacing: Spacing) -> _Parts:
     places = ndimage.find_objects(labels)
     boxes = [Box(*zip(*((cut.start, cut.stop) for cut in place), strict=True)) for place in places]
-    counts = np.bincount(labels.ravel(), minlength=1)[1:]
-    return _Parts(labels, boxes, [count * pair.voxel_volume for count in counts.tolist()])
+    return _Parts(labels, boxes, np.bincount(labels.ravel(), minlength=1)[1:].tolist(), spacing)
 
 
 def _grown(box: Box, voxels: int, size: Size) -> Box:

@@ -7,9 +7,9 @@ patients that had no say in it, fold by fold.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeAlias
 
@@ -20,12 +20,13 @@ from mist_ops.errors import CaseError, DatasetError, MistError
 from mist_ops.imaging.nifti import read_labels
 from mist_ops.postprocessing.case import Prediction
 from mist_ops.postprocessing.strategy import ALL, Step, Strategy, apply, to_json
-from mist_ops.types import Json, LabelMap, Spacing
-from mist_ops.workers import outcomes
+from mist_ops.types import Json, LabelMap
+from mist_ops.workers import Outcome, outcomes
 
 Score: TypeAlias = Callable[[Prediction, LabelMap], float]
 """Scores a mask that stands for a prediction; higher is better. Picklable where several processes are used."""
 
+Members: TypeAlias = Bool[np.ndarray, " patient"]
 Scores: TypeAlias = Float64[np.ndarray, " patient"]
 
 VOLUMES = (10.0, 50.0, 250.0, 1000.0)
@@ -38,7 +39,7 @@ class Rules:
 
     Attributes:
         min_gain: The mean score must rise by more than this.
-        max_p: P-value of the gains of the patients that it must not exceed.
+        max_p: The p-value of the patients' gains, corrected for the number of steps tried, must not exceed this.
         max_steps: Steps of a strategy at most.
     """
 
@@ -58,7 +59,7 @@ class Trial:
         after: Mean score with it.
         better: Patients whose score rose.
         worse: Patients whose score fell.
-        p: One-sided p-value of the gains; 1 if no score changed.
+        p: One-sided p-value of the gains, times the number of steps that competed; 1 if no score changed.
         kept: Whether it became part of the strategy.
     """
 
@@ -115,9 +116,7 @@ def candidates(labels: Iterable[int], volumes: Sequence[float] = VOLUMES) -> tup
 
 
 def _by_size(labels: tuple[int, ...], per_label: bool, volumes: Sequence[float]) -> list[Step]:
-    small = [
-        Step("remove_small_objects", labels, per_label, {"small_object_volume_mm3": volume}) for volume in volumes
-    ]
+    small = [Step("remove_small_objects", labels, per_label, {"small_object_volume_mm3": volume}) for volume in volumes]
     return [*small, Step("get_top_k_connected_components", labels, per_label, {"top_k_connected_components": 1})]
 
 
@@ -164,11 +163,13 @@ class _Table:
     def __init__(self, predictions: Sequence[Prediction], score: Score, workers: int) -> None:
         self._score, self._workers = score, workers
         found = list(outcomes(partial(_scores, score, [()]), predictions, workers))
-        self._predictions = [outcome.item for outcome in found if outcome.result is not None]
-        self.failures = {outcome.item.id: str(outcome.error) for outcome in found if outcome.error is not None}
-        if not self._predictions:
-            raise DatasetError(f"None of the {len(found)} predictions could be scored: {next(iter(self.failures.values()), 'there are none')}")
-        self._known: dict[str, Scores] = {_key(()): np.array([o.result[0] for o in found if o.result is not None])}
+        known = [(outcome.item, outcome.result[0]) for outcome in found if outcome.result is not None]
+        self.failures = {outcome.item.id: _told(outcome.item.id, outcome.error) for outcome in found if outcome.error}
+        if not known:
+            reason = next(iter(self.failures.values()), "There are none.")
+            raise DatasetError(f"None of the {len(found)} predictions could be scored. {reason}")
+        self._predictions = [prediction for prediction, _ in known]
+        self._known: dict[str, Scores] = {_key(()): np.array([value for _, value in known])}
 
     @property
     def ids(self) -> list[str]:
@@ -179,7 +180,73 @@ class _Table:
         """The scores of all patients for each strategy."""
         missing = [strategy for strategy in strategies if _key(strategy) not in self._known]
         if missing:
-            rows = [_row(outcome.result, outcome.error) for outcome in self._computed(missing)]
+            rows = [_certain(outcome) for outcome in self._computed(missing)]
             for strategy, column in zip(missing, np.array(rows, dtype=np.float64).T, strict=True):
                 self._known[_key(strategy)] = column
         return [self._known[_key(strategy)] for strategy in strategies]
+
+    def _computed(self, strategies: Sequence[Strategy]) -> Iterator[Outcome[Prediction, list[float]]]:
+        return outcomes(partial(_scores, self._score, strategies), self._predictions, self._workers)
+
+
+def _scores(score: Score, strategies: Sequence[Strategy], prediction: Prediction) -> list[float]:
+    labels, geometry = read_labels(prediction.path)
+    return [score(prediction, apply(strategy, labels, geometry.spacing)) for strategy in strategies]
+
+
+def _told(case_id: str, error: Exception) -> str:
+    return str(error) if isinstance(error, CaseError) else str(CaseError(case_id, str(error)))
+
+
+def _certain(outcome: Outcome[Prediction, list[float]]) -> list[float]:
+    """The scores of a prediction that could be scored as it is, so that a failure is none of the user's making."""
+    if outcome.result is None:
+        raise MistError(_told(outcome.item.id, outcome.error or MistError("no score"))) from outcome.error
+    return outcome.result
+
+
+def _key(strategy: Strategy) -> str:
+    return json.dumps(to_json(strategy), sort_keys=True)
+
+
+def _selected(table: _Table, steps: Sequence[Step], who: Members, rules: Rules) -> tuple[Strategy, list[Trial]]:
+    """Add the best step that helps the members, again and again until none does."""
+    strategy: Strategy = ()
+    trials: list[Trial] = []
+    while len(strategy) < rules.max_steps:
+        place = len(strategy) + 1
+        tried = [step for step in steps if step not in strategy]
+        before, *after = (scores[who] for scores in table.scores([strategy, *((*strategy, step) for step in tried)]))
+        found = [_trial(place, step, before, scores, len(tried)) for step, scores in zip(tried, after, strict=True)]
+        helping = [trial for trial in found if trial.after - trial.before > rules.min_gain and trial.p <= rules.max_p]
+        best = max(helping, key=lambda trial: trial.after, default=None)
+        trials += [replace(trial, kept=trial is best) for trial in found]
+        if best is None:
+            break
+        strategy = (*strategy, best.step)
+    return strategy, trials
+
+
+def _trial(place: int, step: Step, before: Scores, after: Scores, tried: int) -> Trial:
+    gains = np.round(after - before, 12)
+    better, worse = int((gains > 0).sum()), int((gains < 0).sum())
+    p = min(1.0, tried * _p_value(gains))
+    return Trial(place, step, float(before.mean()), float(after.mean()), better, worse, p, kept=False)
+
+
+def _p_value(gains: Scores) -> float:
+    """One-sided signed-rank test that there are gains (Wilcoxon, 1945); 1 if nothing changed."""
+    from scipy.stats import wilcoxon  # loads for half a second: only where it works
+
+    return float(wilcoxon(gains, alternative="greater").pvalue) if gains.any() else 1.0
+
+
+def _held_out(table: _Table, steps: Sequence[Step], folds: Mapping[str, int], rules: Rules) -> float:
+    """The mean score of all patients, each with the strategy that those of the other folds would choose."""
+    fold_of = np.array([folds[case_id] for case_id in table.ids])
+    scores = np.empty(len(fold_of))
+    for fold in sorted(set(fold_of.tolist())):
+        mine = fold_of == fold
+        strategy, _ = _selected(table, steps, ~mine, rules) if not mine.all() else ((), [])
+        scores[mine] = table.scores([strategy])[0][mine]
+    return float(scores.mean())

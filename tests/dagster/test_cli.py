@@ -19,9 +19,15 @@ COMMANDS = (
     "preprocess",
     "train",
     "run_all",
+    "finalize",
+    "choose_postprocessing",
     "predict",
     "evaluate",
+    "rank",
+    "postprocess",
+    "ensemble",
     "convert_msd",
+    "convert_csv",
     "average_weights",
     "ui",
 )
@@ -52,7 +58,6 @@ def test_help_names_the_command_and_loads_neither_torch_nor_dagster(command: str
     [
         (["--data", "d.json", "--epochs", "0"], "--epochs: Input should be greater than 0 (found '0')"),
         (["--data", "d.json", "--overwrite", "maybe"], "--overwrite"),
-        (["--data", "d.json", "--data-dump"], "not in this version yet"),
         (["--data", "d.json", "--patch-size", "32"], "--patch-size"),
         ([], "required: --data"),
     ],

@@ -9,11 +9,11 @@ import pandas as pd
 import pytest
 
 from mist_ops.config import EvaluationClass
+from mist_ops.dataset import SUMMARY_ROWS
 from mist_ops.errors import CaseError, DatasetError
 from mist_ops.evaluation.lesions import LesionRow
 from mist_ops.evaluation.score import CaseScores
 from mist_ops.evaluation.table import (
-    SUMMARY,
     Pair,
     evaluate,
     lesions_path,
@@ -65,7 +65,7 @@ def test_a_case_that_fails_is_an_error_and_stops_no_other(tmp_path: Path) -> Non
 
 def test_rows_keep_their_order_and_five_sum_them_up() -> None:
     table = results_table(ROWS, ["C_dice"])
-    assert list(table["id"]) == ["007", "b", "a", *SUMMARY]
+    assert list(table["id"]) == ["007", "b", "a", *SUMMARY_ROWS]
     spread = np.std([0.5, 1.0, 0.75])
     np.testing.assert_allclose(table["C_dice"], [0.5, 1.0, 0.75, 0.75, spread, 0.625, 0.75, 0.875])
 

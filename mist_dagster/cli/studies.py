@@ -1,0 +1,246 @@
+"""The commands on a study: what each checks of its flags, and the stages that it runs.
+
+Imported once the flags are read, for Dagster loads here.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mist_dagster.assets.analysis import launchpad
+from mist_dagster.cli.run_config import Settings, absolute, given
+from mist_dagster.gpu import ALL_GPUS
+from mist_dagster.launch import Launcher, ask_for_reload
+from mist_dagster.options import (
+    AnalyzeOptions,
+    ChoosePostprocessingOptions,
+    FinalizeOptions,
+    PreprocessOptions,
+    RunAllOptions,
+    StudyOptions,
+    TrainOptions,
+)
+from mist_dagster.partitions import fold_key
+from mist_dagster.provenance import adopt_config
+from mist_dagster.studies import register
+from mist_ops.config import StudyConfig, check_names, edits, override, read_config, write_config
+from mist_ops.dataset import read_description, read_paths, read_train_paths
+from mist_ops.errors import ConfigError
+from mist_ops.study import Study
+
+
+def analyze(launcher: Launcher, options: AnalyzeOptions, settings: Settings) -> None:
+    """Analyze a dataset, which makes it a study."""
+    study = _study(options, data=options.data)
+    if study.config.exists() and not options.overwrite:
+        raise ConfigError(
+            f"{study.config} exists already. Give --overwrite to analyze anew, or another folder with --results."
+        )
+    _plan(launcher, study, options, settings)
+
+
+def _plan(launcher: Launcher, study: Study, options: AnalyzeOptions, settings: Settings) -> None:
+    from mist_ops.analysis.analyze import read_fingerprint
+
+    launcher.run_stage(study, "observe")
+    how = {"workers": options.num_workers_analyze, "verify": options.verify, "fresh": True}
+    launcher.run_stage(study, "analyze", {**how, **launchpad(settings)})
+    ask_for_reload()
+    fingerprint = read_fingerprint(study)
+    for case_id, reasons in fingerprint.excluded.items():
+        launcher.progress.problem(f"Left out: case '{case_id}': {'; '.join(reasons)}")
+    for warning in fingerprint.warnings:
+        launcher.progress.note(f"Warning: {warning}")
+    launcher.progress.note(f"Analysis complete: {study.config}")
+    if options.data_dump:
+        launcher.run_stage(study, "dump", {"workers": options.num_workers_analyze})
+        launcher.progress.note(f"Data dump: {study.data_dump_md}")
+
+
+def preprocess(launcher: Launcher, options: PreprocessOptions, settings: Settings) -> None:
+    """Preprocess the patients whose arrays are missing or outdated."""
+    from mist_ops.preprocessing.case import is_current
+
+    study = _study(options, numpy=options.numpy)
+    config = _configure(launcher, study, settings)
+    cases = read_train_paths(study.train_paths).cases
+    current = {case.id for case in cases if is_current(study, case, config)}
+    outdated = [case.id for case in cases if case.id not in current and study.image(case.id).exists()]
+    if outdated and not options.overwrite:
+        raise ConfigError(
+            f"{study.numpy} holds arrays of {len(outdated)} patients that were made from other files or settings, or "
+            f"by another program ({_some(outdated)}). Give --overwrite to replace them, or another folder with --numpy."
+        )
+    todo = [case.id for case in cases if options.overwrite or case.id not in current]
+    if todo and study.data:
+        launcher.run_stage(study, "observe")
+    if todo:
+        launcher.run_stage(study, "preprocess", {"workers": options.num_workers_preprocess}, todo)
+    launcher.progress.note(f"Preprocessing complete: {study.numpy} ({len(todo)} of {len(cases)} patients were to do)")
+
+
+def train(launcher: Launcher, options: TrainOptions, settings: Settings) -> None:
+    """Train folds, predict what they held out, score that, and predict the test set."""
+    if options.resume and options.overwrite:
+        raise ConfigError("--resume goes on with what is there, --overwrite replaces it. Give one of them.")
+    study = _study(options, numpy=options.numpy)
+    settings = {**settings, **_weighting(options)}
+    config = override(read_config(study.config), settings)
+    folds, pretrained = _folds_to_train(study, config, options), _pretrained(options, config)
+    _configure(launcher, study, settings)
+    assignment, device = read_train_paths(study.train_paths), given("device", options.device)
+    # One fold after another, so each may have all GPUs.
+    how = {"resume": options.resume, "gpus": config.training.hardware.num_gpus or ALL_GPUS, **device, **pretrained}
+    for fold in folds:
+        launcher.run_stage(study, "train", how, [fold_key(fold)])
+        launcher.run_stage(study, "predict", device, assignment.held_out(fold))
+    _score_and_test(launcher, study, config, options.num_workers_evaluate, device)
+
+
+def finalize(launcher: Launcher, options: FinalizeOptions, settings: Settings) -> None:
+    """Predict what the models there are have held out, score it, and predict the test set.
+
+    Raises:
+        ConfigError: No fold is trained, or some are not; then what is there is done first.
+    """
+    study = _study(options)
+    config = _configure(launcher, study, settings)
+    assignment, device = read_train_paths(study.train_paths), given("device", options.device)
+    trained = [fold for fold in config.training.folds if study.model(fold).exists()]
+    if not trained:
+        raise ConfigError(f"There is no model in {study.models}. Run mist_train first.")
+    missing = [case for fold in trained for case in assignment.held_out(fold) if not study.cv_prediction(case).exists()]
+    if missing:
+        launcher.run_stage(study, "predict", device, missing)
+    _score_and_test(launcher, study, config, options.num_workers_evaluate, device)
+    untrained = [fold for fold in config.training.folds if fold not in trained]
+    if untrained:
+        raise ConfigError(
+            f"Folds {_some(untrained)} have no models, so the scores are of the others alone. Train them."
+        )
+
+
+def choose_postprocessing(launcher: Launcher, options: ChoosePostprocessingOptions, settings: Settings) -> None:
+    """Search for the postprocessing that helps."""
+    study = _study(options)
+    if not study.cv_predictions.is_dir():
+        raise ConfigError(f"There are no predictions in {study.cv_predictions}. Run mist_train first.")
+    launcher.run_stage(study, "choose_postprocessing", {"workers": options.num_workers_postprocess})
+    found = json.loads(study.strategy_search.read_text(encoding="utf-8"))
+    for step in found["strategy"]:
+        launcher.progress.note(f"  {step['transform']} of labels {step['apply_to_labels']}: {step['kwargs']}")
+    gain = f"{found['before']:.4f} before, {found['after']:.4f} after"
+    launcher.progress.note(f"Mean overlap: {gain}; {len(found['strategy'])} steps help. Strategy: {study.strategy}")
+
+
+def _score_and_test(
+    launcher: Launcher, study: Study, config: StudyConfig, workers: int, device: Mapping[str, str]
+) -> None:
+    launcher.run_stage(study, "evaluate", {"workers": workers})
+    _predict_test_set(launcher, study, config, device)
+    _say_results(launcher, study, config)
+
+
+def _predict_test_set(launcher: Launcher, study: Study, config: StudyConfig, device: Mapping[str, str]) -> None:
+    untrained = [fold for fold in config.training.folds if not study.model(fold).exists()]
+    if not study.test_paths.exists():
+        return
+    if untrained:
+        launcher.progress.note(f"The test set waits for the models of folds {_some(untrained)}.")
+        return
+    cases = read_paths(study.test_paths, config.dataset_info.images)
+    if study.data:
+        launcher.run_stage(study, "observe_tests")
+    launcher.run_stage(study, "test", device, [case.id for case in cases])
+
+
+def _say_results(launcher: Launcher, study: Study, config: StudyConfig) -> None:
+    from mist_ops.evaluation.table import read_summary
+
+    launcher.progress.note(f"Scores: {study.results_csv}")
+    for column, mean in read_summary(study.results_csv).items():
+        launcher.progress.note(f"  mean {column}: {mean:.4f}")
+
+
+def run_all(launcher: Launcher, options: RunAllOptions, settings: Settings) -> None:
+    """Do all stages, or those that are left."""
+    study = _study(options, data=options.data, numpy=options.numpy)
+    if study.config.exists() and not options.overwrite and not options.resume:
+        raise ConfigError(
+            f"{study.config} exists already. Give --resume to go on with it, --overwrite to begin anew, "
+            "or another folder with --results."
+        )
+    if not study.config.exists() or options.overwrite:
+        _plan(launcher, study, options, settings)
+    preprocess(launcher, options, settings)
+    train(launcher, options, settings)
+
+
+def _study(options: StudyOptions, *, data: Path | None = None, numpy: Path | None = None) -> Study:
+    if data is not None:
+        read_description(data.expanduser())  # a study with a broken description is not worth registering
+    elif not (options.results.expanduser() / "config.json").exists():
+        raise ConfigError(
+            f"There is no config.json in {options.results}. Run mist_analyze first, or name its --results."
+        )
+    return register(options.results, data=data, numpy=numpy, name=options.study)
+
+
+def _configure(launcher: Launcher, study: Study, settings: Settings) -> StudyConfig:
+    """Put flags into config.json once they are known to be usable, and report edits of the file to the graph."""
+    before = read_config(study.config)
+    config = override(before, settings)
+    if any(path.startswith(("model", "training", "spatial_config")) for path in settings):
+        check_names(config)  # loads torch, so only where a name or a size is new
+    changes = edits(before, config)
+    if changes:
+        write_config(study.config, config)
+    told = ", ".join(f"{path} = {value}" for path, value in changes.items())
+    adopt_config(launcher.instance, study, config, f"flags: {told}" if told else "config.json was edited")
+    return config
+
+
+def _folds_to_train(study: Study, config: StudyConfig, options: TrainOptions) -> list[int]:
+    folds = config.training.folds if options.folds is None else sorted(set(options.folds))
+    unknown = sorted(set(folds) - set(range(config.training.nfolds)))
+    if unknown:
+        raise ConfigError(
+            f"There are no folds {_some(unknown)}. This study has folds 0 to {config.training.nfolds - 1}."
+        )
+    begun = [fold for fold in folds if study.model(fold).exists() or study.checkpoint(fold).exists()]
+    if begun and not options.resume and not options.overwrite:
+        raise ConfigError(
+            f"Folds {_some(begun)} have models or checkpoints in {study.results}. Give --resume to go on with them, "
+            "--overwrite to train them anew, or --folds for others."
+        )
+    return folds
+
+
+def _weighting(options: TrainOptions) -> Settings:
+    from mist_ops.losses.blending import weighting
+
+    name = options.composite_loss_weighting
+    return {} if name is None else {"training.loss.composite_loss_weighting": weighting(name)}
+
+
+def _pretrained(options: TrainOptions, config: StudyConfig) -> dict[str, Any]:
+    """Run config of transfer learning, once its files are known to fit."""
+    weights, of_weights = options.pretrained_weights, options.pretrained_config
+    if weights is None and of_weights is None:
+        return {}
+    if weights is None or of_weights is None:
+        raise ConfigError(
+            "--pretrained-weights and --pretrained-config belong together: the weights, and the config.json that they "
+            "were trained with. Give both."
+        )
+    from mist_ops.training.transfer import Pretrained, check
+
+    check(Pretrained(weights.expanduser(), of_weights.expanduser(), options.input_channel_strategy), config)
+    paths = absolute({"weights": weights, "config_file": of_weights})
+    return {"pretrained": {**paths, "input_channels": options.input_channel_strategy}}
+
+
+def _some(items: Sequence[object], most: int = 5) -> str:
+    shown = ", ".join(str(item) for item in items[:most])
+    return shown if len(items) <= most else f"{shown} and {len(items) - most} more"

@@ -1,0 +1,128 @@
+"""The commands on paths of the user's choice: each turns its flags into run config, and runs the tool.
+
+Imported once the flags are read, for Dagster loads here.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mist_dagster.cli.run_config import Settings, absolute, given
+from mist_dagster.launch import Launcher
+from mist_dagster.options import (
+    AverageWeightsOptions,
+    ConvertCsvOptions,
+    ConvertMsdOptions,
+    EnsembleOptions,
+    EvaluateOptions,
+    PostprocessOptions,
+    PredictOptions,
+    RankOptions,
+)
+from mist_ops.errors import ConfigError
+
+
+def predict(launcher: Launcher, options: PredictOptions, settings: Settings) -> None:
+    """Predict masks of new patients."""
+    paths = {
+        "models_dir": options.models_dir,
+        "config_file": options.config,
+        "paths_csv": options.paths_csv,
+        "strategy": options.postprocess_strategy,
+    }
+    run = {**absolute(paths), **given("device", options.device), "probabilities": options.output_probs}
+    launcher.run_tool("prediction", options.output, run)
+    launcher.progress.note(f"Predictions: {options.output}")
+
+
+def evaluate(launcher: Launcher, options: EvaluateOptions, settings: Settings) -> None:
+    """Score pairs of masks."""
+    paths = absolute({"config_file": options.config, "paths_csv": options.paths_csv})
+    run = {
+        "workers": options.num_workers_evaluate,
+        "validate_masks": options.validate_masks,
+        "absent": options.absent,
+    }
+    launcher.run_tool("evaluation", options.output_csv, {**paths, **run})
+    launcher.progress.note(f"Scores: {options.output_csv}")
+
+
+def rank(launcher: Launcher, options: RankOptions, settings: Settings) -> None:
+    """Rank tables of scores."""
+    further = {
+        "directions": options.metric_direction_overrides,
+        "detailed_csv": options.output_detailed_csv,
+        "significance_csv": options.significance_csv,
+    }
+    run: dict[str, Any] = {**absolute(further), "id_column": options.id_column, "missing": options.missing}
+    names = {"names": options.names} if options.names else {}
+    launcher.run_tool("ranking", options.output_csv, {**run, **names, "results": _absolute(options.results)})
+    launcher.progress.note(f"Ranking: {options.output_csv}")
+
+
+def postprocess(launcher: Launcher, options: PostprocessOptions, settings: Settings) -> None:
+    """Postprocess a folder of predictions, and score the result where masks and metrics are given."""
+    from mist_ops.evaluation.score import read_evaluation  # not at the top: a ranking need not wait for it
+    from mist_ops.evaluation.table import Pair, read_masks, write_pairs
+
+    if (options.paths_csv is None) != (options.eval_config is None):
+        raise ConfigError("--paths-csv and --eval-config belong together: the masks, and what to measure. Give both.")
+    output = options.output.expanduser().resolve()
+    # Both are checked before anything is changed.
+    masks = read_masks(options.paths_csv.expanduser()) if options.paths_csv else {}
+    if options.eval_config:
+        read_evaluation(options.eval_config.expanduser())
+    paths = absolute({"predictions": options.base_predictions, "strategy": options.postprocess_strategy})
+    launcher.run_tool("postprocessed", output, {**paths, "workers": options.num_workers_postprocess})
+    launcher.progress.note(f"Postprocessed: {output / 'predictions'}")
+    if options.paths_csv and options.eval_config:
+        pairs = [Pair(case_id, mask, output / "predictions" / f"{case_id}.nii.gz") for case_id, mask in masks.items()]
+        write_pairs(output / "postprocess_paths.csv", pairs)
+        scored = absolute({"config_file": options.eval_config, "paths_csv": output / "postprocess_paths.csv"})
+        results = output / "postprocess_results.csv"
+        launcher.run_tool("evaluation", results, {**scored, "workers": options.num_workers_evaluate})
+        launcher.progress.note(f"Scores: {results}")
+
+
+def ensemble(launcher: Launcher, options: EnsembleOptions, settings: Settings) -> None:
+    """Combine folders of predictions."""
+    labels = options.input_type == "labels"
+    if not labels and options.config is None:
+        raise ConfigError("--input-type probabilities needs --config, the config.json that names the labels. Give it.")
+    run = {
+        "predictions": _absolute(options.predictions),
+        "backend": options.ensemble_backend if labels else options.probability_ensemble_backend,
+        "workers": options.num_workers_ensemble,
+        **({} if labels else absolute({"config_file": options.config})),
+    }
+    launcher.run_tool("ensemble", options.output, run)
+    launcher.progress.note(f"Combined: {options.output}")
+
+
+def convert_msd(launcher: Launcher, options: ConvertMsdOptions, settings: Settings) -> None:
+    """Convert a dataset of the Medical Segmentation Decathlon."""
+    run = {"workers": options.num_workers_conversion, "overwrite": options.overwrite}
+    launcher.run_tool("converted_msd", options.output, {**run, **absolute({"source": options.source})})
+    launcher.progress.note(f"Converted: {options.output / 'dataset.json'}")
+
+
+def convert_csv(launcher: Launcher, options: ConvertCsvOptions, settings: Settings) -> None:
+    """Convert a dataset that tables describe."""
+    run = {"workers": options.num_workers_conversion, "overwrite": options.overwrite}
+    tables = absolute({"train_csv": options.train_csv, "test_csv": options.test_csv})
+    launcher.run_tool("converted_csv", options.output, {**run, **tables})
+    launcher.progress.note(f"Converted: {options.output / 'dataset.json'}")
+    launcher.progress.note(
+        "No table tells its 'task' and 'modality' (ct, mr or other): put them in before mist_analyze."
+    )
+
+
+def average_weights(launcher: Launcher, options: AverageWeightsOptions, settings: Settings) -> None:
+    """Average files of weights."""
+    run = {"weights": _absolute(options.weights), "overwrite": options.overwrite}
+    launcher.run_tool("averaged_weights", options.output, run)
+    launcher.progress.note(f"Weights: {options.output}")
+
+
+def _absolute(paths: Sequence[Path]) -> list[str]:
+    return [str(path.expanduser().resolve()) for path in paths]

@@ -1,0 +1,85 @@
+"""Which asset made a file: the way from a path back to the records of the graph."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from mist_dagster.partitions import fold_key
+from mist_dagster.provenance import asset_key, version_of
+from mist_dagster.studies import registered_studies
+from mist_dagster.tools import TOOLS
+from mist_ops.files import file_hash
+from mist_ops.study import Study
+
+OUTPUTS = dg.DynamicPartitionsDefinition(name="tool_outputs")
+"""The outputs of tools, by their absolute paths."""
+
+CONTENT = "output sha256"
+"""Name, in a record's metadata, of the hash of the file that was made."""
+
+Producer = tuple[dg.AssetKey, str | None]
+"""An asset and, if it has partitions, one of them."""
+
+
+MAX_PARTITIONS = 50
+"""Partitions of one asset that are listed one by one; of more, their number."""
+
+
+def stands_on(instance: dg.DagsterInstance, paths: Sequence[Path]) -> dict[str, Any]:
+    """What is on record of the assets that made some files: by asset, and partition, its version, inputs and origins.
+
+    Files of a folder that one tool made share one entry. Files that no asset made are left out.
+    """
+    studies = registered_studies()
+    files = {made: path for path in reversed(paths) for made in _producers(instance, studies, path)}
+    found: dict[str, Any] = {}
+    for key in dict.fromkeys(key for key, _ in files):
+        partitions = {partition: path for (made, partition), path in files.items() if made == key}
+        if len(partitions) > MAX_PARTITIONS:
+            found[key.to_user_string()] = {"partitions": len(partitions)}
+        else:
+            found |= {_name(key, name): _record(instance, key, name, path) for name, path in partitions.items()}
+    return {name: record for name, record in found.items() if record}
+
+
+def _name(key: dg.AssetKey, partition: str | None) -> str:
+    return key.to_user_string() + (f" [{partition}]" if partition else "")
+
+
+def _record(instance: dg.DagsterInstance, key: dg.AssetKey, partition: str | None, path: Path) -> dict[str, Any]:
+    filters = dg.AssetRecordsFilter(key, asset_partitions=[partition] if partition else None)
+    found = instance.fetch_materializations(filters, limit=1).records
+    made = found[0].asset_materialization if found else None
+    if made is None:
+        return {}
+    told = {name: value.value for name, value in made.metadata.items() if name in ("inputs", "stands on", CONTENT)}
+    # A run that failed half-way, or a hand, may have written the file since.
+    changed = (
+        {"changed since": True} if path.is_file() and told.get(CONTENT, file_hash(path)) != file_hash(path) else {}
+    )
+    return {"version": version_of(made), "run": found[0].run_id, **changed, **told}
+
+
+def _producers(instance: dg.DagsterInstance, studies: Sequence[Study], path: Path) -> Iterator[Producer]:
+    for study in studies:
+        if path.is_relative_to(study.results):
+            yield from _of_study(study, path)
+    for output in (path, path.parent, path.parent.parent):
+        if instance.has_dynamic_partition("tool_outputs", str(output)):
+            yield from ((dg.AssetKey(["tools", tool]), str(output)) for tool in TOOLS)
+
+
+def _of_study(study: Study, path: Path) -> Iterator[Producer]:
+    case_id, fold = path.name.removesuffix(".nii.gz"), path.stem.removeprefix("fold_")
+    if path == study.config:
+        yield asset_key(study, "study_config"), None
+    elif path == study.results_csv:
+        yield asset_key(study, "evaluation"), None
+    elif path.parent == study.models and fold.isdecimal():
+        yield asset_key(study, "fold_model"), fold_key(int(fold))
+    elif path.parent == study.cv_predictions:
+        yield asset_key(study, "cv_prediction"), case_id
+    elif path.parent == study.test_predictions:
+        yield asset_key(study, "test_prediction"), case_id

@@ -1,0 +1,32 @@
+"""Stand-alone commands on paths of the user's choice, outside every study: an asset each, a partition for each output.
+
+A module holds the asset of the same name and its run config. Modules are loaded one by one, so that a ranking does not
+wait for what predicts.
+"""
+
+import importlib
+from collections.abc import Sequence
+
+import dagster as dg
+
+TOOLS = (
+    "prediction",
+    "postprocessed",
+    "ensemble",
+    "evaluation",
+    "ranking",
+    "converted_msd",
+    "converted_csv",
+    "averaged_weights",
+)
+
+
+def tool_definitions(names: Sequence[str] = TOOLS) -> dg.Definitions:
+    """The assets of tools, and a job for each."""
+    return dg.Definitions(
+        assets=[getattr(importlib.import_module(f"{__name__}.{name}"), name) for name in names],
+        jobs=[
+            dg.define_asset_job(name, selection=dg.AssetSelection.assets(dg.AssetKey(["tools", name])))
+            for name in names
+        ],
+    )

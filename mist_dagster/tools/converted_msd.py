@@ -1,0 +1,32 @@
+"""A dataset of the Medical Segmentation Decathlon, in our layout."""
+
+from pathlib import Path
+
+import dagster as dg
+from pydantic import Field
+
+from mist_dagster.progress import Progress
+from mist_dagster.provenance import collect, hashed, interruptible
+from mist_dagster.tools.record import finish, recorded, tool_asset
+from mist_ops.conversion.msd import convert_msd
+
+
+class ConvertMsdTool(dg.Config):
+    """What to convert."""
+
+    source: str = Field(description="Folder of the dataset as it came.")
+    workers: int = Field(1, description="Patients that are converted at once.")
+    overwrite: bool = Field(False, description="Replace a dataset that is in the output folder.")
+
+
+@tool_asset("file")
+def converted_msd(
+    context: dg.AssetExecutionContext, config: ConvertMsdTool, progress: dg.ResourceParam[Progress]
+) -> dg.MaterializeResult:
+    """A folder with dataset.json and a folder for each patient."""
+    output, source = Path(context.partition_key), Path(config.source)
+    inputs = hashed(description=[source / "dataset.json"])
+    with interruptible(context):
+        converted = convert_msd(source, output, config.workers, config.overwrite)
+        finish(collect(progress.track(converted, "Converting"), progress))
+    return recorded(context, output / "dataset.json", inputs)

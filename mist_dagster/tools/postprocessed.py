@@ -1,0 +1,42 @@
+"""Predictions changed by a strategy."""
+
+from functools import partial
+from pathlib import Path
+
+import dagster as dg
+from mist_ops.postprocessing.case import find_predictions, postprocess_case
+from mist_ops.postprocessing.strategy import read_strategy, write_strategy
+from pydantic import Field
+
+from mist_dagster import metadata
+from mist_dagster.progress import Progress
+from mist_dagster.provenance import collect, hashed, interruptible
+from mist_dagster.tools.record import finish, recorded, tool_asset
+from mist_ops.workers import outcomes
+
+
+class PostprocessTool(dg.Config):
+    """What to postprocess, and how."""
+
+    predictions: str = Field(description="Folder of the predicted masks.")
+    strategy: str = Field(description="JSON with the steps.")
+    workers: int = Field(1, description="Processes that postprocess cases.")
+
+
+@tool_asset("nifti", made_from=["prediction", "ensemble"])
+def postprocessed(
+    context: dg.AssetExecutionContext, config: PostprocessTool, progress: dg.ResourceParam[Progress]
+) -> dg.MaterializeResult:
+    """A folder with the masks in predictions/ and the strategy beside it."""
+    strategy, files = read_strategy(Path(config.strategy)), find_predictions(Path(config.predictions))
+    inputs = hashed(strategy=[Path(config.strategy)], predictions=[file.path for file in files])
+    output = Path(context.partition_key)
+    with interruptible(context):
+        changed = outcomes(
+            partial(postprocess_case, strategy=strategy, output=output / "predictions"), files, config.workers
+        )
+        collected = collect(progress.track(changed, "Postprocessing", len(files)), progress)
+    write_strategy(output / "strategy.json", strategy)
+    finish(collected)
+    rows = [{"id": case_id, **counts.row()} for case_id, counts in collected[0].items()]
+    return recorded(context, output, inputs, {"voxels": metadata.table(rows)})

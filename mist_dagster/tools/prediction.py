@@ -1,0 +1,63 @@
+"""Masks of new patients, by all models of a folder together."""
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Optional
+
+import dagster as dg
+from pydantic import Field
+
+from mist_dagster.gpu import leased_devices
+from mist_dagster.progress import Progress
+from mist_dagster.provenance import collect, hashed, interruptible
+from mist_dagster.tools.record import finish, recorded, tool_asset
+from mist_ops.config import read_config
+from mist_ops.dataset import Case, read_paths
+from mist_ops.postprocessing.strategy import read_strategy
+from mist_ops.workers import Outcome, outcomes
+
+
+class PredictionTool(dg.Config):
+    """What to predict, with which models."""
+
+    models_dir: str = Field(description="Folder with fold_0.pt, fold_1.pt, ...")
+    config_file: str = Field(description="config.json that the models were trained with.")
+    paths_csv: str = Field(description="Table with the column id and one column per channel.")
+    strategy: Optional[str] = Field(None, description="JSON with the steps of postprocessing.")  # noqa: UP045
+    probabilities: bool = Field(
+        False, description="Also write probabilities; then they and the masks have a folder each in the output."
+    )
+    device: Optional[str] = Field(None, description="cpu, cuda or a number; a GPU if there is one.")  # noqa: UP045
+
+
+@tool_asset("pytorch", made_from=["averaged_weights"], pool="gpu")
+def prediction(
+    context: dg.AssetExecutionContext, config: PredictionTool, progress: dg.ResourceParam[Progress]
+) -> dg.MaterializeResult:
+    """A folder of masks of new patients."""
+    from mist_ops.devices import resolve_device  # torch loads for seconds: only where it works
+    from mist_ops.inference.case import load_models, predict_case
+
+    settings = read_config(Path(config.config_file))
+    output = Path(context.partition_key)
+    cases = read_paths(Path(config.paths_csv), settings.dataset_info.images)
+    inputs = hashed(
+        models=sorted(Path(config.models_dir).glob("fold_*.pt")),
+        config=[Path(config.config_file)],
+        strategy=[Path(config.strategy)] if config.strategy else [],
+        images=[path for case in cases for path in case.files],
+    )
+    strategy = read_strategy(Path(config.strategy)) if config.strategy else ()
+    masks = output / "discrete" if config.probabilities else output
+    models = load_models(Path(config.models_dir), settings)
+
+    def predict(case: Case, device: str) -> None:
+        target = output / "probabilities" / f"{case.id}.nii.gz" if config.probabilities else None
+        mask, where = masks / f"{case.id}.nii.gz", resolve_device(device)
+        predict_case(models, case, settings, where, mask, strategy=strategy, probabilities=target)
+
+    with interruptible(context), leased_devices(config.device, 1) as [device]:
+        predicted: Iterator[Outcome[Case, object]] = outcomes(partial(predict, device=device), cases)
+        finish(collect(progress.track(predicted, "Predicting", len(cases)), progress))
+    return recorded(context, output, inputs)
