@@ -3,9 +3,9 @@
 python bench/metrics.py --shared ../shared --reference /path/to/environment/bin/python
 
 Each side works in a process of its own that has loaded all it needs, so that start-up is left out; MIST's evaluation
-runs through the function behind its command. The brain is a phantom of 240x240x155 voxels with a folded surface; lesions
-and hippocampi are those of the shared folder, the latter shifted by a voxel for their predictions. The last column is
-the largest difference of a value; lesions differ where MIST is put right.
+runs through the function behind its command. The brain is a phantom of 240x240x155 voxels with a folded surface; the
+lesions and hippocampi are those of the shared folder, the latter shifted by a voxel for their predictions. The last
+column is the largest difference of a value; lesions differ where MIST is put right.
 """
 
 from __future__ import annotations

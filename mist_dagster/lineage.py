@@ -69,6 +69,7 @@ def _producers(instance: dg.DagsterInstance, studies: Sequence[Study], path: Pat
     for output in (path, path.parent, path.parent.parent):
         if instance.has_dynamic_partition("tool_outputs", str(output)):
             yield from ((dg.AssetKey(["tools", tool]), str(output)) for tool in TOOLS)
+            return  # a table in the folder of another output is its own
 
 
 def _of_study(study: Study, path: Path) -> Iterator[Producer]:

@@ -1,6 +1,8 @@
 """The postprocessing that helps a study's cross-validation predictions."""
 
+from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
 
 import dagster as dg
 from pydantic import Field
@@ -10,8 +12,14 @@ from mist_dagster.progress import Progress
 from mist_dagster.provenance import CODE_VERSION, asset_key, interruptible
 from mist_ops.config import read_config
 from mist_ops.dataset import read_train_paths
-from mist_ops.files import file_hash
+from mist_ops.evaluation.objective import mean_overlap
+from mist_ops.evaluation.score import Classes
+from mist_ops.files import file_hash, write_json
+from mist_ops.postprocessing.case import Prediction
+from mist_ops.postprocessing.search import candidates, search
+from mist_ops.postprocessing.strategy import write_strategy
 from mist_ops.study import Study
+from mist_ops.types import LabelMap
 
 
 class SearchRun(dg.Config):
@@ -34,12 +42,6 @@ def postprocessing_assets(study: Study) -> list[dg.AssetsDefinition]:
         context: dg.AssetExecutionContext, config: SearchRun, progress: dg.ResourceParam[Progress]
     ) -> dg.MaterializeResult:
         """The steps that raise the scores of patients whom the models never saw; none where nothing helps."""
-        from mist_ops.evaluation.objective import mean_overlap
-        from mist_ops.files import write_json
-        from mist_ops.postprocessing.case import Prediction
-        from mist_ops.postprocessing.search import candidates, search
-        from mist_ops.postprocessing.strategy import write_strategy
-
         settings, assignment = read_config(study.config), read_train_paths(study.train_paths)
         masks = {case.id: case.mask for case in assignment.cases if case.mask}
         predictions = [
@@ -47,7 +49,7 @@ def postprocessing_assets(study: Study) -> list[dg.AssetsDefinition]:
             for case_id in masks
             if study.cv_prediction(case_id).exists()
         ]
-        score = partial(mean_overlap, masks=masks, classes=settings.evaluation)
+        score = partial(_score, masks, settings.evaluation)
         with interruptible(context):
             steps = candidates(settings.dataset_info.labels)
             choice = search(predictions, score, steps, assignment.fold_of, config.workers)
@@ -69,3 +71,7 @@ def postprocessing_assets(study: Study) -> list[dg.AssetsDefinition]:
         )
 
     return [postprocessing_strategy]
+
+
+def _score(masks: Mapping[str, Path], classes: Classes, prediction: Prediction, labels: LabelMap) -> float:
+    return mean_overlap(prediction.id, labels, masks, classes)

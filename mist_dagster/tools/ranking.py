@@ -10,7 +10,7 @@ from pydantic import Field
 from mist_dagster import metadata
 from mist_dagster.provenance import hashed
 from mist_dagster.tools.record import recorded, tool_asset
-from mist_ops.ranking.rank import rank, read_directions, write_ranking
+from mist_ops.ranking.rank import check_outputs, rank, read_directions, write_ranking
 from mist_ops.ranking.tables import Missing
 
 MissingScore = Enum("MissingScore", get_args(Missing))  # type: ignore[misc]
@@ -35,6 +35,12 @@ class RankingTool(dg.Config):
 def ranking(context: dg.AssetExecutionContext, config: RankingTool) -> dg.MaterializeResult:
     """A table of strategies by their mean rank."""
     tables, directions = [Path(path) for path in config.results], _path(config.directions)
+    output, detailed, significance = (
+        Path(context.partition_key),
+        _path(config.detailed_csv),
+        _path(config.significance_csv),
+    )
+    check_outputs(tables, output, detailed, significance)
     inputs = hashed(results=tables, directions=[directions] if directions else [])
     ranked = rank(
         tables,
@@ -42,10 +48,9 @@ def ranking(context: dg.AssetExecutionContext, config: RankingTool) -> dg.Materi
         id_column=config.id_column,
         overrides=read_directions(directions) if directions else None,
         missing=cast(Missing, config.missing.name),
-        significance=config.significance_csv is not None,
+        significance=significance is not None,
     )
-    output = Path(context.partition_key)
-    write_ranking(ranked, output, _path(config.detailed_csv), _path(config.significance_csv))
+    write_ranking(ranked, output, detailed, significance)
     rows = [{str(name): value for name, value in row.items()} for row in ranked.stability.to_dict("records")]
     shown: metadata.Metadata = {
         "ranking": metadata.table(rows),

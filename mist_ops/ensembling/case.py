@@ -14,7 +14,6 @@ from mist_ops.imaging.labels import to_labels
 from mist_ops.imaging.nifti import read_labels, write_labels
 from mist_ops.imaging.vectors import read_values, read_vector_grid
 from mist_ops.registry import LABEL_ENSEMBLERS, PROBABILITY_ENSEMBLERS
-from mist_ops.study import check_id
 from mist_ops.types import Image, LabelMap
 
 _ENDINGS = (".nii.gz", ".nii")
@@ -54,7 +53,7 @@ def _files(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
         raise DatasetError(f"There is no folder {folder}.")
     names = sorted(path for path in folder.iterdir() if path.name.endswith(_ENDINGS) and not path.name.startswith("."))
-    files = {check_id(path.name.removesuffix(".gz").removesuffix(".nii")): path for path in names}
+    files = {path.name.removesuffix(".gz").removesuffix(".nii"): path for path in names}
     if not names or len(files) < len(names):
         raise DatasetError(
             f"{folder} holds {len(names)} files that end in .nii.gz or .nii, of {len(files)} patients. "

@@ -88,4 +88,3 @@ def grown(box: Slices, margin: int, size: tuple[int, ...]) -> Slices:
         for span, voxels in zip(box, size, strict=True)
     )
     return x, y, z
-

@@ -22,6 +22,7 @@ import cc3d
 import numpy as np
 from jaxtyping import Integer
 from pydantic import Field
+from scipy import ndimage
 
 from mist_ops.imaging.foreground import union_box
 from mist_ops.metrics import Metric

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -11,7 +13,7 @@ import pandas as pd
 from pydantic import RootModel
 
 from mist_ops.errors import ConfigError
-from mist_ops.files import atomic, write_json
+from mist_ops.files import atomic
 from mist_ops.ranking.ranks import Direction, Ranks, detailed_table, directions, rank_cells, summary_table
 from mist_ops.ranking.stability import RESAMPLES, stability_table
 from mist_ops.ranking.tables import Missing, read_scores
@@ -112,25 +114,52 @@ class _Directions(RootModel[dict[str, Literal["higher", "lower"]]]):
     """The file of directions."""
 
 
+def check_outputs(
+    results: Sequence[Path], output: Path, detailed: Path | None = None, significance: Path | None = None
+) -> None:
+    """Refuse files of a ranking that would take the place of each other, or of a table that is ranked.
+
+    Raises:
+        ConfigError: There are such; they are named.
+    """
+    written = [path.resolve() for path, _ in _files(output, detailed, significance)]
+    taken = [path.resolve() for path in results]
+    twice = sorted({str(path) for path in written if written.count(path) > 1 or path in taken or path.is_dir()})
+    if twice:
+        raise ConfigError(f"The ranking would be written over {', '.join(twice)}. Give each of its files its own name.")
+
+
 def write_ranking(
     ranking: Ranking, output: Path, detailed: Path | None = None, significance: Path | None = None
 ) -> list[Path]:
-    """Write a ranking, and return the paths of its files.
+    """Write a ranking, and return the paths of its files: all of them or, if one cannot be written, none.
 
     Beside ``ranking.csv`` stand ``ranking_stability.csv`` and ``ranking_facts.json``; beside the p-values
     ``<stem>_holm.csv``.
     """
-    tables = {output: ranking.summary, _beside(output, "stability.csv"): ranking.stability}
+    files = _files(output, detailed, significance)
+    with ExitStack() as stack:  # all are written before the first takes its place
+        for path, name in files:
+            temporary, content = stack.enter_context(atomic(path)), getattr(ranking, name)
+            if isinstance(content, pd.DataFrame):
+                content.to_csv(temporary, index=False)
+            else:
+                temporary.write_text(json.dumps(content, indent=2), encoding="utf-8")
+    return [path for path, _ in files]
+
+
+def _files(output: Path, detailed: Path | None, significance: Path | None) -> list[tuple[Path, str]]:
+    """The files of a ranking, each with the name of what it holds."""
+    found = [
+        (output, "summary"),
+        (_beside(output, "stability.csv"), "stability"),
+        (_beside(output, "facts.json"), "facts"),
+    ]
     if detailed is not None:
-        tables[detailed] = ranking.detailed
-    if significance is not None and ranking.significance is not None and ranking.holm is not None:
-        tables |= {significance: ranking.significance, _beside(significance, "holm.csv"): ranking.holm}
-    for path, table in tables.items():
-        with atomic(path) as temporary:
-            table.to_csv(temporary, index=False)
-    facts = _beside(output, "facts.json")
-    write_json(facts, ranking.facts)
-    return [*tables, facts]
+        found.append((detailed, "detailed"))
+    if significance is not None:
+        found += [(significance, "significance"), (_beside(significance, "holm.csv"), "holm")]
+    return found
 
 
 def _beside(path: Path, name: str) -> Path:

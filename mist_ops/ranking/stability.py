@@ -18,12 +18,13 @@ def stability_table(names: list[str], ranks: Ranks, seed: int, resamples: int = 
 
     Efron, Tibshirani: An Introduction to the Bootstrap, 1993. Wiesenfarth et al., Scientific Reports 2021;11:2369.
     """
-    means = ranks.mean(axis=2)
-    patients = means.shape[1]
-    drawn = np.random.default_rng(seed).integers(0, patients, size=(resamples, patients))
-    averages = means[:, drawn].mean(axis=2)
+    sums, (_, patients, columns) = ranks.sum(axis=2), ranks.shape
+    generator = np.random.default_rng(seed)
+    # How often each patient is drawn; sums of ranks are exact in floating point, so that ties stay ties.
+    counts = generator.multinomial(patients, np.full(patients, 1 / patients), size=resamples)
+    averages = sums @ counts.T / (patients * columns)
     low, high = np.percentile(averages, (2.5, 97.5), axis=1)
-    table = pd.DataFrame({"strategy": names, "average_rank": means.mean(axis=1), "low": low, "high": high})
+    table = pd.DataFrame({"strategy": names, "average_rank": ranks.mean(axis=(1, 2)), "low": low, "high": high})
     shares = _places(averages).mean(axis=2)
     for place in range(len(names)):
         table[f"place_{place + 1}"] = shares[:, place]
@@ -32,7 +33,7 @@ def stability_table(names: list[str], ranks: Ranks, seed: int, resamples: int = 
 
 def _places(averages: np.ndarray) -> np.ndarray:
     """The part that each strategy has in each place, for every draw: ``(strategy, place, draw)``."""
-    rounded = pd.DataFrame(np.round(averages, 12))
+    rounded = pd.DataFrame(averages)
     first = rounded.rank(axis=0, method="min").to_numpy(dtype=int) - 1
     last = rounded.rank(axis=0, method="max").to_numpy(dtype=int) - 1
     places = np.arange(len(averages))[None, :, None]

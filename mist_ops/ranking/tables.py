@@ -93,7 +93,9 @@ def _checked_names(names: Sequence[str], tables: int) -> list[str]:
 
 def _read(path: Path, id_column: str) -> pd.DataFrame:
     try:
-        raw = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", skipinitialspace=True)
+        raw = pd.read_csv(
+            path, dtype=str, keep_default_na=False, encoding="utf-8-sig", skipinitialspace=True, index_col=False
+        )
     except (OSError, ValueError) as error:
         raise DatasetError(f"{path} cannot be read as a table: {error}.") from error
     if id_column not in raw.columns:
@@ -103,6 +105,7 @@ def _read(path: Path, id_column: str) -> pd.DataFrame:
     table = raw.set_index(id_column)
     ids = list(table.index)
     problems = [f"the id {name!r} is given twice" for name, count in Counter(ids).items() if count > 1]
+    problems += [f"row {row} has no id" for row, name in enumerate(ids, start=2) if not name]
     problems += [f"the row '{name}' is one of a summary, but not at its end" for name in SUMMARY_ROWS if name in ids]
     problems += [] if ids else ["it has no patients"]
     problems += [] if len(table.columns) else [f"it has no column besides '{id_column}'"]

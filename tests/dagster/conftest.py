@@ -1,5 +1,6 @@
 """A small study that went through the whole pipeline once, for every test that looks at what came of it."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -53,3 +54,11 @@ def records(finished: Study, monkeypatch: pytest.MonkeyPatch) -> Iterator[dg.Dag
     monkeypatch.setenv("DAGSTER_HOME", str(finished.results.parent / "dagster_home"))
     with instance() as opened:
         yield opened
+
+
+@pytest.fixture
+def copied_study(finished: Study, home: Path, tmp_path: Path) -> Study:
+    """A copy of the finished study's files that a test may break, in a home that does not know them."""
+    shutil.copytree(finished.results, tmp_path / "results")
+    shutil.copytree(finished.numpy, tmp_path / "numpy")
+    return Study("copy", numpy=tmp_path / "numpy", results=tmp_path / "results", data=finished.data)

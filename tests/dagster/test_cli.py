@@ -1,6 +1,5 @@
 """The commands as a user meets them: what they refuse, what they say, and how they end."""
 
-import shutil
 import subprocess
 import sys
 import time
@@ -31,13 +30,6 @@ COMMANDS = (
     "average_weights",
     "ui",
 )
-
-
-def copied(study: Study, folder: Path) -> Study:
-    """A copy of a study's files that a test may break."""
-    shutil.copytree(study.results, folder / "results")
-    shutil.copytree(study.numpy, folder / "numpy")
-    return Study("copy", numpy=folder / "numpy", results=folder / "results", data=study.data)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -79,10 +71,8 @@ def test_a_missing_dataset_ends_with_status_1_and_registers_nothing(
     assert registered_studies() == []
 
 
-def test_an_analysis_is_not_replaced_unless_asked(
-    home: Path, finished: Study, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    study = copied(finished, tmp_path)
+def test_an_analysis_is_not_replaced_unless_asked(copied_study: Study, capfd: pytest.CaptureFixture[str]) -> None:
+    study = copied_study
     before = study.config.read_bytes()
     assert cli.analyze(["--data", str(study.data), "--results", str(study.results)]) == 1
     assert "exists already. Give --overwrite" in capfd.readouterr().err
@@ -90,9 +80,9 @@ def test_an_analysis_is_not_replaced_unless_asked(
 
 
 def test_training_that_is_done_is_neither_repeated_nor_replaced_unless_asked(
-    home: Path, finished: Study, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    copied_study: Study, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    study = copied(finished, tmp_path)
+    study = copied_study
     weights = study.model(0).read_bytes()
     where = ["--results", str(study.results), "--numpy", str(study.numpy)]
     assert cli.train(where) == 1
@@ -113,9 +103,9 @@ def test_training_that_is_done_is_neither_repeated_nor_replaced_unless_asked(
     ],
 )
 def test_a_refused_setting_leaves_the_configuration_as_it_was(
-    home: Path, finished: Study, tmp_path: Path, capfd: pytest.CaptureFixture[str], flags: list[str], words: str
+    copied_study: Study, capfd: pytest.CaptureFixture[str], flags: list[str], words: str
 ) -> None:
-    study = copied(finished, tmp_path)
+    study = copied_study
     before = study.config.read_bytes()
     assert cli.train(["--results", str(study.results), "--numpy", str(study.numpy), "--overwrite", *flags]) == 1
     assert words in capfd.readouterr().err
@@ -136,8 +126,8 @@ def test_one_bad_patient_fails_the_command_and_not_the_others(
     assert sorted(path.stem for path in (tmp_path / "numpy" / "images").iterdir()) == sorted(c.id for c in cases[1:])
 
 
-def test_patients_that_are_current_are_not_preprocessed_again(home: Path, finished: Study, tmp_path: Path) -> None:
-    study = copied(finished, tmp_path)
+def test_patients_that_are_current_are_not_preprocessed_again(copied_study: Study) -> None:
+    study = copied_study
     first, second = (study.image(case.id) for case in read_train_paths(study.train_paths).cases[:2])
     first.unlink()
     untouched = second.stat().st_mtime_ns
@@ -163,8 +153,8 @@ def test_predict_finds_channels_by_name_and_evaluate_scores_what_it_wrote(
     assert (tmp_path / "scores.csv").read_text().splitlines()[1].startswith(cases[0].id)
 
 
-def test_a_training_that_is_killed_goes_on_to_the_same_weights(home: Path, finished: Study, tmp_path: Path) -> None:
-    study = copied(finished, tmp_path)
+def test_a_training_that_is_killed_goes_on_to_the_same_weights(copied_study: Study) -> None:
+    study = copied_study
     where = ["--results", str(study.results), "--numpy", str(study.numpy), "--folds", "0", "--epochs", "3"]
     command = [
         sys.executable,

@@ -13,7 +13,7 @@ from scipy.stats import wilcoxon
 
 from mist_ops.dataset import SUMMARY_ROWS
 from mist_ops.errors import ConfigError, DatasetError
-from mist_ops.ranking.rank import rank, read_directions, write_ranking
+from mist_ops.ranking.rank import check_outputs, rank, read_directions, write_ranking
 from mist_ops.ranking.ranks import directions, rank_cells
 from mist_ops.ranking.significance import holm, significance_table
 from mist_ops.ranking.tables import default_names, read_scores
@@ -214,3 +214,35 @@ def test_everything_is_written_and_says_how_it_was_made(two: list[Path], tmp_pat
     assert sorted(path.name for path in out.iterdir()) == sorted(path.name for path in written)
     facts = json.loads((out / "r_facts.json").read_text())
     assert facts["directions"]["WT_haus95"] == {"better": "lower", "read_as": "haus95"}
+
+
+@pytest.mark.parametrize(
+    "output, detailed, significance",
+    [
+        ("a.csv", None, None),
+        ("r.csv", "r.csv", None),
+        ("r.csv", None, "r_stability.csv"),
+        ("x.csv", "x_facts.json", None),
+    ],
+)
+def test_a_ranking_is_never_written_over_itself_or_its_tables(
+    two: list[Path], output: str, detailed: str | None, significance: str | None
+) -> None:
+    paths = [two[0].parent / name if name else None for name in (output, detailed, significance)]
+    assert paths[0] is not None
+    with pytest.raises(ConfigError, match="would be written over"):
+        check_outputs(two, paths[0], *paths[1:])
+
+
+def test_a_ranking_that_cannot_be_written_whole_is_not_written(two: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="file"):
+        write_ranking(rank(two), tmp_path / "r.csv", tmp_path / "file" / "d.csv")
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(("r", ".tmp"))]
+
+
+def test_the_order_of_the_files_changes_nothing_but_the_order_of_ties(shared: Path) -> None:
+    golden = shared / "golden" / "rank"
+    one, other = (rank([golden / f"{name}.csv" for name in order], significance=True) for order in ("ABC", "CAB"))
+    pd.testing.assert_frame_equal(one.summary, other.summary)
+    pd.testing.assert_frame_equal(one.stability, other.stability)
