@@ -56,10 +56,8 @@ def _record(instance: dg.DagsterInstance, key: dg.AssetKey, partition: str | Non
         return {}
     told = {name: value.value for name, value in made.metadata.items() if name in ("inputs", "stands on", CONTENT)}
     # A run that failed half-way, or a hand, may have written the file since.
-    changed = (
-        {"changed since": True} if path.is_file() and told.get(CONTENT, file_hash(path)) != file_hash(path) else {}
-    )
-    return {"version": version_of(made), "run": found[0].run_id, **changed, **told}
+    changed = CONTENT in told and path.is_file() and told[CONTENT] != file_hash(path)
+    return {"version": version_of(made), "run": found[0].run_id, "changed since": changed, **told}
 
 
 def _producers(instance: dg.DagsterInstance, studies: Sequence[Study], path: Path) -> Iterator[Producer]:

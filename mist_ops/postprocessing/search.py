@@ -7,6 +7,7 @@ patients that had no say in it, fold by fold.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -190,8 +191,17 @@ class _Table:
 
 
 def _scores(score: Score, strategies: Sequence[Strategy], prediction: Prediction) -> list[float]:
+    """The score of a prediction for each strategy; the file is read once, and masks that are equal are scored once."""
     labels, geometry = read_labels(prediction.path)
-    return [score(prediction, apply(strategy, labels, geometry.spacing)) for strategy in strategies]
+    known: dict[bytes, float] = {}
+    scores = []
+    for strategy in strategies:
+        changed = apply(strategy, labels, geometry.spacing)
+        content = hashlib.blake2b(np.ascontiguousarray(changed)).digest()
+        if content not in known:
+            known[content] = score(prediction, changed)
+        scores.append(known[content])
+    return scores
 
 
 def _told(case_id: str, error: Exception) -> str:
