@@ -197,7 +197,7 @@ def _scores(score: Score, strategies: Sequence[Strategy], prediction: Prediction
     scores = []
     for strategy in strategies:
         changed = apply(strategy, labels, geometry.spacing)
-        content = hashlib.blake2b(np.ascontiguousarray(changed)).digest()
+        content = hashlib.blake2b(changed.tobytes()).digest()
         if content not in known:
             known[content] = score(prediction, changed)
         scores.append(known[content])
