@@ -238,6 +238,8 @@ def read_table(path: Path, required: Sequence[str]) -> pd.DataFrame:
     Raises:
         DatasetError: No such file, not a table, a column missing, an id given twice or unsafe, an empty cell.
     """
+    if not path.is_file():
+        raise DatasetError(f"There is no table {path}. Check the path.")
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", skipinitialspace=True)
     except (OSError, ValueError) as error:

@@ -4,7 +4,7 @@ from functools import partial
 from pathlib import Path
 
 import dagster as dg
-from mist_ops.postprocessing.case import find_predictions, postprocess_case
+from mist_ops.postprocessing.case import check_output, find_predictions, postprocess_case
 from mist_ops.postprocessing.strategy import read_strategy, write_strategy
 from pydantic import Field
 
@@ -31,6 +31,7 @@ def postprocessed(
     strategy, files = read_strategy(Path(config.strategy)), find_predictions(Path(config.predictions))
     inputs = hashed(strategy=[Path(config.strategy)], predictions=[file.path for file in files])
     output = Path(context.partition_key)
+    check_output(output / "predictions", files)
     with interruptible(context):
         changed = outcomes(
             partial(postprocess_case, strategy=strategy, output=output / "predictions"), files, config.workers

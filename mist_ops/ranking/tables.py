@@ -92,6 +92,8 @@ def _checked_names(names: Sequence[str], tables: int) -> list[str]:
 
 
 def _read(path: Path, id_column: str) -> pd.DataFrame:
+    if not path.is_file():
+        raise DatasetError(f"There is no table {path}. Check the path.")
     try:
         raw = pd.read_csv(
             path, dtype=str, keep_default_na=False, encoding="utf-8-sig", skipinitialspace=True, index_col=False

@@ -17,6 +17,7 @@ from mist_ops.metrics.lesions import (
     scored_lesions,
 )
 from mist_ops.metrics.pair import MaskPair
+from mist_ops.metrics.surface import haus95
 
 Cube = tuple[int, int, int, int]
 SIZE, SPACING = (40, 30, 30), (1.0, 1.0, 2.0)
@@ -126,6 +127,18 @@ def test_the_four_metrics_share_one_search() -> None:
     assert found[0].pair is not None
     assert lesion_wise_haus95(both) == 1.0
     assert "truth_distances" in vars(found[0].pair)
+
+
+def test_a_prediction_that_covers_all_lesions_has_one_surface() -> None:
+    both = MaskPair(cubes((4, 4, 4, 3), (20, 20, 20, 3)), np.ones(SIZE, dtype=bool), SPACING)
+    first, second = (lesion.pair for lesion in find_lesions(both, rules_of()))
+    assert first is not None
+    assert second is not None
+    assert first.prediction_surface is second.prediction_surface
+    plain = MaskPair(cubes((4, 4, 4, 3)), np.ones(SIZE, dtype=bool), SPACING)
+    np.testing.assert_array_equal(first.truth, plain.truth)
+    assert first.shared_voxels == plain.shared_voxels == 27
+    assert haus95(first) == haus95(plain)
 
 
 def test_surface_dice_of_lesions_has_a_tolerance() -> None:
