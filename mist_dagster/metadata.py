@@ -1,6 +1,7 @@
 """How values look in the UI: paths, tables, pictures. Small ones only: Dagster stores every event twice."""
 
 import base64
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
@@ -28,5 +29,12 @@ def table(rows: Sequence[Mapping[str, float | int | str]]) -> dg.MetadataValue:
     return dg.MetadataValue.table([dg.TableRecord(row) for row in shown])
 
 
+def means(values: Mapping[str, float]) -> Metadata:
+    """The mean of each column that has one."""
+    return {f"mean {column}": mean for column, mean in values.items() if not math.isnan(mean)}
+
+
 def _cell(value: float | int | str) -> float | int | str:
-    return round(value, 4) if isinstance(value, float) else value
+    if isinstance(value, float):
+        return "" if math.isnan(value) else round(value, 4)
+    return value

@@ -60,7 +60,7 @@ def evaluation_assets(study: Study) -> list[dg.AssetsDefinition]:
                 "file": metadata.path(study.results_csv),
                 "inputs": listed(inputs),
                 "patients": len(rows),
-                **{f"mean {column}": mean for column, mean in read_summary(study.results_csv).items()},
+                **metadata.means(read_summary(study.results_csv)),
                 "lowest first": metadata.table(worst_first(rows)),
             },
             check_results=[

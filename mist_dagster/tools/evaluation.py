@@ -47,5 +47,5 @@ def evaluation(
         rows, failures = collect(progress.track(scored, "Evaluating", len(pairs)), progress)
     write_evaluation(output, pairs, wanted.classes, rows, failures, absent)
     finish((rows, failures))
-    means: metadata.Metadata = {f"mean {column}": mean for column, mean in read_summary(output).items()}
+    means = metadata.means(read_summary(output))
     return recorded(context, output, inputs, {**means, "lowest first": metadata.table(worst_first(rows))})

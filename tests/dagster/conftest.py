@@ -41,10 +41,11 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Study]:
         patch.setenv("DAGSTER_HOME", str(folder / "dagster_home"))
         data = write_phantoms(folder / "data", patients=6, tests=1, size=(24, 26, 22))
         where = ["--results", str(folder / "results"), "--study", "phantoms"]
-        assert cli.analyze(["--data", str(data), "--nfolds", "2", *where]) == 0
+        assert cli.analyze(["--data", str(data), "--nfolds", "2", "--data-dump", *where]) == 0
         study = register(folder / "results", numpy=folder / "numpy")
         write_config(study.config, override(read_config(study.config), TINY))
         assert cli.run_all(["--data", str(data), "--numpy", str(folder / "numpy"), "--resume", *where]) == 0
+        assert cli.choose_postprocessing(["--results", str(study.results)]) == 0
         yield study
 
 

@@ -8,8 +8,10 @@ import dagster as dg
 import pytest
 
 from mist_dagster import cli
+from mist_dagster.definitions import build_definitions
 from mist_dagster.home import instance
 from mist_dagster.studies import registered_studies
+from mist_dagster.tools import TOOLS
 from mist_ops.config import read_config
 from mist_ops.dataset import read_train_paths
 from mist_ops.imaging.nifti import read_labels
@@ -38,6 +40,12 @@ def record(tool: str, output: str) -> dict[str, Any]:
     made = found.records[0].asset_materialization
     assert made is not None
     return {name: value.value for name, value in made.metadata.items()}
+
+
+def test_all_tools_stand_in_one_graph() -> None:
+    graph = build_definitions([]).resolve_asset_graph()
+    assert {key.path[-1] for key in graph.get_all_asset_keys()} == set(TOOLS)
+    assert graph.toposorted_asset_keys
 
 
 def evaluate(study: Study, paths: str, output: str) -> int:
