@@ -1,6 +1,9 @@
 """The commands that measure, as users chain them, and what is on record of each afterwards."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -202,3 +205,34 @@ def test_tables_become_a_dataset_that_is_described_as_it_is_analyzed(finished: S
     dump = json.loads(Path("results/data_dump.json").read_text())
     assert dump["dataset_summary"]["num_patients"] == len(cases)
     assert Path("results/data_dump.md").read_text().startswith("#")
+
+
+def test_a_metric_of_an_installed_plugin_is_scored_and_ranked_and_nothing_loads_torch(
+    finished: Study, home: Path
+) -> None:
+    installed = Path("site/plugin-1.0.dist-info")
+    installed.mkdir(parents=True)
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: plugin\nVersion: 1.0\n")
+    (installed / "entry_points.txt").write_text("[mist_ops.plugins]\nmine = plugin_metrics\n")
+    Path("site/plugin_metrics.py").write_text(
+        "from mist_ops.metrics import Metric\n"
+        "from mist_ops.registry import METRICS\n"
+        "METRICS.register('predicted_voxels')(Metric(lambda pair: pair.prediction_voxels, 0.0, 0.0, '', True, True))\n"
+    )
+    Path("config.json").write_text(json.dumps({"whole": {"labels": [1, 2], "metrics": {"predicted_voxels": {}}}}))
+    code = (
+        "import sys\n"
+        "from mist_dagster import cli\n"
+        "for name in 'ab':\n"
+        "    scored = ['--config', 'config.json', '--paths-csv', sys.argv[1], '--output-csv', name + '.csv']\n"
+        "    assert cli.evaluate(scored) == 0\n"
+        "assert cli.rank(['--results', 'a.csv', 'b.csv', '--output-csv', 'ranking.csv']) == 0\n"
+        "assert not {'torch', 'monai'} & set(sys.modules)\n"
+    )
+    command = [sys.executable, "-c", code, str(finished.evaluation_paths)]
+    environment = {**os.environ, "PYTHONPATH": str(Path("site").resolve())}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    voxels = int((read_labels(next(iter(sorted(finished.cv_predictions.iterdir()))))[0] > 0).sum())
+    assert f",{float(voxels)}" in Path("a.csv").read_text()
+    assert Path("ranking.csv").read_text().splitlines()[1:] == ["a,1.5", "b,1.5"]
