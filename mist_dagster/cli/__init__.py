@@ -97,6 +97,13 @@ def average_weights(arguments: Arguments = None) -> int:
     return _run("average_weights", average_weights.__doc__, options.AverageWeightsOptions, "tools", arguments)
 
 
+def passport(arguments: Arguments = None) -> int:
+    """Check what a model was made from, or say in which ways two models differ."""
+    from mist_dagster.cli.passports import run
+
+    return run(arguments, passport.__doc__)
+
+
 def ui(arguments: Arguments = None) -> int:
     """Serve the web UI and the daemon on this machine, and nowhere else, until Ctrl-C."""
     chosen, _ = options.parse("mist_ui", ui.__doc__, options.UiOptions, [], arguments)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 import platform
+import resource
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -22,7 +24,7 @@ from mist_ops.config import StudyConfig
 from mist_ops.dataset import Fold
 from mist_ops.devices import autocast, compiled, resolve_devices, seed_everything, tune
 from mist_ops.errors import DatasetError, listing
-from mist_ops.files import file_hash, json_hash, write_json
+from mist_ops.files import file_hash, write_json
 from mist_ops.losses.blending import alpha
 from mist_ops.losses.objective import Objective, make_objective
 from mist_ops.models.weights import write_tensors
@@ -32,6 +34,7 @@ from mist_ops.study import Study
 from mist_ops.training.batches import Batch, CaseArrays, PatchSampler, default_workers, index_case, stream
 from mist_ops.training.distributed import Ranks, train_together
 from mist_ops.training.loop import Epoch, train
+from mist_ops.training.passports import case_content
 from mist_ops.training.state import TrainingState, load_checkpoint, save_checkpoint
 from mist_ops.training.transfer import Pretrained, check, transfer
 from mist_ops.training.validation import validate
@@ -204,15 +207,8 @@ def _check_fold(fold: Fold) -> None:
 
 
 def _content(study: Study, fold: Fold) -> Json:
-    """Hashes of the arrays that a fold sees: those that preprocessing noted, or else those of the files."""
-
-    def content(case_id: str) -> str:
-        noted = study.geometry(case_id)
-        found = json.loads(noted.read_text(encoding="utf-8")).get("content") if noted.is_file() else None
-        arrays = (study.image(case_id), study.label(case_id), study.dtm(case_id))
-        return str(found or json_hash([file_hash(path) for path in arrays if path.is_file()]))
-
-    return {part: {name: content(name) for name in names} for part, names in _parts(fold).items()}
+    """Hashes of the arrays that a fold sees."""
+    return {part: {name: case_content(study, name) for name in names} for part, names in _parts(fold).items()}
 
 
 def _parts(fold: Fold) -> dict[str, tuple[str, ...]]:
@@ -339,6 +335,18 @@ def _loss(
     return objective(outputs, batch.label, batch.dtm, **blended)
 
 
+def _hardware(device: torch.device) -> Json:
+    """What the fold was trained on, and the most memory that this process held there, in bytes."""
+    on_gpu = device.type == "cuda"
+    return {
+        "machine": platform.machine(),
+        "cores": os.cpu_count(),
+        "gpu": torch.cuda.get_device_name(device) if on_gpu else None,
+        "peak_memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "peak_gpu_memory": torch.cuda.max_memory_allocated(device) if on_gpu else None,
+    }
+
+
 def _draw(curves: SummaryWriter, record: Json) -> None:
     """Add an epoch to the curves, at the number of epochs done."""
     for name in ("training_loss", "validation_loss", "learning_rate", "alpha"):
@@ -363,7 +371,12 @@ def _write_passport(plan: Plan, state: TrainingState, settings: Json, device: to
             "seed": config.training.seed,
             "changes": state.changes,
             "pretrained": settings.get("pretrained"),
-            "versions": {"python": platform.python_version(), **{name: version(name) for name in ("torch", "monai")}},
+            "versions": {
+                "python": platform.python_version(),
+                **{name: version(name) for name in ("torch", "monai", "numpy")},
+                "cuda": torch.version.cuda,
+            },
+            "hardware": _hardware(device),
             "mist_version": config.mist_version,
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
             "processes": ranks.count,

@@ -28,6 +28,7 @@ COMMANDS = (
     "convert_msd",
     "convert_csv",
     "average_weights",
+    "passport",
     "ui",
 )
 

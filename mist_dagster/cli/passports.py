@@ -1,0 +1,49 @@
+"""The command on passports, which reads files alone and starts no run."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from mist_ops.errors import MistError
+
+
+def run(arguments: Sequence[str] | None, purpose: str | None) -> int:
+    """Run ``mist_passport``; return 0 if all holds, 1 if something changed or cannot be read."""
+    parser = argparse.ArgumentParser(prog="mist_passport", description=purpose)
+    commands = parser.add_subparsers(dest="command", required=True)
+    verify = commands.add_parser("verify", help="check weights, settings and arrays against the passport")
+    verify.add_argument("model", type=Path, help="weights, such as results/models/fold_0.pt")
+    verify.add_argument("--numpy", type=Path, help="folder of the arrays (default: that of the study)")
+    diff = commands.add_parser("diff", help="say in which ways two models differ")
+    diff.add_argument("models", type=Path, nargs=2, help="weights of A and of B")
+    chosen = parser.parse_args(arguments)
+    try:
+        sentences = _verify(chosen.model, chosen.numpy) if chosen.command == "verify" else _diff(*chosen.models)
+    except MistError as error:
+        print(f"Error: {error}", file=sys.stderr)  # noqa: T201 - a command's answer
+        return 1
+    for sentence in sentences:
+        print(sentence)  # noqa: T201 - a command's answer
+    if chosen.command == "verify" and not sentences:
+        print(f"All holds: {chosen.model} is what its passport says.")  # noqa: T201 - a command's answer
+    if chosen.command == "diff" and not sentences:
+        print("Nothing differs.")  # noqa: T201 - a command's answer
+    return int(chosen.command == "verify" and bool(sentences))
+
+
+def _verify(model: Path, numpy: Path | None) -> list[str]:
+    from mist_dagster.studies import registered_studies
+    from mist_ops.study import Study
+    from mist_ops.training.passports import verify
+
+    weights = model.expanduser().resolve()
+    results = weights.parent.parent
+    known = next((study.numpy for study in registered_studies() if study.results == results), Path("numpy"))
+    return verify(weights, Study("", numpy=(numpy or known).expanduser().resolve(), results=results))
+
+
+def _diff(first: Path, second: Path) -> list[str]:
+    from mist_ops.training.passports import differences, read_passport
+
+    return differences(read_passport(first.expanduser()), read_passport(second.expanduser()))

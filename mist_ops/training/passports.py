@@ -1,0 +1,168 @@
+"""Passports of models: the JSON beside the weights, checked against what is there now or compared with another's."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mist_ops.config import StudyConfig, read_config
+from mist_ops.errors import ConfigError
+from mist_ops.files import file_hash, json_hash
+from mist_ops.study import Study
+from mist_ops.types import Json
+
+_SHOWN = 5
+
+
+def case_content(study: Study, case_id: str) -> str:
+    """The hash of a case's arrays: that which preprocessing noted, or else that of the files; empty without any."""
+    noted = study.geometry(case_id)
+    if noted.is_file() and (found := json.loads(noted.read_text(encoding="utf-8")).get("content")):
+        return str(found)
+    arrays = [path for path in (study.image(case_id), study.label(case_id), study.dtm(case_id)) if path.is_file()]
+    return json_hash([file_hash(path) for path in arrays]) if arrays else ""
+
+
+def read_passport(weights: Path) -> Json:
+    """The passport of a model.
+
+    Args:
+        weights: The file of the weights; ``fold_0.json`` is the passport of ``fold_0.pt``.
+
+    Raises:
+        ConfigError: There is none, or it cannot be read.
+    """
+    path = weights.with_suffix(".json")
+    if not path.is_file():
+        raise ConfigError(f"{weights} has no passport: there is no {path}. Models get one when they are trained here.")
+    try:
+        passport: Json = json.loads(path.read_text(encoding="utf-8"))
+        _ = passport["weights"], passport["content"], passport["config"], passport["history"][passport["best_epoch"]]
+    except (ValueError, KeyError, IndexError, TypeError) as error:
+        raise ConfigError(f"{path} is damaged ({error}). Restore it, or train the fold again.") from error
+    return passport
+
+
+def verify(weights: Path, study: Study) -> list[str]:
+    """What no longer holds of a model's passport: a sentence each, none if all holds.
+
+    Checked are the weights themselves, the settings of training in config.json, and the arrays of every patient that
+    trained the model or selected its weights.
+
+    Raises:
+        ConfigError: As ``read_passport``.
+    """
+    passport = read_passport(weights)
+    return [
+        *_changed_weights(weights, passport),
+        *_changed_settings(study, passport),
+        *_changed_arrays(study, passport),
+    ]
+
+
+def _changed_weights(weights: Path, passport: Json) -> Iterator[str]:
+    if not weights.is_file():
+        yield f"The weights {weights} are gone."
+    elif file_hash(weights) != passport["weights"]:
+        yield f"The weights {weights} are not those that the passport was written for."
+
+
+def _changed_settings(study: Study, passport: Json) -> Iterator[str]:
+    if not study.config.is_file():
+        yield f"{study.config} is gone, so the settings cannot be compared."
+        return
+    now = read_config(study.config)
+    if now.digest("training") == passport["settings"]:
+        return
+    try:
+        then = StudyConfig.model_validate(passport["config"]).settings("training")
+    except ValueError:
+        yield "Settings changed since, and those of the passport are of another version."
+        return
+    changed = _differing(then, now.settings("training"))
+    yield f"Settings changed since: {'; '.join(f'{key} was {_told(a)} and is {_told(b)}' for key, a, b in changed)}."
+
+
+def _changed_arrays(study: Study, passport: Json) -> Iterator[str]:
+    for part, cases in passport["content"].items():
+        found = {case_id: case_content(study, case_id) for case_id in cases}
+        gone = [case_id for case_id, content in found.items() if not content]
+        changed = [case_id for case_id, content in found.items() if content and content != cases[case_id]]
+        if gone:
+            yield f"The arrays of {_some(gone)} ({part}) are gone."
+        if changed:
+            yield f"The arrays of {_some(changed)} ({part}) are not those that were used."
+
+
+def differences(first: Json, second: Json) -> list[str]:
+    """Why two models may score differently, and how they did.
+
+    Args:
+        first: Passport of A.
+        second: Passport of B.
+
+    Returns:
+        Sentences that call them A and B.
+    """
+    return [
+        *(sentence for part in ("training", "validation") for sentence in _of_cases(part, first, second)),
+        *(
+            f"{key} is {_told(one)} for A and {_told(other)} for B."
+            for key, one, other in _differing(first["config"], second["config"])
+        ),
+        *_of_facts(first, second),
+        *_of_results(first, second),
+    ]
+
+
+def _of_cases(part: str, first: Json, second: Json) -> Iterator[str]:
+    one, other = first["content"].get(part, {}), second["content"].get(part, {})
+    use = {"training": "trains on", "validation": "selects its weights on"}[part]
+    for name, mine, theirs in (("A", one, other), ("B", other, one)):
+        alone = sorted(set(mine) - set(theirs))
+        if alone:
+            yield f"{name} alone {use} {len(alone)} patients: {_some(alone)}."
+    altered = sorted(case_id for case_id in set(one) & set(other) if one[case_id] != other[case_id])
+    if altered:
+        yield f"Both {use.replace('s ', ' ', 1)} {_some(altered)}, but on different arrays."
+
+
+_FACTS = ("fold", "seed", "mist_version", "device", "processes", "versions", "pretrained", "changes")
+
+
+def _of_facts(first: Json, second: Json) -> Iterator[str]:
+    mine, theirs = ({name: passport.get(name) for name in _FACTS} for passport in (first, second))
+    for key, one, other in _differing(mine, theirs):
+        yield f"{key} is {_told(one)} for A and {_told(other)} for B."
+
+
+def _of_results(first: Json, second: Json) -> Iterator[str]:
+    if first["weights"] == second["weights"]:
+        yield "The weights are the same, bit for bit."
+        return
+    for name, passport in (("A", first), ("B", second)):
+        best = passport["history"][passport["best_epoch"]]
+        yield (
+            f"{name} was best in epoch {best['index'] + 1} of {len(passport['history'])}, with a validation loss of "
+            f"{best['validation_loss']:.4f}, and trained for {passport['seconds'] / 3600:.2f} hours."
+        )
+
+
+def _differing(one: Mapping[str, Any], other: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """The values that differ, by dotted path."""
+    for key in dict.fromkeys([*one, *other]):
+        mine, theirs = one.get(key), other.get(key)
+        if isinstance(mine, Mapping) and isinstance(theirs, Mapping):
+            yield from _differing(mine, theirs, f"{prefix}{key}.")
+        elif mine != theirs:
+            yield f"{prefix}{key}", mine, theirs
+
+
+def _told(value: Any) -> str:
+    return "not there" if value is None else json.dumps(value)
+
+
+def _some(items: Sequence[str]) -> str:
+    return ", ".join(items[:_SHOWN]) + (f" and {len(items) - _SHOWN} more" if len(items) > _SHOWN else "")
