@@ -73,16 +73,15 @@ def _changed_settings(study: Study, passport: Json) -> Iterator[str]:
     if not study.config.is_file():
         yield f"{study.config} is gone, so the settings cannot be compared."
         return
-    now = read_config(study.config)
-    if now.digest("training") == passport["settings"]:
-        return
     try:
+        # Keys that came with a later version have their defaults, so that a passport does not age.
         then = StudyConfig.model_validate(passport["config"]).settings("training")
     except ValueError:
-        yield "Settings changed since, and those of the passport are of another version."
+        yield "The settings of the passport are of another version, and cannot be compared."
         return
-    changed = _differing(then, now.settings("training"))
-    yield f"Settings changed since: {'; '.join(f'{key} was {_told(a)} and is {_told(b)}' for key, a, b in changed)}."
+    changed = list(_differing(then, read_config(study.config).settings("training")))
+    if changed:
+        yield f"Settings changed since: {'; '.join(f'{key} was {_told(a)} and is {_told(b)}' for key, a, b in changed)}."
 
 
 def _changed_arrays(study: Study, passport: Json) -> Iterator[str]:
