@@ -87,6 +87,19 @@ class ChoosePostprocessingOptions(StudyOptions):
     num_workers_postprocess: PositiveInt = Field(1, description="Processes that try strategies on cases.")
 
 
+class StatusOptions(NumpyOptions):
+    """Flags of mist_status."""
+
+
+class PlanOptions(StatusOptions):
+    """Flags of mist_plan."""
+
+    apply: bool = Field(False, description="Make what is out of date again.")
+    num_workers_preprocess: PositiveInt = Field(1, description="Processes that preprocess cases.")
+    num_workers_evaluate: PositiveInt = Field(1, description="Processes that score cases.")
+    device: str | None = Field(None, description="cpu, cuda or a number; all GPUs if there are any.")
+
+
 class PredictOptions(Options):
     """Flags of mist_predict."""
 

@@ -97,6 +97,16 @@ def average_weights(arguments: Arguments = None) -> int:
     return _run("average_weights", average_weights.__doc__, options.AverageWeightsOptions, "tools", arguments)
 
 
+def status(arguments: Arguments = None) -> int:
+    """Say what of a study is out of date and why: patients, folds, predictions and scores."""
+    return _run("status", status.__doc__, options.StatusOptions, "studies", arguments)
+
+
+def plan(arguments: Arguments = None) -> int:
+    """Say what mist_status says and, with --apply, make just that again."""
+    return _run("plan", plan.__doc__, options.PlanOptions, "studies", arguments)
+
+
 def passport(arguments: Arguments = None) -> int:
     """Check what a model was made from, or say in which ways two models differ."""
     from mist_dagster.cli.passports import run

@@ -16,13 +16,17 @@ from mist_dagster.options import (
     AnalyzeOptions,
     ChoosePostprocessingOptions,
     FinalizeOptions,
+    PlanOptions,
     PreprocessOptions,
     RunAllOptions,
+    StatusOptions,
     StudyOptions,
     TrainOptions,
 )
 from mist_dagster.partitions import fold_key
 from mist_dagster.provenance import adopt_config
+from mist_dagster.status import Status, sentences
+from mist_dagster.status import status as study_status
 from mist_dagster.studies import register
 from mist_ops.config import StudyConfig, check_names, edits, override, read_config, write_config
 from mist_ops.dataset import read_description, read_paths, read_train_paths
@@ -119,6 +123,40 @@ def finalize(launcher: Launcher, options: FinalizeOptions, settings: Settings) -
         raise ConfigError(
             f"Folds {_some(untrained)} have no models, so the scores are of the others alone. Train them."
         )
+
+
+def status(launcher: Launcher, options: StatusOptions, settings: Settings) -> None:
+    """Say what is out of date."""
+    for sentence in sentences(study_status(_study(options, numpy=options.numpy))):
+        launcher.progress.note(sentence)
+
+
+def plan(launcher: Launcher, options: PlanOptions, settings: Settings) -> None:
+    """Say what is out of date, and make it again if wanted: each stage for just the partitions that need it."""
+    study = _study(options, numpy=options.numpy)
+    found = study_status(study)
+    for sentence in sentences(found):
+        launcher.progress.note(sentence)
+    if options.apply and not found.current:
+        _make(launcher, study, found, options)
+
+
+def _make(launcher: Launcher, study: Study, found: Status, options: PlanOptions) -> None:
+    config, device = _configure(launcher, study, {}), given("device", options.device)
+    if study.data:
+        launcher.run_stage(study, "observe")
+    if found.patients:
+        launcher.run_stage(study, "preprocess", {"workers": options.num_workers_preprocess}, list(found.patients))
+    how = {"resume": False, "gpus": config.training.hardware.num_gpus or ALL_GPUS, **device}
+    for fold in found.folds:
+        launcher.run_stage(study, "train", how, [fold_key(fold)])
+    if found.predictions:
+        launcher.run_stage(study, "predict", device, list(found.predictions))
+    if found.scores:
+        launcher.run_stage(study, "evaluate", {"workers": options.num_workers_evaluate})
+    if found.tests:
+        _predict_test_set(launcher, study, config, device)
+    _say_results(launcher, study, config)
 
 
 def choose_postprocessing(launcher: Launcher, options: ChoosePostprocessingOptions, settings: Settings) -> None:

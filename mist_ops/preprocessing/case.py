@@ -146,15 +146,23 @@ def read_content_hash(study: Study, case_id: str) -> str:
 
 def is_current(study: Study, case: Case, config: StudyConfig) -> bool:
     """Whether the arrays of a case are there, and were made from the files and settings as they are now."""
+    return why_outdated(study, case, config) is None
+
+
+def why_outdated(study: Study, case: Case, config: StudyConfig) -> str | None:
+    """Why a case is to be preprocessed, such as "its mask changed"; None if its arrays are current."""
+    arrays = [study.image(case.id), study.label(case.id), *([study.dtm(case.id)] * config.preprocessing.compute_dtms)]
     try:
         record = _read_record(study, case.id)
     except CaseError:
-        return False
-    wanted = {"inputs": _input_hashes(case), "settings": config.digest("preprocessing")}
-    arrays = [study.image(case.id), study.label(case.id)]
-    if config.preprocessing.compute_dtms:
-        arrays.append(study.dtm(case.id))
-    return all(path.is_file() for path in arrays) and {name: record.get(name) for name in wanted} == wanted
+        return "it is not preprocessed"
+    if not all(path.is_file() for path in arrays):
+        return "it lacks arrays"
+    before, now = record.get("inputs") or {}, _input_hashes(case)
+    changed = [name for name in dict.fromkeys([*before, *now]) if before.get(name) != now.get(name)]
+    if changed:
+        return f"its {' and '.join(changed)} changed"
+    return None if record.get("settings") == config.digest("preprocessing") else "the settings of preprocessing changed"
 
 
 def _input_hashes(case: Case) -> dict[str, str]:

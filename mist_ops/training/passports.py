@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,11 +45,11 @@ def read_passport(weights: Path) -> Json:
     return passport
 
 
-def verify(weights: Path, study: Study) -> list[str]:
+def verify(weights: Path, study: Study, besides: Collection[str] = ()) -> list[str]:
     """What no longer holds of a model's passport: a sentence each, none if all holds.
 
     Checked are the weights themselves, the settings of training in config.json, and the arrays of every patient that
-    trained the model or selected its weights.
+    trained the model or selected its weights, ``besides`` some.
 
     Raises:
         ConfigError: As ``read_passport``.
@@ -58,7 +58,7 @@ def verify(weights: Path, study: Study) -> list[str]:
     return [
         *_changed_weights(weights, passport),
         *_changed_settings(study, passport),
-        *_changed_arrays(study, passport),
+        *_changed_arrays(study, passport, besides),
     ]
 
 
@@ -81,12 +81,13 @@ def _changed_settings(study: Study, passport: Json) -> Iterator[str]:
         return
     changed = list(_differing(then, read_config(study.config).settings("training")))
     if changed:
-        yield f"Settings changed since: {'; '.join(f'{key} was {_told(a)} and is {_told(b)}' for key, a, b in changed)}."
+        told = "; ".join(f"{key} was {_told(old)} and is {_told(new)}" for key, old, new in changed)
+        yield f"Settings changed since: {told}."
 
 
-def _changed_arrays(study: Study, passport: Json) -> Iterator[str]:
+def _changed_arrays(study: Study, passport: Json, besides: Collection[str]) -> Iterator[str]:
     for part, cases in passport["content"].items():
-        found = {case_id: case_content(study, case_id) for case_id in cases}
+        found = {case_id: case_content(study, case_id) for case_id in cases if case_id not in besides}
         gone = [case_id for case_id, content in found.items() if not content]
         changed = [case_id for case_id, content in found.items() if content and content != cases[case_id]]
         if gone:

@@ -29,6 +29,8 @@ COMMANDS = (
     "convert_csv",
     "average_weights",
     "passport",
+    "status",
+    "plan",
     "ui",
 )
 

@@ -1,0 +1,98 @@
+"""What is out of date after an edit, and that just this is made again."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mist_dagster import cli
+from mist_dagster.status import sentences, status
+from mist_ops.config import override, read_config, write_config
+from mist_ops.dataset import read_train_paths
+from mist_ops.imaging.nifti import read_labels, write_labels
+from mist_ops.study import Study
+
+
+@pytest.fixture
+def edited(copied_study: Study, tmp_path: Path) -> tuple[Study, str]:
+    """A study with a mask of its own for one patient of fold 1, in which a voxel changed."""
+    assignment = read_train_paths(copied_study.train_paths)
+    case = next(case for case in assignment.cases if assignment.fold_of[case.id] == 1)
+    mask = tmp_path / "mask.nii.gz"
+    shutil.copy2(str(case.mask), mask)
+    table = copied_study.train_paths
+    table.write_text(table.read_text().replace(str(case.mask), str(mask)))
+    labels, geometry = read_labels(mask)
+    labels[tuple(np.argwhere(labels == 0)[0])] = 1
+    write_labels(mask, labels, geometry)
+    return copied_study, case.id
+
+
+def test_a_study_that_nobody_touched_is_current(copied_study: Study, capfd: pytest.CaptureFixture[str]) -> None:
+    assert status(copied_study).current
+    where = ["--results", str(copied_study.results), "--numpy", str(copied_study.numpy)]
+    assert cli.status(where) == 0
+    assert "Everything is current." in capfd.readouterr().err
+
+
+def test_an_edited_mask_reaches_its_arrays_the_folds_that_saw_it_and_what_follows(edited: tuple[Study, str]) -> None:
+    study, patient = edited
+    found = status(study)
+    assert found.patients == {patient: "its mask changed"}
+    assert found.folds == {
+        0: [f"patient {patient} trains it, and its mask changed"],
+        # Without --val-percent, the patients that a fold holds out select its weights.
+        1: [f"patient {patient} selects its weights, and its mask changed"],
+    }
+    assert set(found.predictions) == {case.id for case in read_train_paths(study.train_paths).cases}
+    assert set(found.tests.values()) == {"folds 0, 1 are to be trained"}
+    assert found.scores is not None
+    assert found.hours is not None
+    text = "\n".join(sentences(found))
+    assert f"Preprocess 1 patients ({patient}): its mask changed." in text
+    assert f"Train fold 0: patient {patient} trains it, and its mask changed." in text
+
+
+def test_a_plan_makes_just_that_again(edited: tuple[Study, str]) -> None:
+    study, patient = edited
+    others = [study.image(case.id) for case in read_train_paths(study.train_paths).cases if case.id != patient]
+    before = {path: path.stat().st_mtime_ns for path in others}
+    where = ["--results", str(study.results), "--numpy", str(study.numpy)]
+    assert cli.plan(where) == 0
+    assert not status(study).current
+    assert cli.plan([*where, "--apply", "--device", "cpu"]) == 0
+    assert list(sentences(status(study))) == ["Everything is current."]
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_a_plan_leaves_a_fold_alone_that_nothing_reached(copied_study: Study) -> None:
+    study = copied_study
+    weights, when = study.model(0).read_bytes(), study.model(0).stat().st_mtime_ns
+    study.model(1).unlink()
+    assert cli.plan(["--results", str(study.results), "--numpy", str(study.numpy), "--apply", "--device", "cpu"]) == 0
+    assert study.model(1).exists()
+    assert (study.model(0).read_bytes(), study.model(0).stat().st_mtime_ns) == (weights, when)
+    assert status(study).current
+
+
+def test_settings_reach_just_the_stages_that_read_them(copied_study: Study) -> None:
+    study, config = copied_study, read_config(copied_study.config)
+    write_config(study.config, override(config, {"inference.tta.enabled": True}))
+    found = status(study)
+    assert (found.patients, found.folds) == ({}, {})
+    assert set(found.predictions.values()) == {"the settings of prediction changed"}
+    write_config(study.config, override(config, {"training.epochs": 3}))
+    found = status(study)
+    assert found.patients == {}
+    assert found.folds[0] == found.folds[1] == ["Settings changed since: training.epochs was 1 and is 3."]
+
+
+def test_what_is_missing_is_told(copied_study: Study) -> None:
+    study = copied_study
+    held_out = read_train_paths(study.train_paths).held_out(0)
+    study.model(1).unlink()
+    study.cv_prediction(held_out[0]).unlink()
+    found = status(study)
+    assert found.folds == {1: ["it is not trained"]}
+    assert found.predictions[held_out[0]] == "it is not predicted"
