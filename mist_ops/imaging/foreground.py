@@ -25,9 +25,9 @@ def foreground_box(image: Image) -> Box:
 def bounding_box(mask: Mask) -> Box | None:
     """The smallest box around the voxels of a mask; None if there are none."""
     # Two of the axes are told from one plane: 0.2 instead of 7.5 ms for 6 million voxels.
-    plane = mask.any(axis=0)
+    plane = np.any(mask, axis=0)
     spans = []
-    for line in (mask.any(axis=(1, 2)), plane.any(axis=1), plane.any(axis=0)):
+    for line in (np.any(mask, axis=(1, 2)), np.any(plane, axis=1), np.any(plane, axis=0)):
         occupied = np.flatnonzero(line)
         if not occupied.size:
             return None
