@@ -1,5 +1,6 @@
 """What of a study is out of date, all the way down, told from the files alone: they are the truth, records are not."""
 
+import json
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,6 +8,8 @@ from pathlib import Path
 from mist_ops.analysis.folds import make_fold
 from mist_ops.config import StudyConfig, read_config
 from mist_ops.dataset import Assignment, Fold, read_paths, read_train_paths
+from mist_ops.evaluation.table import summary_path
+from mist_ops.files import file_hash
 from mist_ops.preprocessing.case import why_outdated
 from mist_ops.study import Study
 from mist_ops.training.passports import read_passport, verify
@@ -57,7 +60,7 @@ def status(study: Study) -> Status:
         folds=folds,
         predictions=predictions,
         tests=dict(_of_tests(study, config, folds)),
-        scores=_of_scores(study, assignment, predictions),
+        scores=_of_scores(study, config, assignment, predictions),
         hours=_hours(study, config, folds),
     )
 
@@ -123,15 +126,29 @@ def _of_tests(study: Study, config: StudyConfig, folds: Collection[int]) -> Iter
             yield case.id, "a model or an image changed since"
 
 
-def _of_scores(study: Study, assignment: Assignment, predictions: Collection[str]) -> str | None:
+def _of_scores(study: Study, config: StudyConfig, assignment: Assignment, predictions: Collection[str]) -> str | None:
     if not study.results_csv.is_file():
         return "there are none"
     if predictions:
         return f"{len(predictions)} patients are to be predicted"
-    inputs = [study.config, *(study.cv_prediction(case.id) for case in assignment.cases)]
-    inputs += [case.mask for case in assignment.cases if case.mask]
-    newer = [path.name for path in inputs if _older(study.results_csv, path)]
-    return f"{_some(newer)} changed since" if newer else None
+    changed = list(_changed_inputs(study, config, assignment))
+    return f"{_some(changed)} changed since" if changed else None
+
+
+def _changed_inputs(study: Study, config: StudyConfig, assignment: Assignment) -> Iterator[str]:
+    """What the scores were made from that has another content now; only files that are newer are read."""
+    try:
+        made_from = json.loads(summary_path(study.results_csv).read_text(encoding="utf-8"))["inputs"]
+    except (OSError, ValueError, KeyError):
+        yield "what they were made from is not on record, and may have"
+        return
+    if made_from["settings"] != config.digest("evaluation"):
+        yield "the settings of evaluation"
+    for case in assignment.cases:
+        for part, path in (("mask", case.mask), ("prediction", study.cv_prediction(case.id))):
+            known = made_from[f"{part}s"].get(case.id)
+            if path and _older(study.results_csv, path) and known != file_hash(path):
+                yield f"the {part} of {case.id}"
 
 
 def _older(made: Path, source: Path) -> bool:

@@ -50,7 +50,11 @@ def evaluation_assets(study: Study) -> list[dg.AssetsDefinition]:
         with interruptible(context):
             scored = progress.track(evaluate(pairs, settings.evaluation, config.workers), "Evaluating", len(pairs))
             rows, failures = collect(scored, progress)
-        write_evaluation(study.results_csv, pairs, settings.evaluation, rows, failures)
+        # By id and not by path, so that results may be moved.
+        masks = {pair.id: inputs["masks"].get(str(pair.mask)) for pair in pairs}
+        predictions = {pair.id: inputs["predictions"].get(str(pair.prediction)) for pair in pairs}
+        made_from = {"settings": settings.digest("evaluation"), "masks": masks, "predictions": predictions}
+        write_evaluation(study.results_csv, pairs, settings.evaluation, rows, failures, inputs=made_from)
         if failures:
             raise dg.Failure(f"{len(failures)} of {len(pairs)} patients could not be scored: {', '.join(failures)}.")
         missing = [case.id for case in assignment.cases if case.id not in rows]

@@ -21,6 +21,7 @@ from mist_ops.evaluation.score import Absent, CaseScores, Classes, columns, scor
 from mist_ops.evaluation.summary import summary
 from mist_ops.files import atomic, write_json
 from mist_ops.registry import METRICS
+from mist_ops.types import Json
 from mist_ops.workers import Outcome, outcomes
 
 
@@ -129,6 +130,7 @@ def write_evaluation(
     rows: Mapping[str, CaseScores],
     failures: Mapping[str, str],
     absent: Absent = "best",
+    inputs: Json | None = None,
 ) -> None:
     """Write results.csv and what stands beside it. Lesions of an earlier evaluation go away where this one has none.
 
@@ -139,6 +141,7 @@ def write_evaluation(
         rows: Scores by id.
         failures: Reasons by id, of patients without scores.
         absent: As given to ``evaluate``.
+        inputs: What the scores were made from, to be kept in the summary.
     """
     order = [pair.id for pair in pairs]
     ordered = {case_id: rows[case_id] for case_id in order if case_id in rows}
@@ -147,7 +150,8 @@ def write_evaluation(
         write_lesions(lesions, {case_id: row.lesions for case_id, row in ordered.items()})
     else:
         lesions.unlink(missing_ok=True)
-    write_json(summary_path(path), summary(classes, ordered, failures, absent))
+    kept = {} if inputs is None else {"inputs": inputs}
+    write_json(summary_path(path), {**summary(classes, ordered, failures, absent), **kept})
     write_results(path, ordered, columns(classes), order)
 
 

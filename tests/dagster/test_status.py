@@ -88,6 +88,16 @@ def test_settings_reach_just_the_stages_that_read_them(copied_study: Study) -> N
     assert found.folds[0] == found.folds[1] == ["Settings changed since: training.epochs was 1 and is 3."]
 
 
+def test_a_file_that_was_only_touched_makes_nothing_stale_and_other_metrics_do(copied_study: Study) -> None:
+    study, config = copied_study, read_config(copied_study.config)
+    for path in (study.config, *study.cv_predictions.iterdir()):
+        path.touch()
+    assert status(study).current
+    write_config(study.config, override(config, {"evaluation": {"all": {"labels": [1, 2], "metrics": {"iou": {}}}}}))
+    found = status(study)
+    assert (found.predictions, found.scores) == ({}, "the settings of evaluation changed since")
+
+
 def test_what_is_missing_is_told(copied_study: Study) -> None:
     study = copied_study
     held_out = read_train_paths(study.train_paths).held_out(0)
