@@ -1,18 +1,19 @@
 """What of a study is out of date, all the way down, told from the files alone: they are the truth, records are not."""
 
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 
 from mist_ops.analysis.folds import make_fold
 from mist_ops.config import StudyConfig, read_config
-from mist_ops.dataset import Assignment, Fold, read_paths, read_train_paths
+from mist_ops.dataset import Assignment, Case, Fold, read_paths, read_train_paths
 from mist_ops.evaluation.table import summary_path
 from mist_ops.files import file_hash
 from mist_ops.preprocessing.case import why_outdated
 from mist_ops.study import Study
-from mist_ops.training.passports import read_passport, verify
+from mist_ops.training.passports import case_content, read_passport, verify
 
 _SHOWN = 5
 
@@ -50,9 +51,11 @@ def status(study: Study) -> Status:
         MistError: The study has not been analyzed, or its tables cannot be read.
     """
     config, assignment = read_config(study.config), read_train_paths(study.train_paths)
-    reasons = {case.id: why_outdated(study, case, config) for case in assignment.cases}
-    patients = {case_id: reason for case_id, reason in reasons.items() if reason}
-    checked = {fold: list(_of_fold(study, config, assignment, fold, patients)) for fold in config.training.folds}
+    patients = patients_to_preprocess(study, config, assignment.cases)
+    content_of = cache(partial(case_content, study))
+    checked = {
+        fold: list(_of_fold(study, config, assignment, fold, patients, content_of)) for fold in config.training.folds
+    }
     folds = {fold: found for fold, found in checked.items() if found}
     predictions = dict(_of_predictions(study, config, assignment, folds, patients))
     return Status(
@@ -65,8 +68,20 @@ def status(study: Study) -> Status:
     )
 
 
+def patients_to_preprocess(study: Study, config: StudyConfig, cases: Iterable[Case]) -> dict[str, str]:
+    """Why each patient is to be preprocessed, by id; those whose arrays are current are left out."""
+    settings, with_dtm = config.digest("preprocessing"), config.preprocessing.compute_dtms
+    reasons = {case.id: why_outdated(study, case, settings, with_dtm) for case in cases}
+    return {case_id: reason for case_id, reason in reasons.items() if reason}
+
+
 def _of_fold(
-    study: Study, config: StudyConfig, assignment: Assignment, index: int, patients: Mapping[str, str]
+    study: Study,
+    config: StudyConfig,
+    assignment: Assignment,
+    index: int,
+    patients: Mapping[str, str],
+    content_of: Callable[[str], str],
 ) -> Iterator[str]:
     if not study.model(index).is_file() or not study.passport(index).is_file():
         yield "it is not trained"
@@ -74,7 +89,7 @@ def _of_fold(
     fold = make_fold(assignment, index, config.training.val_percent, config.training.seed)
     yield from _parts_outdated(fold, patients)
     # What preprocessing will change anyway is told above, by its reason.
-    yield from verify(study.model(index), study, besides=patients)
+    yield from verify(study.model(index), study, patients, content_of)
 
 
 def _parts_outdated(fold: Fold, patients: Mapping[str, str]) -> Iterator[str]:

@@ -25,12 +25,13 @@ from mist_dagster.options import (
 )
 from mist_dagster.partitions import fold_key
 from mist_dagster.provenance import adopt_config
-from mist_dagster.status import Status, sentences
+from mist_dagster.status import Status, patients_to_preprocess, sentences
 from mist_dagster.status import status as study_status
 from mist_dagster.studies import register
 from mist_ops.config import StudyConfig, check_names, edits, override, read_config, write_config
 from mist_ops.dataset import read_description, read_paths, read_train_paths
 from mist_ops.errors import ConfigError
+from mist_ops.preprocessing.case import DAMAGED, NOT_THERE
 from mist_ops.study import Study
 
 
@@ -64,19 +65,18 @@ def _plan(launcher: Launcher, study: Study, options: AnalyzeOptions, settings: S
 
 def preprocess(launcher: Launcher, options: PreprocessOptions, settings: Settings) -> None:
     """Preprocess the patients whose arrays are missing or outdated."""
-    from mist_ops.preprocessing.case import is_current
-
     study = _study(options, numpy=options.numpy)
     config = _configure(launcher, study, settings)
     cases = read_train_paths(study.train_paths).cases
-    current = {case.id for case in cases if is_current(study, case, config)}
-    outdated = [case.id for case in cases if case.id not in current and study.image(case.id).exists()]
+    reasons = patients_to_preprocess(study, config, cases)
+    foreign = {case_id for case_id, reason in reasons.items() if reason == NOT_THERE and study.image(case_id).exists()}
+    outdated = [case_id for case_id, reason in reasons.items() if reason not in (NOT_THERE, DAMAGED)] + sorted(foreign)
     if outdated and not options.overwrite:
         raise ConfigError(
             f"{study.numpy} holds arrays of {len(outdated)} patients that were made from other files or settings, or "
             f"by another program ({_some(outdated)}). Give --overwrite to replace them, or another folder with --numpy."
         )
-    todo = [case.id for case in cases if options.overwrite or case.id not in current]
+    todo = [case.id for case in cases if options.overwrite or case.id in reasons]
     if todo and study.data:
         launcher.run_stage(study, "observe")
     if todo:

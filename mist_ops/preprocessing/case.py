@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from jaxtyping import Float16
 from mist_ops.config import StudyConfig
 from mist_ops.dataset import Case
 from mist_ops.errors import CaseError, ImageError
-from mist_ops.files import file_hash, write_array, write_json
+from mist_ops.files import file_hash, stamp, write_array, write_json
 from mist_ops.imaging.distances import VOXELS, distance_maps
 from mist_ops.imaging.foreground import bounding_box, foreground_box, union_box
 from mist_ops.imaging.geometry import Geometry, Reorientation
@@ -105,13 +105,16 @@ def write_case(study: Study, case: Case, config: StudyConfig, box: Box | None) -
     """
     remove_case(study, case.id)
     try:
+        # Before they are read: files that change meanwhile make the case outdated.
+        stamps, inputs = _stamps(_inputs(case)), _hashes(_inputs(case))
         made = preprocess(case, config, box)
         content = _write_arrays(study, case.id, made)
         record = {
             **made.geometry.to_json(),
-            "inputs": _input_hashes(case),
+            "inputs": inputs,
             "settings": config.digest("preprocessing"),
             "content": content,
+            "stamps": {"inputs": stamps, "arrays": _stamps(_arrays(study, case.id))},
         }
         write_json(study.geometry(case.id), record)
     except BaseException:
@@ -146,28 +149,93 @@ def read_content_hash(study: Study, case_id: str) -> str:
 
 def is_current(study: Study, case: Case, config: StudyConfig) -> bool:
     """Whether the arrays of a case are there, and were made from the files and settings as they are now."""
-    return why_outdated(study, case, config) is None
+    return why_outdated(study, case, config.digest("preprocessing"), config.preprocessing.compute_dtms) is None
 
 
-def why_outdated(study: Study, case: Case, config: StudyConfig) -> str | None:
-    """Why a case is to be preprocessed, such as "its mask changed"; None if its arrays are current."""
-    arrays = [study.image(case.id), study.label(case.id), *([study.dtm(case.id)] * config.preprocessing.compute_dtms)]
+NOT_THERE, DAMAGED = "it is not preprocessed", "its arrays are damaged"
+"""Reasons for which nothing is lost if a case is preprocessed anew."""
+
+
+def why_outdated(study: Study, case: Case, settings: str, with_dtm: bool = False) -> str | None:
+    """Why a case is to be preprocessed, such as "its mask changed"; None if its arrays are current.
+
+    Files are read only where their size or times are not those on record. What was only touched, or copied, is noted
+    with its new times, so that it is read once.
+
+    Args:
+        study: Where the arrays lie.
+        case: Its files.
+        settings: Digest of the settings of preprocessing.
+        with_dtm: Whether distance maps are wanted.
+    """
     try:
         record = _read_record(study, case.id)
     except CaseError:
-        return "it is not preprocessed"
-    if not all(path.is_file() for path in arrays):
-        return "it lacks arrays"
-    before, now = record.get("inputs") or {}, _input_hashes(case)
-    changed = [name for name in dict.fromkeys([*before, *now]) if before.get(name) != now.get(name)]
+        return NOT_THERE
+    inputs, arrays = _inputs(case), _arrays(study, case.id)
+    if "image" not in arrays or (case.mask and "label" not in arrays) or (with_dtm and "dtm" not in arrays):
+        return DAMAGED
+    changed = _changed(record, inputs)
     if changed:
         return f"its {' and '.join(changed)} changed"
-    return None if record.get("settings") == config.digest("preprocessing") else "the settings of preprocessing changed"
+    if record.get("settings") != settings:
+        return "the settings of preprocessing changed"
+    stamps = {"inputs": _stamps(inputs), "arrays": _stamps(arrays)}
+    noted = record.get("stamps") or {}
+    if noted.get("arrays") != stamps["arrays"] and record.get("content") != _content(arrays):
+        return DAMAGED
+    if noted != stamps:
+        with suppress(OSError):  # a folder that may only be read is read in full each time
+            write_json(study.geometry(case.id), {**record, "stamps": stamps})
+    return None
 
 
-def _input_hashes(case: Case) -> dict[str, str]:
-    inputs = {**case.images, **({"mask": case.mask} if case.mask else {})}
-    return {name: file_hash(path) for name, path in inputs.items() if path.is_file()}
+def input_hashes(study: Study, case: Case) -> dict[str, str]:
+    """SHA-256 of the files of a case by channel, and of its "mask"; those known to be unchanged are not read."""
+    inputs = _inputs(case)
+    try:
+        record = _read_record(study, case.id)
+    except CaseError:
+        return _hashes(inputs)
+    known, noted = record.get("inputs") or {}, (record.get("stamps") or {}).get("inputs", {})
+    return {
+        name: known[name] if name in known and noted.get(name) == stamp(path) else file_hash(path)
+        for name, path in inputs.items()
+    }
+
+
+def _changed(record: Json, inputs: Mapping[str, Path]) -> list[str]:
+    before, noted = record.get("inputs") or {}, (record.get("stamps") or {}).get("inputs", {})
+    return [
+        name
+        for name in dict.fromkeys([*before, *inputs])
+        if name not in inputs
+        or name not in before
+        or (noted.get(name) != stamp(inputs[name]) and before[name] != file_hash(inputs[name]))
+    ]
+
+
+def _inputs(case: Case) -> dict[str, Path]:
+    files = {**case.images, **({"mask": case.mask} if case.mask else {})}
+    return {name: path for name, path in files.items() if path.is_file()}
+
+
+def _arrays(study: Study, case_id: str) -> dict[str, Path]:
+    files = {"image": study.image(case_id), "label": study.label(case_id), "dtm": study.dtm(case_id)}
+    return {name: path for name, path in files.items() if path.is_file()}
+
+
+def _hashes(files: Mapping[str, Path]) -> dict[str, str]:
+    return {name: file_hash(path) for name, path in files.items()}
+
+
+def _stamps(files: Mapping[str, Path]) -> dict[str, list[int]]:
+    return {name: stamp(path) for name, path in files.items()}
+
+
+def _content(arrays: Mapping[str, Path]) -> str:
+    """One hash of all arrays of a case."""
+    return hashlib.sha256(b"".join(bytes.fromhex(file_hash(path)) for path in arrays.values())).hexdigest()
 
 
 def _read_record(study: Study, case_id: str) -> Json:
@@ -261,8 +329,6 @@ def _write_arrays(study: Study, case_id: str, made: PreprocessedCase) -> str:
         arrays[study.label(case_id)] = made.classes[..., None]
     if made.dtm is not None:
         arrays[study.dtm(case_id)] = made.dtm
-    digest = hashlib.sha256()
     for path, array in arrays.items():
         write_array(path, array)
-        digest.update(bytes.fromhex(file_hash(path)))
-    return digest.hexdigest()
+    return _content(_arrays(study, case_id))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,11 +46,19 @@ def read_passport(weights: Path) -> Json:
     return passport
 
 
-def verify(weights: Path, study: Study, besides: Collection[str] = ()) -> list[str]:
+def verify(
+    weights: Path, study: Study, besides: Collection[str] = (), content_of: Callable[[str], str] | None = None
+) -> list[str]:
     """What no longer holds of a model's passport: a sentence each, none if all holds.
 
     Checked are the weights themselves, the settings of training in config.json, and the arrays of every patient that
-    trained the model or selected its weights, ``besides`` some.
+    trained the model or selected its weights.
+
+    Args:
+        weights: The file of the weights.
+        study: Whose settings and arrays they are held against.
+        besides: Patients whose arrays are not looked at.
+        content_of: The hash of a patient's arrays, if it is known to the caller; else ``case_content``.
 
     Raises:
         ConfigError: As ``read_passport``.
@@ -58,7 +67,7 @@ def verify(weights: Path, study: Study, besides: Collection[str] = ()) -> list[s
     return [
         *_changed_weights(weights, passport),
         *_changed_settings(study, passport),
-        *_changed_arrays(study, passport, besides),
+        *_changed_arrays(passport, besides, content_of or partial(case_content, study)),
     ]
 
 
@@ -85,9 +94,9 @@ def _changed_settings(study: Study, passport: Json) -> Iterator[str]:
         yield f"Settings changed since: {told}."
 
 
-def _changed_arrays(study: Study, passport: Json, besides: Collection[str]) -> Iterator[str]:
+def _changed_arrays(passport: Json, besides: Collection[str], content_of: Callable[[str], str]) -> Iterator[str]:
     for part, cases in passport["content"].items():
-        found = {case_id: case_content(study, case_id) for case_id in cases if case_id not in besides}
+        found = {case_id: content_of(case_id) for case_id in cases if case_id not in besides}
         gone = [case_id for case_id, content in found.items() if not content]
         changed = [case_id for case_id, content in found.items() if content and content != cases[case_id]]
         if gone:

@@ -15,16 +15,20 @@ from scipy.ndimage import gaussian_filter
 from mist_ops.config import StudyConfig
 from mist_ops.dataset import Case
 from mist_ops.errors import CaseError
+from mist_ops.files import stamp, write_json
 from mist_ops.imaging.geometry import Geometry
 from mist_ops.imaging.nifti import write_image, write_labels
 from mist_ops.imaging.resample import resample_onto
 from mist_ops.preprocessing.case import (
+    DAMAGED,
     CaseGeometry,
+    input_hashes,
     is_current,
     preprocess,
     read_case_geometry,
     read_content_hash,
     remove_case,
+    why_outdated,
     write_case,
 )
 from mist_ops.study import Study
@@ -320,6 +324,37 @@ def test_arrays_are_current_until_a_file_or_a_setting_changes(study: Study, case
     assert case.mask is not None
     write_labels(case.mask, labels * 0, GRID)
     assert not is_current(study, case, settings())
+
+
+def test_arrays_that_were_cut_short_or_altered_are_outdated(study: Study, case: Case) -> None:
+    write_case(study, case, settings(), None)
+    for locate in (study.image, study.label):
+        path = locate("007")
+        whole = path.read_bytes()
+        for other in (whole[:-1], whole[:-1] + bytes([whole[-1] ^ 1]), b""):
+            path.write_bytes(other)
+            assert why_outdated(study, case, settings().digest("preprocessing")) == DAMAGED
+        path.write_bytes(whole)
+    assert is_current(study, case, settings())
+
+
+def test_files_are_read_only_where_their_times_are_not_on_record(study: Study, case: Case) -> None:
+    write_case(study, case, settings(), None)
+    hashes, record = input_hashes(study, case), json.loads(study.geometry("007").read_text())
+    write_json(study.geometry("007"), {**record, "inputs": {**hashes, "t1": "as noted"}})
+    assert input_hashes(study, case)["t1"] == "as noted"
+    case.images["t1"].touch()
+    assert input_hashes(study, case) == hashes
+
+
+def test_a_file_that_was_only_touched_is_current_and_its_new_times_are_noted(study: Study, case: Case) -> None:
+    write_case(study, case, settings(), None)
+    for path in (case.images["t1"], study.image("007")):
+        path.touch()
+    assert is_current(study, case, settings())
+    noted = json.loads(study.geometry("007").read_text())["stamps"]
+    assert noted["inputs"]["t1"] == stamp(case.images["t1"])
+    assert noted["arrays"]["image"] == stamp(study.image("007"))
 
 
 def test_a_case_that_is_not_there_says_what_to_do(study: Study, case: Case) -> None:
