@@ -1,0 +1,49 @@
+"""The event log that keeps its connections: the same records as Dagster's own, from several processes at once."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import dagster as dg
+from dagster._core.storage.event_log.sqlite.sqlite_event_log import SqliteEventLogStorage
+
+from mist_dagster.event_log import KeptSqliteEventLog
+from mist_dagster.home import instance
+
+KEY = dg.AssetKey("case")
+REPORT = """
+import sys, dagster as dg
+from mist_dagster.home import instance
+with instance() as opened:
+    for index in range(20):
+        opened.report_runless_asset_event(dg.AssetMaterialization("case", partition=f"{sys.argv[1]}_{index}"))
+"""
+
+
+def test_a_new_home_has_it_and_dagsters_own_reads_what_it_wrote(home: Path) -> None:
+    with instance() as opened:
+        assert isinstance(opened.event_log_storage, KeptSqliteEventLog)
+        opened.report_runless_asset_event(dg.AssetMaterialization(KEY, partition="007"))
+    own = SqliteEventLogStorage(str(home / "history" / "runs"))
+    assert own.get_materialized_partitions(KEY) == {"007"}
+
+
+def test_processes_write_side_by_side(home: Path) -> None:
+    writers = [subprocess.Popen([sys.executable, "-c", REPORT, str(number)]) for number in range(3)]
+    assert [writer.wait(120) for writer in writers] == [0, 0, 0]
+    with instance() as opened:
+        assert len(opened.event_log_storage.get_materialized_partitions(KEY)) == 60
+
+
+def test_more_runs_than_connections_are_recorded_whole(home: Path) -> None:
+    @dg.op
+    def nothing() -> None:
+        pass
+
+    @dg.job
+    def job() -> None:
+        nothing()
+
+    with instance() as opened:
+        runs = [job.execute_in_process(instance=opened).run_id for _ in range(12)]
+        assert all(opened.get_run_stats(run).steps_succeeded == 1 for run in runs)
