@@ -36,13 +36,31 @@ def job_name(study: Study, stage: str) -> str:
     return f"{study.name}__{stage}"
 
 
+IN_SYNC = "in_sync"
+"""Name of the checks that say what is out of date."""
+
+CHECKED = ("preprocessed_case", "fold_model", "cv_prediction", "test_prediction", "evaluation")
+"""The assets that have one."""
+
+
+def in_sync_checks(study: Study, names: Sequence[str] = CHECKED) -> list[dg.AssetCheckKey]:
+    """The keys of those checks, of some assets or of all."""
+    return [dg.AssetCheckKey(asset_key(study, name), IN_SYNC) for name in names if name in CHECKED]
+
+
+def _selection(study: Study, names: Sequence[str]) -> dg.AssetSelection:
+    """Some assets with their checks, but for those that say what is out of date: these look at the whole study."""
+    assets = dg.AssetSelection.assets(*(asset_key(study, name) for name in names))
+    return assets - dg.AssetSelection.checks(*in_sync_checks(study, names))
+
+
 def study_jobs(study: Study) -> list[UnresolvedAssetJobDefinition]:
     """The jobs of a study, in the order in which its stages follow one another."""
+    selections = {stage: _selection(study, names) for stage, names in STAGES.items()}
+    selections["status"] = dg.AssetSelection.checks(*in_sync_checks(study))
     return [
         dg.define_asset_job(
-            job_name(study, stage),
-            selection=dg.AssetSelection.assets(*(asset_key(study, name) for name in names)),
-            tags={"mist/study": study.name, "mist/stage": stage},
+            job_name(study, stage), selection=selection, tags={"mist/study": study.name, "mist/stage": stage}
         )
-        for stage, names in STAGES.items()
+        for stage, selection in selections.items()
     ]

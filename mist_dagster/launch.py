@@ -60,7 +60,7 @@ class Launcher:
 
         Args:
             study: The study.
-            stage: A stage of ``jobs.STAGES``.
+            stage: A stage of ``jobs.STAGES``, or ``status``.
             config: Run config of the stage's last asset.
             partitions: Patients or folds; None for a stage without partitions.
 
@@ -71,8 +71,7 @@ class Launcher:
         # Built anew for each stage: the one before may have changed the patients and folds.
         definitions = build_definitions([study], self.progress, tools=())
         job = definitions.resolve_job_def(job_name(study, stage))
-        operation = "analysis" if stage == "analyze" else STAGES[stage][-1]
-        run_config = {"ops": {f"{study.name}__{operation}": {"config": dict(config)}}} if config else {}
+        run_config = {"ops": {_operation(study, stage): {"config": dict(config)}}} if config else {}
         known = job.partitions_def.get_partition_keys() if job.partitions_def else []
         for tags in _partition_tags(known, partitions):
             self._run(job, run_config, {**tags, "mist/study": study.name, "mist/stage": stage})
@@ -111,6 +110,11 @@ def launcher(progress: Progress) -> Iterator[Launcher]:
     """Open the home's instance for a command."""
     with home.instance() as instance:
         yield Launcher(instance, progress)
+
+
+def _operation(study: Study, stage: str) -> str:
+    """What takes the run config of a stage."""
+    return f"{study.name}__{'analysis' if stage == 'analyze' else STAGES[stage][-1]}"
 
 
 def _partition_tags(known: Sequence[str], wanted: Sequence[str] | None) -> Iterator[dict[str, str]]:

@@ -90,6 +90,14 @@ def version_tags(version: str) -> dict[str, str]:
     return {DATA_VERSION_TAG: version, DATA_VERSION_IS_USER_PROVIDED_TAG: "true"}
 
 
+def observed_versions(instance: dg.DagsterInstance, key: dg.AssetKey) -> dict[str, str]:
+    """The data version that each partition of an asset was last observed with."""
+    observed = instance.event_log_storage.get_latest_tags_by_partition(
+        key, dg.DagsterEventType.ASSET_OBSERVATION, [DATA_VERSION_TAG]
+    )
+    return {partition: tags[DATA_VERSION_TAG] for partition, tags in observed.items()}
+
+
 def version_of(made: dg.AssetMaterialization) -> str:
     """The data version of a record; empty if it has none."""
     return dict(made.tags or {}).get(DATA_VERSION_TAG, "")

@@ -9,6 +9,7 @@ from mist_dagster.assets.evaluation import evaluation_assets
 from mist_dagster.assets.postprocessing import postprocessing_assets
 from mist_dagster.assets.prediction import prediction_assets
 from mist_dagster.assets.preprocessing import preprocessing_assets
+from mist_dagster.assets.status import plan_job, status_checks
 from mist_dagster.assets.training import training_assets
 from mist_dagster.jobs import study_jobs
 from mist_dagster.partitions import study_partitions
@@ -28,4 +29,6 @@ def study_definitions(study: Study) -> dg.Definitions:
         *postprocessing_assets(study),
         *data_dump_assets(study),
     ]
-    return dg.Definitions(assets=assets, jobs=study_jobs(study))
+    return dg.Definitions(
+        assets=assets, asset_checks=[status_checks(study)], jobs=[*study_jobs(study), plan_job(study)]
+    )

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mist_dagster.assets.analysis import launchpad
+from mist_dagster.assets.status import PlanRun
 from mist_dagster.cli.run_config import Settings, absolute, given
 from mist_dagster.gpu import ALL_GPUS
 from mist_dagster.launch import Launcher, ask_for_reload
@@ -24,8 +25,9 @@ from mist_dagster.options import (
     TrainOptions,
 )
 from mist_dagster.partitions import fold_key
+from mist_dagster.plan import make_current, show_status
 from mist_dagster.provenance import adopt_config
-from mist_dagster.status import Status, patients_to_preprocess, sentences
+from mist_dagster.status import patients_to_preprocess, sentences
 from mist_dagster.status import status as study_status
 from mist_dagster.studies import register
 from mist_ops.config import StudyConfig, check_names, edits, override, read_config, write_config
@@ -138,25 +140,12 @@ def plan(launcher: Launcher, options: PlanOptions, settings: Settings) -> None:
     for sentence in sentences(found):
         launcher.progress.note(sentence)
     if options.apply and not found.current:
-        _make(launcher, study, found, options)
-
-
-def _make(launcher: Launcher, study: Study, found: Status, options: PlanOptions) -> None:
-    config, device = _configure(launcher, study, {}), given("device", options.device)
-    if study.data:
-        launcher.run_stage(study, "observe")
-    if found.patients:
-        launcher.run_stage(study, "preprocess", {"workers": options.num_workers_preprocess}, list(found.patients))
-    how = {"resume": False, "gpus": config.training.hardware.num_gpus or ALL_GPUS, **device}
-    for fold in found.folds:
-        launcher.run_stage(study, "train", how, [fold_key(fold)])
-    if found.predictions:
-        launcher.run_stage(study, "predict", device, list(found.predictions))
-    if found.scores:
-        launcher.run_stage(study, "evaluate", {"workers": options.num_workers_evaluate})
-    if found.tests:
-        _predict_test_set(launcher, study, config, device)
-    _say_results(launcher, study, config)
+        workers = {
+            "preprocess_workers": options.num_workers_preprocess,
+            "evaluate_workers": options.num_workers_evaluate,
+        }
+        make_current(launcher, study, found, PlanRun(device=options.device, **workers))
+        _say_results(launcher, study, read_config(study.config))
 
 
 def choose_postprocessing(launcher: Launcher, options: ChoosePostprocessingOptions, settings: Settings) -> None:
@@ -177,6 +166,7 @@ def _score_and_test(
 ) -> None:
     launcher.run_stage(study, "evaluate", {"workers": workers})
     _predict_test_set(launcher, study, config, device)
+    show_status(launcher, study)
     _say_results(launcher, study, config)
 
 

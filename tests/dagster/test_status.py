@@ -7,6 +7,9 @@ import numpy as np
 import pytest
 
 from mist_dagster import cli
+from mist_dagster.definitions import build_definitions
+from mist_dagster.home import instance
+from mist_dagster.jobs import CHECKED, in_sync_checks
 from mist_dagster.status import sentences, status
 from mist_ops.config import override, read_config, write_config
 from mist_ops.dataset import read_train_paths
@@ -106,3 +109,33 @@ def test_what_is_missing_is_told(copied_study: Study) -> None:
     found = status(study)
     assert found.folds == {1: ["it is not trained"]}
     assert found.predictions[held_out[0]] == "it is not predicted"
+
+
+def test_the_checks_in_the_ui_say_what_the_command_says(edited: tuple[Study, str]) -> None:
+    study, patient = edited
+    job = build_definitions([study]).resolve_job_def(f"{study.name}__status")
+    with instance() as opened:
+        result = job.execute_in_process(instance=opened)
+    found = {made.asset_key.path[-1]: made for made in result.get_asset_check_evaluations()}
+    assert {name: made.passed for name, made in found.items()} == dict.fromkeys(CHECKED, False)
+    [row] = found["preprocessed_case"].metadata["out of date"].records
+    assert row.data == {"out of date": patient, "because": "its mask changed"}
+    assert found["fold_model"].metadata["number"].value == 2
+    assert found["fold_model"].metadata["estimated hours"].value > 0
+
+
+def test_a_job_makes_just_that_again(copied_study: Study) -> None:
+    study = copied_study
+    kept = study.model(0).stat().st_mtime_ns
+    study.model(1).unlink()
+    job = build_definitions([study]).resolve_job_def(f"{study.name}__make_current")
+    with instance() as opened:
+        config = {"ops": {f"{study.name}__plan_op": {"config": {"device": "cpu"}}}}
+        assert job.execute_in_process(instance=opened, run_config=config).success
+        stages = [run.tags["mist/stage"] for run in opened.get_runs()]
+        checked = opened.event_log_storage.get_latest_asset_check_execution_by_key(in_sync_checks(study))
+    assert status(study).current
+    assert study.model(0).stat().st_mtime_ns == kept
+    # The latest first: the test set, of two folds, is drawn anew.
+    assert stages == ["status", "test", "observe_tests", "evaluate", "predict", "train", "observe", "make_current"]
+    assert {record.status.value for record in checked.values()} == {"SUCCEEDED"}

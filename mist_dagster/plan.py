@@ -1,0 +1,44 @@
+"""Making a study current: each stage for just the partitions that a status names. What is out of date, status tells."""
+
+from typing import Any
+
+from mist_dagster.assets.status import PlanRun
+from mist_dagster.gpu import ALL_GPUS
+from mist_dagster.launch import Launcher
+from mist_dagster.partitions import fold_key
+from mist_dagster.provenance import adopt_config
+from mist_dagster.status import Status
+from mist_ops.config import read_config
+from mist_ops.study import Study
+
+
+def make_current(launcher: Launcher, study: Study, found: Status, how: PlanRun) -> None:
+    """Make what a status found to be out of date, and nothing else.
+
+    Raises:
+        RunFailedError: A run failed; the stages after it were not begun.
+        RunCanceledError: A run was interrupted.
+    """
+    config, device = read_config(study.config), {"device": how.device} if how.device else {}
+    adopt_config(launcher.instance, study, config, "config.json was edited")
+    if study.data:
+        launcher.run_stage(study, "observe")
+    if found.patients:
+        launcher.run_stage(study, "preprocess", {"workers": how.preprocess_workers}, list(found.patients))
+    training: dict[str, Any] = {"resume": False, "gpus": config.training.hardware.num_gpus or ALL_GPUS, **device}
+    for fold in found.folds:
+        launcher.run_stage(study, "train", training, [fold_key(fold)])
+    if found.predictions:
+        launcher.run_stage(study, "predict", device, list(found.predictions))
+    if found.scores:
+        launcher.run_stage(study, "evaluate", {"workers": how.evaluate_workers})
+    if found.tests:
+        if study.data:
+            launcher.run_stage(study, "observe_tests")
+        launcher.run_stage(study, "test", device, list(found.tests))
+    show_status(launcher, study)
+
+
+def show_status(launcher: Launcher, study: Study) -> None:
+    """Have the checks in the UI say what is out of date now; they know of no edit until they run."""
+    launcher.run_stage(study, "status")
