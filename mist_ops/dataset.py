@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -173,7 +174,11 @@ class Assignment:
         return tuple(case.id for case in self.cases if self.fold_of[case.id] == fold)
 
     def __getitem__(self, case_id: str) -> Case:
-        return next(case for case in self.cases if case.id == case_id)
+        return self._by_id[case_id]
+
+    @cached_property
+    def _by_id(self) -> dict[str, Case]:
+        return {case.id: case for case in self.cases}
 
 
 def write_train_paths(path: Path, assignment: Assignment) -> None:

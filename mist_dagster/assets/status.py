@@ -46,11 +46,12 @@ def status_checks(study: Study) -> dg.AssetChecksDefinition:
             dg.AssetCheckSpec(check.name, asset=check.asset_key, description="Made from everything as it is now.")
             for check in in_sync_checks(study)
         ],
+        can_subset=True,  # a single check's page can then execute it
     )
-    def in_sync() -> Iterator[dg.AssetCheckResult]:
+    def in_sync(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckResult]:
         found = status(study)
         outdated = _outdated(found)
-        for check in in_sync_checks(study):
+        for check in sorted(context.op_execution_context.selected_asset_check_keys):
             yield _result(check, outdated[check.asset_key.path[-1]], found)
 
     return in_sync

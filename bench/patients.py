@@ -1,0 +1,100 @@
+"""What orchestration costs a patient, and how long a plan takes, on thousands of tiny patients.
+
+python bench/patients.py --patients 5000
+
+The overhead is the time of a stage as a run of Dagster, less that of the same computation called directly.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from mist_ops.analysis.analyze import analyze
+from mist_ops.analysis.folds import make_fold
+from mist_ops.config import StudyConfig, read_config
+from mist_ops.dataset import read_boxes, read_train_paths
+from mist_ops.files import file_hash, write_json
+from mist_ops.phantoms import write_phantoms
+from mist_ops.preprocessing.case import read_content_hash, remove_case, write_case
+from mist_ops.study import Study
+
+SIZE = (16, 16, 16)
+
+
+def main() -> None:
+    """Time the stages and show what a patient costs."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--patients", type=int, default=5000)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["DAGSTER_HOME"] = f"{folder}/home"
+        table = Table("", "seconds", "ms a patient", title=f"{options.patients} patients")
+        for what, seconds in _steps(Path(folder), options.patients):
+            table.add_row(what, f"{seconds:.2f}", f"{1000 * seconds / options.patients:.2f}")
+        Console().print(table)
+
+
+def _steps(folder: Path, patients: int) -> Iterator[tuple[str, float]]:
+    from mist_dagster.definitions import build_definitions
+    from mist_dagster.launch import launcher
+    from mist_dagster.progress import LogProgress
+    from mist_dagster.status import status
+    from mist_dagster.studies import register
+
+    data = write_phantoms(folder / "data", patients=patients, size=SIZE)
+    study = register(folder / "results", numpy=folder / "numpy", data=data, name="many")
+    list(analyze(study))
+    config, assignment, boxes = read_config(study.config), read_train_paths(study.train_paths), read_boxes(study)
+    ids = [case.id for case in assignment.cases]
+    yield "definitions of the study", _seconds(lambda: build_definitions([study]).resolve_all_job_defs())
+    direct = _seconds(lambda: [write_case(study, case, config, boxes[case.id]) for case in assignment.cases])
+    yield "preprocessing, computation alone", direct
+    for case_id in ids:
+        remove_case(study, case_id)
+    with launcher(LogProgress()) as opened:
+        yield "first observation of the files", _seconds(lambda: opened.run_stage(study, "observe"))
+        yield (
+            "preprocessing, what its run adds",
+            _seconds(lambda: opened.run_stage(study, "preprocess", {}, ids)) - direct,
+        )
+        yield "observation, nothing changed", _seconds(lambda: opened.run_stage(study, "observe"))
+        _pretend_models(study, config)
+        yield "mist_status", _seconds(lambda: status(study))
+        yield "the same as checks in the UI", _seconds(lambda: opened.run_stage(study, "status"))
+
+
+def _pretend_models(study: Study, config: StudyConfig) -> None:
+    """Passports of models as training would write them, so that a plan has all of its comparisons to make."""
+    assignment = read_train_paths(study.train_paths)
+    for index in config.training.folds:
+        fold = make_fold(assignment, index, config.training.val_percent, config.training.seed)
+        study.models.mkdir(parents=True, exist_ok=True)
+        study.model(index).write_bytes(b"weights")
+        parts = {"training": fold.training, "validation": fold.validation}
+        passport = {
+            "weights": file_hash(study.model(index)),
+            "content": {part: {name: read_content_hash(study, name) for name in ids} for part, ids in parts.items()},
+            "config": config.model_dump(mode="json"),
+            "history": [{"index": 0}],
+            "best_epoch": 0,
+            "seconds": 3600.0,
+        }
+        write_json(study.passport(index), passport)
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+if __name__ == "__main__":
+    main()
