@@ -3,6 +3,7 @@
 ``MIST_SCREENSHOTS=folder`` keeps a picture of each page.
 """
 
+import contextlib
 import os
 import shutil
 import signal
@@ -15,11 +16,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
+import numpy as np
 import pytest
 
 from mist_dagster.jobs import STAGES
 from mist_dagster.launch import CODE_LOCATION
 from mist_ops.dataset import read_train_paths
+from mist_ops.imaging.nifti import read_labels, write_labels
 from mist_ops.study import Study
 
 selenium = pytest.importorskip("selenium.webdriver", reason="selenium drives the browser")
@@ -45,22 +49,42 @@ CHROMIUM_FLAGS = (
 @pytest.fixture(scope="module")
 def address(finished: Study) -> Iterator[str]:
     """The address of a running UI."""
+    with serving(finished.results.parent / "dagster_home") as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def story(finished: Study, tmp_path_factory: pytest.TempPathFactory) -> Study:
+    """A copy of the finished study with its data and its records, free to be edited."""
+    old, new = finished.results.parent, tmp_path_factory.mktemp("story") / "finished"
+    shutil.copytree(old, new)
+    study = Study(finished.name, numpy=new / "numpy", results=new / "results", data=new / "data" / "dataset.json")
+    tables = (study.train_paths, study.test_paths, study.evaluation_paths)
+    for path in (*tables, *(new / "dagster_home" / "studies").iterdir()):
+        path.write_text(path.read_text().replace(str(old), str(new)))
+    return study
+
+
+@contextlib.contextmanager
+def serving(home: Path) -> Iterator[str]:
+    """Run ``mist_ui`` on a free port."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     code = "import sys; from mist_dagster import cli; sys.exit(cli.ui(['--port', sys.argv[1]]))"
-    environment = {**os.environ, "DAGSTER_HOME": str(finished.results.parent / "dagster_home")}
     server = subprocess.Popen(
         [sys.executable, "-c", code, str(port)],
-        env=environment,
+        env={**os.environ, "DAGSTER_HOME": str(home)},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
-    wait_until(lambda: answers(f"http://127.0.0.1:{port}/server_info"), seconds=120)
-    yield f"http://127.0.0.1:{port}"
-    os.killpg(server.pid, signal.SIGINT)
-    server.wait(60)
+    try:
+        wait_until(lambda: answers(f"http://127.0.0.1:{port}/server_info"), seconds=120)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        os.killpg(server.pid, signal.SIGINT)
+        server.wait(60)
 
 
 @pytest.fixture(scope="module")
@@ -155,3 +179,47 @@ def test_dagster_asset_materialize_writes_the_same_arrays(address: str, finished
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert finished.image(case).read_bytes() == before
+
+
+def test_one_edited_mask_from_its_blast_radius_to_its_new_picture(browser: Any, story: Study) -> None:
+    case = read_train_paths(story.train_paths).cases[0]
+    others = [story.image(other.id) for other in read_train_paths(story.train_paths).cases[1:]]
+    before = {path: path.stat().st_mtime_ns for path in others}
+    labels, geometry = read_labels(case.mask)
+    labels[tuple(np.argwhere(labels == 0)[0])] = 1
+    write_labels(case.mask, labels, geometry)
+    checks = f"assets/{story.name}/preprocessed_case?view=checks"
+    with serving(story.results.parent / "dagster_home") as address:
+        show(browser, f"{address}/{checks}", "in_sync", "current")
+        click(browser, "Execute")
+        wait_until(lambda: "1 out of date" in text(browser), seconds=120)
+        keep(browser, "blast_radius")
+        show(
+            browser,
+            f"{address}/locations/__repository__@{CODE_LOCATION}/jobs/{story.name}__make_current/playground",
+            "No errors",
+        )
+        wait_until(lambda: "/runs/" in browser.current_url or launched(browser))
+        wait_until(lambda: finished_run(story, "make_current"), seconds=240)
+        show(browser, f"{address}/{checks}", "in_sync", "current")
+        keep(browser, "current_again")
+        page = f"{address}/assets/{story.name}/cv_prediction?view=partitions&partition={case.id}"
+        show(browser, page, case.id, "Dice ")
+        click(browser, "[Show Markdown]")
+        assert shown_picture(browser) >= 64
+        keep(browser, "patient_again")
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def launched(browser: Any) -> bool:
+    """Press the launchpad's button, which is deaf until the launchpad has checked its defaults."""
+    click(browser, "Launch Run")
+    time.sleep(2)
+    return "/runs/" in browser.current_url
+
+
+def finished_run(study: Study, stage: str) -> bool:
+    """Whether a run of a stage ended well."""
+    with dg.DagsterInstance.from_config(str(study.results.parent / "dagster_home")) as opened:
+        runs = opened.get_runs(dg.RunsFilter(tags={"mist/study": study.name, "mist/stage": stage}))
+        return any(run.is_success for run in runs)
