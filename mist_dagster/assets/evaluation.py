@@ -8,6 +8,7 @@ from mist_dagster.progress import Progress
 from mist_dagster.provenance import CODE_VERSION, asset_key, collect, hashed, interruptible, listed
 from mist_ops.config import read_config
 from mist_ops.dataset import read_train_paths
+from mist_ops.evaluation.picture import draw_scores
 from mist_ops.evaluation.table import Pair, evaluate, read_summary, worst_first, write_evaluation, write_pairs
 from mist_ops.files import file_hash
 from mist_ops.study import Study
@@ -58,10 +59,14 @@ def evaluation_assets(study: Study) -> list[dg.AssetsDefinition]:
         if failures:
             raise dg.Failure(f"{len(failures)} of {len(pairs)} patients could not be scored: {', '.join(failures)}.")
         missing = [case.id for case in assignment.cases if case.id not in rows]
+        figure = study.figure("scores")
+        plot = draw_scores(rows, missing, settings.evaluation, figure, settings.dataset_info.task)
         return dg.MaterializeResult(
             data_version=dg.DataVersion(file_hash(study.results_csv)),
             metadata={
                 "file": metadata.path(study.results_csv),
+                "scores": metadata.picture(plot),
+                "figure": metadata.path(figure),
                 "inputs": listed(inputs),
                 "patients": len(rows),
                 **metadata.means(read_summary(study.results_csv)),

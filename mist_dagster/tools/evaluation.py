@@ -11,6 +11,7 @@ from mist_dagster import metadata
 from mist_dagster.progress import Progress
 from mist_dagster.provenance import collect, hashed, interruptible
 from mist_dagster.tools.record import finish, recorded, tool_asset
+from mist_ops.evaluation.picture import draw_scores
 from mist_ops.evaluation.score import Absent, read_evaluation
 from mist_ops.evaluation.table import evaluate, read_pairs, read_summary, worst_first, write_evaluation
 
@@ -47,5 +48,11 @@ def evaluation(
         rows, failures = collect(progress.track(scored, "Evaluating", len(pairs)), progress)
     write_evaluation(output, pairs, wanted.classes, rows, failures, absent)
     finish((rows, failures))
-    means = metadata.means(read_summary(output))
-    return recorded(context, output, inputs, {**means, "lowest first": metadata.table(worst_first(rows))})
+    figure = output.with_name(f"{output.stem}_scores.png")
+    shown: metadata.Metadata = {
+        "scores": metadata.picture(draw_scores(rows, [], wanted.classes, figure, output.stem)),
+        "figure": metadata.path(figure),
+        **metadata.means(read_summary(output)),
+        "lowest first": metadata.table(worst_first(rows)),
+    }
+    return recorded(context, output, inputs, shown)

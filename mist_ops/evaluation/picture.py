@@ -1,15 +1,17 @@
-"""A case and its prediction as a picture, read from their files."""
+"""Pictures of a case with its prediction, read from their files, and of all scores of a study."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from mist_ops.config import EvaluationClass, StudyConfig
 from mist_ops.dataset import Case
-from mist_ops.evaluation.score import score
+from mist_ops.evaluation.score import CaseScores, Classes, score
 from mist_ops.imaging.nifti import read_image, read_labels
-from mist_ops.pictures import case_picture, thumbnail
+from mist_ops.pictures import MetricScores, case_picture, score_plot, thumbnail
+from mist_ops.registry import METRICS
 from mist_ops.types import LabelMap
 
 
@@ -35,3 +37,25 @@ def draw_case(case: Case, prediction: Path, path: Path, config: StudyConfig, dic
     names = {scored.labels[0]: name for name, scored in config.evaluation.items() if len(scored.labels) == 1}
     case_picture(path, *arrays, canonical.spacing, case.id, dice=dice, names=names)
     return thumbnail(*arrays, canonical.spacing)
+
+
+def draw_scores(
+    rows: Mapping[str, CaseScores], failed: Iterable[str], classes: Classes, path: Path, title: str
+) -> bytes:
+    """Write the plot of all scores, a panel for each metric; return its thumbnail."""
+    names = dict.fromkeys(metric for wanted in classes.values() for metric in wanted.metrics)
+    missing = dict.fromkeys(failed, math.nan)
+    panels = [
+        MetricScores(
+            name=metric,
+            unit=METRICS[metric].unit,
+            higher_is_better=METRICS[metric].higher_is_better,
+            classes={
+                name: {**{case_id: row.scores[f"{name}_{metric}"] for case_id, row in rows.items()}, **missing}
+                for name, wanted in classes.items()
+                if metric in wanted.metrics
+            },
+        )
+        for metric in names
+    ]
+    return score_plot(path, panels, title)

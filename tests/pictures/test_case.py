@@ -2,23 +2,15 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from mist_ops.imaging.nifti import read_image, read_labels
-from mist_ops.pictures import (
-    AXIAL,
-    COLORS,
-    CORONAL,
-    SAGITTAL,
-    case_picture,
-    curve_thumbnail,
-    learning_curves,
-    thumbnail,
-)
+from mist_ops.pictures import case_picture, thumbnail
+from mist_ops.pictures.canvas import COLORS
+from mist_ops.pictures.case import AXIAL, CORONAL, SAGITTAL
 
 SIZE = (30, 40, 20)
 ONE_MM = (1.0, 1.0, 1.0)
@@ -42,11 +34,6 @@ def colored(png: bytes, color: str) -> np.ndarray:
     """Rows and columns of the pixels near a color."""
     wanted = [int(color[start : start + 2], 16) for start in (1, 3, 5)]
     return np.argwhere(np.abs(pixels(png) - wanted).max(axis=-1) < 40)
-
-
-def history(epochs: int) -> list[dict[str, Any]]:
-    names = ("training_loss", "validation_loss", "learning_rate")
-    return [{"index": index, **dict.fromkeys(names, 1.0 / (index + 1))} for index in range(epochs)]
 
 
 def test_the_right_and_the_front_are_where_radiologists_look_for_them() -> None:
@@ -113,10 +100,22 @@ def test_a_real_hippocampus_shows_both_labels(shared: Path, tmp_path: Path) -> N
     assert colored(drawn, COLORS[1]).size
 
 
-@pytest.mark.parametrize("epochs", [0, 1, 30])
-def test_curves_are_drawn_from_the_first_epoch_on(tmp_path: Path, epochs: int) -> None:
-    learning_curves(tmp_path / "curves.png", {0: history(epochs), 3: history(epochs)})
-    assert pixels((tmp_path / "curves.png").read_bytes()).shape == (600, 960, 3)
-    small = curve_thumbnail(history(epochs))
-    assert len(small) <= 10_000
-    assert pixels(small).shape[0] == 128
+def test_the_slice_that_differs_most_stands_beside_the_planes(tmp_path: Path) -> None:
+    truth, prediction = box(), box()
+    prediction[20:24, 30:34, 17] = 1
+    widths = []
+    for name, drawn in (("differs", prediction), ("agrees", truth)):
+        case_picture(tmp_path / name, anatomy(), truth, drawn, ONE_MM, "case")
+        with Image.open(tmp_path / name) as picture:
+            widths.append(picture.width)
+    assert widths[0] > 1.2 * widths[1]
+
+
+def test_a_thumbnail_shows_the_worst_slice() -> None:
+    image, truth, prediction = np.zeros(SIZE, dtype=np.float32), box(), box()
+    image[: SIZE[0] // 2] = 1
+    image[..., 18] = 1 - image[..., 18]  # there alone the other half is bright
+    prediction[2:28, 2:38, 18] = 1
+    for drawn, bright in ((truth, 0), (prediction, 1)):
+        halves = np.array_split(pixels(thumbnail(image, truth, drawn, ONE_MM)).mean(axis=(0, 2)), 2)
+        assert halves[bright].mean() > halves[1 - bright].mean() + 100

@@ -1,0 +1,19 @@
+"""Pictures for people, a module for each subject. Nothing is computed from them."""
+
+from __future__ import annotations
+
+from mist_ops.pictures.case import case_picture, thumbnail
+from mist_ops.pictures.curves import curve_thumbnail, learning_curves
+from mist_ops.pictures.ranking import RankedStrategy, ranking_plot
+from mist_ops.pictures.scores import MetricScores, score_plot
+
+__all__ = [
+    "MetricScores",
+    "RankedStrategy",
+    "case_picture",
+    "curve_thumbnail",
+    "learning_curves",
+    "ranking_plot",
+    "score_plot",
+    "thumbnail",
+]

@@ -1,0 +1,230 @@
+"""A case with the outlines of its labels.
+
+Volumes come in LPS voxel order. Pictures follow the radiological convention: the patient's right is on the left of
+axial and coronal pictures, anterior is on top of axial and on the left of sagittal ones. The truth is outlined solid,
+the prediction dashed, in a color per label that people with any color vision can tell apart.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Num
+
+from mist_ops.files import atomic
+from mist_ops.pictures.canvas import (
+    COLORS,
+    DPI,
+    FAINT,
+    INK,
+    PAPER,
+    THUMBNAIL_HEIGHT,
+    Style,
+    line,
+    new_figure,
+    png,
+    small_png,
+)
+from mist_ops.types import LabelMap, Size, Spacing, Volume
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Slice = Num[np.ndarray, "row column"]
+
+_TRUTH: Style = "solid"
+_PREDICTION: Style = (0.0, (2.5, 1.5))
+_PERCENTILES = (0.5, 99.5)
+
+# Inches.
+_PLANE_HEIGHT, _MARGIN, _LEAST_WIDTH = 3.6, 0.6, 6.5
+_MOST_SCORES, _MOST_LABELS = 5, 8
+
+_WIDEST = 1.6
+
+
+@dataclass(frozen=True)
+class Plane:
+    """How an ``(x, y, z)`` volume is cut: the axes across and down the picture, and the letters at its sides."""
+
+    name: str
+    across: int
+    down: int
+    upwards: bool
+    left: str
+    right: str
+
+    @property
+    def through(self) -> int:
+        """The axis that is cut."""
+        return 3 - self.across - self.down
+
+    def cut(self, volume: Volume, at: Size) -> Slice:
+        """The slice through a voxel, rows first, as it is shown."""
+        shown: Slice = np.moveaxis(volume, (self.down, self.across), (0, 1))[..., at[self.through]]
+        return shown[::-1] if self.upwards else shown
+
+
+AXIAL = Plane("axial", across=0, down=1, upwards=False, left="R", right="L")
+CORONAL = Plane("coronal", across=0, down=2, upwards=True, left="R", right="L")
+SAGITTAL = Plane("sagittal", across=1, down=2, upwards=True, left="A", right="P")
+
+
+@dataclass(frozen=True)
+class _Scan:
+    """What is drawn of a case."""
+
+    image: Volume
+    truth: LabelMap | None
+    prediction: LabelMap | None
+    spacing: Spacing
+
+    def extent(self, plane: Plane) -> tuple[float, float]:
+        """Millimetres across and down."""
+        across, down = plane.across, plane.down
+        return self.image.shape[across] * self.spacing[across], self.image.shape[down] * self.spacing[down]
+
+    @cached_property
+    def window(self) -> tuple[float, float]:
+        """The intensities that are shown black and white."""
+        darkest, brightest = np.percentile(self.image, _PERCENTILES).tolist()
+        return darkest, brightest
+
+    @cached_property
+    def at(self) -> Size:
+        """Along each axis, the slice with most label, of the truth unless that is empty; the middle without any."""
+        for labels in (self.truth, self.prediction):
+            if labels is not None and labels.any():
+                counts = (np.count_nonzero(labels, axis=others) for others in ((1, 2), (0, 2), (0, 1)))
+                x, y, z = (int(np.argmax(count)) for count in counts)
+                return x, y, z
+        x, y, z = (voxels // 2 for voxels in self.image.shape)
+        return x, y, z
+
+    @cached_property
+    def worst(self) -> Size | None:
+        """As ``at``, but in the axial slice in which truth and prediction differ most; None if they do not."""
+        if self.truth is None or self.prediction is None:
+            return None
+        differing = np.count_nonzero(self.truth != self.prediction, axis=(0, 1))
+        return (*self.at[:2], int(np.argmax(differing))) if differing.any() else None
+
+    @cached_property
+    def colors(self) -> dict[int, str]:
+        """A color for each label that occurs, in ascending order."""
+        maps = [labels for labels in (self.truth, self.prediction) if labels is not None]
+        present = sorted({label for labels in maps for label in np.unique(labels).tolist() if label})
+        return dict(zip(present, itertools.cycle(COLORS), strict=False))
+
+
+def case_picture(
+    path: Path,
+    image: Volume,
+    truth: LabelMap | None,
+    prediction: LabelMap | None,
+    spacing: Spacing,
+    title: str,
+    *,
+    dice: Mapping[str, float] | None = None,
+    names: Mapping[int, str] | None = None,
+) -> None:
+    """Write a PNG of three planes through a case, each where it shows most label; through the middle if there is none.
+
+    With a truth and a prediction that differ, the axial slice in which they differ most stands beside them.
+
+    Args:
+        path: Where to.
+        image: Any intensities, in LPS voxel order; shown between their percentiles 0.5 and 99.5.
+        truth: Outlined solid if given.
+        prediction: Outlined dashed if given.
+        spacing: In mm; pictures have the proportions of the body.
+        title: The id of the case, say.
+        dice: Dice by class, told beside the title.
+        names: What labels are called in the legend; their numbers if not given.
+    """
+    scan = _Scan(image, truth, prediction, spacing)
+    cuts = [(plane, scan.at, plane.name) for plane in (AXIAL, CORONAL, SAGITTAL)]
+    cuts += [(AXIAL, scan.worst, "worst slice: axial")] if scan.worst else []
+    extents = [scan.extent(plane) for plane, _, _ in cuts]
+    widths = [across for across, _ in extents]
+    inches = _PLANE_HEIGHT / max(down for _, down in extents)
+    figure = new_figure(max(_LEAST_WIDTH, inches * sum(widths)), _PLANE_HEIGHT + 2 * _MARGIN, PAPER)
+    edge = _MARGIN / (_PLANE_HEIGHT + 2 * _MARGIN)
+    places = figure.add_gridspec(
+        1, len(cuts), width_ratios=widths, wspace=0.03, left=0.01, right=0.99, bottom=edge, top=1 - edge
+    )
+    for index, (plane, at, name) in enumerate(cuts):
+        axes = figure.add_subplot(places[index])
+        _draw(axes, plane, scan, at)
+        _annotate(axes, plane, f"{name} {at[plane.through]}")
+    _head(figure, title, dice or {})
+    _legend(figure, scan, names or {})
+    with atomic(path) as temporary:
+        temporary.write_bytes(png(figure))
+
+
+def thumbnail(image: Volume, truth: LabelMap | None, prediction: LabelMap | None, spacing: Spacing) -> bytes:
+    """A PNG of at most 10 KB, 128 pixels high: the worst axial slice, or that with most label. See ``case_picture``."""
+    scan = _Scan(image, truth, prediction, spacing)
+    across, down = scan.extent(AXIAL)
+    # Three times too large and then reduced, so that the outlines of a small label keep their shape.
+    height = 3 * THUMBNAIL_HEIGHT / DPI
+    figure = new_figure(height * min(across / down, _WIDEST), height, PAPER)
+    _draw(figure.add_axes((0, 0, 1, 1)), AXIAL, scan, scan.worst or scan.at, width=2.6)
+    return small_png(figure)
+
+
+def _draw(axes: Axes, plane: Plane, scan: _Scan, at: Size, width: float = 1.5) -> None:
+    darkest, brightest = scan.window
+    aspect = scan.spacing[plane.down] / scan.spacing[plane.across]
+    shown = plane.cut(scan.image, at).astype(float)
+    axes.imshow(shown, "gray", vmin=darkest, vmax=brightest, aspect=aspect, interpolation="bicubic")
+    axes.autoscale(False)
+    axes.set_axis_off()
+    for labels, style in ((scan.truth, _TRUTH), (scan.prediction, _PREDICTION)):
+        if labels is not None:
+            _outline(axes, plane.cut(labels, at), scan.colors, style, width)
+
+
+def _outline(axes: Axes, labels: Slice, colors: Mapping[int, str], style: Style, width: float) -> None:
+    padded = np.pad(labels, 1)
+    rows, columns = (np.arange(-1, voxels + 1) for voxels in labels.shape)
+    for label in np.unique(labels[labels > 0]).tolist():
+        axes.contour(columns, rows, padded == label, [0.5], colors=colors[label], linestyles=[style], linewidths=width)
+
+
+def _annotate(axes: Axes, plane: Plane, name: str) -> None:
+    from matplotlib.patheffects import withStroke
+
+    marks = {(0.02, "left"): plane.left, (0.98, "right"): plane.right}
+    for (x, side), letter in marks.items():
+        text = axes.text(x, 0.5, letter, transform=axes.transAxes, color=INK, fontsize=11, weight="bold", ha=side)
+        text.set_path_effects([withStroke(linewidth=2.5, foreground=PAPER)])
+    axes.set_title(name, color=FAINT, fontsize=9, pad=4)
+
+
+def _head(figure: Figure, title: str, dice: Mapping[str, float]) -> None:
+    y = 1 - 0.18 / figure.get_figheight()
+    scores = [f"{name} {score:.3f}" for name, score in itertools.islice(dice.items(), _MOST_SCORES)]
+    scores += ["…"] * (len(dice) > _MOST_SCORES)
+    figure.text(0.012, y, title, color=INK, fontsize=12, weight="bold", va="center")
+    if scores:
+        figure.text(0.988, y, f"Dice   {'   '.join(scores)}", color=INK, fontsize=10, ha="right", va="center")
+
+
+def _legend(figure: Figure, scan: _Scan, names: Mapping[int, str]) -> None:
+    labels = itertools.islice(scan.colors.items(), _MOST_LABELS)
+    lines = [line(color, "solid", names.get(label, f"label {label}")) for label, color in labels]
+    if len(scan.colors) > _MOST_LABELS:
+        lines.append(line(PAPER, "solid", f"and {len(scan.colors) - _MOST_LABELS} more"))
+    lines += [line(INK, _TRUTH, "truth")] * (scan.truth is not None)
+    lines += [line(INK, _PREDICTION, "prediction")] * (scan.prediction is not None)
+    if lines:
+        figure.legend(handles=lines, loc="lower center", ncols=len(lines), frameon=False, labelcolor=INK, fontsize=9)

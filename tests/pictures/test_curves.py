@@ -1,0 +1,26 @@
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from mist_ops.pictures import curve_thumbnail, learning_curves
+
+
+def history(epochs: int) -> list[dict[str, Any]]:
+    names = ("training_loss", "validation_loss", "learning_rate")
+    return [{"index": index, **dict.fromkeys(names, 1.0 / (index + 1))} for index in range(epochs)]
+
+
+@pytest.mark.parametrize("epochs", [0, 1, 30])
+def test_curves_are_drawn_from_the_first_epoch_on(tmp_path: Path, epochs: int) -> None:
+    learning_curves(tmp_path / "curves.png", {0: history(epochs), 3: history(epochs)})
+    with Image.open(tmp_path / "curves.png") as drawn:
+        assert drawn.size == (960, 600)
+    small = curve_thumbnail(history(epochs))
+    assert len(small) <= 10_000
+    with Image.open(io.BytesIO(small)) as drawn:
+        assert drawn.height == 128
