@@ -3,6 +3,7 @@
 import dagster as dg
 
 from mist_dagster.assets.analysis import analysis_assets
+from mist_dagster.assets.checks import data_checks
 from mist_dagster.assets.data_dump import data_dump_assets
 from mist_dagster.assets.dataset import dataset_assets
 from mist_dagster.assets.evaluation import evaluation_assets
@@ -30,5 +31,7 @@ def study_definitions(study: Study) -> dg.Definitions:
         *data_dump_assets(study),
     ]
     return dg.Definitions(
-        assets=assets, asset_checks=[status_checks(study)], jobs=[*study_jobs(study), plan_job(study)]
+        assets=assets,
+        asset_checks=[status_checks(study), *data_checks(study)],
+        jobs=[*study_jobs(study), plan_job(study)],
     )

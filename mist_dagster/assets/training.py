@@ -14,9 +14,11 @@ from mist_dagster.gpu import leased_devices
 from mist_dagster.partitions import StudyPartitions, fold_index
 from mist_dagster.progress import Progress
 from mist_dagster.provenance import CODE_VERSION, asset_key, interruptible
+from mist_ops.analysis.analyze import find_leaks
 from mist_ops.analysis.folds import make_fold
 from mist_ops.config import StudyConfig, read_config
 from mist_ops.dataset import Fold, read_train_paths
+from mist_ops.errors import DatasetError, listing
 from mist_ops.files import file_hash, json_hash
 from mist_ops.preprocessing.case import read_content_hash
 from mist_ops.study import Study
@@ -63,6 +65,9 @@ def training_assets(study: Study, partitions: StudyPartitions) -> list[dg.Assets
     )
     def training_set(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         """Which arrays train a fold, select its weights and are held out, by content: what staleness is told from."""
+        leaking = find_leaks(study)
+        if leaking:
+            raise DatasetError(listing(leaking))
         fold = _fold(study, read_config(study.config), fold_index(context.partition_key))
         manifest = {
             use: {case_id: read_content_hash(study, case_id) for case_id in sorted(ids)}
@@ -93,8 +98,9 @@ def training_assets(study: Study, partitions: StudyPartitions) -> list[dg.Assets
         fold = _fold(study, settings, fold_index(context.partition_key))
         given = config.pretrained
         source = Pretrained(Path(given.weights), Path(given.config_file), given.input_channels) if given else None
-        with interruptible(context), leased_devices(config.device, config.gpus) as devices:
-            epochs = train_fold(study, settings, fold, device=devices, resume=config.resume, pretrained=source)
+        resume = config.resume or _was_begun(context, study.checkpoint(fold.index))
+        with interruptible(context), leased_devices(config.device, config.gpus, context) as devices:
+            epochs = train_fold(study, settings, fold, device=devices, resume=resume, pretrained=source)
             tracked = progress.track(epochs, f"Training fold {fold.index}", settings.training.epochs, _losses)
             _observe(context, tracked)
         return _result(study, fold.index)
@@ -105,6 +111,18 @@ def training_assets(study: Study, partitions: StudyPartitions) -> list[dg.Assets
 def _fold(study: Study, settings: StudyConfig, index: int) -> Fold:
     training = settings.training
     return make_fold(read_train_paths(study.train_paths), index, training.val_percent, training.seed)
+
+
+def _was_begun(context: dg.AssetExecutionContext, checkpoint: Path) -> bool:
+    """Whether this run repeats one whose worker was lost, and which got as far as a checkpoint.
+
+    An older checkpoint is what that run was to replace.
+    """
+    root = context.run.root_run_id
+    if "dagster/retry_number" not in context.run.tags or root is None or not checkpoint.is_file():
+        return False
+    record = context.instance.get_run_record_by_id(root)
+    return record is not None and record.start_time is not None and checkpoint.stat().st_mtime > record.start_time
 
 
 def _losses(epoch: "Epoch") -> str:

@@ -16,7 +16,7 @@ from pydantic import Field
 from mist_ops.analysis.fingerprint import CaseFingerprint, HuStatistics, measure
 from mist_ops.analysis.folds import assign_folds, check_nfolds
 from mist_ops.analysis.plan import plan, warnings
-from mist_ops.analysis.verify import UnusableCase, repeated_images
+from mist_ops.analysis.verify import UnusableCase, leaks, repeated_images
 from mist_ops.config import StudyConfig, TrainingConfig, edits, override, read_config, write_config
 from mist_ops.dataset import (
     Assignment,
@@ -25,6 +25,7 @@ from mist_ops.dataset import (
     find_test_cases,
     find_training_cases,
     read_description,
+    read_train_paths,
     write_boxes,
     write_test_paths,
     write_train_paths,
@@ -107,6 +108,14 @@ def analyze(
 def read_fingerprint(study: Study) -> Fingerprint:
     """What the last analysis measured and planned."""
     return read_checked(study.fingerprint, Fingerprint, ConfigError)
+
+
+def find_leaks(study: Study) -> list[str]:
+    """Images that the folds as they are now both train on and hold out; none known of a study from elsewhere."""
+    if not study.fingerprint.is_file():
+        return []
+    contents = {case_id: case.content for case_id, case in read_fingerprint(study).cases.items()}
+    return leaks(contents, read_train_paths(study.train_paths).fold_of)
 
 
 _ANY_CASE = CaseFingerprint(

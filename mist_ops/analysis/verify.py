@@ -82,15 +82,35 @@ def repeated_images(contents: Mapping[str, str]) -> list[str]:
     Args:
         contents: The hash of the voxels of each case, by id.
     """
-    groups = defaultdict(list)
-    for case_id, content in contents.items():
-        groups[content].append(case_id)
     return [
         f"The cases {', '.join(same)} have the same image. In different folds one would be tested "
         "on what it was trained on; keep one of them."
-        for same in groups.values()
-        if len(same) > 1
+        for same in _same(contents)
     ]
+
+
+def leaks(contents: Mapping[str, str], fold_of: Mapping[str, int]) -> list[str]:
+    """A sentence for every image that trains a fold under one id and is held out by it under another.
+
+    Args:
+        contents: The hash of the voxels of each case, by id.
+        fold_of: The fold that holds out each case.
+    """
+    return [
+        f"The cases {', '.join(f'{case_id} (fold {fold_of[case_id]})' for case_id in same)} have the same image, so "
+        "folds would be tested on what they were trained on. Keep one of them, or give them the same fold in "
+        "train_paths.csv."
+        for same in _same({case_id: content for case_id, content in contents.items() if case_id in fold_of})
+        if len({fold_of[case_id] for case_id in same}) > 1
+    ]
+
+
+def _same(contents: Mapping[str, str]) -> list[list[str]]:
+    """The ids that share a content, where there are several."""
+    groups = defaultdict(list)
+    for case_id, content in contents.items():
+        groups[content].append(case_id)
+    return [same for same in groups.values() if len(same) > 1]
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from mist_ops.analysis.verify import UnusableCase, read, repeated_images, verify
+from mist_ops.analysis.verify import UnusableCase, leaks, read, repeated_images, verify
 from mist_ops.dataset import Case, DatasetDescription
 
 DESCRIPTION = DatasetDescription.model_validate(
@@ -100,3 +100,10 @@ def test_cases_with_the_same_image_are_named_together():
     assert repeated_images({"a": "1", "b": "2"}) == []
     (problem,) = repeated_images({"a": "1", "b": "2", "c": "1"})
     assert problem.startswith("The cases a, c have the same image.")
+
+
+def test_the_same_image_leaks_from_fold_to_fold_and_not_within_one() -> None:
+    contents = {"a": "1", "b": "2", "c": "1", "gone": "1"}
+    assert leaks(contents, {"a": 0, "b": 1, "c": 0}) == []
+    (problem,) = leaks(contents, {"a": 0, "b": 1, "c": 1})
+    assert problem.startswith("The cases a (fold 0), c (fold 1) have the same image")

@@ -1,0 +1,66 @@
+"""Checks on data, folds and models: what they find, and that training does not begin on a leak."""
+
+import json
+
+import dagster as dg
+import pytest
+
+from mist_dagster import cli
+from mist_dagster.definitions import build_definitions
+from mist_dagster.home import instance
+from mist_ops.dataset import read_train_paths
+from mist_ops.files import write_json
+from mist_ops.study import Study
+
+NAMES = ("usable_cases", "no_leakage", "finite_losses")
+
+
+def checked(study: Study) -> dict[str, dg.AssetCheckEvaluation]:
+    keys = [key for key in build_definitions([study]).resolve_asset_graph().asset_check_keys if key.name in NAMES]
+    job = dg.define_asset_job("checks", selection=dg.AssetSelection.checks(*keys))
+    defs = dg.Definitions.merge(build_definitions([study]), dg.Definitions(jobs=[job]))
+    with instance() as opened:
+        result = defs.resolve_job_def("checks").execute_in_process(instance=opened)
+    return {made.check_name: made for made in result.get_asset_check_evaluations()}
+
+
+@pytest.fixture
+def leaking(copied_study: Study) -> Study:
+    """A study in which a patient of fold 0 has the image of one of fold 1."""
+    held_out = [read_train_paths(copied_study.train_paths).held_out(fold)[0] for fold in (0, 1)]
+    found = json.loads(copied_study.fingerprint.read_text())
+    found["cases"][held_out[0]]["content"] = found["cases"][held_out[1]]["content"]
+    write_json(copied_study.fingerprint, found)
+    return copied_study
+
+
+def test_nothing_is_found_in_a_sound_study(copied_study: Study) -> None:
+    found = checked(copied_study)
+    assert {name: found[name].passed for name in NAMES} == dict.fromkeys(NAMES, True)
+
+
+def test_a_leak_is_shown_and_training_does_not_begin(leaking: Study, capfd: pytest.CaptureFixture[str]) -> None:
+    assert not checked(leaking)["no_leakage"].passed
+    before = leaking.model(0).stat().st_mtime_ns
+    where = ["--results", str(leaking.results), "--numpy", str(leaking.numpy)]
+    assert cli.train([*where, "--overwrite", "--device", "cpu"]) == 1
+    assert "have the same image" in capfd.readouterr().err
+    assert leaking.model(0).stat().st_mtime_ns == before
+
+
+def test_patients_of_one_image_in_one_fold_may_train(leaking: Study) -> None:
+    first = read_train_paths(leaking.train_paths).held_out(0)[0]
+    lines = leaking.train_paths.read_text().splitlines()
+    moved = [line.replace(f"{first},0,", f"{first},1,") for line in lines]
+    leaking.train_paths.write_text("\n".join(moved) + "\n")
+    assert checked(leaking)["no_leakage"].passed
+
+
+def test_a_loss_that_is_no_number_is_shown(copied_study: Study) -> None:
+    passport = json.loads(copied_study.passport(1).read_text())
+    passport["history"][0]["training_loss"] = float("inf")
+    copied_study.passport(1).write_text(json.dumps(passport))
+    found = checked(copied_study)["finite_losses"]
+    assert not found.passed
+    [row] = found.metadata["found"].records
+    assert row.data == {"fold": 1, "epoch": 0, "because": "training_loss is inf"}
