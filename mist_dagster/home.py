@@ -13,11 +13,15 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mist_dagster.gpu import fit_pool
+
 if TYPE_CHECKING:
     from dagster import DagsterInstance
 
 PROCESS_TAG = "mist/process"
 """Run tag of a run inside a command: host and process id, by which a dead one is told."""
+
+_ADDRESS = "webserver.url"
 
 
 def dagster_home() -> Path:
@@ -59,15 +63,21 @@ def process_tag() -> str:
     return f"{socket.gethostname()}:{os.getpid()}"
 
 
+def web_server() -> str | None:
+    """The address of this home's web server, if ``mist_ui`` runs; a killed one may have left its address."""
+    url = dagster_home() / _ADDRESS
+    return url.read_text().strip() if url.exists() else None
+
+
 def serve(port: int) -> int:
     """Serve the UI and run the daemon on loopback, until Ctrl-C; return the exit status."""
     home, address = dagster_home(), f"http://127.0.0.1:{port}"
-    with instance():  # made, if this is the first use, before two processes do it at once
-        pass
+    with instance() as opened:  # made, if this is the first use, before two processes do it at once
+        fit_pool(opened)
     workspace = str(files(__package__) / "workspace.yaml")
     command = [sys.executable, "-m", "dagster", "dev", "-h", "127.0.0.1", "-p", str(port), "-w", workspace]
     print(f"The UI of {home} will be at {address}; Ctrl-C ends it.", flush=True)  # noqa: T201 - a command's answer
-    url = home / "webserver.url"
+    url = home / _ADDRESS
     url.write_text(address)
     with subprocess.Popen(command) as server:
         signal.signal(signal.SIGTERM, lambda *_: server.send_signal(signal.SIGINT))

@@ -54,13 +54,16 @@ def _selection(study: Study, names: Sequence[str]) -> dg.AssetSelection:
     return assets - dg.AssetSelection.checks(*in_sync_checks(study, names))
 
 
+def stage_tags(study: Study, stage: str) -> dict[str, str]:
+    """The tags of a stage's runs; what takes minutes leaves the queue before trainings that take days."""
+    return {"mist/study": study.name, "mist/stage": stage, "dagster/priority": "0" if stage == "train" else "1"}
+
+
 def study_jobs(study: Study) -> list[UnresolvedAssetJobDefinition]:
     """The jobs of a study, in the order in which its stages follow one another."""
     selections = {stage: _selection(study, names) for stage, names in STAGES.items()}
     selections["status"] = dg.AssetSelection.checks(*in_sync_checks(study))
     return [
-        dg.define_asset_job(
-            job_name(study, stage), selection=selection, tags={"mist/study": study.name, "mist/stage": stage}
-        )
+        dg.define_asset_job(job_name(study, stage), selection=selection, tags=stage_tags(study, stage))
         for stage, selection in selections.items()
     ]

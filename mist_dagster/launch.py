@@ -25,13 +25,25 @@ from mist_dagster import home
 from mist_dagster.definitions import build_definitions
 from mist_dagster.jobs import STAGES, job_name
 from mist_dagster.progress import Progress
-from mist_ops.errors import MistError
+from mist_ops.errors import ConfigError, MistError
 from mist_ops.study import Study
 
 CODE_LOCATION = "mist"
 """Name of the code location in workspace.yaml."""
 
 RELOAD = f'mutation {{ reloadRepositoryLocation(repositoryLocationName: "{CODE_LOCATION}") {{ __typename }} }}'
+
+LAUNCH = """
+mutation ($parameters: ExecutionParams!) {
+  launchRun(executionParams: $parameters) {
+    __typename
+    ... on LaunchRunSuccess { run { runId } }
+    ... on PythonError { message }
+    ... on RunConfigValidationInvalid { errors { message } }
+    ... on UnauthorizedError { message }
+  }
+}
+"""
 
 
 class RunFailedError(MistError):
@@ -159,13 +171,52 @@ def _kinds(kind: type[Exception]) -> Iterator[type[Exception]]:
 
 def ask_for_reload() -> None:
     """Have a running web server of this home load the definitions anew; nothing happens if none runs."""
-    address = home.dagster_home() / "webserver.url"
-    if not address.exists():
-        return
+    address = home.web_server()
+    if address:
+        with contextlib.suppress(OSError):
+            _ask(address, RELOAD)
+
+
+def submit(study: Study, stage: str, config: Mapping[str, Any], partition: str, tags: Mapping[str, str]) -> str:
+    """Hand a run to the queue of this home's running instance; return the address of its page.
+
+    Args:
+        study: The study.
+        stage: A stage of ``jobs.STAGES``.
+        config: Run config of the stage's last asset.
+        partition: A patient or a fold.
+        tags: Further tags of the run.
+
+    Raises:
+        ConfigError: No ``mist_ui`` runs in this home, or it does not take the run.
+    """
+    address = home.web_server()
+    selector = {"repositoryLocationName": CODE_LOCATION, "repositoryName": "__repository__"}
+    own = {PARTITION_NAME_TAG: partition, "mist/study": study.name, "mist/stage": stage, "user": getpass.getuser()}
+    parameters = {
+        "selector": {**selector, "jobName": job_name(study, stage)},
+        "runConfigData": {"ops": {_operation(study, stage): {"config": dict(config)}}},
+        "executionMetadata": {"tags": [{"key": key, "value": value} for key, value in {**tags, **own}.items()]},
+    }
+    try:
+        if not address:
+            raise FileNotFoundError
+        _ask(address, RELOAD)  # it may not know the study yet, or not its folds
+        answer = _ask(address, LAUNCH, {"parameters": parameters})["launchRun"]
+    except OSError as error:
+        raise ConfigError(
+            f"No mist_ui runs in {home.dagster_home()}, so there is no queue. Start it, or leave --submit out."
+        ) from error
+    if "run" not in answer:
+        raise ConfigError(f"The queue does not take the run: {json.dumps(answer)}")
+    return f"{address}/runs/{answer['run']['runId']}"
+
+
+def _ask(address: str, query: str, variables: Mapping[str, Any] | None = None) -> Any:
     request = urllib.request.Request(
-        f"{address.read_text().strip()}/graphql",
-        data=json.dumps({"query": RELOAD}).encode(),
+        f"{address}/graphql",
+        data=json.dumps({"query": query, "variables": variables or {}}).encode(),
         headers={"Content-Type": "application/json"},
     )
-    with contextlib.suppress(OSError), urllib.request.urlopen(request, timeout=10):
-        pass
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        return json.load(answer)["data"]

@@ -60,6 +60,11 @@ class TrainOptions(NumpyOptions):
     resume: bool = Field(False, description="Go on from the last checkpoints.")
     num_workers_evaluate: PositiveInt = Field(1, description="Processes that score cases.")
     device: str | None = Field(None, description="cpu, cuda or a number; all GPUs if there are any.")
+    submit: bool = Field(False, description="Hand the folds to the queue of a running mist_ui, and return.")
+    priority: int = Field(0, description="With --submit: runs with a higher one leave the queue first.")
+    max_hours: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="With --submit: a run that takes longer is ended."
+    )
     composite_loss_weighting: str | None = Field(
         None, description="How the weight of a composite loss changes over the epochs: constant, linear or cosine."
     )

@@ -61,7 +61,7 @@ def prediction_assets(study: Study, partitions: StudyPartitions) -> list[dg.Asse
         """A training patient's mask by the model of the fold that held it out, on the grid of the scan."""
         settings, assignment = read_config(study.config), read_train_paths(study.train_paths)
         ids = sorted(context.partition_keys, key=lambda case_id: (assignment.fold_of[case_id], case_id))
-        with interruptible(context), leased_devices(config.device, 1) as [device]:
+        with interruptible(context), leased_devices(config.device, 1, context) as [device]:
             predicted = _by_fold(study, settings, assignment, ids, device)
             tracked = progress.track(predicted, "Predicting held-out patients", len(ids))
             materialize_each(context, tracked, progress, partial(_held_out, study, settings, len(ids) <= MAX_PICTURES))
@@ -83,7 +83,7 @@ def prediction_assets(study: Study, partitions: StudyPartitions) -> list[dg.Asse
         """A test patient's mask by the models of all folds together, on the grid of the scan."""
         settings, wanted = read_config(study.config), set(context.partition_keys)
         cases = [case for case in read_paths(study.test_paths, settings.dataset_info.images) if case.id in wanted]
-        with interruptible(context), leased_devices(config.device, 1) as [device]:
+        with interruptible(context), leased_devices(config.device, 1, context) as [device]:
             predicted = _by_all_folds(study, settings, cases, device)
             tracked = progress.track(predicted, "Predicting test patients", len(cases))
             materialize_each(context, tracked, progress, partial(_tested, study, settings, len(cases) <= MAX_PICTURES))

@@ -12,7 +12,7 @@ from mist_dagster.assets.analysis import launchpad
 from mist_dagster.assets.status import PlanRun
 from mist_dagster.cli.run_config import Settings, absolute, given
 from mist_dagster.gpu import ALL_GPUS
-from mist_dagster.launch import Launcher, ask_for_reload
+from mist_dagster.launch import Launcher, ask_for_reload, submit
 from mist_dagster.options import (
     AnalyzeOptions,
     ChoosePostprocessingOptions,
@@ -35,6 +35,9 @@ from mist_ops.dataset import read_description, read_paths, read_train_paths
 from mist_ops.errors import ConfigError
 from mist_ops.preprocessing.case import DAMAGED, NOT_THERE
 from mist_ops.study import Study
+
+_RETRIES = 2
+"""How often a submitted run is begun again whose worker was lost."""
 
 
 def analyze(launcher: Launcher, options: AnalyzeOptions, settings: Settings) -> None:
@@ -90,18 +93,36 @@ def train(launcher: Launcher, options: TrainOptions, settings: Settings) -> None
     """Train folds, predict what they held out, score that, and predict the test set."""
     if options.resume and options.overwrite:
         raise ConfigError("--resume goes on with what is there, --overwrite replaces it. Give one of them.")
+    if options.max_hours is not None and not options.submit:
+        raise ConfigError("--max-hours is watched over by the queue of mist_ui. Give --submit, or leave it out.")
     study = _study(options, numpy=options.numpy)
     settings = {**settings, **_weighting(options)}
     config = override(read_config(study.config), settings)
     folds, pretrained = _folds_to_train(study, config, options), _pretrained(options, config)
     _configure(launcher, study, settings)
     assignment, device = read_train_paths(study.train_paths), given("device", options.device)
+    if options.submit:
+        _submit(launcher, study, options, {"resume": options.resume, **device, **pretrained}, folds)
+        return
     # One fold after another, so each may have all GPUs.
     how = {"resume": options.resume, "gpus": config.training.hardware.num_gpus or ALL_GPUS, **device, **pretrained}
     for fold in folds:
         launcher.run_stage(study, "train", how, [fold_key(fold)])
         launcher.run_stage(study, "predict", device, assignment.held_out(fold))
     _score_and_test(launcher, study, config, options.num_workers_evaluate, device)
+
+
+def _submit(
+    launcher: Launcher, study: Study, options: TrainOptions, how: Mapping[str, Any], folds: Sequence[int]
+) -> None:
+    """Hand folds to the queue; several train at once there, so each has one GPU unless config.json says otherwise."""
+    run_config = {**how, "gpus": read_config(study.config).training.hardware.num_gpus or 1}
+    limit = {} if options.max_hours is None else {"dagster/max_runtime": str(round(3600 * options.max_hours))}
+    tags = {"dagster/max_retries": str(_RETRIES), "dagster/priority": str(options.priority), **limit}
+    for fold in folds:
+        address = submit(study, "train", run_config, fold_key(fold), tags)
+        launcher.progress.note(f"Fold {fold}: {address}")
+    launcher.progress.note("mist_finalize predicts and scores what is trained.")
 
 
 def finalize(launcher: Launcher, options: FinalizeOptions, settings: Settings) -> None:

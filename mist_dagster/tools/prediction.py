@@ -57,7 +57,7 @@ def prediction(
         mask, where = masks / f"{case.id}.nii.gz", resolve_device(device)
         predict_case(models, case, settings, where, mask, strategy=strategy, probabilities=target)
 
-    with interruptible(context), leased_devices(config.device, 1) as [device]:
+    with interruptible(context), leased_devices(config.device, 1, context) as [device]:
         predicted: Iterator[Outcome[Case, object]] = outcomes(partial(predict, device=device), cases)
         finish(collect(progress.track(predicted, "Predicting", len(cases)), progress))
     return recorded(context, output, inputs)
