@@ -14,6 +14,7 @@ from mist_dagster.assets.status import plan_job, status_checks
 from mist_dagster.assets.training import training_assets
 from mist_dagster.jobs import study_jobs
 from mist_dagster.partitions import study_partitions
+from mist_dagster.sensors import study_sensors
 from mist_ops.study import Study
 
 
@@ -34,4 +35,5 @@ def study_definitions(study: Study) -> dg.Definitions:
         assets=assets,
         asset_checks=[status_checks(study), *data_checks(study)],
         jobs=[*study_jobs(study), plan_job(study)],
+        sensors=study_sensors(study),
     )

@@ -1,0 +1,56 @@
+"""What watches the files of a study, once somebody switched it on: all sensors are stopped at first."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+
+from mist_dagster.jobs import job_name
+from mist_ops.config import read_config
+from mist_ops.dataset import read_paths, read_train_paths
+from mist_ops.errors import MistError
+from mist_ops.files import json_hash, stamp
+from mist_ops.study import Study
+
+_SECONDS = 60
+
+
+def study_sensors(study: Study) -> list[dg.SensorDefinition]:
+    """One that says what an edit made out of date, and one that makes it again."""
+    return [
+        _sensor(study, "watch", "status", "Have the checks say what an edit put out of date."),
+        _sensor(study, "keep_current", "make_current", "Make what an edit put out of date again, models included."),
+    ]
+
+
+def _sensor(study: Study, name: str, stage: str, description: str) -> dg.SensorDefinition:
+    @dg.sensor(
+        name=f"{study.name}__{name}",
+        job_name=job_name(study, stage),
+        minimum_interval_seconds=_SECONDS,
+        default_status=dg.DefaultSensorStatus.STOPPED,
+        description=description,
+    )
+    def watching(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+        try:
+            found = json_hash({str(path): stamp(path) for path in _inputs(study) if path.is_file()})
+        except MistError as error:
+            return dg.SkipReason(str(error))
+        if context.cursor in (None, found):
+            # What is there when it is switched on is nobody's edit.
+            context.update_cursor(found)
+            return dg.SkipReason("No file changed.")
+        return dg.SensorResult(run_requests=[dg.RunRequest(run_key=found)], cursor=found)
+
+    return watching
+
+
+def _inputs(study: Study) -> Iterator[Path]:
+    """Everything that people edit: settings, folds, images and masks."""
+    config = read_config(study.config)
+    yield from (study.config, study.train_paths, study.test_paths)
+    for case in read_train_paths(study.train_paths).cases:
+        yield from case.files
+    if study.test_paths.is_file():
+        for case in read_paths(study.test_paths, config.dataset_info.images):
+            yield from case.files

@@ -1,0 +1,51 @@
+"""Sensors: off at first, quiet while nothing changes, one run for an edit."""
+
+import shutil
+
+import dagster as dg
+import pytest
+
+from mist_dagster.definitions import build_definitions
+from mist_ops.config import override, read_config, write_config
+from mist_ops.dataset import read_train_paths
+from mist_ops.study import Study
+
+
+def tick(study: Study, name: str, cursor: str | None) -> tuple[list[dg.RunRequest], str | None]:
+    """The runs that a sensor asks for, and its next cursor."""
+    repository = build_definitions([study]).get_repository_def()
+    context = dg.build_sensor_context(cursor=cursor, repository_def=repository)
+    found = repository.get_sensor_def(f"{study.name}__{name}").evaluate_tick(context)
+    return list(found.run_requests or []), found.cursor
+
+
+@pytest.mark.parametrize("name, job", [("watch", "status"), ("keep_current", "make_current")])
+def test_an_edit_asks_for_one_run(copied_study: Study, name: str, job: str) -> None:
+    study = copied_study
+    sensor = build_definitions([study]).get_repository_def().get_sensor_def(f"{study.name}__{name}")
+    assert sensor.default_status == dg.DefaultSensorStatus.STOPPED
+    assert sensor.job_name == f"{study.name}__{job}"
+    asked, cursor = tick(study, name, None)
+    assert asked == []
+    write_config(study.config, override(read_config(study.config), {"training.epochs": 9}))
+    asked, later = tick(study, name, cursor)
+    assert len(asked) == 1
+    assert later != cursor
+    assert tick(study, name, later) == ([], later)
+
+
+def test_an_edited_mask_is_seen(copied_study: Study) -> None:
+    study = copied_study
+    mask = read_train_paths(study.train_paths).cases[0].mask
+    copy = study.results / "mask.nii.gz"
+    shutil.copy2(mask, copy)
+    study.train_paths.write_text(study.train_paths.read_text().replace(str(mask), str(copy)))
+    _, cursor = tick(study, "watch", None)
+    copy.write_bytes(copy.read_bytes())
+    asked, _ = tick(study, "watch", cursor)
+    assert len(asked) == 1
+
+
+def test_a_study_whose_files_are_gone_is_skipped(copied_study: Study) -> None:
+    copied_study.config.unlink()
+    assert tick(copied_study, "watch", "before")[0] == []
