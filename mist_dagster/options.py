@@ -96,6 +96,10 @@ class StatusOptions(NumpyOptions):
     """Flags of mist_status."""
 
 
+class AcceptOptions(StudyOptions):
+    """Flags of mist_accept."""
+
+
 class PlanOptions(StatusOptions):
     """Flags of mist_plan."""
 

@@ -79,6 +79,11 @@ class Study:
         return self.results / "results.csv"
 
     @property
+    def accepted_csv(self) -> Path:
+        """The scores that later ones are held against, as a person accepted them."""
+        return self.results / "accepted.csv"
+
+    @property
     def strategy(self) -> Path:
         """The postprocessing that helps the cross-validation predictions."""
         return self.results / "postprocessing" / "strategy.json"

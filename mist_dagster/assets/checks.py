@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 
 import dagster as dg
 
@@ -9,6 +10,7 @@ from mist_dagster.metadata import table
 from mist_dagster.provenance import asset_key
 from mist_ops.analysis.analyze import find_leaks, read_fingerprint
 from mist_ops.config import read_config
+from mist_ops.evaluation.accepted import regressions
 from mist_ops.study import Study
 from mist_ops.training.passports import read_passport
 
@@ -42,7 +44,15 @@ def data_checks(study: Study) -> list[dg.AssetChecksDefinition]:
         ]
         return _result(rows, dg.AssetCheckSeverity.ERROR)
 
-    return [usable_cases, no_leakage, finite_losses]
+    @dg.asset_check(asset=asset_key(study, "evaluation"), name="no_worse_than_accepted")
+    def no_worse_than_accepted() -> dg.AssetCheckResult:
+        """No score is worse than in accepted.csv, which ``mist_accept`` writes, on the same patients."""
+        if not study.accepted_csv.is_file():
+            return _result([], dg.AssetCheckSeverity.WARN)
+        found = regressions(study.results_csv, study.accepted_csv, read_config(study.config).evaluation)
+        return _result([asdict(worse) for worse in found], dg.AssetCheckSeverity.WARN)
+
+    return [usable_cases, no_leakage, finite_losses, no_worse_than_accepted]
 
 
 def _result(rows: Sequence[Mapping[str, float | int | str]], severity: dg.AssetCheckSeverity) -> dg.AssetCheckResult:

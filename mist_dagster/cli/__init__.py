@@ -107,6 +107,11 @@ def plan(arguments: Arguments = None) -> int:
     return _run("plan", plan.__doc__, options.PlanOptions, "studies", arguments)
 
 
+def accept(arguments: Arguments = None) -> int:
+    """Accept the scores of a study as those that later ones are held against."""
+    return _run("accept", accept.__doc__, options.AcceptOptions, "studies", arguments)
+
+
 def passport(arguments: Arguments = None) -> int:
     """Check what a model was made from, or say in which ways two models differ."""
     from mist_dagster.cli.passports import run

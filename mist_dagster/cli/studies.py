@@ -14,6 +14,7 @@ from mist_dagster.cli.run_config import Settings, absolute, given
 from mist_dagster.gpu import ALL_GPUS
 from mist_dagster.launch import Launcher, ask_for_reload, submit
 from mist_dagster.options import (
+    AcceptOptions,
     AnalyzeOptions,
     ChoosePostprocessingOptions,
     FinalizeOptions,
@@ -33,6 +34,7 @@ from mist_dagster.studies import register
 from mist_ops.config import StudyConfig, check_names, edits, override, read_config, write_config
 from mist_ops.dataset import read_description, read_paths, read_train_paths
 from mist_ops.errors import ConfigError
+from mist_ops.files import write_text
 from mist_ops.preprocessing.case import DAMAGED, NOT_THERE
 from mist_ops.study import Study
 
@@ -169,6 +171,15 @@ def plan(launcher: Launcher, options: PlanOptions, settings: Settings) -> None:
         _say_results(launcher, study, read_config(study.config))
 
 
+def accept(launcher: Launcher, options: AcceptOptions, settings: Settings) -> None:
+    """Copy the scores beside themselves."""
+    study = _study(options)
+    if not study.results_csv.is_file():
+        raise ConfigError(f"There is no {study.results_csv} to accept. Run mist_train or mist_finalize first.")
+    write_text(study.accepted_csv, study.results_csv.read_text(encoding="utf-8"))
+    launcher.progress.note(f"Accepted: {study.accepted_csv}. A later table that is worse is told of.")
+
+
 def choose_postprocessing(launcher: Launcher, options: ChoosePostprocessingOptions, settings: Settings) -> None:
     """Search for the postprocessing that helps."""
     study = _study(options)
@@ -205,9 +216,16 @@ def _predict_test_set(launcher: Launcher, study: Study, config: StudyConfig, dev
 
 
 def _say_results(launcher: Launcher, study: Study, config: StudyConfig) -> None:
+    from mist_ops.evaluation.accepted import regressions
     from mist_ops.evaluation.table import read_summary
 
     launcher.progress.note(f"Scores: {study.results_csv}")
+    if study.accepted_csv.is_file():
+        for worse in regressions(study.results_csv, study.accepted_csv, config.evaluation):
+            launcher.progress.problem(
+                f"Worse than accepted: {worse.column} by {abs(worse.difference):.4g} over {worse.patients} patients "
+                f"(95 % interval of the difference {worse.low:.4g} to {worse.high:.4g})."
+            )
     for column, mean in read_summary(study.results_csv).items():
         launcher.progress.note(f"  mean {column}: {mean:.4f}")
 

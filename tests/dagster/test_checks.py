@@ -3,6 +3,7 @@
 import json
 
 import dagster as dg
+import pandas as pd
 import pytest
 
 from mist_dagster import cli
@@ -12,7 +13,7 @@ from mist_ops.dataset import read_train_paths
 from mist_ops.files import write_json
 from mist_ops.study import Study
 
-NAMES = ("usable_cases", "no_leakage", "finite_losses")
+NAMES = ("usable_cases", "no_leakage", "finite_losses", "no_worse_than_accepted")
 
 
 def checked(study: Study) -> dict[str, dg.AssetCheckEvaluation]:
@@ -64,3 +65,19 @@ def test_a_loss_that_is_no_number_is_shown(copied_study: Study) -> None:
     assert not found.passed
     [row] = found.metadata["found"].records
     assert row.data == {"fold": 1, "epoch": 0, "because": "training_loss is inf"}
+
+
+def test_scores_worse_than_accepted_are_told(copied_study: Study, capfd: pytest.CaptureFixture[str]) -> None:
+    study = copied_study
+    where = ["--results", str(study.results)]
+    assert cli.accept(where) == 0
+    assert study.accepted_csv.read_bytes() == study.results_csv.read_bytes()
+    assert checked(study)["no_worse_than_accepted"].passed
+    better = pd.read_csv(study.accepted_csv, dtype={"id": str})
+    better["core_haus95"] -= 1
+    better.to_csv(study.accepted_csv, index=False)
+    found = checked(study)["no_worse_than_accepted"]
+    assert not found.passed
+    assert [row.data["column"] for row in found.metadata["found"].records] == ["core_haus95"]
+    assert cli.finalize([*where, "--device", "cpu"]) == 0
+    assert "Worse than accepted: core_haus95 by 1 over 6 patients" in capfd.readouterr().err

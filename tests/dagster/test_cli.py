@@ -29,6 +29,7 @@ COMMANDS = (
     "convert_csv",
     "average_weights",
     "passport",
+    "accept",
     "status",
     "plan",
     "ui",

@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from mist_ops.config import EvaluationClass
+from mist_ops.evaluation.accepted import regressions
+
+CLASSES = {"lesion": EvaluationClass(labels=[1], metrics={"dice": {}, "haus95": {}})}
+
+
+def table(path: Path, dice: float = 0.0, distance: float = 0.0, noise: float = 0.0, patients: int = 20) -> Path:
+    generator, other = np.random.default_rng(0), np.random.default_rng(1)
+    scores = {
+        "id": [f"{index:03d}" for index in range(patients)],
+        "lesion_dice": generator.uniform(0.6, 0.9, patients) + dice + noise * other.normal(size=patients),
+        "lesion_haus95": generator.uniform(2, 9, patients) + distance,
+    }
+    sums = pd.DataFrame([{"id": "Mean", "lesion_dice": 0.0, "lesion_haus95": 0.0}])
+    pd.concat([pd.DataFrame(scores), sums]).to_csv(path, index=False)
+    return path
+
+
+def test_the_same_scores_are_no_regression(tmp_path: Path) -> None:
+    accepted = table(tmp_path / "accepted.csv")
+    assert regressions(table(tmp_path / "results.csv"), accepted, CLASSES) == []
+
+
+def test_each_metric_gets_worse_in_its_own_direction(tmp_path: Path) -> None:
+    accepted = table(tmp_path / "accepted.csv")
+    (worse,) = regressions(table(tmp_path / "a.csv", dice=-0.02, distance=-1.0), accepted, CLASSES)
+    assert (worse.column, worse.patients) == ("lesion_dice", 20)
+    assert abs(worse.difference + 0.02) < 1e-9
+    (farther,) = regressions(table(tmp_path / "b.csv", dice=0.02, distance=1.0), accepted, CLASSES)
+    assert farther.column == "lesion_haus95"
+
+
+def test_a_difference_that_other_patients_would_turn_round_is_none(tmp_path: Path) -> None:
+    accepted = table(tmp_path / "accepted.csv")
+    assert regressions(table(tmp_path / "a.csv", dice=-0.005, noise=0.1), accepted, CLASSES) == []
+
+
+def test_patients_of_one_table_alone_are_not_compared(tmp_path: Path) -> None:
+    accepted = table(tmp_path / "accepted.csv", patients=25)
+    found = regressions(table(tmp_path / "results.csv", dice=-0.1, patients=20), accepted, CLASSES)
+    assert all(column.patients == 20 for column in found)
