@@ -93,7 +93,7 @@ def trainings(records: dg.DagsterInstance) -> list[dg.DagsterRun]:
 
 def process_of(records: dg.DagsterInstance, run: dg.DagsterRun) -> int | None:
     """The process that executes a run, as its log tells."""
-    said = re.search(r"Started process for run \(pid: (\d+)\)", messages(records, run))
+    said = re.search(r"Executing steps in process \(pid: (\d+)\)", messages(records, run))
     return int(said.group(1)) if said else None
 
 
@@ -153,6 +153,11 @@ def test_a_canceled_run_frees_its_device_and_a_hopeless_one_is_not_repeated(queu
         for image in study.image("any").parent.iterdir():
             image.unlink()
         assert cli.train([*where, "--folds", "1"]) == 0
-        failed = wait_until(lambda: next(iter(run for run in trainings(records) if run.is_failure), None), 120)
+        failed = wait_until(lambda: next((run for run in trainings(records) if is_judged(run)), None), 120)
         assert failed.tags["mist/gpu"] == "cpu:0"
         assert failed.tags["dagster/will_retry"] == "false"
+
+
+def is_judged(run: dg.DagsterRun) -> bool:
+    """Whether a run failed and Dagster has said if it is to be repeated, which comes a moment later."""
+    return run.is_failure and "dagster/will_retry" in run.tags
