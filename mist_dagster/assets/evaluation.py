@@ -1,13 +1,15 @@
 """Scores of the cross-validation predictions."""
 
+from collections.abc import Sequence
+
 import dagster as dg
 from pydantic import Field
 
 from mist_dagster import metadata
 from mist_dagster.progress import Progress
-from mist_dagster.provenance import CODE_VERSION, asset_key, collect, hashed, interruptible, listed
+from mist_dagster.provenance import CODE_VERSION, Inputs, asset_key, collect, hashed, interruptible, listed
 from mist_ops.config import read_config
-from mist_ops.dataset import read_train_paths
+from mist_ops.dataset import Assignment, read_train_paths
 from mist_ops.evaluation.picture import draw_scores
 from mist_ops.evaluation.table import Pair, evaluate, read_summary, worst_first, write_evaluation, write_pairs
 from mist_ops.files import file_hash
@@ -36,11 +38,7 @@ def evaluation_assets(study: Study) -> list[dg.AssetsDefinition]:
     ) -> dg.MaterializeResult:
         """Each patient's scores against its mask, and their summary."""
         settings, assignment = read_config(study.config), read_train_paths(study.train_paths)
-        pairs = [
-            Pair(case.id, case.mask, study.cv_prediction(case.id))
-            for case in assignment.cases
-            if case.mask and study.cv_prediction(case.id).exists()
-        ]
+        pairs = _pairs(study, assignment)
         inputs = hashed(
             config=[study.config],
             models=[study.model(fold) for fold in settings.training.folds],
@@ -51,10 +49,7 @@ def evaluation_assets(study: Study) -> list[dg.AssetsDefinition]:
         with interruptible(context):
             scored = progress.track(evaluate(pairs, settings.evaluation, config.workers), "Evaluating", len(pairs))
             rows, failures = collect(scored, progress)
-        # By id and not by path, so that results may be moved.
-        masks = {pair.id: inputs["masks"].get(str(pair.mask)) for pair in pairs}
-        predictions = {pair.id: inputs["predictions"].get(str(pair.prediction)) for pair in pairs}
-        made_from = {"settings": settings.digest("evaluation"), "masks": masks, "predictions": predictions}
+        made_from = {"settings": settings.digest("evaluation"), **_by_id(pairs, inputs)}
         write_evaluation(study.results_csv, pairs, settings.evaluation, rows, failures, inputs=made_from)
         if failures:
             raise dg.Failure(f"{len(failures)} of {len(pairs)} patients could not be scored: {', '.join(failures)}.")
@@ -83,3 +78,20 @@ def evaluation_assets(study: Study) -> list[dg.AssetsDefinition]:
         )
 
     return [evaluation]
+
+
+def _pairs(study: Study, assignment: Assignment) -> list[Pair]:
+    """The patients that have both a mask and a prediction."""
+    return [
+        Pair(case.id, case.mask, study.cv_prediction(case.id))
+        for case in assignment.cases
+        if case.mask and study.cv_prediction(case.id).exists()
+    ]
+
+
+def _by_id(pairs: Sequence[Pair], inputs: Inputs) -> dict[str, dict[str, str | None]]:
+    """The hashes of masks and predictions by id and not by path, so that results may be moved."""
+    return {
+        "masks": {pair.id: inputs["masks"].get(str(pair.mask)) for pair in pairs},
+        "predictions": {pair.id: inputs["predictions"].get(str(pair.prediction)) for pair in pairs},
+    }
