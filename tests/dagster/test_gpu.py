@@ -2,12 +2,14 @@
 
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 
 import pytest
 
-from mist_dagster.gpu import lease, leased_devices
+from mist_dagster.gpu import POOL, fit_pool, lease, leased_devices
+from mist_dagster.home import instance
 from mist_ops.errors import ConfigError
 
 TWO = {"cuda:0": "first", "cuda:1": "second"}
@@ -81,3 +83,33 @@ def test_the_cpu_needs_no_lease() -> None:
 def test_a_device_that_is_not_there_is_refused() -> None:
     with pytest.raises(ConfigError, match="Device '99' was asked for"), leased_devices("99", 1):
         pass
+
+
+def test_places_on_the_cpu_are_leased_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv("MIST_DEVICES", "cpu:0, cpu:1")
+    with leased_devices(None, 1) as one, leased_devices(None, 1) as other:
+        assert one == other == ["cpu"]
+        locks = next(tmp_path.glob("mist_gpus_*"))
+        assert {lock.name for lock in locks.iterdir()} == {"cpu_0.lock", "cpu_1.lock"}
+
+
+def test_the_pool_follows_the_devices_until_the_user_sets_another_number(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slots(devices: str) -> int:
+        monkeypatch.setenv("MIST_DEVICES", devices)
+        with instance() as opened:
+            fit_pool(opened)
+            return next(pool.limit for pool in opened.event_log_storage.get_pool_limits() if pool.name == POOL)
+
+    assert [slots("cpu:0,cpu:1"), slots("cpu:0,cpu:1,cpu:2")] == [2, 3]
+    with instance() as opened:
+        opened.event_log_storage.set_concurrency_slots(POOL, 7)
+    assert slots("cpu:0") == 7
+
+
+def test_a_device_that_is_listed_and_not_there_ends_the_ui(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MIST_DEVICES", "cuda:99")
+    with instance() as opened, pytest.raises(SystemExit):
+        fit_pool(opened)
