@@ -175,12 +175,13 @@ def why_outdated(study: Study, case: Case, settings: str, with_dtm: bool = False
     inputs, arrays = _inputs(case), _arrays(study, case.id)
     if "image" not in arrays or (case.mask and "label" not in arrays) or (with_dtm and "dtm" not in arrays):
         return DAMAGED
+    # Before anything is read: a file that changes meanwhile is read again next time.
+    stamps = {"inputs": _stamps(inputs), "arrays": _stamps(arrays)}
     changed = _changed(record, inputs)
     if changed:
         return f"its {' and '.join(changed)} changed"
     if record.get("settings") != settings:
         return "the settings of preprocessing changed"
-    stamps = {"inputs": _stamps(inputs), "arrays": _stamps(arrays)}
     noted = record.get("stamps") or {}
     if noted.get("arrays") != stamps["arrays"] and record.get("content") != _content(arrays):
         return DAMAGED
