@@ -39,7 +39,7 @@ def job_name(study: Study, stage: str) -> str:
 IN_SYNC = "in_sync"
 """Name of the checks that say what is out of date."""
 
-CHECKED = ("preprocessed_case", "fold_model", "cv_prediction", "test_prediction", "evaluation")
+CHECKED = ("study_config", "preprocessed_case", "fold_model", "cv_prediction", "test_prediction", "evaluation")
 """The assets that have one."""
 
 

@@ -44,6 +44,9 @@ class AnalyzeOptions(StudyOptions):
     data: Path = Field(description="Path of dataset.json.")
     num_workers_analyze: PositiveInt = Field(1, description="Processes that read cases.")
     verify: bool = Field(False, description="Check every case, and leave out those that fail.")
+    update: bool = Field(
+        False, description="Analyze again, keeping the folds and the edits of config.json; new patients are added."
+    )
     data_dump: bool = Field(False, description="Also describe the dataset in data_dump.json and data_dump.md.")
 
 

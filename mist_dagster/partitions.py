@@ -9,13 +9,21 @@ from dataclasses import dataclass
 
 import dagster as dg
 
-from mist_ops.analysis.folds import assign_folds
+from mist_ops.analysis.folds import assign_folds, default_nfolds
 from mist_ops.config import read_config
-from mist_ops.dataset import find_test_cases, find_training_cases, read_description, read_paths, read_train_paths
+from mist_ops.dataset import (
+    find_test_cases,
+    find_training_cases,
+    read_description,
+    read_paths,
+    read_patient_table,
+    read_train_paths,
+)
 from mist_ops.errors import MistError
 from mist_ops.study import Study
 
 DEFAULT_FOLDS = 5
+"""Folds that a study shows whose patients are not known."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +81,8 @@ def _assignment(study: Study) -> tuple[dict[str, int], list[str]]:
         elif study.data:
             described = read_description(study.data)
             ids = [case.id for case in find_training_cases(described)]
-            planned = assign_folds(ids, min(DEFAULT_FOLDS, len(ids)))
-            fold_of = dict(sorted(planned.items(), key=lambda item: (item[1], item[0])))
+            known = read_patient_table(described)
+            fold_of = assign_folds(ids, min(default_nfolds(ids, known), len(ids)), known)
             tests = find_test_cases(described)
         else:
             return {}, []

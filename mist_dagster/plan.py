@@ -1,13 +1,15 @@
 """Making a study current: each stage for just the partitions that a status names. What is out of date, status tells."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from mist_dagster.assets.status import PlanRun
 from mist_dagster.gpu import ALL_GPUS
-from mist_dagster.launch import Launcher
+from mist_dagster.launch import Launcher, ask_for_reload
 from mist_dagster.partitions import fold_key
 from mist_dagster.provenance import adopt_config
-from mist_dagster.status import Status
+from mist_dagster.status import Status, status
+from mist_ops.analysis.analyze import read_fingerprint
 from mist_ops.config import read_config
 from mist_ops.study import Study
 
@@ -19,9 +21,12 @@ def make_current(launcher: Launcher, study: Study, found: Status, how: PlanRun) 
         RunFailedError: A run failed; the stages after it were not begun.
         RunCanceledError: A run was interrupted.
     """
+    if found.unseen:
+        analyze_anew(launcher, study, {"workers": how.preprocess_workers})
+        found = status(study)
     config, device = read_config(study.config), {"device": how.device} if how.device else {}
     adopt_config(launcher.instance, study, config, "config.json was edited")
-    if study.data:
+    if study.data and not found.current:
         launcher.run_stage(study, "observe")
     if found.patients:
         launcher.run_stage(study, "preprocess", {"workers": how.preprocess_workers}, list(found.patients))
@@ -37,6 +42,19 @@ def make_current(launcher: Launcher, study: Study, found: Status, how: PlanRun) 
             launcher.run_stage(study, "observe_tests")
         launcher.run_stage(study, "test", device, list(found.tests))
     show_status(launcher, study)
+
+
+def analyze_anew(launcher: Launcher, study: Study, how: Mapping[str, Any]) -> None:
+    """Analyze a study, and tell what was left out or should be known."""
+    launcher.run_stage(study, "observe")
+    launcher.run_stage(study, "analyze", how)
+    ask_for_reload()
+    fingerprint = read_fingerprint(study)
+    for case_id, reasons in fingerprint.excluded.items():
+        launcher.progress.problem(f"Left out: case '{case_id}': {'; '.join(reasons)}")
+    for warning in fingerprint.warnings:
+        launcher.progress.note(f"Warning: {warning}")
+    launcher.progress.note(f"Analysis complete: {study.config}")
 
 
 def show_status(launcher: Launcher, study: Study) -> None:

@@ -18,6 +18,7 @@ from dagster._core.definitions.data_version import (
 
 from mist_dagster.metadata import Metadata
 from mist_dagster.progress import Progress
+from mist_ops.analysis.analyze import EDITED, fold_origins
 from mist_ops.config import STAGE_SECTIONS, StudyConfig
 from mist_ops.dataset import Case
 from mist_ops.errors import CaseError
@@ -202,15 +203,21 @@ def adopt_config(instance: dg.DagsterInstance, study: Study, config: StudyConfig
     for name in versions if changed else ():
         key = asset_key(study, name)
         tags = {**old[name], **upstream, **version_tags(versions[name])}
+        said = _edited_folds(study) if name == "fold_assignment" and name in changed else reason
         settings = dg.MetadataValue.json(shown_settings(name, config))
         instance.report_runless_asset_event(
-            dg.AssetMaterialization(
-                key, description=reason, metadata={"edited": reason, "settings": settings}, tags=tags
-            )
+            dg.AssetMaterialization(key, description=said, metadata={"edited": said, "settings": settings}, tags=tags)
         )
         if not upstream:  # config.json comes first, and the others follow from it
             upstream = _upstream_tags(instance, key)
     return changed
+
+
+def _edited_folds(study: Study) -> str:
+    edited = [case_id for case_id, origin in fold_origins(study).items() if origin == EDITED]
+    return (
+        f"train_paths.csv was edited; the folds of {len(edited)} patients are not those of the analysis: {edited[:20]}"
+    )
 
 
 def _latest_tags(instance: dg.DagsterInstance, key: dg.AssetKey) -> dict[str, str]:

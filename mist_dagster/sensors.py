@@ -6,6 +6,7 @@ from pathlib import Path
 import dagster as dg
 
 from mist_dagster.jobs import job_name
+from mist_ops.analysis.analyze import unseen_patients
 from mist_ops.config import read_config
 from mist_ops.dataset import read_paths, read_train_paths
 from mist_ops.errors import MistError
@@ -33,7 +34,8 @@ def _sensor(study: Study, name: str, stage: str, description: str) -> dg.SensorD
     )
     def watching(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
         try:
-            found = json_hash({str(path): stamp(path) for path in _inputs(study) if path.is_file()})
+            stamps = {str(path): stamp(path) for path in _inputs(study) if path.is_file()}
+            found = json_hash({"files": stamps, "unseen": unseen_patients(study)})
         except MistError as error:
             return dg.SkipReason(str(error))
         if context.cursor in (None, found):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 
+from mist_ops.analysis.analyze import unseen_patients
 from mist_ops.analysis.folds import make_fold
 from mist_ops.config import StudyConfig, read_config
 from mist_ops.dataset import Assignment, Case, Fold, read_paths, read_train_paths
@@ -23,6 +24,7 @@ class Status:
     """What is to be made again, with the reasons.
 
     Attributes:
+        unseen: Patients that came to the dataset since it was analyzed.
         patients: Patients to preprocess.
         folds: Folds to train, each with one reason or more.
         predictions: Held-out patients to predict.
@@ -31,6 +33,7 @@ class Status:
         hours: What training those folds took before, in hours; those never trained count as much as the others.
     """
 
+    unseen: list[str]
     patients: Mapping[str, str]
     folds: Mapping[int, list[str]]
     predictions: Mapping[str, str]
@@ -41,7 +44,7 @@ class Status:
     @property
     def current(self) -> bool:
         """Whether there is nothing to do."""
-        return not (self.patients or self.folds or self.predictions or self.tests or self.scores)
+        return not (self.unseen or self.patients or self.folds or self.predictions or self.tests or self.scores)
 
 
 def status(study: Study) -> Status:
@@ -59,6 +62,7 @@ def status(study: Study) -> Status:
     folds = {fold: found for fold, found in checked.items() if found}
     predictions = dict(_of_predictions(study, config, assignment, folds, patients))
     return Status(
+        unseen=unseen_patients(study),
         patients=patients,
         folds=folds,
         predictions=predictions,
@@ -181,6 +185,8 @@ def sentences(found: Status) -> Iterator[str]:
     if found.current:
         yield "Everything is current."
         return
+    if found.unseen:
+        yield f"Analyze: {len(found.unseen)} patients are new ({_some(found.unseen)}); mist_analyze --update adds them."
     for reason, ids in _by_reason(found.patients).items():
         yield f"Preprocess {len(ids)} patients ({_some(ids)}): {reason}."
     for fold, reasons in found.folds.items():

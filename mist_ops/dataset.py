@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
@@ -17,8 +18,10 @@ from mist_ops.schema import Section, read_checked
 from mist_ops.study import Study, check_id
 from mist_ops.types import Box, Size
 
-RESERVED = ("id", "fold", "mask", "prediction")
+RESERVED = ("id", "fold", "mask", "prediction", "group")
 """Columns of the tables, which no channel may be called."""
+
+_FOLD = re.compile("[0-9]{1,4}")
 
 SUMMARY_ROWS = ("Mean", "Std", "25th Percentile", "Median", "75th Percentile")
 """Ids of the last rows of a table of scores, which sum up the others."""
@@ -45,6 +48,9 @@ class DatasetDescription(Section):
     labels: Annotated[list[Label], Field(min_length=2, description="Integers in the masks, with 0 for background.")]
     final_classes: Annotated[
         dict[str, list[Label]] | None, Field(description="Classes to score; each label by itself if absent.")
+    ] = None
+    patients: Annotated[
+        Path | None, Field(description="Table with the column id and any of fold, group and stratum.")
     ] = None
 
     @model_validator(mode="after")
@@ -83,9 +89,51 @@ def read_description(path: Path) -> DatasetDescription:
     missing = [
         f"'{key.replace('_', '-')}': there is no folder {value}" for key, value in folders.items() if not value.is_dir()
     ]
+    if described.patients is not None:
+        folders["patients"] = folder / described.patients
+        if not folders["patients"].is_file():
+            missing.append(f"'patients': there is no table {folders['patients']}")
     if missing:
-        raise DatasetError(f"{path}: {listing(missing)}. Folders are relative to the JSON file.")
+        raise DatasetError(f"{path}: {listing(missing)}. Paths are relative to the JSON file.")
     return described.model_copy(update={**folders, "labels": sorted(described.labels)})
+
+
+@dataclass(frozen=True)
+class PatientTable:
+    """What is known of patients beside their files, each by id; patients may be missing from any of it.
+
+    Attributes:
+        fold_of: The fold that is to hold out a patient.
+        group_of: What must stay in one fold together: a person scanned twice, a family, a site.
+        stratum_of: What each fold is to hold an equal share of: a diagnosis, a scanner.
+    """
+
+    fold_of: Mapping[str, int] = field(default_factory=dict)
+    group_of: Mapping[str, str] = field(default_factory=dict)
+    stratum_of: Mapping[str, str] = field(default_factory=dict)
+
+
+def read_patient_table(description: DatasetDescription) -> PatientTable:
+    """Read the table that ``patients`` of dataset.json names; empty cells and absent columns say nothing."""
+    if description.patients is None:
+        return PatientTable()
+    table = read_table(description.patients, required=("id",))
+    columns = {
+        name: {row["id"]: row[name].strip() for row in table.to_dict("records") if row[name].strip()}
+        for name in ("fold", "group", "stratum")
+        if name in table.columns
+    }
+    if not columns:
+        raise DatasetError(
+            f"{description.patients} has none of the columns fold, group and stratum. Found: {list(table.columns)}."
+        )
+    wrong = [f"{case_id}: {fold!r}" for case_id, fold in columns.get("fold", {}).items() if not _FOLD.fullmatch(fold)]
+    if wrong:
+        raise DatasetError(
+            f"{description.patients}: the column 'fold' must hold whole numbers from 0, found {listing(wrong)}"
+        )
+    folds = {case_id: int(fold) for case_id, fold in columns.get("fold", {}).items()}
+    return PatientTable(folds, columns.get("group", {}), columns.get("stratum", {}))
 
 
 @dataclass(frozen=True)
@@ -122,8 +170,13 @@ def find_test_cases(description: DatasetDescription) -> list[Case]:
     return _cases(description.test_data, description.images) if description.test_data else []
 
 
+def patient_folders(folder: Path) -> list[Path]:
+    """The folders of patients, sorted; files and hidden folders are none."""
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
 def _cases(folder: Path, patterns: Mapping[str, Sequence[str]]) -> list[Case]:
-    patients = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    patients = patient_folders(folder)
     if not patients:
         raise DatasetError(f"There are no patients in {folder}. It must hold a folder for each patient.")
     problems: list[str] = []
@@ -164,10 +217,17 @@ def _matches(names: Sequence[str], strings: Sequence[str]) -> list[str]:
 
 @dataclass(frozen=True)
 class Assignment:
-    """The rows of train_paths.csv: the cases in the file's order, and the fold in which each is held out."""
+    """The rows of train_paths.csv: the cases in the file's order, and the fold in which each is held out.
+
+    Attributes:
+        cases: The cases.
+        fold_of: The fold of each case.
+        group_of: The group of each case that has one; a group is never divided.
+    """
 
     cases: tuple[Case, ...]
     fold_of: Mapping[str, int]
+    group_of: Mapping[str, str] = field(default_factory=dict)
 
     def held_out(self, fold: int) -> tuple[str, ...]:
         """Ids of a fold, in the order of the cases."""
@@ -182,10 +242,17 @@ class Assignment:
 
 
 def write_train_paths(path: Path, assignment: Assignment) -> None:
-    """Write train_paths.csv: id, fold, mask, then a column a channel."""
+    """Write train_paths.csv: id, fold, mask, a column a channel and, if there are groups, the group."""
+    groups = assignment.group_of
     _write(
         [
-            {"id": case.id, "fold": assignment.fold_of[case.id], "mask": case.mask, **case.images}
+            {
+                "id": case.id,
+                "fold": assignment.fold_of[case.id],
+                "mask": case.mask,
+                **case.images,
+                **({"group": groups.get(case.id, "")} if groups else {}),
+            }
             for case in assignment.cases
         ],
         path,
@@ -199,7 +266,8 @@ def read_train_paths(path: Path) -> Assignment:
         fold_of = {row["id"]: int(row["fold"]) for row in table.to_dict("records")}
     except ValueError as error:
         raise DatasetError(f"{path}: the column 'fold' must hold whole numbers: {error}.") from error
-    return Assignment(tuple(_cases_of(table)), fold_of)
+    group_of = {row["id"]: row["group"] for row in table.to_dict("records") if row.get("group")}
+    return Assignment(tuple(_cases_of(table)), fold_of, group_of)
 
 
 def write_test_paths(path: Path, cases: Sequence[Case]) -> None:

@@ -4,6 +4,7 @@ One asset stands for the whole of config.json, and one more for the settings tha
 the number of epochs makes models stale and leaves arrays current.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any, Optional, get_origin
 
@@ -13,7 +14,7 @@ from pydantic import Field, create_model
 from mist_dagster import metadata
 from mist_dagster.progress import Progress
 from mist_dagster.provenance import CODE_VERSION, asset_key, config_versions, interruptible, shown_settings
-from mist_ops.analysis.analyze import analyze
+from mist_ops.analysis.analyze import analyze, fold_origins
 from mist_ops.config import STAGE_SECTIONS, StudyConfig, read_config
 from mist_ops.dataset import read_train_paths
 from mist_ops.schema import FlaggedField, flagged_fields
@@ -31,7 +32,7 @@ FLAGS: Mapping[str, FlaggedField] = {_launchpad_name(flagged): flagged for flagg
 class _AnalysisRun(dg.Config):
     workers: int = Field(1, description="Processes that read cases.")
     verify: bool = Field(False, description="Check every case first, and leave out those that fail.")
-    fresh: bool = Field(False, description="Forget the edits made to config.json since it was planned.")
+    fresh: bool = Field(False, description="Forget the edits made to config.json since it was planned, and the folds.")
 
     def overrides(self) -> dict[str, Any]:
         """The settings given for this run, by their dotted path in config.json."""
@@ -108,12 +109,21 @@ def _facts(study: Study, name: str) -> metadata.Metadata:
     if name == "study_config":
         return {"file": metadata.path(study.config), "fingerprint": metadata.path(study.fingerprint)}
     if name == "fold_assignment":
-        assignment = read_train_paths(study.train_paths)
+        assignment, origins = read_train_paths(study.train_paths), fold_origins(study)
         return {
             "file": metadata.path(study.train_paths),
             "patients": len(assignment.cases),
+            **dict(Counter(origins.values())),
             "folds": metadata.table(
-                [{"id": case.id, "fold": assignment.fold_of[case.id]} for case in assignment.cases]
+                [
+                    {
+                        "id": case.id,
+                        "fold": assignment.fold_of[case.id],
+                        "group": assignment.group_of.get(case.id, ""),
+                        "decided by": origins[case.id],
+                    }
+                    for case in assignment.cases
+                ]
             ),
         }
     return {}

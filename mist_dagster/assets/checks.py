@@ -28,7 +28,7 @@ def data_checks(study: Study) -> list[dg.AssetChecksDefinition]:
 
     @dg.asset_check(asset=asset_key(study, "fold_assignment"), name="no_leakage")
     def no_leakage() -> dg.AssetCheckResult:
-        """No fold is trained on an image that it holds out under another id; training refuses to begin otherwise."""
+        """No fold holds out an image, or a group, that also trains it; training refuses to begin otherwise."""
         return _result([{"because": leak} for leak in find_leaks(study)], dg.AssetCheckSeverity.ERROR)
 
     @dg.asset_check(asset=asset_key(study, "fold_model"), name="finite_losses")

@@ -21,6 +21,7 @@ from mist_ops.study import Study
 def _outdated(found: Status) -> dict[str, Mapping[str, str]]:
     """What is out of date of each asset, with the reason."""
     return {
+        "study_config": dict.fromkeys(found.unseen, "is new in the dataset, and not analyzed"),
         "preprocessed_case": found.patients,
         "fold_model": {fold_key(fold): "; ".join(reasons) for fold, reasons in found.folds.items()},
         "cv_prediction": found.predictions,

@@ -12,7 +12,7 @@ from mist_dagster.assets.analysis import launchpad
 from mist_dagster.assets.status import PlanRun
 from mist_dagster.cli.run_config import Settings, absolute, given
 from mist_dagster.gpu import ALL_GPUS
-from mist_dagster.launch import Launcher, ask_for_reload, submit
+from mist_dagster.launch import Launcher, submit
 from mist_dagster.options import (
     AcceptOptions,
     AnalyzeOptions,
@@ -26,7 +26,7 @@ from mist_dagster.options import (
     TrainOptions,
 )
 from mist_dagster.partitions import fold_key
-from mist_dagster.plan import make_current, show_status
+from mist_dagster.plan import analyze_anew, make_current, show_status
 from mist_dagster.provenance import adopt_config
 from mist_dagster.status import patients_to_preprocess, sentences
 from mist_dagster.status import status as study_status
@@ -45,26 +45,19 @@ _RETRIES = 2
 def analyze(launcher: Launcher, options: AnalyzeOptions, settings: Settings) -> None:
     """Analyze a dataset, which makes it a study."""
     study = _study(options, data=options.data)
-    if study.config.exists() and not options.overwrite:
+    if options.update and options.overwrite:
+        raise ConfigError("--update keeps folds and edits, --overwrite forgets them. Give one of them.")
+    if study.config.exists() and not options.overwrite and not options.update:
         raise ConfigError(
-            f"{study.config} exists already. Give --overwrite to analyze anew, or another folder with --results."
+            f"{study.config} exists already. Give --update to keep its edits and the folds, --overwrite to analyze "
+            "anew, or another folder with --results."
         )
     _plan(launcher, study, options, settings)
 
 
 def _plan(launcher: Launcher, study: Study, options: AnalyzeOptions, settings: Settings) -> None:
-    from mist_ops.analysis.analyze import read_fingerprint
-
-    launcher.run_stage(study, "observe")
-    how = {"workers": options.num_workers_analyze, "verify": options.verify, "fresh": True}
-    launcher.run_stage(study, "analyze", {**how, **launchpad(settings)})
-    ask_for_reload()
-    fingerprint = read_fingerprint(study)
-    for case_id, reasons in fingerprint.excluded.items():
-        launcher.progress.problem(f"Left out: case '{case_id}': {'; '.join(reasons)}")
-    for warning in fingerprint.warnings:
-        launcher.progress.note(f"Warning: {warning}")
-    launcher.progress.note(f"Analysis complete: {study.config}")
+    how = {"workers": options.num_workers_analyze, "verify": options.verify, "fresh": not options.update}
+    analyze_anew(launcher, study, {**how, **launchpad(settings)})
     if options.data_dump:
         launcher.run_stage(study, "dump", {"workers": options.num_workers_analyze})
         launcher.progress.note(f"Data dump: {study.data_dump_md}")
@@ -238,7 +231,7 @@ def run_all(launcher: Launcher, options: RunAllOptions, settings: Settings) -> N
             f"{study.config} exists already. Give --resume to go on with it, --overwrite to begin anew, "
             "or another folder with --results."
         )
-    if not study.config.exists() or options.overwrite:
+    if not study.config.exists() or options.overwrite or options.update:
         _plan(launcher, study, options, settings)
     preprocess(launcher, options, settings)
     train(launcher, options, settings)

@@ -14,17 +14,20 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from mist_ops.analysis.fingerprint import CaseFingerprint, HuStatistics, measure
-from mist_ops.analysis.folds import assign_folds, check_nfolds
+from mist_ops.analysis.folds import assign_folds, check_nfolds, default_nfolds
 from mist_ops.analysis.plan import plan, warnings
-from mist_ops.analysis.verify import UnusableCase, leaks, repeated_images
-from mist_ops.config import StudyConfig, TrainingConfig, edits, override, read_config, write_config
+from mist_ops.analysis.verify import UnusableCase, divided_groups, leaks, repeated_images
+from mist_ops.config import StudyConfig, edits, override, read_config, write_config
 from mist_ops.dataset import (
     Assignment,
     Case,
     DatasetDescription,
+    PatientTable,
     find_test_cases,
     find_training_cases,
+    patient_folders,
     read_description,
+    read_patient_table,
     read_train_paths,
     write_boxes,
     write_test_paths,
@@ -46,7 +49,11 @@ class Fingerprint(Section):
     cases: Annotated[dict[str, CaseFingerprint], Field(description="Measurements by id, of the cases in use.")]
     excluded: Annotated[dict[str, list[str]], Field(description="Reasons against the cases that were left out.")]
     warnings: Annotated[list[str], Field(description="What should be known before going on.")]
+    folds: dict[str, int] = Field(default_factory=dict, description="The fold of each case, before anyone's edits.")
 
+
+EDITED = "edited by hand"
+"""Who decided on a fold that is not the analysis's."""
 
 Measured = Outcome[Case, CaseFingerprint]
 
@@ -71,7 +78,8 @@ def analyze(
         workers: Processes that read cases.
         check: Look for everything that ``verify`` finds, and leave out the cases that fail. They are recorded in
             fingerprint.json with the reasons.
-        fresh: Forget the edits that were made to config.json since it was planned. Otherwise they are kept.
+        fresh: Forget the edits that were made to config.json since it was planned, and the folds of an earlier
+            analysis. Otherwise both are kept, and cases that are new go to the smallest folds.
         overrides: Settings at dotted paths that win over both; they count as edits from now on.
 
     Yields:
@@ -86,8 +94,11 @@ def analyze(
         raise ConfigError(f"The dataset.json of '{study.name}' is not known. Name it with --data.")
     description = read_description(study.data)
     cases, tests = find_training_cases(description), find_test_cases(description)
-    nfolds, chosen = _choices(study, fresh, overrides)
+    table = read_patient_table(description)
+    nfolds, chosen = _choices(study, fresh, overrides, default_nfolds([case.id for case in cases], table))
     check_nfolds(nfolds, len(cases))
+    earlier = {} if fresh else _earlier_folds(study, nfolds)
+    known = replace(table, fold_of={**earlier, **table.fold_of})
     plan([_ANY_CASE], description, nfolds, chosen)  # only to refuse settings that are none
 
     def run() -> Iterator[Measured]:
@@ -96,11 +107,16 @@ def analyze(
             measured.append(outcome)
             yield outcome
         good, excluded = _sorted_out(measured, check)
-        folds = assign_folds(list(good), nfolds)
+        folds = assign_folds(list(good), nfolds, known)
         by_id = {case.id: case for case in cases}
-        assignment = Assignment(tuple(by_id[case_id] for case_id in folds), folds)
+        groups = {case_id: known.group_of[case_id] for case_id in folds if case_id in known.group_of}
+        assignment = Assignment(tuple(by_id[case_id] for case_id in folds), folds, groups)
         fingerprint, config = _conclusion(good, excluded, description, nfolds, chosen)
-        _write(study, fingerprint, config, assignment, tests)
+        unedited = {} if fresh else _unedited_folds(study, table)
+        drawn = {
+            case_id: unedited.get(case_id, fold) if case_id in earlier else fold for case_id, fold in folds.items()
+        }
+        _write(study, fingerprint.model_copy(update={"folds": drawn}), config, assignment, tests)
 
     return run()
 
@@ -111,11 +127,54 @@ def read_fingerprint(study: Study) -> Fingerprint:
 
 
 def find_leaks(study: Study) -> list[str]:
-    """Images that the folds as they are now both train on and hold out; none known of a study from elsewhere."""
+    """Images and groups that the folds as they are now both train on and hold out.
+
+    Which images are the same is not known of a study from elsewhere.
+    """
+    assignment = read_train_paths(study.train_paths)
+    divided = divided_groups(assignment)
     if not study.fingerprint.is_file():
-        return []
+        return divided
     contents = {case_id: case.content for case_id, case in read_fingerprint(study).cases.items()}
-    return leaks(contents, read_train_paths(study.train_paths).fold_of)
+    return [*divided, *leaks(contents, assignment.fold_of)]
+
+
+def unseen_patients(study: Study) -> list[str]:
+    """Ids of the patients that came to the dataset since it was analyzed; none where it is not there (any more)."""
+    try:
+        folder = read_description(study.data).train_data if study.data else None
+    except DatasetError:
+        return []
+    excluded = read_fingerprint(study).excluded if study.fingerprint.is_file() else {}
+    seen = {*read_train_paths(study.train_paths).fold_of, *excluded}
+    return [path.name for path in patient_folders(folder) if path.name not in seen] if folder else []
+
+
+def fold_origins(study: Study) -> dict[str, str]:
+    """Who decided on the fold of each case: ``drawn``, ``table of patients`` or ``EDITED``."""
+    decided = read_patient_table(read_description(study.data)).fold_of if study.data else {}
+    unedited = read_fingerprint(study).folds if study.fingerprint.is_file() else {}
+    fold_of = read_train_paths(study.train_paths).fold_of
+    return {
+        case_id: EDITED
+        if unedited.get(case_id, fold) != fold
+        else "table of patients"
+        if decided.get(case_id) == fold
+        else "drawn"
+        for case_id, fold in fold_of.items()
+    }
+
+
+def _earlier_folds(study: Study, nfolds: int) -> dict[str, int]:
+    """The folds as they are now; none if there are to be more or fewer."""
+    if not study.train_paths.exists() or read_config(study.config).training.nfolds != nfolds:
+        return {}
+    return dict(read_train_paths(study.train_paths).fold_of)
+
+
+def _unedited_folds(study: Study, table: PatientTable) -> dict[str, int]:
+    known = read_fingerprint(study).folds if study.fingerprint.exists() else {}
+    return {case_id: fold for case_id, fold in known.items() if case_id not in table.fold_of}
 
 
 _ANY_CASE = CaseFingerprint(
@@ -131,10 +190,9 @@ _ANY_CASE = CaseFingerprint(
 )
 
 
-def _choices(study: Study, fresh: bool, overrides: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
-    """The number of folds and the settings, at dotted paths, that a person has decided."""
+def _choices(study: Study, fresh: bool, overrides: Mapping[str, Any], nfolds: int) -> tuple[int, dict[str, Any]]:
+    """The number of folds, by default ``nfolds``, and the settings, at dotted paths, that a person has decided."""
     kept: dict[str, Any] = {}
-    nfolds = TrainingConfig().nfolds
     if study.config.exists() and not fresh:
         config = read_config(study.config)
         nfolds, kept = config.training.nfolds, edits(_last_plan(study), config)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mist_ops.dataset import Case, DatasetDescription
+from mist_ops.dataset import Assignment, Case, DatasetDescription
 from mist_ops.errors import CaseError, ImageError, listing
 from mist_ops.imaging.geometry import Geometry
 from mist_ops.imaging.nifti import read_geometry, read_image, read_labels
@@ -102,6 +102,19 @@ def leaks(contents: Mapping[str, str], fold_of: Mapping[str, int]) -> list[str]:
         "train_paths.csv."
         for same in _same({case_id: content for case_id, content in contents.items() if case_id in fold_of})
         if len({fold_of[case_id] for case_id in same}) > 1
+    ]
+
+
+def divided_groups(assignment: Assignment) -> list[str]:
+    """A sentence for every group whose cases are held out in different folds."""
+    members = defaultdict(set)
+    for case_id, group in assignment.group_of.items():
+        members[group].add(assignment.fold_of[case_id])
+    return [
+        f"The cases of group '{group}' are in folds {sorted(folds)}, so folds would be tested on a group that they "
+        "were trained on. Give them the same fold in train_paths.csv, or analyze again."
+        for group, folds in sorted(members.items())
+        if len(folds) > 1
     ]
 
 

@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from mist_ops.analysis.analyze import analyze, read_fingerprint
+from mist_ops.analysis.analyze import analyze, find_leaks, fold_origins, read_fingerprint, unseen_patients
 from mist_ops.config import override, read_config, write_config
 from mist_ops.dataset import read_boxes, read_paths, read_train_paths
 from mist_ops.errors import ConfigError, DatasetError, MistError
@@ -197,3 +198,71 @@ def test_an_analysis_that_is_left_early_writes_nothing(study: Study):
 def test_a_study_whose_dataset_is_not_known_is_refused(tmp_path: Path):
     with pytest.raises(MistError, match="not known"):
         analyze(Study("x", tmp_path, tmp_path))
+
+
+def with_table(study: Study, text: str) -> None:
+    (study.data.parent / "patients.csv").write_text(text)  # type: ignore[union-attr]
+    describe(study, patients="patients.csv")
+
+
+def test_a_table_of_patients_decides_on_folds_and_groups(study: Study):
+    rows = [f"phantom_{k:03d},{k % 2},site {k % 2}" for k in range(1, 7)]
+    with_table(study, "\n".join(["id,fold,group", *rows, "elsewhere,9,x"]))
+    list(analyze(study))
+    assignment = read_train_paths(study.train_paths)
+    assert assignment.fold_of == {f"phantom_{k:03d}": k % 2 for k in range(1, 7)}
+    assert assignment.group_of["phantom_001"] == "site 1"
+    assert [list(case.images) for case in assignment.cases] == [["t1", "t2"]] * 6
+    assert read_config(study.config).training.nfolds == 2
+    assert set(fold_origins(study).values()) == {"table of patients"}
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("id,age\nphantom_001,7\n", "none of the columns fold, group and stratum"),
+        ("id,fold\nphantom_001,-1\n", "whole numbers from 0, found phantom_001: '-1'"),
+        ("id,fold\nphantom_001,7\n", "'phantom_001' is to be in fold 7"),
+        ("patient,fold\nphantom_001,7\n", r"lacks the columns \['id'\]"),
+    ],
+)
+def test_a_table_of_patients_that_makes_no_sense_is_refused(study: Study, text: str, words: str):
+    with_table(study, text)
+    with pytest.raises(DatasetError, match=words):
+        list(analyze(study, overrides=FOLDS))
+    assert not study.results.exists()
+
+
+def test_a_new_patient_goes_to_the_smallest_fold_and_nobody_else_moves(study: Study, tmp_path: Path):
+    list(analyze(study, overrides={**FOLDS, "training.epochs": 5}))
+    before = read_train_paths(study.train_paths).fold_of
+    assert unseen_patients(study) == []
+    train = study.data.parent / "train"  # type: ignore[union-attr]
+    shutil.copytree(train / "phantom_002", train / "phantom_x")
+    assert unseen_patients(study) == ["phantom_x"]
+    list(analyze(study))
+    after = read_train_paths(study.train_paths).fold_of
+    assert {case_id: after[case_id] for case_id in before} == before
+    assert (after["phantom_x"], read_config(study.config).training.epochs, unseen_patients(study)) == (0, 5, [])
+
+
+def test_folds_edited_by_hand_are_kept_and_called_so(study: Study):
+    list(analyze(study, overrides=FOLDS))
+    moved, stays = read_train_paths(study.train_paths).held_out(0)
+    study.train_paths.write_text(study.train_paths.read_text().replace(f"{moved},0,", f"{moved},2,"))
+    for _ in range(2):
+        list(analyze(study))
+        assert read_train_paths(study.train_paths).fold_of[moved] == 2
+        assert (fold_origins(study)[moved], fold_origins(study)[stays]) == ("edited by hand", "drawn")
+    list(analyze(study, overrides=FOLDS, fresh=True))
+    assert read_train_paths(study.train_paths).fold_of[moved] == 0
+
+
+def test_a_group_in_two_folds_is_a_leak(study: Study):
+    with_table(study, "id,group\nphantom_001,twins\nphantom_002,twins\n")
+    list(analyze(study, overrides=FOLDS))
+    assert find_leaks(study) == []
+    fold = read_train_paths(study.train_paths).fold_of["phantom_001"]
+    text = study.train_paths.read_text().replace(f"phantom_001,{fold},", f"phantom_001,{(fold + 1) % 3},")
+    study.train_paths.write_text(text)
+    assert "group 'twins' are in folds" in find_leaks(study)[0]

@@ -2,11 +2,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from mist_ops.analysis.folds import assign_folds, make_fold
-from mist_ops.dataset import Assignment, Case
-from mist_ops.errors import ConfigError
+from mist_ops.analysis.folds import assign_folds, default_nfolds, make_fold
+from mist_ops.dataset import Assignment, Case, PatientTable
+from mist_ops.errors import ConfigError, DatasetError
 
 TWELVE = ["001", "003", "004", "006", "007", "008", "011", "014", "015", "017", "019", "020"]
 
@@ -63,3 +64,67 @@ def test_a_fold_without_cases_or_with_nothing_left_to_train_on_is_refused():
         make_fold(assignment(12, 5), 7, 0.0, 42)
     with pytest.raises(ConfigError, match="Fold 0 has 1 cases to train on"):
         make_fold(assignment(2, 2), 0, 0.5, 42)
+
+
+def dealt(nfolds: int, *, fold_of=None, group_of=None, stratum_of=None, n: int = 20) -> dict[str, int]:
+    known = PatientTable(fold_of or {}, group_of or {}, stratum_of or {})
+    return assign_folds([f"p{k:02d}" for k in range(n)], nfolds, known)
+
+
+def test_a_table_that_says_nothing_of_the_cases_changes_nothing():
+    assert assign_folds(TWELVE, 5, PatientTable({"x": 1}, {"x": "g"}, {"x": "s"})) == assign_folds(TWELVE, 5)
+
+
+def test_a_group_is_never_divided_and_folds_stay_even():
+    group_of = {f"p{k:02d}": f"g{k // 4}" for k in range(16)}  # four groups of four, and four cases by themselves
+    folds = dealt(5, group_of=group_of)
+    for group in set(group_of.values()):
+        assert len({folds[case_id] for case_id, name in group_of.items() if name == group}) == 1
+    assert np.bincount(list(folds.values())).tolist() == [4, 4, 4, 4, 4]
+    assert list(folds) == sorted(folds, key=lambda case_id: (folds[case_id], case_id))
+
+
+def test_each_fold_has_its_share_of_each_stratum():
+    stratum_of = {f"p{k:02d}": "rare" if k < 5 else "common" for k in range(20)}
+    folds = dealt(5, stratum_of=stratum_of)
+    for fold in range(5):
+        held_out = [stratum_of[case_id] for case_id, held in folds.items() if held == fold]
+        assert sorted(held_out) == ["common"] * 3 + ["rare"]
+
+
+def test_decided_folds_are_kept_and_the_others_go_to_the_smallest():
+    before = assign_folds([f"p{k:02d}" for k in range(10)], 5)
+    after = dealt(5, fold_of=before, n=13)
+    assert {case_id: after[case_id] for case_id in before} == before
+    assert sorted(after[case_id] for case_id in ("p10", "p11", "p12")) == [0, 1, 2]
+
+
+def test_a_decided_fold_takes_the_whole_group():
+    folds = dealt(5, fold_of={"p03": 4}, group_of={"p03": "twins", "p11": "twins"})
+    assert folds["p03"] == folds["p11"] == 4
+
+
+def test_decisions_that_cannot_be_are_refused_by_name():
+    with pytest.raises(DatasetError, match="'p03' is to be in fold 5, but there are folds 0 to 4"):
+        dealt(5, fold_of={"p03": 5})
+    with pytest.raises(DatasetError, match="group 'g' must share a fold, but p03 in fold 1, p04 in fold 2"):
+        dealt(5, fold_of={"p03": 1, "p04": 2}, group_of={"p03": "g", "p04": "g"})
+    with pytest.raises(ConfigError, match=r"held out in folds \[2, 3, 4\]: too few groups"):
+        dealt(5, group_of={f"p{k:02d}": str(k % 2) for k in range(20)})
+
+
+def test_the_number_of_folds_is_that_of_a_table_that_decides_for_all():
+    assert default_nfolds(["a", "b"], PatientTable({"a": 0, "b": 2})) == 3
+    assert default_nfolds(["a", "b"], PatientTable({"a": 0})) == 5
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_cases_that_select_the_weights_are_whole_groups(seed: int):
+    group_of = {f"p{k:02d}": f"g{k // 3}" for k in range(18)}
+    folds = dealt(3, group_of=group_of)
+    assigned = Assignment(tuple(Case(case_id, {}) for case_id in folds), folds, group_of)
+    fold = make_fold(assigned, 0, 0.2, seed)
+    assert len(fold.validation) >= 3
+    assert not {group_of.get(case_id, case_id) for case_id in fold.training} & {
+        group_of.get(case_id, case_id) for case_id in (*fold.validation, *fold.held_out)
+    }

@@ -117,7 +117,7 @@ def test_the_checks_in_the_ui_say_what_the_command_says(edited: tuple[Study, str
     with instance() as opened:
         result = job.execute_in_process(instance=opened)
     found = {made.asset_key.path[-1]: made for made in result.get_asset_check_evaluations()}
-    assert {name: made.passed for name, made in found.items()} == dict.fromkeys(CHECKED, False)
+    assert {name: made.passed for name, made in found.items()} == {name: name == "study_config" for name in CHECKED}
     [row] = found["preprocessed_case"].metadata["out of date"].records
     assert row.data == {"out of date": patient, "because": "its mask changed"}
     assert found["fold_model"].metadata["number"].value == 2
@@ -139,3 +139,23 @@ def test_a_job_makes_just_that_again(copied_study: Study) -> None:
     # The latest first: the test set, of two folds, is drawn anew.
     assert stages == ["status", "test", "observe_tests", "evaluate", "predict", "train", "observe", "make_current"]
     assert {record.status.value for record in checked.values()} == {"SUCCEEDED"}
+
+
+def test_a_new_patient_is_told_of_taken_in_and_nobody_else_moves(
+    finished: Study, home: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(finished.data.parent, tmp_path / "data")
+    where = ["--results", str(tmp_path / "results")]
+    data = ["--data", str(tmp_path / "data" / "dataset.json"), *where]
+    assert cli.analyze([*data, "--nfolds", "2"]) == 0
+    before = read_train_paths(tmp_path / "results" / "train_paths.csv").fold_of
+    train = tmp_path / "data" / "train"
+    shutil.copytree(train / "phantom_002", train / "phantom_new")
+    assert cli.status(where) == 0
+    assert "1 patients are new (phantom_new); mist_analyze --update adds them" in capfd.readouterr().err
+    assert cli.analyze([*data, "--update", "--overwrite"]) == 1
+    assert cli.analyze(data) == 1
+    assert "Give --update to keep its edits and the folds" in capfd.readouterr().err
+    assert cli.analyze([*data, "--update"]) == 0
+    after = read_train_paths(tmp_path / "results" / "train_paths.csv").fold_of
+    assert after == {**before, "phantom_new": 0}
