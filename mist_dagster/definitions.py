@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import dagster as dg
 
+from mist_dagster.executors import executor
 from mist_dagster.progress import LogProgress, Progress
 from mist_dagster.studies import registered_studies
 from mist_dagster.tools import TOOLS, tool_definitions
@@ -11,14 +12,17 @@ from mist_ops.study import Study
 
 
 def build_definitions(
-    studies: Sequence[Study], progress: Progress | None = None, tools: Sequence[str] = TOOLS
+    studies: Sequence[Study],
+    progress: Progress | None = None,
+    tools: Sequence[str] = TOOLS,
+    executor: dg.ExecutorDefinition = dg.in_process_executor,
 ) -> dg.Definitions:
-    """Everything, with one process a run: the heavy work is in pools and libraries of its own."""
+    """Everything, by default with one process a run: the heavy work is in pools and libraries of its own."""
     return dg.Definitions.merge(
         *_of_studies(studies),
         tool_definitions(tools),
         dg.Definitions(
-            executor=dg.in_process_executor,
+            executor=executor,
             resources={"progress": dg.ResourceDefinition.hardcoded_resource(progress or LogProgress())},
         ),
     )
@@ -35,4 +39,4 @@ def _of_studies(studies: Sequence[Study]) -> list[dg.Definitions]:
 @dg.definitions
 def defs() -> dg.Definitions:
     """The code location ``mist``."""
-    return build_definitions(registered_studies())
+    return build_definitions(registered_studies(), executor=executor())

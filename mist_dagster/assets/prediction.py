@@ -9,6 +9,7 @@ import dagster as dg
 from pydantic import Field
 
 from mist_dagster import metadata
+from mist_dagster.executors import GPU_QUEUE
 from mist_dagster.gpu import leased_devices
 from mist_dagster.partitions import StudyPartitions
 from mist_dagster.progress import Progress
@@ -41,6 +42,7 @@ def prediction_assets(study: Study, partitions: StudyPartitions) -> list[dg.Asse
         "backfill_policy": dg.BackfillPolicy.single_run(),
         "output_required": False,
         "pool": "gpu",
+        "op_tags": GPU_QUEUE,
         "kinds": {"pytorch"},
     }
     model, settings_key = asset_key(study, "fold_model"), asset_key(study, "prediction_settings")

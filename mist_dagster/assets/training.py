@@ -10,6 +10,7 @@ import dagster as dg
 from pydantic import Field
 
 from mist_dagster import metadata
+from mist_dagster.executors import GPU_QUEUE
 from mist_dagster.gpu import leased_devices
 from mist_dagster.partitions import StudyPartitions, fold_index
 from mist_dagster.progress import Progress
@@ -85,6 +86,7 @@ def training_assets(study: Study, partitions: StudyPartitions) -> list[dg.Assets
         deps=[training_set, asset_key(study, "training_settings")],
         code_version=CODE_VERSION,
         pool="gpu",
+        op_tags=GPU_QUEUE,
         kinds={"pytorch"},
     )
     def fold_model(

@@ -3,18 +3,11 @@
 The devices are two places on the CPU, which are leased and queued for as GPUs are.
 """
 
-import json
 import os
 import re
 import signal
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import dagster as dg
 import pytest
@@ -27,32 +20,9 @@ from mist_ops.phantoms import write_phantoms
 from mist_ops.study import Study
 
 from .conftest import TINY
+from .serving import ask, serving, wait_until
 
 TERMINATE = 'mutation { terminateRun(runId: "%s") { __typename } }'
-
-
-def wait_until(condition: Callable[[], Any], seconds: float) -> Any:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        found = condition()
-        if found:
-            return found
-        time.sleep(0.25)
-    raise AssertionError(f"not within {seconds} s")
-
-
-def ask(address: str, query: str) -> Any:
-    content = json.dumps({"query": query}).encode()
-    request = urllib.request.Request(f"{address}/graphql", content, {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=30) as answer:
-        return json.load(answer)["data"]
-
-
-def answers(address: str) -> bool:
-    try:
-        return bool(ask(address, "{ version }"))
-    except OSError:
-        return False
 
 
 @pytest.fixture
@@ -62,19 +32,8 @@ def queue(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
     monkeypatch.setenv("TMPDIR", str(tmp_path / "locks"))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     (tmp_path / "locks").mkdir()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    code = "import sys; from mist_dagster import cli; sys.exit(cli.ui(['--port', sys.argv[1]]))"
-    with (tmp_path / "ui.log").open("w") as log:
-        server = subprocess.Popen(
-            [sys.executable, "-c", code, str(port)], stdout=log, stderr=log, start_new_session=True
-        )
-    address = f"http://127.0.0.1:{port}"
-    wait_until(lambda: answers(address), 120)
-    yield address
-    os.killpg(server.pid, signal.SIGINT)
-    server.wait(60)
+    with serving(home, tmp_path / "ui.log") as address:
+        yield address
 
 
 def preprocessed(folder: Path, folds: int, epochs: int) -> Study:

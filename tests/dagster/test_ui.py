@@ -3,16 +3,12 @@
 ``MIST_SCREENSHOTS=folder`` keeps a picture of each page.
 """
 
-import contextlib
 import os
 import shutil
-import signal
-import socket
 import subprocess
 import sys
 import time
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +21,8 @@ from mist_dagster.launch import CODE_LOCATION
 from mist_ops.dataset import read_train_paths
 from mist_ops.imaging.nifti import read_labels, write_labels
 from mist_ops.study import Study
+
+from .serving import serving, wait_until
 
 selenium = pytest.importorskip("selenium.webdriver", reason="selenium drives the browser")
 
@@ -49,7 +47,7 @@ CHROMIUM_FLAGS = (
 @pytest.fixture(scope="module")
 def address(finished: Study) -> Iterator[str]:
     """The address of a running UI."""
-    with serving(finished.results.parent / "dagster_home") as address:
+    with serving(finished.results.parent / "dagster_home", finished.results.parent / "ui.log") as address:
         yield address
 
 
@@ -65,28 +63,6 @@ def story(finished: Study, tmp_path_factory: pytest.TempPathFactory) -> Study:
     return study
 
 
-@contextlib.contextmanager
-def serving(home: Path) -> Iterator[str]:
-    """Run ``mist_ui`` on a free port."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    code = "import sys; from mist_dagster import cli; sys.exit(cli.ui(['--port', sys.argv[1]]))"
-    server = subprocess.Popen(
-        [sys.executable, "-c", code, str(port)],
-        env={**os.environ, "DAGSTER_HOME": str(home)},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
-        wait_until(lambda: answers(f"http://127.0.0.1:{port}/server_info"), seconds=120)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        os.killpg(server.pid, signal.SIGINT)
-        server.wait(60)
-
-
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     """A headless Chromium."""
@@ -96,24 +72,6 @@ def browser() -> Iterator[Any]:
     driver = selenium.Chrome(options=options, service=selenium.ChromeService(shutil.which("chromedriver")))
     yield driver
     driver.quit()
-
-
-def answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=5) as reply:
-            return bool(reply.status == 200)
-    except OSError:
-        return False
-
-
-def wait_until(condition: Callable[[], Any], seconds: float = 60) -> Any:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        found = condition()
-        if found:
-            return found
-        time.sleep(0.25)
-    raise AssertionError(f"not within {seconds} s")
 
 
 def text(browser: Any) -> str:
@@ -189,7 +147,7 @@ def test_one_edited_mask_from_its_blast_radius_to_its_new_picture(browser: Any, 
     labels[tuple(np.argwhere(labels == 0)[0])] = 1
     write_labels(case.mask, labels, geometry)
     checks = f"assets/{story.name}/preprocessed_case?view=checks"
-    with serving(story.results.parent / "dagster_home") as address:
+    with serving(story.results.parent / "dagster_home", story.results.parent / "ui.log") as address:
         show(browser, f"{address}/{checks}", "in_sync", "current")
         click(browser, "Execute")
         wait_until(lambda: "1 out of date" in text(browser), seconds=120)
