@@ -22,6 +22,10 @@ class EvaluationRun(dg.Config):
     workers: int = Field(1, description="Processes that score cases.")
 
 
+_SCORED_ANEW = dg.AutomationCondition.any_deps_updated() & ~dg.AutomationCondition.in_progress()
+"""Under the sensor ``default_automation_condition_sensor``, which is off until somebody switches it on."""
+
+
 def evaluation_assets(study: Study) -> list[dg.AssetsDefinition]:
     """results.csv."""
 
@@ -30,6 +34,7 @@ def evaluation_assets(study: Study) -> list[dg.AssetsDefinition]:
         group_name=study.name,
         deps=[asset_key(study, name) for name in ("cv_prediction", "raw_case", "evaluation_settings")],
         code_version=CODE_VERSION,
+        automation_condition=_SCORED_ANEW,
         kinds={"csv"},
         check_specs=[dg.AssetCheckSpec("every_patient_scored", asset=asset_key(study, "evaluation"))],
     )

@@ -49,3 +49,18 @@ def test_an_edited_mask_is_seen(copied_study: Study) -> None:
 def test_a_study_whose_files_are_gone_is_skipped(copied_study: Study) -> None:
     copied_study.config.unlink()
     assert tick(copied_study, "watch", "before")[0] == []
+
+
+def test_scores_are_asked_for_once_predictions_are_new(copied_study: Study) -> None:
+    study = copied_study
+    definitions = build_definitions([study])
+    predicted, scores = dg.AssetKey([study.name, "cv_prediction"]), dg.AssetKey([study.name, "evaluation"])
+    with dg.DagsterInstance.ephemeral() as records:
+        before = dg.evaluate_automation_conditions(definitions, records)
+        assert before.total_requested == 0
+        patient = read_train_paths(study.train_paths).cases[0].id
+        records.report_runless_asset_event(dg.AssetMaterialization(predicted, partition=patient))
+        after = dg.evaluate_automation_conditions(definitions, records, cursor=before.cursor)
+        assert after.get_num_requested(scores) == after.total_requested == 1
+        again = dg.evaluate_automation_conditions(definitions, records, cursor=after.cursor)
+        assert again.total_requested == 0
