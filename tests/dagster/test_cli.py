@@ -79,7 +79,7 @@ def test_an_analysis_is_not_replaced_unless_asked(copied_study: Study, capfd: py
     study = copied_study
     before = study.config.read_bytes()
     assert cli.analyze(["--data", str(study.data), "--results", str(study.results)]) == 1
-    assert "exists already. Give --overwrite" in capfd.readouterr().err
+    assert "exists already. Give --update to keep its edits and the folds, --overwrite" in capfd.readouterr().err
     assert study.config.read_bytes() == before
 
 
