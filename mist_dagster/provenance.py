@@ -19,7 +19,7 @@ from dagster._core.definitions.data_version import (
 from mist_dagster.metadata import Metadata
 from mist_dagster.progress import Progress
 from mist_ops.analysis.analyze import EDITED, fold_origins
-from mist_ops.config import STAGE_SECTIONS, StudyConfig
+from mist_ops.config import STAGE_SECTIONS, STEP_VERSIONS, StudyConfig
 from mist_ops.dataset import Case
 from mist_ops.errors import CaseError
 from mist_ops.files import file_hash, json_hash
@@ -37,7 +37,12 @@ class _Named(Protocol):
 Named = TypeVar("Named", bound=_Named)
 
 CODE_VERSION = "1"
-"""Version of what the assets compute; raised when the same inputs would give other results."""
+"""Version of what the assets compute whose files tell no version of their own (see ``code_version``)."""
+
+
+def code_version(stage: str) -> str:
+    """The version of what a stage computes, as Dagster wants it."""
+    return str(STEP_VERSIONS[stage])
 
 
 def asset_key(study: Study, name: str) -> dg.AssetKey:

@@ -4,15 +4,15 @@ import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
-from pathlib import Path
 
 from mist_ops.analysis.analyze import unseen_patients
 from mist_ops.analysis.folds import make_fold
-from mist_ops.config import StudyConfig, read_config
+from mist_ops.config import STEP_VERSIONS, StudyConfig, read_config
 from mist_ops.dataset import Assignment, Case, Fold, read_paths, read_train_paths
 from mist_ops.evaluation.table import summary_path
-from mist_ops.files import file_hash
-from mist_ops.preprocessing.case import why_outdated
+from mist_ops.inference.records import Origin, read_mask_hash
+from mist_ops.inference.records import why_outdated as prediction_outdated
+from mist_ops.preprocessing.case import input_hashes, why_outdated
 from mist_ops.study import Study
 from mist_ops.training.passports import case_content, read_passport, verify
 
@@ -60,13 +60,14 @@ def status(study: Study) -> Status:
         fold: list(_of_fold(study, config, assignment, fold, patients, content_of)) for fold in config.training.folds
     }
     folds = {fold: found for fold, found in checked.items() if found}
-    predictions = dict(_of_predictions(study, config, assignment, folds, patients))
+    weights = {fold: str(read_passport(study.model(fold))["weights"]) for fold in checked if fold not in folds}
+    predictions = dict(_of_predictions(study, config, assignment, weights, patients, content_of))
     return Status(
         unseen=unseen_patients(study),
         patients=patients,
         folds=folds,
         predictions=predictions,
-        tests=dict(_of_tests(study, config, folds)),
+        tests=dict(_of_tests(study, config, weights)),
         scores=_of_scores(study, config, assignment, predictions),
         hours=_hours(study, config, folds),
     )
@@ -104,45 +105,41 @@ def _parts_outdated(fold: Fold, patients: Mapping[str, str]) -> Iterator[str]:
 
 
 def _of_predictions(
-    study: Study, config: StudyConfig, assignment: Assignment, folds: Collection[int], patients: Mapping[str, str]
+    study: Study,
+    config: StudyConfig,
+    assignment: Assignment,
+    weights: Mapping[int, str],
+    patients: Mapping[str, str],
+    content_of: Callable[[str], str],
 ) -> Iterator[tuple[str, str]]:
-    others = _predicted_otherwise(study, config)
+    settings = config.digest("prediction")
     for case in assignment.cases:
-        fold, made = assignment.fold_of[case.id], study.cv_prediction(case.id)
-        if fold in folds:
+        fold = assignment.fold_of[case.id]
+        if fold not in weights:
             yield case.id, f"fold {fold} is to be trained"
         elif case.id in patients:
             yield case.id, patients[case.id]
-        elif not made.is_file():
-            yield case.id, "it is not predicted"
-        elif _older(made, study.model(fold)):
-            yield case.id, f"fold {fold} was trained since"
-        elif fold in others and _older(made, study.config):
-            yield case.id, "the settings of prediction changed"
+        else:
+            origin = Origin({fold: weights[fold]}, settings, content_of(case.id))
+            reason = prediction_outdated(
+                study.prediction_record("train", case.id), study.cv_prediction(case.id), origin
+            )
+            if reason:
+                yield case.id, reason
 
 
-def _predicted_otherwise(study: Study, config: StudyConfig) -> set[int]:
-    """The folds that were trained when config.json had other settings of prediction."""
-    now, others = config.settings("prediction"), set()
-    for fold in config.training.folds:
-        if study.passport(fold).is_file():
-            then = StudyConfig.model_validate(read_passport(study.model(fold))["config"])
-            others |= {fold} if then.settings("prediction") != now else set()
-    return others
-
-
-def _of_tests(study: Study, config: StudyConfig, folds: Collection[int]) -> Iterator[tuple[str, str]]:
+def _of_tests(study: Study, config: StudyConfig, weights: Mapping[int, str]) -> Iterator[tuple[str, str]]:
     if not study.test_paths.is_file():
         return
+    settings, untrained = config.digest("prediction"), sorted(set(config.training.folds) - set(weights))
     for case in read_paths(study.test_paths, config.dataset_info.images):
-        made = study.test_prediction(case.id)
-        inputs = [*(study.model(fold) for fold in config.training.folds), *case.files]
-        if folds:
-            yield case.id, f"folds {_some([str(fold) for fold in folds])} are to be trained"
-        elif not made.is_file():
-            yield case.id, "it is not predicted"
-        elif any(_older(made, path) for path in inputs):
-            yield case.id, "a model or an image changed since"
+        if untrained:
+            yield case.id, f"folds {_some([str(fold) for fold in untrained])} are to be trained"
+            continue
+        origin = Origin(weights, settings, images=case.images)
+        reason = prediction_outdated(study.prediction_record("test", case.id), study.test_prediction(case.id), origin)
+        if reason:
+            yield case.id, reason
 
 
 def _of_scores(study: Study, config: StudyConfig, assignment: Assignment, predictions: Collection[str]) -> str | None:
@@ -155,7 +152,7 @@ def _of_scores(study: Study, config: StudyConfig, assignment: Assignment, predic
 
 
 def _changed_inputs(study: Study, config: StudyConfig, assignment: Assignment) -> Iterator[str]:
-    """What the scores were made from that has another content now; only files that are newer are read."""
+    """What the scores were made from that has another content now; the files are read if their times are new."""
     try:
         made_from = json.loads(summary_path(study.results_csv).read_text(encoding="utf-8"))["inputs"]
     except (OSError, ValueError, KeyError):
@@ -163,15 +160,13 @@ def _changed_inputs(study: Study, config: StudyConfig, assignment: Assignment) -
         return
     if made_from["settings"] != config.digest("evaluation"):
         yield "the settings of evaluation"
+    if made_from.get("version", 1) != STEP_VERSIONS["evaluation"]:
+        yield "the version of evaluation"
     for case in assignment.cases:
-        for part, path in (("mask", case.mask), ("prediction", study.cv_prediction(case.id))):
-            known = made_from[f"{part}s"].get(case.id)
-            if path and _older(study.results_csv, path) and known != file_hash(path):
-                yield f"the {part} of {case.id}"
-
-
-def _older(made: Path, source: Path) -> bool:
-    return source.is_file() and made.stat().st_mtime_ns < source.stat().st_mtime_ns
+        if made_from["masks"].get(case.id) != input_hashes(study, case).get("mask"):
+            yield f"the mask of {case.id}"
+        if made_from["predictions"].get(case.id) != read_mask_hash(study.prediction_record("train", case.id)):
+            yield f"the prediction of {case.id}"
 
 
 def _hours(study: Study, config: StudyConfig, folds: Collection[int]) -> float | None:

@@ -284,6 +284,9 @@ STAGE_SECTIONS: Mapping[str, tuple[str, ...]] = {
 }
 """What each stage reads, and so what makes its results stale."""
 
+STEP_VERSIONS: dict[str, int] = dict.fromkeys(STAGE_SECTIONS, 1)
+"""The version of what each stage computes, raised where the same files and settings give other results than before."""
+
 
 def read_config(path: Path) -> StudyConfig:
     """Read a config.json, naming every mistake in it at once."""

@@ -148,6 +148,25 @@ class Study:
         """A test case predicted by all folds together."""
         return self.test_predictions / f"{check_id(case_id)}.nii.gz"
 
+    def prediction_record(self, part: str, case_id: str) -> Path:
+        """What a prediction was made with; ``part`` is train or test."""
+        return self.results / "predictions" / "records" / part / f"{check_id(case_id)}.json"
+
     def figure(self, name: str) -> Path:
         """A picture for people."""
         return self.results / "figures" / f"{name}.png"
+
+    def cv_figure(self, case_id: str) -> Path:
+        """The picture of a training case with its prediction."""
+        return self.figure(f"cv_{check_id(case_id)}")
+
+    @property
+    def patient_index(self) -> Path:
+        """The page that lists the training cases, worst first."""
+        return self.results / "figures" / "patients" / "index.html"
+
+    def patient_page(self, case_id: str) -> Path:
+        """The page of a training case."""
+        # No id begins with an underscore, and on some disks upper and lower case are one.
+        name = f"_{case_id}" if case_id.lower() == "index" else check_id(case_id)
+        return self.patient_index.with_name(f"{name}.html")

@@ -1,19 +1,23 @@
 """Scores of the cross-validation predictions."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
 
 import dagster as dg
 from pydantic import Field
 
 from mist_dagster import metadata
 from mist_dagster.progress import Progress
-from mist_dagster.provenance import CODE_VERSION, Inputs, asset_key, collect, hashed, interruptible, listed
-from mist_ops.config import read_config
+from mist_dagster.provenance import Inputs, asset_key, code_version, collect, hashed, interruptible, listed
+from mist_ops.config import STEP_VERSIONS, read_config
 from mist_ops.dataset import Assignment, read_train_paths
+from mist_ops.errors import ConfigError
+from mist_ops.evaluation.pages import Model, write_pages
 from mist_ops.evaluation.picture import draw_scores
 from mist_ops.evaluation.table import Pair, evaluate, read_summary, worst_first, write_evaluation, write_pairs
 from mist_ops.files import file_hash
 from mist_ops.study import Study
+from mist_ops.training.passports import read_passport
 
 
 class EvaluationRun(dg.Config):
@@ -33,7 +37,7 @@ def evaluation_assets(study: Study) -> list[dg.AssetsDefinition]:
         key=asset_key(study, "evaluation"),
         group_name=study.name,
         deps=[asset_key(study, name) for name in ("cv_prediction", "raw_case", "evaluation_settings")],
-        code_version=CODE_VERSION,
+        code_version=code_version("evaluation"),
         automation_condition=_SCORED_ANEW,
         kinds={"csv"},
         check_specs=[dg.AssetCheckSpec("every_patient_scored", asset=asset_key(study, "evaluation"))],
@@ -54,19 +58,26 @@ def evaluation_assets(study: Study) -> list[dg.AssetsDefinition]:
         with interruptible(context):
             scored = progress.track(evaluate(pairs, settings.evaluation, config.workers), "Evaluating", len(pairs))
             rows, failures = collect(scored, progress)
-        made_from = {"settings": settings.digest("evaluation"), **_by_id(pairs, inputs)}
+        made_from = {
+            "settings": settings.digest("evaluation"),
+            "version": STEP_VERSIONS["evaluation"],
+            **_by_id(pairs, inputs),
+        }
         write_evaluation(study.results_csv, pairs, settings.evaluation, rows, failures, inputs=made_from)
+        missing = [case.id for case in assignment.cases if case.id not in rows]
+        figure, task = study.figure("scores"), settings.dataset_info.task
+        plot = draw_scores(rows, missing, settings.evaluation, figure, task)
+        models = dict(_models(study, settings.training.folds))
+        write_pages(study, task, assignment, settings.evaluation, rows, models)
         if failures:
             raise dg.Failure(f"{len(failures)} of {len(pairs)} patients could not be scored: {', '.join(failures)}.")
-        missing = [case.id for case in assignment.cases if case.id not in rows]
-        figure = study.figure("scores")
-        plot = draw_scores(rows, missing, settings.evaluation, figure, settings.dataset_info.task)
         return dg.MaterializeResult(
             data_version=dg.DataVersion(file_hash(study.results_csv)),
             metadata={
                 "file": metadata.path(study.results_csv),
                 "scores": metadata.picture(plot),
                 "figure": metadata.path(figure),
+                "patients, worst first": metadata.path(study.patient_index),
                 "inputs": listed(inputs),
                 "patients": len(rows),
                 **metadata.means(read_summary(study.results_csv)),
@@ -92,6 +103,14 @@ def _pairs(study: Study, assignment: Assignment) -> list[Pair]:
         for case in assignment.cases
         if case.mask and study.cv_prediction(case.id).exists()
     ]
+
+
+def _models(study: Study, folds: Iterable[int]) -> Iterator[tuple[int, Model]]:
+    """What is known of each fold's model; nothing of one without a passport."""
+    for fold in folds:
+        with contextlib.suppress(ConfigError):
+            passport = read_passport(study.model(fold))
+            yield fold, Model(passport["weights"], passport["best_epoch"] + 1, len(passport["history"]))
 
 
 def _by_id(pairs: Sequence[Pair], inputs: Inputs) -> dict[str, dict[str, str | None]]:

@@ -13,12 +13,14 @@ from mist_dagster.executors import GPU_QUEUE
 from mist_dagster.gpu import leased_devices
 from mist_dagster.partitions import StudyPartitions
 from mist_dagster.progress import Progress
-from mist_dagster.provenance import CODE_VERSION, Made, asset_key, interruptible, materialize_each
+from mist_dagster.provenance import Made, asset_key, code_version, interruptible, materialize_each
 from mist_ops.config import StudyConfig, read_config
 from mist_ops.dataset import Assignment, Case, read_paths, read_train_paths
 from mist_ops.evaluation.picture import dice_of, draw_case
 from mist_ops.files import file_hash
+from mist_ops.inference.records import Origin, recording
 from mist_ops.study import Study
+from mist_ops.training.passports import case_content
 from mist_ops.workers import Outcome, outcomes
 
 if TYPE_CHECKING:
@@ -38,7 +40,7 @@ def prediction_assets(study: Study, partitions: StudyPartitions) -> list[dg.Asse
     """The cross-validation predictions and the test predictions."""
     described: dict[str, Any] = {
         "group_name": study.name,
-        "code_version": CODE_VERSION,
+        "code_version": code_version("prediction"),
         "backfill_policy": dg.BackfillPolicy.single_run(),
         "output_required": False,
         "pool": "gpu",
@@ -102,10 +104,13 @@ def _by_fold(
     from mist_ops.inference.case import load_models, predict_case
 
     for fold in sorted({assignment.fold_of[case_id] for case_id in ids}):
-        models = load_models(study, settings, [fold])
+        models, weights = load_models(study, settings, [fold]), {fold: file_hash(study.model(fold))}
 
-        def predict(case: Case, models: Sequence["nn.Module"] = models) -> None:
-            predict_case(models, case, settings, resolve_device(device), study.cv_prediction(case.id), study)
+        def predict(case: Case, models: Sequence["nn.Module"] = models, weights: Mapping[int, str] = weights) -> None:
+            origin = Origin(weights, settings.digest("prediction"), case_content(study, case.id))
+            mask = study.cv_prediction(case.id)
+            with recording(study.prediction_record("train", case.id), mask, origin):
+                predict_case(models, case, settings, resolve_device(device), mask, study)
 
         yield from outcomes(predict, [assignment[case_id] for case_id in ids if assignment.fold_of[case_id] == fold])
 
@@ -117,16 +122,22 @@ def _by_all_folds(
     from mist_ops.inference.case import load_models, predict_case
 
     models = load_models(study, settings, settings.training.folds)
+    weights = {fold: file_hash(study.model(fold)) for fold in settings.training.folds}
 
     def predict(case: Case) -> None:
-        predict_case(models, case, settings, resolve_device(device), study.test_prediction(case.id))
+        origin, mask = (
+            Origin(weights, settings.digest("prediction"), images=case.images),
+            study.test_prediction(case.id),
+        )
+        with recording(study.prediction_record("test", case.id), mask, origin):
+            predict_case(models, case, settings, resolve_device(device), mask)
 
     yield from outcomes(predict, cases)
 
 
 def _held_out(study: Study, settings: StudyConfig, with_picture: bool, case: Case, _: None) -> Made:
     prediction = study.cv_prediction(case.id)
-    figure = study.figure(f"cv_{case.id}")
+    figure = study.cv_figure(case.id)
     return _made(case, prediction, figure, settings, dice_of(case, prediction, settings), with_picture)
 
 

@@ -9,7 +9,7 @@ from pydantic import Field
 from mist_dagster import metadata
 from mist_dagster.partitions import StudyPartitions
 from mist_dagster.progress import Progress
-from mist_dagster.provenance import CODE_VERSION, Made, asset_key, interruptible, materialize_each
+from mist_dagster.provenance import Made, asset_key, code_version, interruptible, materialize_each
 from mist_ops.config import StudyConfig, read_config
 from mist_ops.dataset import Case, read_boxes, read_train_paths
 from mist_ops.preprocessing.case import read_case_geometry, write_case
@@ -32,7 +32,7 @@ def preprocessing_assets(study: Study, partitions: StudyPartitions) -> list[dg.A
         group_name=study.name,
         partitions_def=partitions.patients,
         deps=[asset_key(study, "raw_case"), asset_key(study, "preprocessing_settings")],
-        code_version=CODE_VERSION,
+        code_version=code_version("preprocessing"),
         backfill_policy=dg.BackfillPolicy.single_run(),
         output_required=False,
         kinds={"numpy"},

@@ -14,7 +14,7 @@ from mist_dagster.executors import GPU_QUEUE
 from mist_dagster.gpu import leased_devices
 from mist_dagster.partitions import StudyPartitions, fold_index
 from mist_dagster.progress import Progress
-from mist_dagster.provenance import CODE_VERSION, asset_key, interruptible
+from mist_dagster.provenance import CODE_VERSION, asset_key, code_version, interruptible
 from mist_ops.analysis.analyze import find_leaks
 from mist_ops.analysis.folds import make_fold
 from mist_ops.config import StudyConfig, read_config
@@ -84,7 +84,7 @@ def training_assets(study: Study, partitions: StudyPartitions) -> list[dg.Assets
         group_name=study.name,
         partitions_def=partitions.folds,
         deps=[training_set, asset_key(study, "training_settings")],
-        code_version=CODE_VERSION,
+        code_version=code_version("training"),
         pool="gpu",
         op_tags=GPU_QUEUE,
         kinds={"pytorch"},

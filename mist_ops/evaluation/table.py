@@ -150,9 +150,10 @@ def write_evaluation(
         write_lesions(lesions, {case_id: row.lesions for case_id, row in ordered.items()})
     else:
         lesions.unlink(missing_ok=True)
+    write_results(path, ordered, columns(classes), order)
+    # Last, as it tells whether the table is current.
     kept = {} if inputs is None else {"inputs": inputs}
     write_json(summary_path(path), {**summary(classes, ordered, failures, absent), **kept})
-    write_results(path, ordered, columns(classes), order)
 
 
 def summary_path(results: Path) -> Path:

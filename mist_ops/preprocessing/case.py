@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float16
 
-from mist_ops.config import StudyConfig
+from mist_ops.config import STEP_VERSIONS, StudyConfig
 from mist_ops.dataset import Case
 from mist_ops.errors import CaseError, ImageError
 from mist_ops.files import file_hash, stamp, write_array, write_json
@@ -113,6 +113,7 @@ def write_case(study: Study, case: Case, config: StudyConfig, box: Box | None) -
             **made.geometry.to_json(),
             "inputs": inputs,
             "settings": config.digest("preprocessing"),
+            "version": STEP_VERSIONS["preprocessing"],
             "content": content,
             "stamps": {"inputs": stamps, "arrays": _stamps(_arrays(study, case.id))},
         }
@@ -182,6 +183,10 @@ def why_outdated(study: Study, case: Case, settings: str, with_dtm: bool = False
         return f"its {' and '.join(changed)} changed"
     if record.get("settings") != settings:
         return "the settings of preprocessing changed"
+    if record.get("version", 1) != STEP_VERSIONS["preprocessing"]:
+        return (
+            f"preprocessing is of version {STEP_VERSIONS['preprocessing']} now, and was of {record.get('version', 1)}"
+        )
     noted = record.get("stamps") or {}
     if noted.get("arrays") != stamps["arrays"] and record.get("content") != _content(arrays):
         return DAMAGED

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.tensorboard.writer import SummaryWriter
 
-from mist_ops.config import StudyConfig
+from mist_ops.config import STEP_VERSIONS, StudyConfig
 from mist_ops.dataset import Fold
 from mist_ops.devices import autocast, compiled, resolve_devices, seed_everything, tune
 from mist_ops.errors import DatasetError, listing
@@ -368,6 +368,7 @@ def _write_passport(plan: Plan, state: TrainingState, settings: Json, device: to
             "content": settings["cases"],
             "config": config.model_dump(mode="json"),
             "settings": config.digest("training"),
+            "version": STEP_VERSIONS["training"],
             "seed": config.training.seed,
             "changes": state.changes,
             "pretrained": settings.get("pretrained"),

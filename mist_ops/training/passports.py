@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mist_ops.config import StudyConfig, read_config
+from mist_ops.config import STEP_VERSIONS, StudyConfig, read_config
 from mist_ops.errors import ConfigError
 from mist_ops.files import file_hash, json_hash
 from mist_ops.study import Study
@@ -51,8 +51,8 @@ def verify(
 ) -> list[str]:
     """What no longer holds of a model's passport: a sentence each, none if all holds.
 
-    Checked are the weights themselves, the settings of training in config.json, and the arrays of every patient that
-    trained the model or selected its weights.
+    Checked are the weights themselves, the settings of training in config.json, the version of training, and the arrays
+    of every patient that trained the model or selected its weights.
 
     Args:
         weights: The file of the weights.
@@ -67,6 +67,7 @@ def verify(
     return [
         *_changed_weights(weights, passport),
         *_changed_settings(study, passport),
+        *_changed_code(passport),
         *_changed_arrays(passport, besides, content_of or partial(case_content, study)),
     ]
 
@@ -92,6 +93,12 @@ def _changed_settings(study: Study, passport: Json) -> Iterator[str]:
     if changed:
         told = "; ".join(f"{key} was {_told(old)} and is {_told(new)}" for key, old, new in changed)
         yield f"Settings changed since: {told}."
+
+
+def _changed_code(passport: Json) -> Iterator[str]:
+    then, now = passport.get("version", 1), STEP_VERSIONS["training"]
+    if then != now:
+        yield f"Training is of version {now} now, and was of {then}: the same settings would give other weights."
 
 
 def _changed_arrays(passport: Json, besides: Collection[str], content_of: Callable[[str], str]) -> Iterator[str]:
@@ -138,7 +145,7 @@ def _of_cases(part: str, first: Json, second: Json) -> Iterator[str]:
         yield f"Both {use.replace('s ', ' ', 1)} {_some(altered)}, but on different arrays."
 
 
-_FACTS = ("fold", "seed", "mist_version", "device", "processes", "versions", "pretrained", "changes")
+_FACTS = ("fold", "seed", "mist_version", "version", "device", "processes", "versions", "pretrained", "changes")
 
 
 def _of_facts(first: Json, second: Json) -> Iterator[str]:

@@ -11,7 +11,7 @@ from mist_dagster.definitions import build_definitions
 from mist_dagster.home import instance
 from mist_dagster.jobs import CHECKED, in_sync_checks
 from mist_dagster.status import sentences, status
-from mist_ops.config import override, read_config, write_config
+from mist_ops.config import STEP_VERSIONS, override, read_config, write_config
 from mist_ops.dataset import read_train_paths
 from mist_ops.imaging.nifti import read_labels, write_labels
 from mist_ops.study import Study
@@ -99,6 +99,22 @@ def test_a_file_that_was_only_touched_makes_nothing_stale_and_other_metrics_do(c
     write_config(study.config, override(config, {"evaluation": {"all": {"labels": [1, 2], "metrics": {"iou": {}}}}}))
     found = status(study)
     assert (found.predictions, found.scores) == ({}, "the settings of evaluation changed since")
+
+
+def test_a_new_version_of_a_step_reaches_what_it_made_and_what_follows(
+    copied_study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = copied_study
+    monkeypatch.setitem(STEP_VERSIONS, "evaluation", 2)
+    assert (status(study).predictions, status(study).scores) == ({}, "the version of evaluation changed since")
+    monkeypatch.setitem(STEP_VERSIONS, "prediction", 2)
+    assert set(status(study).predictions.values()) == {"prediction is of version 2 now, and was of 1"}
+    monkeypatch.setitem(STEP_VERSIONS, "training", 2)
+    found = status(study)
+    assert found.patients == {}
+    assert found.folds[0] == ["Training is of version 2 now, and was of 1: the same settings would give other weights."]
+    monkeypatch.setitem(STEP_VERSIONS, "preprocessing", 2)
+    assert set(status(study).patients.values()) == {"preprocessing is of version 2 now, and was of 1"}
 
 
 def test_what_is_missing_is_told(copied_study: Study) -> None:
