@@ -18,9 +18,11 @@ def path(value: Path) -> dg.MetadataValue:
     return dg.MetadataValue.path(str(value))
 
 
-def picture(png: bytes) -> dg.MetadataValue:
-    """A PNG, shown in the UI behind 'Show Markdown'."""
-    return dg.MetadataValue.md(f"![picture](data:image/png;base64,{base64.b64encode(png).decode()})")
+def picture(png: bytes, caption: str = "") -> dg.MetadataValue:
+    """A PNG with lines of Markdown below, shown in the UI behind 'Show Markdown'."""
+    return dg.MetadataValue.md(
+        f"![picture](data:image/png;base64,{base64.b64encode(png).decode()})\n\n{caption}".rstrip()
+    )
 
 
 def table(rows: Sequence[Mapping[str, float | int | str]]) -> dg.MetadataValue:

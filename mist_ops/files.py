@@ -34,6 +34,23 @@ def atomic(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield an empty folder beside ``path`` that replaces it, with all that is in it, if the block succeeds.
+
+    For thousands of small files that are made again as easily: none is synced, which takes some 10 ms each on a disk
+    that is busy.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".tmp-", dir=path.parent) as name:
+        temporary, old = Path(name) / "new", Path(name) / "old"
+        temporary.mkdir()
+        yield temporary
+        if path.exists():
+            path.rename(old)
+        temporary.rename(path)
+
+
 def _umask() -> int:
     # The only portable way to read the umask is to set it.
     mask = os.umask(0)

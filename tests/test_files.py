@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mist_ops.files import atomic, file_hash, json_hash, write_array, write_json, write_text
+from mist_ops.files import atomic, atomic_folder, file_hash, json_hash, write_array, write_json, write_text
 
 
 def _break_off(path: Path) -> None:
@@ -22,6 +22,23 @@ def test_a_block_that_fails_leaves_the_old_file_and_no_other(tmp_path: Path) -> 
     with pytest.raises(RuntimeError):
         _break_off(path)
     assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def _break_off_folder(path: Path) -> None:
+    with atomic_folder(path) as temporary:
+        (temporary / "new.html").write_text("half of the n")
+        raise RuntimeError
+
+
+def test_a_folder_is_replaced_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "pages"
+    for name in ("first.html", "second.html"):
+        with atomic_folder(path) as temporary:
+            (temporary / name).write_text(name)
+    with pytest.raises(RuntimeError):
+        _break_off_folder(path)
+    assert [page.name for page in path.iterdir()] == ["second.html"]
     assert list(tmp_path.iterdir()) == [path]
 
 

@@ -43,5 +43,12 @@ def test_files_lie_where_users_of_the_reference_look_for_them() -> None:
     assert STUDY.results_csv == Path("results/results.csv")
 
 
+def test_a_patient_called_index_leaves_the_index_its_page() -> None:
+    assert STUDY.patient_page("007") == Path("results/figures/patients/007.html")
+    pages = [STUDY.patient_page(case_id) for case_id in ("index", "Index", "index_")]
+    assert len({str(path).lower() for path in (*pages[1:], STUDY.patient_index)}) == 3
+    assert STUDY.patient_index not in pages
+
+
 def test_an_id_with_a_dot_keeps_it() -> None:
     assert STUDY.geometry("P1.5").name == "P1.5.json"

@@ -16,6 +16,7 @@ from mist_ops.evaluation.pages import Model, write_pages
 from mist_ops.evaluation.picture import draw_scores
 from mist_ops.evaluation.table import Pair, evaluate, read_summary, worst_first, write_evaluation, write_pairs
 from mist_ops.files import file_hash
+from mist_ops.inference.records import read_models
 from mist_ops.study import Study
 from mist_ops.training.passports import read_passport
 
@@ -67,8 +68,7 @@ def evaluation_assets(study: Study) -> list[dg.AssetsDefinition]:
         missing = [case.id for case in assignment.cases if case.id not in rows]
         figure, task = study.figure("scores"), settings.dataset_info.task
         plot = draw_scores(rows, missing, settings.evaluation, figure, task)
-        models = dict(_models(study, settings.training.folds))
-        write_pages(study, task, assignment, settings.evaluation, rows, models)
+        write_pages(study, task, assignment, settings.evaluation, rows, dict(_models(study, assignment, rows)))
         if failures:
             raise dg.Failure(f"{len(failures)} of {len(pairs)} patients could not be scored: {', '.join(failures)}.")
         return dg.MaterializeResult(
@@ -105,12 +105,19 @@ def _pairs(study: Study, assignment: Assignment) -> list[Pair]:
     ]
 
 
-def _models(study: Study, folds: Iterable[int]) -> Iterator[tuple[int, Model]]:
-    """What is known of each fold's model; nothing of one without a passport."""
-    for fold in folds:
+def _models(study: Study, assignment: Assignment, ids: Iterable[str]) -> Iterator[tuple[str, Model]]:
+    """The model that predicted each patient, if a passport tells of those very weights."""
+    known = {}
+    for fold in set(assignment.fold_of.values()):
         with contextlib.suppress(ConfigError):
             passport = read_passport(study.model(fold))
-            yield fold, Model(passport["weights"], passport["best_epoch"] + 1, len(passport["history"]))
+            known[passport["weights"]] = Model(
+                passport["weights"], passport["best_epoch"] + 1, len(passport["history"])
+            )
+    for case_id in ids:
+        weights = read_models(study.prediction_record("train", case_id)).get(assignment.fold_of[case_id])
+        if weights in known:
+            yield case_id, known[weights]
 
 
 def _by_id(pairs: Sequence[Pair], inputs: Inputs) -> dict[str, dict[str, str | None]]:

@@ -1,6 +1,7 @@
 """Masks drawn by models: of each training patient by the model that never saw it, of test patients by all folds."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
@@ -136,9 +137,10 @@ def _by_all_folds(
 
 
 def _held_out(study: Study, settings: StudyConfig, with_picture: bool, case: Case, _: None) -> Made:
-    prediction = study.cv_prediction(case.id)
-    figure = study.cv_figure(case.id)
-    return _made(case, prediction, figure, settings, dice_of(case, prediction, settings), with_picture)
+    prediction, figure = study.cv_prediction(case.id), study.cv_figure(case.id)
+    made = _made(case, prediction, figure, settings, dice_of(case, prediction, settings), with_picture)
+    # Its page is written when all are scored.
+    return replace(made, metadata={**made.metadata, "page": metadata.path(study.patient_page(case.id))})
 
 
 def _tested(study: Study, settings: StudyConfig, with_picture: bool, case: Case, _: None) -> Made:
@@ -150,7 +152,8 @@ def _made(
     case: Case, prediction: Path, figure: Path, settings: StudyConfig, dice: Mapping[str, float], with_picture: bool
 ) -> Made:
     thumbnail = draw_case(case, prediction, figure, settings, dice)
-    picture: metadata.Metadata = {"picture": metadata.picture(thumbnail)} if with_picture else {}
+    caption = f"**{case.id}**" + "".join(f"\n- Dice {name} **{value:.3f}**" for name, value in dice.items())
+    picture: metadata.Metadata = {"picture": metadata.picture(thumbnail, caption)} if with_picture else {}
     scores = {f"Dice {name}": value for name, value in dice.items()}
     shown: metadata.Metadata = {
         **picture,

@@ -6,7 +6,7 @@ import inspect
 import math
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache, reduce
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -42,11 +42,13 @@ class CaseScores:
         scores: By column.
         absent_classes: Classes that are in neither mask.
         lesions: Those behind metrics of lesions.
+        volumes: In ml, of the mask and of the prediction, by class.
     """
 
     scores: Scores
     absent_classes: tuple[str, ...] = ()
     lesions: tuple[LesionRow, ...] = ()
+    volumes: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -175,6 +177,7 @@ def score_case(
     scores: Scores = {}
     missing: list[str] = []
     lesions: list[LesionRow] = []
+    volumes: dict[str, tuple[float, float]] = {}
     for name, wanted in classes.items():
         metrics = {metric: (METRICS[metric], _checked(metric, params)) for metric, params in wanted.metrics.items()}
         pair = _pair(truth, predicted, wanted.labels, geometry)
@@ -184,8 +187,17 @@ def score_case(
         else:
             values = {metric: _value(name, metric, pair, *entry) for metric, entry in metrics.items()}
             lesions.extend(lesion_rows(name, pair, metrics))
+        volumes[name] = _volumes(pair)
         scores.update({f"{name}_{metric}": value for metric, value in values.items()})
-    return CaseScores(scores, tuple(missing), tuple(lesions))
+    return CaseScores(scores, tuple(missing), tuple(lesions), volumes)
+
+
+def _volumes(pair: MaskPair | None) -> tuple[float, float]:
+    """Those of both masks in ml; none for a class that is in neither."""
+    if pair is None:
+        return 0.0, 0.0
+    voxel = pair.voxel_volume / 1000
+    return pair.truth_voxels * voxel, pair.prediction_voxels * voxel
 
 
 @dataclass(frozen=True)

@@ -68,6 +68,15 @@ def why_outdated(record: Path, mask: Path, origin: Origin) -> str | None:
         return "what it was made with is not on record"
 
 
+def read_models(record: Path) -> dict[int, str]:
+    """SHA-256 of the weights that a prediction was made with, by fold; empty if that is not on record."""
+    try:
+        known = json.loads(record.read_text(encoding="utf-8"))["models"]
+        return {int(fold): str(weights) for fold, weights in known.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
 def read_mask_hash(record: Path) -> str | None:
     """SHA-256 of a mask, as noted when it was made; None if that is not on record."""
     try:

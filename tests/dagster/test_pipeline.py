@@ -96,6 +96,16 @@ def test_pictures_and_scores_are_in_the_metadata(finished: Study, records: dg.Da
     assert {"curve", "best validation loss", "weights"} < set(model.asset_materialization.metadata)
     evaluation = records.get_latest_materialization_event(asset_key(finished, "evaluation"))
     assert any(name.startswith("mean ") for name in evaluation.asset_materialization.metadata)
+    assert evaluation.asset_materialization.metadata["patients, worst first"].value == str(finished.patient_index)
+
+
+def test_each_patient_has_a_page_with_its_picture_and_the_model_that_predicted_it(finished: Study) -> None:
+    cases = read_train_paths(finished.train_paths).cases
+    pages = {path.name for path in finished.patient_index.parent.iterdir()}
+    assert pages == {"index.html", *(f"{case.id}.html" for case in cases)}
+    page = finished.patient_page(cases[0].id).read_text()
+    assert f'src="../{finished.cv_figure(cases[0].id).name}"' in page
+    assert "best epoch <b>1</b> of 1" in page
 
 
 def test_what_a_user_launches_in_the_ui_writes_the_same_arrays(finished: Study, records: dg.DagsterInstance) -> None:

@@ -51,6 +51,13 @@ def labels_of(text: str) -> list[int]:
     return list(range(1, 118)) if text == "1..117" else [int(label) for label in text.split()]
 
 
+def test_volumes_are_in_milliliters_and_none_for_a_class_that_is_in_neither_mask(tmp_path: Path) -> None:
+    mask, prediction = write(tmp_path / "m.nii.gz", (1, 2, 5)), write(tmp_path / "p.nii.gz", (1, 2, 4))
+    volumes = score_case(mask, prediction, {"one": scored([1]), "two": scored([2])}).volumes
+    assert volumes["one"] == pytest.approx((3 * 4 * 4 * 3 / 1000, 2 * 4 * 4 * 3 / 1000))
+    assert volumes["two"] == (0.0, 0.0)
+
+
 @pytest.mark.parametrize(
     "label, expected",
     [(1, (0.0, DIAGONAL)), (2, (0.0, DIAGONAL)), (3, (1.0, 0.0))],

@@ -60,7 +60,8 @@ def test_a_case_that_fails_is_an_error_and_stops_no_other(tmp_path: Path) -> Non
     assert isinstance(failed.error, CaseError)
     assert str(failed.error).startswith("Case 'a': There is no file")
     assert failed.result is None
-    assert scored.result == CaseScores({"C_dice": 0.25})
+    assert scored.result is not None
+    assert scored.result.scores == {"C_dice": 0.25}
 
 
 def test_rows_keep_their_order_and_five_sum_them_up() -> None:
