@@ -76,8 +76,9 @@ class Geometry:
 
     @classmethod
     def _from_lps_affine(cls, affine: Affine, size: Size) -> Geometry:
-        spacing = np.linalg.norm(affine[:3, :3], axis=0)
-        if not (np.isfinite(affine).all() and (spacing > 0).all()):
+        with np.errstate(over="ignore"):
+            spacing = np.linalg.norm(affine[:3, :3], axis=0)
+        if not (np.isfinite(affine).all() and np.isfinite(spacing).all() and (spacing > 0).all()):
             raise ValueError(f"the affine {affine.tolist()} has a column that is zero or not finite")
         return cls(size, _triple(spacing), _triple(affine[:3, 3]), _direction(affine[:3, :3] / spacing))
 

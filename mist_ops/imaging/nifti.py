@@ -6,7 +6,9 @@ A file that cannot be used is refused with an ``ImageError`` that names it, from
 from __future__ import annotations
 
 import gzip
+import io
 import math
+import os
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
@@ -19,7 +21,9 @@ import nibabel as nib
 import numpy as np
 from jaxtyping import Num
 from nibabel.arrayproxy import ArrayProxy
-from nibabel.spatialimages import SpatialImage
+from nibabel.openers import ImageOpener
+from nibabel.spatialimages import HeaderDataError, HeaderTypeError, SpatialImage
+from nibabel.wrapstruct import WrapStructError
 
 from mist_ops.errors import ImageError
 from mist_ops.files import atomic
@@ -34,11 +38,13 @@ MAX_LABEL = 65535
 # Cosine of the angle between two axes: 0.6 degrees. Real tilts (gantry) are far above, rounding errors far below.
 _SHEAR = 1e-2
 
-# A small file is read at once, as its header alone costs as much. Of a larger one, which may unpack to a thousand times
-# its size, the header is looked at first.
-_LARGE = 2**20
-
 _NIFTI_2 = (struct.pack("<i", 540), struct.pack(">i", 540))
+
+# Bytes that a byte of a gzip file becomes at most.
+_MOST_PACKED = 1032
+
+# Bytes that may follow the voxels, as some writers pad their files.
+_PADDING = 2**20
 
 
 def read_geometry(path: Path) -> Geometry:
@@ -57,7 +63,8 @@ def read_image(path: Path) -> tuple[Image, Geometry]:
         ImageError: As ``read_geometry``; damaged or complex voxels, or a voxel that is not finite.
     """
     raw, geometry = _read(path)
-    image = np.ascontiguousarray(raw, dtype=np.float32)
+    with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, and told of
+        image = np.ascontiguousarray(raw, dtype=np.float32)
     if not np.isfinite(image).all():
         count = int(np.count_nonzero(~np.isfinite(image)))
         raise ImageError(f"{path} holds {count} NaN or infinite voxels. Intensities must be finite; export it anew.")
@@ -117,8 +124,10 @@ def split_channels(path: Path, channels: Sequence[Path]) -> None:
     """
     image = open_image(path)
     voxels = image.dataobj
+    checked_size(image.shape, path)
     if not isinstance(voxels, ArrayProxy):
         raise ImageError(f"{path} is a {type(image).__name__}, whose channels cannot be split. Save it as NIfTI.")
+    check_voxels(image, path)
     with readable(path):
         stored = voxels.get_unscaled()
     for index, channel in enumerate(channels):
@@ -144,6 +153,12 @@ def affine_header(image: nib.Nifti1Image, geometry: Geometry) -> None:
     image.header.set_xyzt_units("mm")
 
 
+_UNREADABLE = (
+    *(OSError, ValueError, EOFError, ArithmeticError, MemoryError, zlib.error),
+    *(nib.filebasedimages.ImageFileError, HeaderDataError, HeaderTypeError, WrapStructError),
+)
+
+
 @contextmanager
 def readable(path: Path) -> Iterator[None]:
     """Tell whatever goes wrong in reading a file as an ``ImageError`` that names it."""
@@ -151,7 +166,7 @@ def readable(path: Path) -> Iterator[None]:
         yield
     except ImageError:
         raise
-    except (OSError, ValueError, EOFError, zlib.error, ArithmeticError, nib.filebasedimages.ImageFileError) as error:
+    except _UNREADABLE as error:
         raise ImageError(f"{path} cannot be read as a NIfTI image: {str(error).rstrip('.')}.") from error
 
 
@@ -163,33 +178,74 @@ def open_image(path: Path) -> SpatialImage:
     """
     if not path.is_file():
         raise ImageError(f"There is no file {path}.")
-    with readable(path):
-        image = nib.load(path)
+    with readable(path), np.errstate(all="ignore"):  # an affine that is not finite is told of by ``grid_of``
+        image = _nifti(str(path)) if _is_nifti(path) else nib.load(path)
     if not isinstance(image, SpatialImage):
         raise ImageError(f"{path} is no volume but a {type(image).__name__}.")
     return image
 
 
+def check_voxels(image: SpatialImage, path: Path) -> None:
+    """Check what a header tells of the voxels, before memory is taken for them.
+
+    Raises:
+        ImageError: They are no real numbers, or more than the file or this machine can hold.
+    """
+    stored, claimed = image.get_data_dtype(), _claimed(image)
+    if not np.issubdtype(stored, np.integer) and not np.issubdtype(stored, np.floating):
+        raise ImageError(f"{path} holds voxels of type {stored}. A voxel must be one real number.")
+    held = path.stat().st_size * (_MOST_PACKED if path.suffix.lower() == ".gz" else 1)
+    if _is_nifti(path) and claimed > held:
+        raise ImageError(
+            f"{path} tells of {claimed} bytes, and cannot hold more than {held}. It is cut off or damaged; copy or "
+            "export it anew."
+        )
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if claimed > memory:
+        raise ImageError(
+            f"{path} holds {claimed / 2**30:.1f} GiB of voxels, and this machine has {memory / 2**30:.1f} GiB of "
+            "memory. Crop or resample it, or use a larger machine."
+        )
+
+
+def _claimed(image: SpatialImage) -> int:
+    """Bytes to the end of the voxels, as the header has them."""
+    before = image.dataobj.offset if isinstance(image.dataobj, ArrayProxy) else 0
+    return int(before) + math.prod(image.shape) * image.get_data_dtype().itemsize
+
+
+def _is_nifti(path: Path) -> bool:
+    return path.name.lower().endswith((".nii", ".nii.gz"))
+
+
+def _nifti(source: str | io.BytesIO) -> nib.Nifti1Image:
+    """An image without the extensions of its header, which are not needed and say themselves how long they are."""
+    with ImageOpener(source) as stream:
+        start = stream.read(len(_NIFTI_2[0]))
+        version: type[nib.Nifti1Header] = nib.Nifti2Header if start in _NIFTI_2 else nib.Nifti1Header
+        header = version(start + stream.read(version.sizeof_hdr - len(start)))
+    kind: type[nib.Nifti1Image] = nib.Nifti2Image if version is nib.Nifti2Header else nib.Nifti1Image
+    return kind(ArrayProxy(source, header), header.get_best_affine(), header)
+
+
 def _read(path: Path) -> tuple[Num[np.ndarray, "x y z"], Geometry]:
-    image = _open_whole(path)
+    image = open_image(path)
     geometry = _geometry(image, path)
-    with readable(path):
-        raw: np.ndarray[Any, np.dtype[Any]] = np.asanyarray(image.dataobj).reshape(geometry.size)
-    if not np.issubdtype(raw.dtype, np.integer) and not np.issubdtype(raw.dtype, np.floating):
-        raise ImageError(f"{path} holds voxels of type {raw.dtype}. A voxel must be one real number.")
+    check_voxels(image, path)
+    with readable(path), np.errstate(over="ignore", invalid="ignore"):
+        voxels = _unpacked(path, image).dataobj if path.name.lower().endswith(".nii.gz") else image.dataobj
+        raw: np.ndarray[Any, np.dtype[Any]] = np.asanyarray(voxels).reshape(geometry.size)
     return raw, geometry
 
 
-def _open_whole(path: Path) -> SpatialImage:
-    """The image, read to the checksum at the end of a compressed file, which nibabel leaves unread."""
-    if not path.name.endswith(".nii.gz") or not path.is_file():
-        return open_image(path)
-    if path.stat().st_size > _LARGE:
-        _geometry(open_image(path), path)
-    with readable(path):
-        voxels = gzip.decompress(path.read_bytes())
-        version = nib.Nifti2Image if voxels[:4] in _NIFTI_2 else nib.Nifti1Image
-        return version.from_bytes(voxels)
+def _unpacked(path: Path, image: SpatialImage) -> nib.Nifti1Image:
+    """The image in memory, read to the checksum at the end of its file, which nibabel leaves unread."""
+    most = _claimed(image) + _PADDING
+    with gzip.open(path) as stream:
+        content = stream.read(most)
+        if stream.read(1):
+            raise ValueError(f"it unpacks to more than the {most} bytes that its header tells of")
+    return _nifti(io.BytesIO(content))
 
 
 def _geometry(image: SpatialImage, path: Path) -> Geometry:

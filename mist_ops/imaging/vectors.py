@@ -19,7 +19,7 @@ from nibabel.openers import ImageOpener
 from mist_ops.errors import ImageError
 from mist_ops.files import atomic
 from mist_ops.imaging.geometry import Geometry
-from mist_ops.imaging.nifti import affine_header, checked_size, grid_of, open_image, readable
+from mist_ops.imaging.nifti import affine_header, check_voxels, checked_size, grid_of, open_image, readable
 from mist_ops.types import Image
 
 Vectors = Float32[np.ndarray, "value x y z"]
@@ -57,16 +57,19 @@ def read_values(path: Path) -> Iterator[Image]:
         ImageError: As ``read_vector_grid``; a value that is not finite.
     """
     values, geometry = read_vector_grid(path)
-    stored = open_image(path).dataobj
+    image = open_image(path)
+    stored = image.dataobj
     if not isinstance(stored, ArrayProxy):
         raise ImageError(f"{path} is no NIfTI file. Predict the case anew.")
+    check_voxels(image, path)
     kind = np.dtype(stored.dtype)
     # Not by index: in a compressed file, each index would unpack all that lies before it.
     with readable(path), ImageOpener(str(path)) as stream:
         stream.seek(stored.offset)
         for _ in range(values):
             raw = np.frombuffer(stream.read(kind.itemsize * math.prod(geometry.size)), dtype=kind)
-            volume = np.float32(stored.slope) * raw.reshape(geometry.size, order="F") + np.float32(stored.inter)
+            with np.errstate(over="ignore", invalid="ignore"):  # what float32 cannot hold is not finite
+                volume = np.float32(stored.slope) * raw.reshape(geometry.size, order="F") + np.float32(stored.inter)
             if not np.isfinite(volume).all():
                 raise ImageError(f"{path} holds NaN or infinite values. Predict the case anew.")
             yield volume.astype(np.float32, copy=False)

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
+import struct
+import tracemalloc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import nibabel as nib
@@ -13,6 +18,17 @@ from mist_ops.imaging.geometry import Geometry
 from mist_ops.imaging.nifti import read_geometry, read_image, read_labels, write_image, write_labels
 
 GRID = Geometry((3, 4, 5), (0.5, 1.0, 2.5), (7.0, -8.0, 9.0), (0.0, 1.0, 0.0, -1.0, 0.0, 0.0, 0.0, 0.0, 1.0))
+
+
+@contextmanager
+def peak_of(most: int) -> Iterator[None]:
+    """Fails if more than so many bytes are allocated at a time."""
+    tracemalloc.start()
+    try:
+        yield
+        assert tracemalloc.get_traced_memory()[1] < most
+    finally:
+        tracemalloc.stop()
 
 
 def saved(folder: Path, array: np.ndarray, affine: np.ndarray | None = None) -> Path:
@@ -70,6 +86,74 @@ def test_a_size_that_no_scan_has_is_refused_before_voxels_are_read(tmp_path: Pat
     (tmp_path / "a.nii").write_bytes(image.header.binaryblock + bytes(12))
     with pytest.raises(ImageError, match="which no scan has"):
         read_image(tmp_path / "a.nii")
+
+
+def claiming(edge: int, content: bytes, dtype: type = np.uint8) -> bytes:
+    """A file whose header tells of a cube, with something else in its place."""
+    image = nib.Nifti1Image(np.zeros((2, 2, 2), dtype), np.eye(4))
+    image.header["dim"][1:4] = edge
+    image.header["vox_offset"] = 352
+    return bytes(image.header.binaryblock) + bytes(4) + content
+
+
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
+def test_a_header_that_tells_of_more_than_its_file_can_hold_takes_no_memory(tmp_path: Path, ending: str) -> None:
+    path, content = tmp_path / f"a{ending}", claiming(1000, bytes(1000))
+    path.write_bytes(gzip.compress(content) if ending == ".nii.gz" else content)
+    with peak_of(2**20), pytest.raises(ImageError, match=r"tells of 1000000352 bytes, and cannot hold more than \d+"):
+        read_image(path)
+
+
+def test_a_small_file_that_unpacks_to_a_large_one_is_left_at_what_its_header_tells_of(tmp_path: Path) -> None:
+    (tmp_path / "a.nii.gz").write_bytes(gzip.compress(claiming(8, bytes(2**27))))
+    with peak_of(2**22), pytest.raises(ImageError, match="unpacks to more than the"):
+        read_labels(tmp_path / "a.nii.gz")
+
+
+def test_a_volume_beyond_the_memory_of_the_machine_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = saved(tmp_path, np.zeros((30, 30, 30), np.float32))
+    monkeypatch.setattr("os.sysconf", lambda name: 2**8)
+    with pytest.raises(ImageError, match=r"holds 0.0 GiB of voxels, and this machine has 0.0 GiB"):
+        read_image(path)
+
+
+def test_bytes_after_the_voxels_do_not_matter(tmp_path: Path) -> None:
+    (tmp_path / "a.nii.gz").write_bytes(gzip.compress(claiming(8, bytes(2000))))
+    assert read_image(tmp_path / "a.nii.gz")[0].shape == (8, 8, 8)
+
+
+def test_extensions_of_a_header_are_not_read_however_long_they_say_they_are(tmp_path: Path) -> None:
+    image = nib.Nifti1Image(np.ones((2, 2, 2), np.uint8), np.eye(4))
+    image.header["vox_offset"] = 384
+    extension = struct.pack("<4sii24x", bytes([1, 0, 0, 0]), -16, 2)
+    (tmp_path / "a.nii").write_bytes(image.header.binaryblock + extension + bytes([1] * 8))
+    assert read_image(tmp_path / "a.nii")[0].tolist() == np.ones((2, 2, 2)).tolist()
+
+
+@pytest.mark.parametrize(
+    "field, value", [("vox_offset", -1e9), ("vox_offset", np.nan), ("datatype", 7), ("magic", b"n+")]
+)
+def test_a_header_that_makes_no_sense_is_refused(tmp_path: Path, field: str, value: object) -> None:
+    image = nib.Nifti1Image(np.ones((2, 2, 2), np.uint8), np.eye(4))
+    image.header[field] = value
+    (tmp_path / "a.nii").write_bytes(image.header.binaryblock + bytes(12))
+    with pytest.raises(ImageError, match=r"a\.nii cannot be read as a NIfTI image"):
+        read_image(tmp_path / "a.nii")
+
+
+def test_an_intensity_that_float32_cannot_hold_is_infinite(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match="8 NaN or infinite"):
+        read_image(saved(tmp_path, np.full((2, 2, 2), 1e300)))
+
+
+@pytest.mark.parametrize("value", [1e200, np.nan])
+def test_an_affine_that_is_not_finite_is_refused(tmp_path: Path, value: float) -> None:
+    image = nib.Nifti2Image(np.ones((2, 2, 2), np.uint8), np.eye(4))
+    image.header["srow_x"][0] = value
+    image.header["sform_code"] = 1
+    (tmp_path / "a.nii").write_bytes(image.header.binaryblock + bytes(12))
+    with pytest.raises(ImageError, match="zero or not finite"):
+        read_geometry(tmp_path / "a.nii")
 
 
 def test_a_tilted_grid_is_refused(tmp_path: Path) -> None:
