@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from mist_ops.imaging.distances import VOXELS, distance_maps
 from mist_ops.imaging.foreground import bounding_box, foreground_box, union_box
 from mist_ops.imaging.geometry import Geometry, Reorientation
 from mist_ops.imaging.labels import to_indices
-from mist_ops.imaging.nifti import read_geometry, read_image, read_labels
+from mist_ops.imaging.nifti import MAX_VOXELS, read_geometry, read_image, read_labels
 from mist_ops.imaging.resample import Resampled, resample_classes, resample_image, resample_mask
 from mist_ops.preprocessing.normalize import normalize
 from mist_ops.study import Study
@@ -297,12 +298,18 @@ def _resampled(
     crop = (box or Box.whole(original.size)).slices
     target, settings = config.spatial_config.target_spacing, config.preprocessing
     grid, reorientation = CaseGeometry(original, box, original).canonical()
+    preprocessed = grid.resampled(target)
+    if math.prod(preprocessed.size) > MAX_VOXELS:
+        raise ImageError(
+            f"{channels[0]} has the spacing {grid.spacing} mm, and at {target} mm would have the size "
+            f"{preprocessed.size}, which no scan has. Correct its spacing."
+        )
     images = [_channel(reorientation.apply(read_image(path)[0][crop]), grid, config) for path in channels]
     if indices is not None:
         n_classes = len(config.dataset_info.labels)
         cropped = reorientation.apply(indices[crop])
         indices = resample_classes(cropped, n_classes, grid.spacing, target, settings.resampling)
-    return _assembled(images, indices, config, CaseGeometry(original, box, grid.resampled(target)))
+    return _assembled(images, indices, config, CaseGeometry(original, box, preprocessed))
 
 
 def _channel(image: Image, grid: Geometry, config: StudyConfig) -> Resampled:

@@ -152,7 +152,7 @@ def test_an_affine_that_is_not_finite_is_refused(tmp_path: Path, value: float) -
     image.header["srow_x"][0] = value
     image.header["sform_code"] = 1
     (tmp_path / "a.nii").write_bytes(image.header.binaryblock + bytes(12))
-    with pytest.raises(ImageError, match="zero or not finite"):
+    with pytest.raises(ImageError, match=r"a\.nii cannot be read as a NIfTI image"):
         read_geometry(tmp_path / "a.nii")
 
 

@@ -273,6 +273,13 @@ def test_files_on_different_grids_are_refused_with_what_differs(case: Case, labe
         preprocess(case, settings(), None)
 
 
+def test_a_spacing_that_no_scan_has_is_refused_before_memory_is_taken(tmp_path: Path, labels: LabelMap) -> None:
+    in_micrometers = replace(GRID, spacing=(1000.0, 1000.0, 2000.0))
+    case = write(tmp_path, labels.astype(np.float32), labels, in_micrometers)
+    with pytest.raises(CaseError, match=r"spacing .* would have the size \(12000, 14000, 10000\), which no scan has"):
+        preprocess(case, settings(), None)
+
+
 def test_a_label_that_is_not_listed_is_refused(case: Case) -> None:
     with pytest.raises(CaseError, match=r"Case '007': .*labels \[4\]"):
         preprocess(case, settings(labels=(0, 1)), None)
