@@ -1,6 +1,7 @@
 """How far work has come, told to whoever watches: a bar on the terminal, or lines in the log of the run."""
 
 import logging
+import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -15,9 +16,22 @@ class Progress(Protocol):
     """What assets tell of their work."""
 
     def track(
-        self, steps: Iterable[Step], label: str, total: int | None = None, detail: Callable[[Step], str] | None = None
+        self,
+        steps: Iterable[Step],
+        label: str,
+        total: int | None = None,
+        detail: Callable[[Step], str] | None = None,
+        begun: int = 0,
     ) -> Iterator[Step]:
-        """Pass the steps on, counting them; ``total`` of them if that is known, ``detail`` of the last one beside."""
+        """Pass the steps on, counting them.
+
+        Args:
+            steps: What is passed on.
+            label: What is done.
+            total: Their number, with those that were done before, if it is known.
+            detail: What is said of the last one.
+            begun: How many were done before; the rate and the time left are those of the others.
+        """
         ...
 
     def problem(self, sentence: str) -> None:
@@ -36,11 +50,16 @@ class LogProgress:
         self._seconds_between = seconds_between
 
     def track(
-        self, steps: Iterable[Step], label: str, total: int | None = None, detail: Callable[[Step], str] | None = None
+        self,
+        steps: Iterable[Step],
+        label: str,
+        total: int | None = None,
+        detail: Callable[[Step], str] | None = None,
+        begun: int = 0,
     ) -> Iterator[Step]:
         """Pass the steps on, with a line every few seconds."""
         said = time.monotonic()
-        for done, step in enumerate(steps, start=1):
+        for done, step in enumerate(steps, start=begun + 1):
             if time.monotonic() - said > self._seconds_between or done == total:
                 logger.info("%s: %d%s %s", label, done, f" of {total}" if total else "", detail(step) if detail else "")
                 said = time.monotonic()
@@ -56,7 +75,7 @@ class LogProgress:
 
 
 class TerminalProgress:
-    """A bar with the time left, and problems above it as they come."""
+    """A bar with the rate and the time left, and problems above it as they come."""
 
     def __init__(self) -> None:
         from rich.console import Console  # not at the top: only commands draw
@@ -72,7 +91,12 @@ class TerminalProgress:
         self._terminal.close()
 
     def track(
-        self, steps: Iterable[Step], label: str, total: int | None = None, detail: Callable[[Step], str] | None = None
+        self,
+        steps: Iterable[Step],
+        label: str,
+        total: int | None = None,
+        detail: Callable[[Step], str] | None = None,
+        begun: int = 0,
     ) -> Iterator[Step]:
         """Pass the steps on, moving the bar."""
         from rich import progress
@@ -82,14 +106,17 @@ class TerminalProgress:
             progress.TextColumn("{task.description}"),
             progress.BarColumn(),
             progress.MofNCompleteColumn(),
+            progress.TextColumn("{task.fields[rate]}"),
             progress.TimeElapsedColumn(),
             progress.TimeRemainingColumn(),
             progress.TextColumn("{task.fields[detail]}"),
         )
-        with progress.Progress(*columns, console=self.console) as bars:
-            bar = bars.add_task(escape(label), total=total, detail="")
-            for done, step in enumerate(steps, start=1):
+        # Over all steps, as epochs may take longer than the half minute that rich looks back.
+        with progress.Progress(*columns, console=self.console, speed_estimate_period=math.inf) as bars:
+            bar = bars.add_task(escape(label), total=total, completed=begun, detail="", rate="")
+            for done, step in enumerate(steps, start=begun + 1):
                 bars.update(bar, completed=done, detail=escape(detail(step) if detail else ""))
+                bars.update(bar, rate=rate(bars.tasks[0].speed))
                 yield step
             bars.update(bar, total=bars.tasks[0].completed)
 
@@ -100,3 +127,11 @@ class TerminalProgress:
     def note(self, sentence: str) -> None:
         """Print as it is."""
         self.console.print(sentence, markup=False, highlight=False)
+
+
+def rate(speed: float | None) -> str:
+    """Steps per second, minute or hour, by whichever unit there is one at least; empty before two are done."""
+    for seconds, unit in ((1, "s"), (60, "min"), (3600, "h")):
+        if speed and (speed * seconds >= 1 or unit == "h"):
+            return f"{speed * seconds:.1f}/{unit}"
+    return ""

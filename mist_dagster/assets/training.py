@@ -94,6 +94,7 @@ def training_assets(study: Study, partitions: StudyPartitions) -> list[dg.Assets
     ) -> dg.MaterializeResult:
         """The weights that did best on a fold's validation cases, with their passport and curves."""
         from mist_ops.training.fold import train_fold  # torch loads for seconds: only where it works
+        from mist_ops.training.state import epochs_done
         from mist_ops.training.transfer import Pretrained
 
         settings = read_config(study.config)
@@ -103,7 +104,8 @@ def training_assets(study: Study, partitions: StudyPartitions) -> list[dg.Assets
         resume = config.resume or _was_begun(context, study.checkpoint(fold.index))
         with interruptible(context), leased_devices(config.device, config.gpus, context) as devices:
             epochs = train_fold(study, settings, fold, device=devices, resume=resume, pretrained=source)
-            tracked = progress.track(epochs, f"Training fold {fold.index}", settings.training.epochs, _losses)
+            begun = epochs_done(study.checkpoint(fold.index)) if resume else 0
+            tracked = progress.track(epochs, f"Training fold {fold.index}", settings.training.epochs, _losses, begun)
             _observe(context, tracked)
         return _result(study, fold.index)
 

@@ -115,6 +115,15 @@ def load_checkpoint(path: Path, state: TrainingState, settings: Json) -> Json:
     return settings
 
 
+def epochs_done(path: Path) -> int:
+    """The epochs after which a checkpoint was written; 0 if there is none.
+
+    Raises:
+        ConfigError: The file is no checkpoint.
+    """
+    return int(_read(path)["epoch"]) if path.is_file() else 0
+
+
 def _read(path: Path) -> Json:
     content = read_tensors(path)
     wanted = {*_PLAIN, "settings", "model", "optimizer"}

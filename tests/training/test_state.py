@@ -9,7 +9,7 @@ from torch import nn
 
 from mist_ops.errors import ConfigError
 from mist_ops.models.weights import write_tensors
-from mist_ops.training.state import TrainingState, load_checkpoint, save_checkpoint
+from mist_ops.training.state import TrainingState, epochs_done, load_checkpoint, save_checkpoint
 from mist_ops.types import Json
 
 SETTINGS: Json = {
@@ -44,6 +44,15 @@ def test_a_checkpoint_brings_everything_back(tmp_path: Path) -> None:
     assert (loaded.epoch, loaded.step, loaded.best_validation_loss, loaded.history) == (1, 2, 0.25, saved.history)
     one, other = (state.optimizer.state_dict()["state"][0]["exp_avg"] for state in (loaded, saved))
     assert one.equal(other)
+
+
+def test_a_checkpoint_tells_how_many_epochs_were_done(tmp_path: Path) -> None:
+    state = trained_state()
+    state.end_epoch(0.5)
+    state.end_epoch(0.25)
+    save_checkpoint(tmp_path / "c.pt", state, SETTINGS)
+    assert epochs_done(tmp_path / "c.pt") == 2
+    assert epochs_done(tmp_path / "none.pt") == 0
 
 
 def test_a_changed_weight_decay_holds_after_resuming(tmp_path: Path) -> None:
