@@ -6,6 +6,7 @@ from typing import Any
 from mist_dagster.assets.status import PlanRun
 from mist_dagster.gpu import ALL_GPUS
 from mist_dagster.launch import Launcher, ask_for_reload
+from mist_dagster.outputs import make_outputs
 from mist_dagster.partitions import fold_key
 from mist_dagster.provenance import adopt_config
 from mist_dagster.status import Status, status
@@ -41,6 +42,7 @@ def make_current(launcher: Launcher, study: Study, found: Status, how: PlanRun) 
         if study.data:
             launcher.run_stage(study, "observe_tests")
         launcher.run_stage(study, "test", device, list(found.tests))
+    make_outputs(launcher, study, status(study))
     show_status(launcher, study)
 
 

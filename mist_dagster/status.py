@@ -4,6 +4,8 @@ import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
+from pathlib import Path
+from types import MappingProxyType
 
 from mist_ops.analysis.analyze import unseen_patients
 from mist_ops.analysis.folds import make_fold
@@ -17,6 +19,7 @@ from mist_ops.study import Study
 from mist_ops.training.passports import case_content, read_passport, verify
 
 _SHOWN = 5
+_NO_OUTPUTS: Mapping[Path, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -175,9 +178,14 @@ def _hours(study: Study, config: StudyConfig, folds: Collection[int]) -> float |
     return len(folds) * sum(seconds) / len(seconds) / 3600 if seconds else None
 
 
-def sentences(found: Status) -> Iterator[str]:
-    """A status as lines for people."""
-    if found.current:
+def sentences(found: Status, outputs: Mapping[Path, str] = _NO_OUTPUTS) -> Iterator[str]:
+    """A status as lines for people.
+
+    Args:
+        found: What of the study is out of date.
+        outputs: What tools made of it that is out of date too, with the reasons.
+    """
+    if found.current and not outputs:
         yield "Everything is current."
         return
     if found.unseen:
@@ -191,6 +199,8 @@ def sentences(found: Status) -> Iterator[str]:
             yield f"Predict {len(ids)} {name} patients ({_some(ids)}): {reason}."
     if found.scores:
         yield f"Score: {found.scores}."
+    for path, reason in outputs.items():
+        yield f"Make {path}: {reason}."
     if found.folds and found.hours is not None:
         yield f"Training took {found.hours:.2f} hours for as many folds."
 

@@ -77,12 +77,14 @@ def plan_job(study: Study) -> dg.JobDefinition:
     @dg.op(name=f"{study.name}__plan_op", description="Find out what is out of date, and make just that again.")
     def plan(context: dg.OpExecutionContext, config: PlanRun, progress: dg.ResourceParam[Progress]) -> None:
         from mist_dagster.launch import Launcher  # it builds the definitions, of which this is one
+        from mist_dagster.outputs import outdated_outputs
         from mist_dagster.plan import make_current
 
         found = status(study)
-        for sentence in sentences(found):
+        outputs = outdated_outputs(context.instance, study, found)
+        for sentence in sentences(found, {output.path: reason for output, reason in outputs.items()}):
             progress.note(sentence)
-        if not found.current:
+        if outputs or not found.current:
             make_current(Launcher(context.instance, progress), study, found, config)
 
     @dg.job(

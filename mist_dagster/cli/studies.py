@@ -25,10 +25,11 @@ from mist_dagster.options import (
     StudyOptions,
     TrainOptions,
 )
+from mist_dagster.outputs import outdated_outputs
 from mist_dagster.partitions import fold_key
 from mist_dagster.plan import analyze_anew, make_current, show_status
 from mist_dagster.provenance import adopt_config
-from mist_dagster.status import patients_to_preprocess, sentences
+from mist_dagster.status import Status, patients_to_preprocess, sentences
 from mist_dagster.status import status as study_status
 from mist_dagster.studies import register
 from mist_ops.config import StudyConfig, check_names, edits, override, read_config, write_config
@@ -113,7 +114,9 @@ def _submit(
     """Hand folds to the queue; several train at once there, so each has one GPU unless config.json says otherwise."""
     run_config = {**how, "gpus": read_config(study.config).training.hardware.num_gpus or 1}
     limit = {} if options.max_hours is None else {"dagster/max_runtime": str(round(3600 * options.max_hours))}
-    tags = {"dagster/max_retries": str(_RETRIES), "dagster/priority": str(options.priority), **limit}
+    # Dagster begins a run again that its limit ended, as it does where a worker is lost.
+    retries = 0 if limit else _RETRIES
+    tags = {"dagster/max_retries": str(retries), "dagster/priority": str(options.priority), **limit}
     for fold in folds:
         address = submit(study, "train", run_config, fold_key(fold), tags)
         launcher.progress.note(f"Fold {fold}: {address}")
@@ -145,23 +148,30 @@ def finalize(launcher: Launcher, options: FinalizeOptions, settings: Settings) -
 
 def status(launcher: Launcher, options: StatusOptions, settings: Settings) -> None:
     """Say what is out of date."""
-    for sentence in sentences(study_status(_study(options, numpy=options.numpy))):
-        launcher.progress.note(sentence)
+    study = _study(options, numpy=options.numpy)
+    _say_status(launcher, study, study_status(study))
 
 
 def plan(launcher: Launcher, options: PlanOptions, settings: Settings) -> None:
     """Say what is out of date, and make it again if wanted: each stage for just the partitions that need it."""
     study = _study(options, numpy=options.numpy)
     found = study_status(study)
-    for sentence in sentences(found):
-        launcher.progress.note(sentence)
-    if options.apply and not found.current:
+    outputs = _say_status(launcher, study, found)
+    if options.apply and (outputs or not found.current):
         workers = {
             "preprocess_workers": options.num_workers_preprocess,
             "evaluate_workers": options.num_workers_evaluate,
         }
         make_current(launcher, study, found, PlanRun(device=options.device, **workers))
         _say_results(launcher, study, read_config(study.config))
+
+
+def _say_status(launcher: Launcher, study: Study, found: Status) -> bool:
+    """Say what is out of date; return whether outputs of tools are."""
+    outputs = outdated_outputs(launcher.instance, study, found)
+    for sentence in sentences(found, {output.path: reason for output, reason in outputs.items()}):
+        launcher.progress.note(sentence)
+    return bool(outputs)
 
 
 def accept(launcher: Launcher, options: AcceptOptions, settings: Settings) -> None:

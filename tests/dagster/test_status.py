@@ -157,6 +157,35 @@ def test_a_job_makes_just_that_again(copied_study: Study) -> None:
     assert {record.status.value for record in checked.values()} == {"SUCCEEDED"}
 
 
+def test_what_tools_made_of_scores_is_told_of_and_made_again_in_order(
+    copied_study: Study, capfd: pytest.CaptureFixture[str]
+) -> None:
+    study, where = copied_study, ["--results", str(copied_study.results), "--numpy", str(copied_study.numpy)]
+    config = ["--config", str(study.config), "--paths-csv", str(study.evaluation_paths)]
+    shutil.copy(study.results_csv, "other.csv")
+    assert cli.evaluate([*config, "--output-csv", "again.csv"]) == 0
+    assert cli.rank(["--results", "again.csv", "other.csv", "--output-csv", "ranks.csv"]) == 0
+    capfd.readouterr()
+    assert cli.status(where) == 0
+    assert "Everything is current." in capfd.readouterr().err
+    settings = override(read_config(study.config), {"evaluation": {"all": {"labels": [1, 2], "metrics": {"dice": {}}}}})
+    write_config(study.config, settings)
+    Path("other.csv").write_text("id,all_dice\n" + "".join(f"{row},0.5\n" for row in sorted(scored(study))))
+    assert cli.status(where) == 0
+    said = capfd.readouterr().err
+    assert f"Make {Path('again.csv').resolve()}: config.json changed." in said
+    assert f"Make {Path('ranks.csv').resolve()}: again.csv is to be made again." in said
+    assert cli.plan([*where, "--apply"]) == 0
+    assert "all_dice" in Path("ranks.csv").with_name("again.csv").read_text()
+    capfd.readouterr()
+    assert cli.status(where) == 0
+    assert "Everything is current." in capfd.readouterr().err
+
+
+def scored(study: Study) -> list[str]:
+    return [case.id for case in read_train_paths(study.train_paths).cases]
+
+
 def test_a_new_patient_is_told_of_taken_in_and_nobody_else_moves(
     finished: Study, home: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

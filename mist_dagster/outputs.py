@@ -1,0 +1,121 @@
+"""What tools made of a study (rankings, ensembles, postprocessed masks, scores), and which of it is out of date.
+
+Unlike the files of a study these lie anywhere, so that they are told from Dagster's records.
+"""
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from mist_dagster.launch import Launcher
+from mist_dagster.status import Status
+from mist_dagster.tools import TOOLS
+from mist_ops.files import file_hash
+from mist_ops.study import Study
+
+
+@dataclass(frozen=True, eq=False)
+class Output:
+    """An output of a tool as it was last made.
+
+    Attributes:
+        tool: The tool.
+        path: A table or a folder.
+        run_id: The run that made it.
+        inputs: SHA-256 of each file that it was made from; of more than ``MAX_LISTED`` no file is on record.
+    """
+
+    tool: str
+    path: Path
+    run_id: str
+    inputs: Mapping[Path, str]
+
+
+def outdated_outputs(instance: dg.DagsterInstance, study: Study, found: Status) -> dict[Output, str]:
+    """Why outputs that stand on a study, directly or through others, are to be made again; current ones are left out.
+
+    Args:
+        instance: Where outputs are on record.
+        study: The study.
+        found: What of the study itself is out of date.
+    """
+    outputs, concerned, pending = _outputs(instance), {study.results}, set(_to_be_made(study, found))
+    outdated: dict[Output, str] = {}
+    for _ in TOOLS:  # no chain of outputs is longer
+        for output in outputs:
+            if output in outdated or not any(_within(path, concerned) for path in output.inputs):
+                continue
+            concerned.add(output.path)
+            reason = next(_reasons(output, pending), None)
+            if reason:
+                outdated[output] = reason
+                pending.add(output.path)
+    return outdated
+
+
+def make_outputs(launcher: Launcher, study: Study, found: Status) -> None:
+    """Make what is out of date again as it was made before, an output after those that it stands on.
+
+    Raises:
+        RunFailedError: A run failed; those after it were not begun.
+    """
+    for _ in TOOLS:
+        outdated = outdated_outputs(launcher.instance, study, found)
+        waiting = {output.path for output in outdated}
+        for output in outdated:
+            if not any(_within(path, waiting) for path in output.inputs):
+                launcher.run_tool(output.tool, output.path, _run_config(launcher.instance, output))
+
+
+def _run_config(instance: dg.DagsterInstance, output: Output) -> dict[str, object]:
+    run = instance.get_run_by_id(output.run_id)
+    operations: Any = run.run_config["ops"] if run else {}
+    config = operations.get(f"tools__{output.tool}", {}).get("config", {})
+    return {**config, "overwrite": True} if "overwrite" in config else config
+
+
+def _outputs(instance: dg.DagsterInstance) -> list[Output]:
+    keys = {tool: dg.AssetKey(["tools", tool]) for tool in TOOLS}
+    return [
+        output
+        for tool, key in keys.items()
+        for partition in sorted(instance.get_materialized_partitions(key))
+        for output in _last(instance, tool, key, partition)
+    ]
+
+
+def _last(instance: dg.DagsterInstance, tool: str, key: dg.AssetKey, partition: str) -> Iterator[Output]:
+    [record] = instance.fetch_materializations(
+        dg.AssetRecordsFilter(key, asset_partitions=[partition]), limit=1
+    ).records
+    made = record.asset_materialization
+    parts: Any = made.metadata["inputs"].value if made and "inputs" in made.metadata else {}
+    listed = [part for part in parts.values() if "sha256 of all" not in part]
+    files = {Path(path): str(content) for part in listed for path, content in part.items()}
+    if Path(partition).exists():  # one that was deleted is not missed
+        yield Output(tool, Path(partition), record.run_id, files)
+
+
+def _to_be_made(study: Study, found: Status) -> Iterator[Path]:
+    yield from (study.model(fold) for fold in found.folds)
+    yield from (study.cv_prediction(case_id) for case_id in found.predictions)
+    yield from (study.test_prediction(case_id) for case_id in found.tests)
+    if found.scores:
+        yield study.results_csv
+
+
+def _reasons(output: Output, pending: Collection[Path]) -> Iterator[str]:
+    for path, known in output.inputs.items():
+        if _within(path, pending):
+            yield f"{path.name} is to be made again"
+        elif not path.is_file():
+            yield f"{path} is gone"
+        elif file_hash(path) != known:
+            yield f"{path.name} changed"
+
+
+def _within(path: Path, places: Collection[Path]) -> bool:
+    return any(place in places for place in (path, *path.parents))
