@@ -6,6 +6,7 @@ import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 from mist_dagster.provenance import asset_key
+from mist_ops.analysis.verify import GATES
 from mist_ops.study import Study
 
 STAGES: Mapping[str, Sequence[str]] = {
@@ -48,6 +49,11 @@ def in_sync_checks(study: Study, names: Sequence[str] = CHECKED) -> list[dg.Asse
     return [dg.AssetCheckKey(asset_key(study, name), IN_SYNC) for name in names if name in CHECKED]
 
 
+def raw_case_checks(study: Study) -> list[dg.AssetCheckKey]:
+    """The keys of the checks that read every file of every patient."""
+    return [dg.AssetCheckKey(asset_key(study, "raw_case"), gate) for gate in GATES]
+
+
 def _selection(study: Study, names: Sequence[str]) -> dg.AssetSelection:
     """Some assets with their checks, but for those that say what is out of date: these look at the whole study."""
     assets = dg.AssetSelection.assets(*(asset_key(study, name) for name in names))
@@ -62,6 +68,7 @@ def stage_tags(study: Study, stage: str) -> dict[str, str]:
 def study_jobs(study: Study) -> list[UnresolvedAssetJobDefinition]:
     """The jobs of a study, in the order in which its stages follow one another."""
     selections = {stage: _selection(study, names) for stage, names in STAGES.items()}
+    selections["verify"] = dg.AssetSelection.checks(*raw_case_checks(study))
     selections["status"] = dg.AssetSelection.checks(*in_sync_checks(study))
     return [
         dg.define_asset_job(job_name(study, stage), selection=selection, tags=stage_tags(study, stage))

@@ -3,7 +3,7 @@
 import dagster as dg
 
 from mist_dagster.assets.analysis import analysis_assets
-from mist_dagster.assets.checks import data_checks
+from mist_dagster.assets.checks import data_checks, raw_case_gates
 from mist_dagster.assets.data_dump import data_dump_assets
 from mist_dagster.assets.dataset import dataset_assets
 from mist_dagster.assets.evaluation import evaluation_assets
@@ -33,7 +33,7 @@ def study_definitions(study: Study) -> dg.Definitions:
     ]
     return dg.Definitions(
         assets=assets,
-        asset_checks=[status_checks(study), *data_checks(study)],
+        asset_checks=[status_checks(study), raw_case_gates(study), *data_checks(study)],
         jobs=[*study_jobs(study), plan_job(study)],
         sensors=study_sensors(study),
     )

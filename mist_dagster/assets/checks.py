@@ -1,18 +1,54 @@
 """Gates for data: checks on what must hold before, or after, hours are spent. What is out of date is in ``status``."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 
 import dagster as dg
+from pydantic import Field
 
+from mist_dagster.jobs import raw_case_checks
 from mist_dagster.metadata import table
-from mist_dagster.provenance import asset_key
+from mist_dagster.progress import Progress
+from mist_dagster.provenance import asset_key, collect
 from mist_ops.analysis.analyze import find_leaks, read_fingerprint
+from mist_ops.analysis.verify import verify
 from mist_ops.config import read_config
+from mist_ops.dataset import find_training_cases, read_description
+from mist_ops.errors import ConfigError
 from mist_ops.evaluation.accepted import regressions
 from mist_ops.study import Study
 from mist_ops.training.passports import read_passport
+from mist_ops.workers import outcomes
+
+
+class VerifyRun(dg.Config):
+    """How to look at every case."""
+
+    workers: int = Field(1, description="Processes that read cases.")
+
+
+def raw_case_gates(study: Study) -> dg.AssetChecksDefinition:
+    """Checks that read every file of every patient, as ``mist_analyze --verify`` does, and change nothing."""
+
+    @dg.multi_asset_check(
+        name=f"{study.name}__verify_cases",
+        specs=[dg.AssetCheckSpec(check.name, asset=check.asset_key) for check in raw_case_checks(study)],
+    )
+    def verify_cases(config: VerifyRun, progress: dg.ResourceParam[Progress]) -> Iterator[dg.AssetCheckResult]:
+        if study.data is None:
+            raise ConfigError(f"The dataset.json of '{study.name}' is not known. Run mist_analyze --data dataset.json.")
+        description = read_description(study.data)
+        cases = find_training_cases(description)
+        looked = outcomes(partial(verify, description=description), cases, config.workers)
+        found, failures = collect(progress.track(looked, "Verifying", len(cases)), progress)
+        rows = [(problem.gate, {"case": name, "because": problem}) for name, some in found.items() for problem in some]
+        rows += [("readable", {"case": name, "because": sentence}) for name, sentence in failures.items()]
+        for check in raw_case_checks(study):
+            yield _result([row for gate, row in rows if gate == check.name], dg.AssetCheckSeverity.ERROR, check)
+
+    return verify_cases
 
 
 def data_checks(study: Study) -> list[dg.AssetChecksDefinition]:
@@ -55,5 +91,15 @@ def data_checks(study: Study) -> list[dg.AssetChecksDefinition]:
     return [usable_cases, no_leakage, finite_losses, no_worse_than_accepted]
 
 
-def _result(rows: Sequence[Mapping[str, float | int | str]], severity: dg.AssetCheckSeverity) -> dg.AssetCheckResult:
-    return dg.AssetCheckResult(passed=not rows, severity=severity, metadata={"found": table(rows)} if rows else {})
+def _result(
+    rows: Sequence[Mapping[str, float | int | str]],
+    severity: dg.AssetCheckSeverity,
+    check: dg.AssetCheckKey | None = None,
+) -> dg.AssetCheckResult:
+    return dg.AssetCheckResult(
+        passed=not rows,
+        asset_key=check.asset_key if check else None,
+        check_name=check.name if check else None,
+        severity=severity,
+        metadata={"found": table(rows)} if rows else {},
+    )

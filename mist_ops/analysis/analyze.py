@@ -226,7 +226,7 @@ def _sorted_out(measured: Sequence[Measured], exclude: bool) -> tuple[dict[str, 
 
 
 def _reasons(error: Exception) -> list[str]:
-    return error.problems if isinstance(error, UnusableCase) else [str(error)]
+    return [*error.problems] if isinstance(error, UnusableCase) else [str(error)]
 
 
 def _conclusion(

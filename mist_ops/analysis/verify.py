@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 
@@ -15,11 +16,30 @@ from mist_ops.imaging.geometry import Geometry
 from mist_ops.imaging.nifti import read_geometry, read_image, read_labels
 from mist_ops.types import Image, LabelMap
 
+GATES = ("readable", "one_grid", "known_labels")
+"""What is asked of a case: whole files with finite voxels, all on one grid, and a mask of listed labels."""
+
+
+class Problem(str):
+    """A reason why a case cannot be used, as a sentence; ``gate`` is the one of ``GATES`` that it fails."""
+
+    gate: str
+
+    def __new__(cls, sentence: str, gate: str) -> Self:
+        """A sentence with its gate."""
+        problem = super().__new__(cls, sentence)
+        problem.gate = gate
+        return problem
+
+    def __reduce__(self) -> tuple[type[Problem], tuple[str, str]]:
+        """For pickling, on the way back from a worker process."""
+        return Problem, (str(self), self.gate)
+
 
 class UnusableCase(CaseError):
     """A case with all the reasons why it cannot be used."""
 
-    def __init__(self, case_id: str, problems: Sequence[str]) -> None:
+    def __init__(self, case_id: str, problems: Sequence[Problem]) -> None:
         super().__init__(case_id, listing(problems))
         # Pickling, on the way back from a worker process, calls the class again with these.
         self.args = (case_id, problems)
@@ -36,8 +56,8 @@ class Contents:
     grid: Geometry
 
 
-def verify(case: Case, description: DatasetDescription) -> list[str]:
-    """Every reason why a training case cannot be used, as sentences; none if it can.
+def verify(case: Case, description: DatasetDescription) -> list[Problem]:
+    """Every reason why a training case cannot be used; none if it can.
 
     That is: a file that is missing, damaged, not three-dimensional or not finite; grids that differ; labels that are
     fractional or not listed; a mask of background alone; a channel with one value throughout.
@@ -59,17 +79,18 @@ def read(case: Case, description: DatasetDescription, thorough: bool) -> Content
     """
     problems = list(_header_problems(case))
     if case.mask is None or problems:
-        raise UnusableCase(case.id, problems or ["it has no mask, which a training case needs."])
+        without = Problem("it has no mask, which a training case needs.", "readable")
+        raise UnusableCase(case.id, problems or [without])
     first, *others = case.images.values()
-    with _noting(problems):
+    with _noting(problems, "known_labels"):
         mask, grid = read_labels(case.mask)
         labels = _label_counts(mask)
         problems += _label_problems(labels, description.labels, thorough)
-    with _noting(problems):
+    with _noting(problems, "readable"):
         image, _ = read_image(first)
         problems += _constant(image, first.name) if thorough else []
     for path in others if thorough else []:
-        with _noting(problems):
+        with _noting(problems, "readable"):
             problems += _constant(read_image(path)[0], path.name)
     if problems:
         raise UnusableCase(case.id, problems)
@@ -127,26 +148,27 @@ def _same(contents: Mapping[str, str]) -> list[list[str]]:
 
 
 @contextmanager
-def _noting(problems: list[str]) -> Iterator[None]:
+def _noting(problems: list[Problem], gate: str) -> Iterator[None]:
     try:
         yield
     except ImageError as error:
-        problems.append(str(error))
+        problems.append(Problem(str(error), gate))
 
 
-def _header_problems(case: Case) -> list[str]:
-    problems: list[str] = []
+def _header_problems(case: Case) -> list[Problem]:
+    problems: list[Problem] = []
     grids: dict[str, Geometry] = {}
     files = {"the mask": case.mask, **case.images} if case.mask else case.images
     for name, path in files.items():
-        with _noting(problems):
+        with _noting(problems, "readable"):
             grids[name] = read_geometry(path)
     reference = next(iter(grids), "")
     for name in list(grids)[1:]:
         differences = grids[reference].differences(grids[name])
         if differences:
             found = "; ".join(differences)
-            problems.append(f"{reference} and {name} differ: {found}. Resample one of them or remove the case.")
+            sentence = f"{reference} and {name} differ: {found}. Resample one of them or remove the case."
+            problems.append(Problem(sentence, "one_grid"))
     return problems
 
 
@@ -155,13 +177,14 @@ def _label_counts(mask: LabelMap) -> dict[int, int]:
     return {int(label): int(counts[label]) for label in np.flatnonzero(counts)}
 
 
-def _label_problems(found: Mapping[int, int], listed: Sequence[int], thorough: bool) -> list[str]:
+def _label_problems(found: Mapping[int, int], listed: Sequence[int], thorough: bool) -> list[Problem]:
     unknown = sorted(set(found) - set(listed))
     if unknown:
-        return [f"the mask holds labels {unknown}, but 'labels' lists {sorted(listed)}. Correct one of them."]
-    return ["the mask holds background alone."] if thorough and not any(found) else []
+        sentence = f"the mask holds labels {unknown}, but 'labels' lists {sorted(listed)}. Correct one of them."
+        return [Problem(sentence, "known_labels")]
+    return [Problem("the mask holds background alone.", "known_labels")] if thorough and not any(found) else []
 
 
-def _constant(image: Image, name: str) -> list[str]:
+def _constant(image: Image, name: str) -> list[Problem]:
     value = image.flat[0]
-    return [f"{name} holds {value:g} in every voxel."] if (image == value).all() else []
+    return [Problem(f"{name} holds {value:g} in every voxel.", "readable")] if (image == value).all() else []

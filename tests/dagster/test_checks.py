@@ -1,16 +1,21 @@
 """Checks on data, folds and models: what they find, and that training does not begin on a leak."""
 
 import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
 
 import dagster as dg
+import numpy as np
 import pandas as pd
 import pytest
 
 from mist_dagster import cli
 from mist_dagster.definitions import build_definitions
 from mist_dagster.home import instance
-from mist_ops.dataset import read_train_paths
+from mist_ops.dataset import find_training_cases, read_description, read_train_paths
 from mist_ops.files import write_json
+from mist_ops.imaging.nifti import read_image, read_labels, write_image, write_labels
 from mist_ops.study import Study
 
 NAMES = ("usable_cases", "no_leakage", "finite_losses", "no_worse_than_accepted")
@@ -81,3 +86,26 @@ def test_scores_worse_than_accepted_are_told(copied_study: Study, capfd: pytest.
     assert [row.data["column"] for row in found.metadata["found"].records] == ["core_haus95"]
     assert cli.finalize([*where, "--device", "cpu"]) == 0
     assert "Worse than accepted: core_haus95 by 1 over 6 patients" in capfd.readouterr().err
+
+
+def test_every_patient_can_be_verified_gate_by_gate(finished: Study, home: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished.data.parent, tmp_path / "data")
+    study = replace(finished, data=tmp_path / "data" / "dataset.json")
+    first, second, *_ = find_training_cases(read_description(study.data))
+    labels, grid = read_labels(first.mask)
+    write_labels(first.mask, labels + 7, grid)
+    image = next(iter(second.images.values()))
+    voxels, grid = read_image(image)
+    voxels[0, 0, 0] = np.nan
+    write_image(image, voxels, replace(grid, origin=(9.0, 9.0, 9.0)))
+    job = build_definitions([study]).resolve_job_def(f"{study.name}__verify")
+    with instance() as opened:
+        result = job.execute_in_process(instance=opened)
+    found = {made.check_name: made for made in result.get_asset_check_evaluations()}
+    failed = {
+        name: [row.data["case"] for row in made.metadata["found"].records]
+        for name, made in found.items()
+        if not made.passed
+    }
+    assert failed == {"known_labels": [first.id], "one_grid": [second.id]}
+    assert found["readable"].passed
