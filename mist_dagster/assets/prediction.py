@@ -12,6 +12,7 @@ from pydantic import Field
 from mist_dagster import metadata
 from mist_dagster.executors import GPU_QUEUE
 from mist_dagster.gpu import leased_devices
+from mist_dagster.memory import claim
 from mist_dagster.partitions import StudyPartitions
 from mist_dagster.progress import Progress
 from mist_dagster.provenance import Made, asset_key, code_version, interruptible, materialize_each
@@ -104,6 +105,7 @@ def _by_fold(
     from mist_ops.devices import resolve_device  # torch loads for seconds: only where it works
     from mist_ops.inference.case import load_models, predict_case
 
+    where = resolve_device(device)
     for fold in sorted({assignment.fold_of[case_id] for case_id in ids}):
         models, weights = load_models(study, settings, [fold]), {fold: file_hash(study.model(fold))}
 
@@ -111,7 +113,7 @@ def _by_fold(
             origin = Origin(weights, settings.digest("prediction"), case_content(study, case.id))
             mask = study.cv_prediction(case.id)
             with recording(study.prediction_record("train", case.id), mask, origin):
-                predict_case(models, case, settings, resolve_device(device), mask, study)
+                predict_case(models, case, settings, where, mask, study, admit=claim)
 
         yield from outcomes(predict, [assignment[case_id] for case_id in ids if assignment.fold_of[case_id] == fold])
 
@@ -122,6 +124,7 @@ def _by_all_folds(
     from mist_ops.devices import resolve_device
     from mist_ops.inference.case import load_models, predict_case
 
+    where = resolve_device(device)
     models = load_models(study, settings, settings.training.folds)
     weights = {fold: file_hash(study.model(fold)) for fold in settings.training.folds}
 
@@ -131,7 +134,7 @@ def _by_all_folds(
             study.test_prediction(case.id),
         )
         with recording(study.prediction_record("test", case.id), mask, origin):
-            predict_case(models, case, settings, resolve_device(device), mask)
+            predict_case(models, case, settings, where, mask, admit=claim)
 
     yield from outcomes(predict, cases)
 

@@ -6,8 +6,8 @@ import json
 import logging
 import math
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +30,12 @@ from mist_ops.preprocessing.case import CaseGeometry, preprocess, read_case_geom
 from mist_ops.registry import MODELS
 from mist_ops.study import Study
 from mist_ops.types import Channels, LabelMap, Size
+
+Admission = Callable[[int], AbstractContextManager[object]]
+"""Lets in who will use so many bytes of main memory, once there is room, for as long as the context is open."""
+
+no_limit: Admission = nullcontext
+"""The admission of whoever has the machine alone."""
 
 _LOG = logging.getLogger(__name__)
 _AT_REST = 400 * 2**20
@@ -104,6 +110,7 @@ def predict_preprocessed(
     config: StudyConfig,
     device: torch.device,
     probabilities: Path | None = None,
+    admit: Admission = no_limit,
 ) -> tuple[LabelMap, Geometry]:
     """Dataset labels of a case on its original grid, from its arrays in the study and with the box recorded there.
 
@@ -120,7 +127,7 @@ def predict_preprocessed(
     expected = (*geometry.preprocessed.size, len(config.dataset_info.images))
     if image.shape != expected:
         raise CaseError(case.id, f"{path} has the shape {image.shape} and not {expected}. Preprocess the case again.")
-    return _predicted(models, image, geometry, config, device, probabilities)
+    return _predicted(models, image, geometry, config, device, probabilities, admit)
 
 
 def predict_raw(
@@ -129,6 +136,7 @@ def predict_raw(
     config: StudyConfig,
     device: torch.device,
     probabilities: Path | None = None,
+    admit: Admission = no_limit,
 ) -> tuple[LabelMap, Geometry]:
     """Dataset labels of a case on its original grid, from its image files; the mask, if it has one, is not looked at.
 
@@ -142,7 +150,7 @@ def predict_raw(
     if missing:
         raise CaseError(case.id, f"it lacks the channels {missing}; it has {list(case.images)}. Add or rename them.")
     made = preprocess(Case(case.id, case.images), config, None)
-    return _predicted(models, made.image, made.geometry, config, device, probabilities)
+    return _predicted(models, made.image, made.geometry, config, device, probabilities, admit)
 
 
 def predict_case(
@@ -155,6 +163,7 @@ def predict_case(
     *,
     strategy: Strategy = (),
     probabilities: Path | None = None,
+    admit: Admission = no_limit,
 ) -> None:
     """Predict a case and write its mask atomically; from the arrays of ``study`` if given, else from the files.
 
@@ -169,14 +178,15 @@ def predict_case(
         study: Where the case is preprocessed; its files are read if None.
         strategy: Steps of postprocessing that change the mask.
         probabilities: File for the probabilities of the classes, as they are without postprocessing, if wanted.
+        admit: Waits until so many bytes of main memory may be used, and holds them.
     """
     output.unlink(missing_ok=True)
     if probabilities:
         probabilities.unlink(missing_ok=True)
     if study is None:
-        labels, grid = predict_raw(models, case, config, device, probabilities)
+        labels, grid = predict_raw(models, case, config, device, probabilities, admit)
     else:
-        labels, grid = predict_preprocessed(models, study, case, config, device, probabilities)
+        labels, grid = predict_preprocessed(models, study, case, config, device, probabilities, admit)
     write_labels(output, apply(strategy, labels, grid.spacing) if strategy else labels, grid)
 
 
@@ -187,14 +197,16 @@ def _predicted(
     config: StudyConfig,
     device: torch.device,
     probabilities: Path | None,
+    admit: Admission,
 ) -> tuple[Integer[np.ndarray, "i j k"], Geometry]:  # not the grid of the arrays, so other letters
     channels_first = torch.from_numpy(np.moveaxis(image, -1, 0)[None])
-    _say_estimate(geometry, config, device)
-    slabs = predict_slabs(models, channels_first, config, device)
     labels = config.dataset_info.labels
-    if probabilities is None:
-        return restore_slabs(slabs, geometry, labels), geometry.original
-    with _on_disk(probabilities.parent, (len(labels), *geometry.original.size)) as volumes:
+    with ExitStack() as stack:
+        stack.enter_context(admit(_estimate(geometry, config, device)))
+        slabs = predict_slabs(models, channels_first, config, device)
+        if probabilities is None:
+            return restore_slabs(slabs, geometry, labels), geometry.original
+        volumes = stack.enter_context(_on_disk(probabilities.parent, (len(labels), *geometry.original.size)))
         volumes[0] = 1  # what the crop cut off is background
         predicted = restore_slabs(slabs, geometry, labels, volumes)
         write_vectors(probabilities, volumes, geometry.original)
@@ -209,16 +221,18 @@ def _on_disk(folder: Path, shape: tuple[int, ...]) -> Iterator[np.ndarray]:
         yield np.memmap(stream, dtype=np.float32, mode="w+", shape=shape)
 
 
-def _say_estimate(geometry: CaseGeometry, config: StudyConfig, device: torch.device) -> None:
-    """Log what the prediction will take, before it does."""
+def _estimate(geometry: CaseGeometry, config: StudyConfig, device: torch.device) -> int:
+    """The bytes that a prediction will take, logged before it does."""
     size = geometry.preprocessed.size
+    needed = estimated_bytes(size, geometry.original.size, config, device)
     _LOG.info(
         "Predicting %s voxels and %d classes in %d slabs: about %.1f GiB of memory.",
         "x".join(map(str, size)),
         config.model.params.out_channels,
         len(planned_slabs(size, config, device)),
-        estimated_bytes(size, geometry.original.size, config, device) / 2**30,
+        needed / 2**30,
     )
+    return needed
 
 
 def estimated_bytes(size: Size, original: Size, config: StudyConfig, device: torch.device) -> int:

@@ -32,10 +32,12 @@ class Origin:
 
 @contextmanager
 def recording(record: Path, mask: Path, origin: Origin) -> Iterator[None]:
-    """Note what a mask was made with, once the block has made it; a record of before is removed first."""
-    record.unlink(missing_ok=True)
+    """Note what a mask was made with, once the block has made it; mask and record of before are removed first."""
+    for path in (record, mask):
+        path.unlink(missing_ok=True)
     # Before they are read: images that change meanwhile make the prediction outdated.
-    stamps, images = _stamps(origin.images), {name: file_hash(path) for name, path in origin.images.items()}
+    files = {name: path for name, path in origin.images.items() if path.is_file()}
+    stamps, images = _stamps(files), {name: file_hash(path) for name, path in files.items()}
     yield
     content = {
         "models": {str(fold): weights for fold, weights in origin.models.items()},
