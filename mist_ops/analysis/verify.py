@@ -6,7 +6,6 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Self
 
 import numpy as np
 
@@ -25,7 +24,7 @@ class Problem(str):
 
     gate: str
 
-    def __new__(cls, sentence: str, gate: str) -> Self:
+    def __new__(cls, sentence: str, gate: str) -> Problem:
         """A sentence with its gate."""
         problem = super().__new__(cls, sentence)
         problem.gate = gate
