@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -96,6 +97,11 @@ def read_description(path: Path) -> DatasetDescription:
     if missing:
         raise DatasetError(f"{path}: {listing(missing)}. Paths are relative to the JSON file.")
     return described.model_copy(update={**folders, "labels": sorted(described.labels)})
+
+
+def is_movable(path: Path) -> bool:
+    """Whether a dataset.json names its folders relative to itself, so that everything may be moved together."""
+    return not read_checked(path, DatasetDescription, DatasetError).train_data.is_absolute()
 
 
 @dataclass(frozen=True)
@@ -241,16 +247,21 @@ class Assignment:
         return {case.id: case for case in self.cases}
 
 
-def write_train_paths(path: Path, assignment: Assignment) -> None:
-    """Write train_paths.csv: id, fold, mask, a column a channel and, if there are groups, the group."""
+def write_train_paths(path: Path, assignment: Assignment, relative_to: Path | None = None) -> None:
+    """Write train_paths.csv: id, fold, mask, a column a channel and, if there are groups, the group.
+
+    Args:
+        path: Of the table.
+        assignment: Its rows.
+        relative_to: Folder that the paths in it are to be relative to; None for paths as they are.
+    """
     groups = assignment.group_of
     _write(
         [
             {
                 "id": case.id,
                 "fold": assignment.fold_of[case.id],
-                "mask": case.mask,
-                **case.images,
+                **_cells({"mask": case.mask, **case.images}, relative_to),
                 **({"group": groups.get(case.id, "")} if groups else {}),
             }
             for case in assignment.cases
@@ -260,24 +271,38 @@ def write_train_paths(path: Path, assignment: Assignment) -> None:
 
 
 def read_train_paths(path: Path) -> Assignment:
-    """Read train_paths.csv; ids stay text."""
+    """Read train_paths.csv; ids stay text, and paths are ``located``."""
     table = read_table(path, required=("id", "fold", "mask"))
     try:
         fold_of = {row["id"]: int(row["fold"]) for row in table.to_dict("records")}
     except ValueError as error:
         raise DatasetError(f"{path}: the column 'fold' must hold whole numbers: {error}.") from error
     group_of = {row["id"]: row["group"] for row in table.to_dict("records") if row.get("group")}
-    return Assignment(tuple(_cases_of(table)), fold_of, group_of)
+    return Assignment(tuple(_cases_of(table, path)), fold_of, group_of)
 
 
-def write_test_paths(path: Path, cases: Sequence[Case]) -> None:
-    """Write test_paths.csv: id, then a column a channel."""
-    _write([{"id": case.id, **case.images} for case in cases], path)
+def write_test_paths(path: Path, cases: Sequence[Case], relative_to: Path | None = None) -> None:
+    """Write test_paths.csv: id, then a column a channel; paths as in ``write_train_paths``."""
+    _write([{"id": case.id, **_cells(case.images, relative_to)} for case in cases], path)
 
 
 def read_paths(path: Path, channels: Sequence[str]) -> list[Case]:
-    """Read a table of cases to predict. Channels are found by name, in any order; other columns are ignored."""
-    return list(_cases_of(read_table(path, required=("id", *channels)), channels))
+    """Read a table of cases to predict. Channels are found by name, in any order; other columns are ignored.
+
+    Paths in it are ``located``.
+    """
+    return list(_cases_of(read_table(path, required=("id", *channels)), path, channels))
+
+
+def located(cell: str, table: Path) -> Path:
+    """The file that a cell of a table names: beside the table, or else where there is one in the current folder."""
+    beside = Path(os.path.normpath(table.expanduser().resolve().parent / Path(cell).expanduser()))
+    here = Path(cell).expanduser()
+    return here.resolve() if here.is_file() and not beside.is_file() else beside
+
+
+def _cells(files: Mapping[str, Path | None], relative_to: Path | None) -> dict[str, Path | str | None]:
+    return {name: os.path.relpath(path, relative_to) if relative_to and path else path for name, path in files.items()}
 
 
 _EDGES = ("x_start", "x_end", "y_start", "y_end", "z_start", "z_end")
@@ -330,10 +355,14 @@ def read_table(path: Path, required: Sequence[str]) -> pd.DataFrame:
     return table
 
 
-def _cases_of(table: pd.DataFrame, channels: Sequence[str] | None = None) -> list[Case]:
+def _cases_of(table: pd.DataFrame, path: Path, channels: Sequence[str] | None = None) -> list[Case]:
     names = [str(name) for name in table.columns if name not in RESERVED] if channels is None else channels
     return [
-        Case(row["id"], {name: Path(row[name]) for name in names}, Path(row["mask"]) if row.get("mask") else None)
+        Case(
+            row["id"],
+            {name: located(row[name], path) for name in names},
+            located(row["mask"], path) if row.get("mask") else None,
+        )
         for row in table.to_dict("records")
     ]
 

@@ -11,6 +11,7 @@ from mist_ops.dataset import (
     Case,
     find_test_cases,
     find_training_cases,
+    located,
     read_description,
     read_paths,
     read_train_paths,
@@ -128,9 +129,10 @@ def test_an_empty_folder_holds_no_patients(tmp_path: Path) -> None:
         find_training_cases(read_description(path))
 
 
-def _assignment() -> Assignment:
+def _assignment(folder: Path = Path("/data")) -> Assignment:
     cases = tuple(
-        Case(name, {"t1": Path(f"{name}_t1.nii.gz")}, Path(f"{name}, mask.nii.gz")) for name in ("007", "NA", "1e5")
+        Case(name, {"t1": folder / f"{name}_t1.nii.gz"}, folder / f"{name}, mask.nii.gz")
+        for name in ("007", "NA", "1e5")
     )
     return Assignment(cases, {"007": 0, "NA": 1, "1e5": 0})
 
@@ -141,6 +143,28 @@ def test_the_training_table_comes_back_as_it_was_written(tmp_path: Path) -> None
     assert read_train_paths(tmp_path / "train_paths.csv") == _assignment()
 
 
+def test_tables_with_relative_paths_may_be_moved_with_their_files(tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "elsewhere" / "second"
+    table = Path("results", "train_paths.csv")
+    write_train_paths(first / table, _assignment(first / "data"), relative_to=first / "results")
+    assert "../data/007_t1.nii.gz" in (first / table).read_text()
+    second.parent.mkdir()
+    first.rename(second)
+    assert read_train_paths(second / table) == _assignment(second / "data")
+
+
+def test_relative_paths_are_looked_for_beside_the_table_and_then_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    for path in (here / "both.nii", here / "only.nii", there / "both.nii"):
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    monkeypatch.chdir(here)
+    found = [located(name, there / "table.csv") for name in ("both.nii", "only.nii", "neither.nii")]
+    assert found == [there / "both.nii", here / "only.nii", there / "neither.nii"]
+
+
 def test_cases_of_a_fold_keep_their_order_and_are_found_by_id() -> None:
     assert _assignment().held_out(0) == ("007", "1e5")
     assert _assignment()["NA"].id == "NA"
@@ -149,11 +173,11 @@ def test_cases_of_a_fold_keep_their_order_and_are_found_by_id() -> None:
 def test_channels_of_a_test_table_are_found_by_name_in_any_order(tmp_path: Path) -> None:
     (tmp_path / "paths.csv").write_text("t2,note,id,t1\nb.nii,,007,a.nii\n")
     case = read_paths(tmp_path / "paths.csv", ["t1", "t2"])[0]
-    assert case == Case("007", {"t1": Path("a.nii"), "t2": Path("b.nii")})
+    assert case == Case("007", {"t1": tmp_path / "a.nii", "t2": tmp_path / "b.nii"})
 
 
 def test_a_test_table_comes_back_as_it_was_written(tmp_path: Path) -> None:
-    cases = [Case("007", {"t1": Path("a.nii"), "t2": Path("b.nii")})]
+    cases = [Case("007", {"t1": Path("/data/a.nii"), "t2": Path("/data/b.nii")})]
     write_test_paths(tmp_path / "test_paths.csv", cases)
     assert read_paths(tmp_path / "test_paths.csv", ["t1", "t2"]) == cases
 

@@ -25,6 +25,7 @@ from mist_ops.dataset import (
     PatientTable,
     find_test_cases,
     find_training_cases,
+    is_movable,
     patient_folders,
     read_description,
     read_patient_table,
@@ -255,12 +256,13 @@ def _write(
     cases = [fingerprint.cases[case.id] for case in assignment.cases]
     with tempfile.TemporaryDirectory(prefix=".tmp-", dir=study.results) as temporary:
         staged = replace(study, results=Path(temporary))
-        write_train_paths(staged.train_paths, assignment)
+        base = study.results if study.data and is_movable(study.data) else None
+        write_train_paths(staged.train_paths, assignment, base)
         write_boxes(staged, {case.id: case.box for case in cases}, {case.id: case.size for case in cases})
         write_json(staged.fingerprint, fingerprint.model_dump(mode="json"))
         write_config(staged.config, config)
         if tests:
-            write_test_paths(staged.test_paths, tests)
+            write_test_paths(staged.test_paths, tests, base)
         else:
             study.test_paths.unlink(missing_ok=True)
         for path in sorted(Path(temporary).iterdir(), key=lambda path: path == staged.config):

@@ -23,6 +23,7 @@ from mist_ops.conversion.patients import (
     refuse_existing,
     write_patient,
 )
+from mist_ops.dataset import located
 from mist_ops.errors import DatasetError, MistError, listing
 from mist_ops.imaging.foreign import store_as_nifti
 from mist_ops.study import check_id
@@ -151,12 +152,7 @@ def _entries(table: _Table, folder: Path) -> list[CsvEntry]:
 
 
 def _locate(cell: str, table: Path) -> Path | None:
-    """The file that a cell names: beside the table, or else in the current folder."""
-    if not cell:
-        return None
-    beside = table.expanduser().resolve().parent / Path(cell).expanduser()
-    here = Path.cwd() / cell
-    return here if here.is_file() and not beside.is_file() else beside
+    return located(cell, table) if cell else None
 
 
 def _refuse_own_files(entries: Sequence[CsvEntry], output: Path) -> None:

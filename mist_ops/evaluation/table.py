@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from mist_ops.dataset import SUMMARY_ROWS, read_table
+from mist_ops.dataset import SUMMARY_ROWS, located, read_table
 from mist_ops.errors import CaseError, DatasetError, MistError
 from mist_ops.evaluation.lesions import write_lesions
 from mist_ops.evaluation.score import Absent, CaseScores, Classes, columns, score_case
@@ -37,7 +37,7 @@ class Pair:
 def read_pairs(path: Path) -> list[Pair]:
     """Read a table with the columns id, mask and prediction; others are ignored.
 
-    Relative paths are as they stand, from the working directory; where there is no such file, from the table's folder.
+    Relative paths are ``located``.
 
     Raises:
         DatasetError: As ``read_table``, or an id is that of a summary row.
@@ -45,7 +45,7 @@ def read_pairs(path: Path) -> list[Pair]:
     table = read_table(path, required=("id", "mask", "prediction"))
     _check_ids(path, table)
     rows = table[["id", "mask", "prediction"]].itertuples(index=False)
-    return [Pair(case_id, *(_located(file, path.parent) for file in files)) for case_id, *files in rows]
+    return [Pair(case_id, *(located(file, path) for file in files)) for case_id, *files in rows]
 
 
 def read_masks(path: Path) -> dict[str, Path]:
@@ -56,18 +56,13 @@ def read_masks(path: Path) -> dict[str, Path]:
     """
     table = read_table(path, required=("id", "mask"))
     _check_ids(path, table)
-    return {case_id: _located(file, path.parent) for case_id, file in zip(table["id"], table["mask"], strict=True)}
+    return {case_id: located(file, path) for case_id, file in zip(table["id"], table["mask"], strict=True)}
 
 
 def _check_ids(path: Path, table: pd.DataFrame) -> None:
     taken = sorted(set(table["id"]) & set(SUMMARY_ROWS))
     if taken:
         raise DatasetError(f"{path}: the ids {taken} are those of summary rows in the results. Rename the patients.")
-
-
-def _located(file: str, folder: Path) -> Path:
-    path = Path(file)
-    return folder / path if not path.exists() and (folder / path).exists() else path
 
 
 def write_pairs(path: Path, pairs: Sequence[Pair]) -> None:

@@ -7,7 +7,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from mist_ops.analysis.verify import UnusableCase, leaks, read, repeated_images, verify
+from mist_ops.analysis.verify import Problem, UnusableCase, leaks, read, repeated_images, verify
 from mist_ops.dataset import Case, DatasetDescription
 
 DESCRIPTION = DatasetDescription.model_validate(
@@ -91,7 +91,7 @@ def test_a_case_without_a_mask_is_refused(case: Case):
 
 
 def test_the_reasons_survive_the_way_back_from_a_worker():
-    error = pickle.loads(pickle.dumps(UnusableCase("a", ["one.", "two."])))
+    error = pickle.loads(pickle.dumps(UnusableCase("a", [Problem("one.", "one_grid"), Problem("two.", "readable")])))
     assert error.problems == ["one.", "two."]
     assert str(error) == "Case 'a': \n  - one.\n  - two."
 

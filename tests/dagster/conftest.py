@@ -33,6 +33,17 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "dagster_home"
 
 
+def preprocessed(folder: Path, name: str, folds: int, epochs: int) -> Study:
+    """A study of two patients a fold that waits for its training."""
+    data = write_phantoms(folder / "data", patients=2 * folds, tests=0, size=(24, 26, 22))
+    where = ["--results", str(folder / "results"), "--study", name]
+    assert cli.analyze(["--data", str(data), "--nfolds", str(folds), *where]) == 0
+    study = register(folder / "results", numpy=folder / "numpy")
+    write_config(study.config, override(read_config(study.config), {**TINY, "training.epochs": epochs}))
+    assert cli.preprocess([*where, "--numpy", str(study.numpy)]) == 0
+    return study
+
+
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Study]:
     """A study of six patients in two folds and one test patient, taken from dataset.json to results.csv."""
@@ -62,4 +73,5 @@ def copied_study(finished: Study, home: Path, tmp_path: Path) -> Study:
     """A copy of the finished study's files that a test may break, in a home that does not know them."""
     shutil.copytree(finished.results, tmp_path / "results")
     shutil.copytree(finished.numpy, tmp_path / "numpy")
+    (tmp_path / "data").symlink_to(finished.data.parent)  # the tables name it relative to themselves
     return Study("copy", numpy=tmp_path / "numpy", results=tmp_path / "results", data=finished.data)

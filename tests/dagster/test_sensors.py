@@ -1,5 +1,6 @@
 """Sensors: off at first, quiet while nothing changes, one run for an edit."""
 
+import os
 import shutil
 
 import dagster as dg
@@ -39,7 +40,7 @@ def test_an_edited_mask_is_seen(copied_study: Study) -> None:
     mask = read_train_paths(study.train_paths).cases[0].mask
     copy = study.results / "mask.nii.gz"
     shutil.copy2(mask, copy)
-    study.train_paths.write_text(study.train_paths.read_text().replace(str(mask), str(copy)))
+    study.train_paths.write_text(study.train_paths.read_text().replace(os.path.relpath(mask, study.results), str(copy)))
     _, cursor = tick(study, "watch", None)
     copy.write_bytes(copy.read_bytes())
     asked, _ = tick(study, "watch", cursor)

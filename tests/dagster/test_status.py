@@ -1,5 +1,6 @@
 """What is out of date after an edit, and that just this is made again."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -25,7 +26,7 @@ def edited(copied_study: Study, tmp_path: Path) -> tuple[Study, str]:
     mask = tmp_path / "mask.nii.gz"
     shutil.copy2(str(case.mask), mask)
     table = copied_study.train_paths
-    table.write_text(table.read_text().replace(str(case.mask), str(mask)))
+    table.write_text(table.read_text().replace(os.path.relpath(case.mask, table.parent), str(mask)))
     labels, geometry = read_labels(mask)
     labels[tuple(np.argwhere(labels == 0)[0])] = 1
     write_labels(mask, labels, geometry)

@@ -134,24 +134,10 @@ def test_ids_stay_text_in_the_results(tmp_path: Path) -> None:
 
 
 def test_pairs_survive_being_written_and_read(tmp_path: Path) -> None:
-    made = [Pair("007", Path("m.nii.gz"), Path("p.nii.gz")), Pair("NA", Path("m2.nii.gz"), Path("p2.nii.gz"))]
+    made = [Pair("007", Path("/m.nii.gz"), Path("/p.nii.gz")), Pair("NA", Path("/m2.nii.gz"), Path("/p2.nii.gz"))]
     write_pairs(tmp_path / "paths.csv", made)
     assert list(pd.read_csv(tmp_path / "paths.csv").columns) == ["id", "mask", "prediction"]
     assert read_pairs(tmp_path / "paths.csv") == made
-
-
-def test_relative_paths_are_sought_beside_the_table_if_not_here(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "here").mkdir()
-    (tmp_path / "table").mkdir()
-    for name in ("here/m.nii", "table/m.nii", "table/p.nii"):
-        (tmp_path / name).touch()
-    monkeypatch.chdir(tmp_path / "here")
-    (tmp_path / "table" / "paths.csv").write_text("id,prediction,mask\na,p.nii,m.nii\nb,p.nii,gone.nii\n")
-    first, second = read_pairs(tmp_path / "table" / "paths.csv")
-    assert first == Pair("a", Path("m.nii"), tmp_path / "table" / "p.nii")
-    assert second.mask == Path("gone.nii")
 
 
 @pytest.mark.parametrize(
