@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, TypeVar, get_args, get_origin
 
-from pydantic import Field, PositiveInt, TypeAdapter, ValidationError
+from pydantic import Field, NonNegativeInt, PositiveInt, TypeAdapter, ValidationError
 from pydantic_core import PydanticUndefined
 
 from mist_ops.config import StudyConfig
@@ -210,6 +210,7 @@ class UiOptions(Options):
     """Flags of mist_ui."""
 
     port: PositiveInt = Field(3000, description="Port on this machine, and reachable from it alone.")
+    tensorboard_port: NonNegativeInt = Field(6006, description="The same of TensorBoard; 0 for none.")
 
 
 def parse(

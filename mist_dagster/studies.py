@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 from pydantic import Field
 
+from mist_dagster import tensorboard
 from mist_dagster.home import dagster_home
 from mist_ops.errors import ConfigError
 from mist_ops.files import write_text
@@ -58,6 +59,7 @@ def register(results: Path, *, numpy: Path | None = None, data: Path | None = No
     if study != known:
         record = StudyRecord(results=study.results, numpy=study.numpy, data=study.data)
         write_text(path, yaml.safe_dump(record.model_dump(mode="json"), sort_keys=False))
+        tensorboard.show(study)
     return study
 
 

@@ -126,9 +126,14 @@ class Study:
         """Everything needed to go on training a fold."""
         return self.results / "checkpoints" / f"fold_{fold}_checkpoint.pt"
 
+    @property
+    def curves(self) -> Path:
+        """Folder of the TensorBoard events, one folder a fold."""
+        return self.results / "logs"
+
     def logs(self, fold: int) -> Path:
         """TensorBoard events of a fold."""
-        return self.results / "logs" / f"fold_{fold}"
+        return self.curves / f"fold_{fold}"
 
     @property
     def cv_predictions(self) -> Path:

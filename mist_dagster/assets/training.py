@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, Optional
 import dagster as dg
 from pydantic import Field
 
-from mist_dagster import metadata
+from mist_dagster import metadata, tensorboard
 from mist_dagster.executors import GPU_QUEUE
 from mist_dagster.gpu import leased_devices
 from mist_dagster.partitions import StudyPartitions, fold_index
@@ -170,5 +170,6 @@ def _result(study: Study, fold: int) -> dg.MaterializeResult:
             "passport": metadata.path(study.passport(fold)),
             **({"pretrained": dg.MetadataValue.json(passport["pretrained"])} if passport.get("pretrained") else {}),
             "TensorBoard": metadata.path(study.logs(fold)),
+            "TensorBoard page": dg.MetadataValue.url(tensorboard.page(study, fold)),
         },
     )

@@ -120,11 +120,14 @@ def passport(arguments: Arguments = None) -> int:
 
 
 def ui(arguments: Arguments = None) -> int:
-    """Serve the web UI and the daemon on this machine, and nowhere else, until Ctrl-C."""
+    """Serve the web UI, the daemon and TensorBoard on this machine, and nowhere else, until Ctrl-C."""
     chosen, _ = options.parse("mist_ui", ui.__doc__, options.UiOptions, [], arguments)
+    from mist_dagster import tensorboard
     from mist_dagster.home import serve
+    from mist_dagster.studies import registered_studies
 
-    return serve(chosen.port)
+    with tensorboard.serving(chosen.tensorboard_port, registered_studies()):
+        return serve(chosen.port)
 
 
 def _run(

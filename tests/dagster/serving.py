@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+TERMINATE = 'mutation { terminateRun(runId: "%s") { __typename } }'
+
 
 def wait_until(condition: Callable[[], Any], seconds: float = 60) -> Any:
     deadline = time.monotonic() + seconds
@@ -45,12 +47,12 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def serving(home: Path, log: Path) -> Iterator[str]:
+def serving(home: Path, log: Path, tensorboard_port: int = 0) -> Iterator[str]:
     """Run ``mist_ui`` of a home on a free port."""
     port = free_port()
     address = f"http://127.0.0.1:{port}"
-    code = "import sys; from mist_dagster import cli; sys.exit(cli.ui(['--port', sys.argv[1]]))"
-    command = [sys.executable, "-c", code, str(port)]
+    code = "import sys; from mist_dagster import cli; sys.exit(cli.ui(sys.argv[1:]))"
+    command = [sys.executable, "-c", code, "--port", str(port), "--tensorboard-port", str(tensorboard_port)]
     environment = {**os.environ, "DAGSTER_HOME": str(home)}
     with log.open("w") as stream:
         server = subprocess.Popen(command, env=environment, stdout=stream, stderr=stream, start_new_session=True)
