@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from mist_ops.types import Json
+
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
@@ -67,6 +69,22 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write JSON atomically, indented by two and in the order given. ``NaN`` is refused: it is no JSON."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False))
+
+
+def read_object(path: Path) -> Json:
+    """Read a JSON object.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It holds no JSON, or something else than an object.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"it holds no object but {json.dumps(value)[:20]}")
+    return value
 
 
 def write_array(path: Path, array: np.ndarray) -> None:

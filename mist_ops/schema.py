@@ -42,7 +42,7 @@ def read_checked(path: Path, model: type[Model], error: type[MistError]) -> Mode
         raw = json.loads(
             path.read_text(encoding="utf-8-sig"), object_pairs_hook=_unique_keys, parse_constant=_no_constant
         )
-    except (ValueError, OSError) as cause:
+    except (ValueError, OSError, RecursionError) as cause:  # the last where it is nested too deeply
         raise error(f"{path} cannot be read as JSON: {cause}.") from cause
     try:
         return model.model_validate(raw)

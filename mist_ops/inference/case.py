@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import tempfile
@@ -18,6 +17,7 @@ from torch import nn
 from mist_ops.config import StudyConfig
 from mist_ops.dataset import Case
 from mist_ops.errors import CaseError, ConfigError
+from mist_ops.files import read_object
 from mist_ops.imaging.geometry import Geometry
 from mist_ops.imaging.nifti import write_labels
 from mist_ops.imaging.vectors import write_vectors
@@ -92,7 +92,7 @@ def _trained_config(passport: Path, config: StudyConfig) -> StudyConfig:
     if not passport.is_file():
         return config
     try:
-        trained = StudyConfig.model_validate(json.loads(passport.read_text(encoding="utf-8"))["config"])
+        trained = StudyConfig.model_validate(read_object(passport)["config"])
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{passport} is damaged. Train the fold again, or remove it to use config.json.") from error
     for path in ("dataset_info.images", "dataset_info.labels", "spatial_config.target_spacing"):

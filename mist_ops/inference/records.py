@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from mist_ops.config import STEP_VERSIONS
-from mist_ops.files import file_hash, stamp, write_json
+from mist_ops.files import file_hash, read_object, stamp, write_json
 from mist_ops.types import Json
 
 
@@ -64,7 +63,7 @@ def why_outdated(record: Path, mask: Path, origin: Origin) -> str | None:
     if not mask.is_file():
         return "it is not predicted"
     try:
-        known: Json = json.loads(record.read_text(encoding="utf-8"))
+        known = read_object(record)
         return _why_outdated(known, record, mask, origin)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return "what it was made with is not on record"
@@ -73,7 +72,7 @@ def why_outdated(record: Path, mask: Path, origin: Origin) -> str | None:
 def read_models(record: Path) -> dict[int, str]:
     """SHA-256 of the weights that a prediction was made with, by fold; empty if that is not on record."""
     try:
-        known = json.loads(record.read_text(encoding="utf-8"))["models"]
+        known = read_object(record)["models"]
         return {int(fold): str(weights) for fold, weights in known.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
@@ -82,7 +81,7 @@ def read_models(record: Path) -> dict[int, str]:
 def read_mask_hash(record: Path) -> str | None:
     """SHA-256 of a mask, as noted when it was made; None if that is not on record."""
     try:
-        return str(json.loads(record.read_text(encoding="utf-8"))["mask"])
+        return str(read_object(record)["mask"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

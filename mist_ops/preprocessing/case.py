@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -12,11 +11,12 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float16
+from pydantic import BaseModel, TypeAdapter
 
 from mist_ops.config import STEP_VERSIONS, StudyConfig
 from mist_ops.dataset import Case
 from mist_ops.errors import CaseError, ImageError
-from mist_ops.files import file_hash, stamp, write_array, write_json
+from mist_ops.files import file_hash, read_object, stamp, write_array, write_json
 from mist_ops.imaging.distances import VOXELS, distance_maps
 from mist_ops.imaging.foreground import bounding_box, foreground_box, union_box
 from mist_ops.imaging.geometry import Geometry, Reorientation
@@ -53,9 +53,20 @@ class CaseGeometry:
 
     @classmethod
     def from_json(cls, value: Json) -> CaseGeometry:
-        """The inverse of ``to_json``; other keys are ignored."""
-        box = Box(tuple(value["box"]["start"]), tuple(value["box"]["stop"])) if value["box"] else None
-        return cls(Geometry.from_json(value["original"]), box, Geometry.from_json(value["preprocessed"]))
+        """The inverse of ``to_json``; other keys are ignored, and anything else is a ``ValueError``."""
+        return _GEOMETRY.validate_python(value)
+
+
+_GEOMETRY = TypeAdapter(CaseGeometry)
+
+
+class _Record(BaseModel):
+    """What stands in a record besides the geometry."""
+
+    inputs: dict[str, str] | None = None
+    settings: str | None = None
+    content: str | None = None
+    stamps: dict[str, dict[str, list[int]]] | None = None
 
 
 @dataclass(frozen=True)
@@ -140,7 +151,7 @@ def read_case_geometry(study: Study, case_id: str) -> CaseGeometry:
     path, record = study.geometry(case_id), _read_record(study, case_id)
     try:
         return CaseGeometry.from_json(record)
-    except (ValueError, KeyError, TypeError) as error:
+    except ValueError as error:
         raise CaseError(case_id, f"{path} is damaged ({error}). Preprocess the case again.") from error
 
 
@@ -248,7 +259,8 @@ def _content(arrays: Mapping[str, Path]) -> str:
 def _read_record(study: Study, case_id: str) -> Json:
     path = study.geometry(case_id)
     try:
-        record: Json = json.loads(path.read_text(encoding="utf-8"))
+        record = read_object(path)
+        _Record.model_validate(record)
     except FileNotFoundError as error:
         raise CaseError(case_id, f"there is no {path}. Preprocess the case first.") from error
     except ValueError as error:

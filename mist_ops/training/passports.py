@@ -4,24 +4,44 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, StrictInt
+
 from mist_ops.config import STEP_VERSIONS, StudyConfig, read_config
 from mist_ops.errors import ConfigError
-from mist_ops.files import file_hash, json_hash
+from mist_ops.files import file_hash, json_hash, read_object
 from mist_ops.study import Study
 from mist_ops.types import Json
 
 _SHOWN = 5
 
 
+class _Epoch(BaseModel):
+    index: StrictInt
+    validation_loss: float
+
+
+class _Passport(BaseModel):
+    """The part of a passport that is read here."""
+
+    weights: str
+    content: dict[str, dict[str, str]]
+    config: Json
+    history: list[_Epoch]
+    best_epoch: StrictInt
+    seconds: float
+
+
 def case_content(study: Study, case_id: str) -> str:
     """The hash of a case's arrays: that which preprocessing noted, or else that of the files; empty without any."""
     noted = study.geometry(case_id)
-    if noted.is_file() and (found := json.loads(noted.read_text(encoding="utf-8")).get("content")):
-        return str(found)
+    with suppress(FileNotFoundError, ValueError):
+        if found := read_object(noted).get("content"):
+            return str(found)
     arrays = [path for path in (study.image(case_id), study.label(case_id), study.dtm(case_id)) if path.is_file()]
     return json_hash([file_hash(path) for path in arrays]) if arrays else ""
 
@@ -39,9 +59,9 @@ def read_passport(weights: Path) -> Json:
     if not path.is_file():
         raise ConfigError(f"{weights} has no passport: there is no {path}. Models get one when they are trained here.")
     try:
-        passport: Json = json.loads(path.read_text(encoding="utf-8"))
-        _ = passport["weights"], passport["content"], passport["config"], passport["history"][passport["best_epoch"]]
-    except (ValueError, KeyError, IndexError, TypeError) as error:
+        passport = read_object(path)
+        _ = _Passport.model_validate(passport).history[passport["best_epoch"]]
+    except (ValueError, IndexError) as error:
         raise ConfigError(f"{path} is damaged ({error}). Restore it, or train the fold again.") from error
     return passport
 

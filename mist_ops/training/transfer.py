@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 
 from mist_ops.config import StudyConfig, read_config
 from mist_ops.errors import ConfigError
-from mist_ops.files import file_hash
+from mist_ops.files import file_hash, read_object
 from mist_ops.models.weights import read_weights
 from mist_ops.registry import MODELS
 from mist_ops.types import Json
@@ -141,5 +140,8 @@ def _origin(passport: Path) -> Json | None:
     """What the source's own passport says of it: its fold, and the hashes of its weights and settings."""
     if not passport.is_file():
         return None
-    said = json.loads(passport.read_text(encoding="utf-8"))
+    try:
+        said = read_object(passport)
+    except ValueError as error:
+        raise ConfigError(f"{passport} is damaged ({error}). Restore it, or remove it.") from error
     return {name: said.get(name) for name in ("fold", "weights", "settings", "content")}
