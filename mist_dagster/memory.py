@@ -1,11 +1,6 @@
-"""How much main memory a step may count on: claims of all processes of this user on this machine, met one by one.
-
-What does not fit beside the claims of others waits; a claim is a locked file, which the kernel unlocks when its holder
-dies.
-"""
+"""How much main memory a step may count on: what does not fit beside the claims of others waits."""
 
 import contextlib
-import fcntl
 import getpass
 import logging
 import os
@@ -14,6 +9,8 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+
+from mist_dagster.claims import put, turn
 
 _CGROUP = Path("/sys/fs/cgroup/memory.max")
 _SHARE = 0.9
@@ -35,7 +32,6 @@ def claim(needed: int, total: int | None = None, claims: Path | None = None) -> 
         claims: Folder of the claims; by default one of this user on this machine.
     """
     folder = claims or Path(tempfile.gettempdir()) / f"mist_memory_{getpass.getuser()}"
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     budget, waits = int(_SHARE * machine_memory()) if total is None else total, False
     with ExitStack() as held:
         while not _claimed(folder, needed, budget, held):
@@ -54,28 +50,8 @@ def machine_memory() -> int:
 
 
 def _claimed(folder: Path, needed: int, budget: int, held: ExitStack) -> bool:
-    """Put a claim among the others if it fits; it is taken back with ``held``."""
-    with (folder / "one-at-a-time").open("a") as turn:
-        fcntl.flock(turn, fcntl.LOCK_EX)
-        others = sum(_of_others(folder))
-        if others and others + needed > budget:
-            return False
-        handle, name = tempfile.mkstemp(suffix=".claim", dir=folder)
-        stream = held.enter_context(os.fdopen(handle, "w"))
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        stream.write(str(needed))
-        stream.flush()
-        held.callback(Path(name).unlink, missing_ok=True)
-        return True
-
-
-def _of_others(folder: Path) -> Iterator[int]:
-    """The bytes of each claim whose holder lives; those of the dead are removed."""
-    for path in folder.glob("*.claim"):
-        with path.open("r+") as stream:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                yield int(stream.read() or 0)
-                continue
-            path.unlink(missing_ok=True)
+    with turn(folder) as others:
+        fits = not others or sum(other["bytes"] for other in others) + needed <= budget
+        if fits:
+            put(folder, {"bytes": needed}, held)
+        return fits

@@ -12,6 +12,7 @@ import dagster as dg
 from pydantic import Field, create_model
 
 from mist_dagster import metadata
+from mist_dagster.busy import at_work
 from mist_dagster.progress import Progress
 from mist_dagster.provenance import CODE_VERSION, asset_key, config_versions, interruptible, shown_settings
 from mist_ops.analysis.analyze import analyze, fold_origins
@@ -84,7 +85,7 @@ def analysis_assets(study: Study) -> list[dg.AssetsDefinition]:
     def analysis(
         context: dg.AssetExecutionContext, config: AnalysisRun, progress: dg.ResourceParam[Progress]
     ) -> Iterator[dg.MaterializeResult]:
-        with interruptible(context):
+        with interruptible(context), at_work(context.run_id, study, "analyzed", alone=True):
             measured = analyze(
                 study, workers=config.workers, check=config.verify, fresh=config.fresh, overrides=config.overrides()
             )

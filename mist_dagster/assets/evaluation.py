@@ -7,6 +7,7 @@ import dagster as dg
 from pydantic import Field
 
 from mist_dagster import metadata
+from mist_dagster.busy import at_work
 from mist_dagster.progress import Progress
 from mist_dagster.provenance import Inputs, asset_key, code_version, collect, hashed, interruptible, listed
 from mist_ops.config import STEP_VERSIONS, read_config
@@ -56,7 +57,7 @@ def evaluation_assets(study: Study) -> list[dg.AssetsDefinition]:
             predictions=[pair.prediction for pair in pairs],
         )
         write_pairs(study.evaluation_paths, pairs)
-        with interruptible(context):
+        with interruptible(context), at_work(context.run_id, study, "scored"):
             scored = progress.track(evaluate(pairs, settings.evaluation, config.workers), "Evaluating", len(pairs))
             rows, failures = collect(scored, progress)
         made_from = {

@@ -1,5 +1,6 @@
 """Masks drawn by models: of each training patient by the model that never saw it, of test patients by all folds."""
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -10,6 +11,7 @@ import dagster as dg
 from pydantic import Field
 
 from mist_dagster import metadata
+from mist_dagster.busy import at_work
 from mist_dagster.executors import GPU_QUEUE
 from mist_dagster.gpu import leased_devices
 from mist_dagster.memory import claim
@@ -67,7 +69,8 @@ def prediction_assets(study: Study, partitions: StudyPartitions) -> list[dg.Asse
         """A training patient's mask by the model of the fold that held it out, on the grid of the scan."""
         settings, assignment = read_config(study.config), read_train_paths(study.train_paths)
         ids = sorted(context.partition_keys, key=lambda case_id: (assignment.fold_of[case_id], case_id))
-        with interruptible(context), leased_devices(config.device, 1, context) as [device]:
+        folds = {assignment.fold_of[case_id] for case_id in ids}
+        with at_work(context.run_id, study, "predicted", uses=folds), _device(context, config) as device:
             predicted = _by_fold(study, settings, assignment, ids, device)
             tracked = progress.track(predicted, "Predicting held-out patients", len(ids))
             materialize_each(context, tracked, progress, partial(_held_out, study, settings, len(ids) <= MAX_PICTURES))
@@ -89,13 +92,22 @@ def prediction_assets(study: Study, partitions: StudyPartitions) -> list[dg.Asse
         """A test patient's mask by the models of all folds together, on the grid of the scan."""
         settings, wanted = read_config(study.config), set(context.partition_keys)
         cases = [case for case in read_paths(study.test_paths, settings.dataset_info.images) if case.id in wanted]
-        with interruptible(context), leased_devices(config.device, 1, context) as [device]:
+        with (
+            at_work(context.run_id, study, "predicted", uses=settings.training.folds),
+            _device(context, config) as device,
+        ):
             predicted = _by_all_folds(study, settings, cases, device)
             tracked = progress.track(predicted, "Predicting test patients", len(cases))
             materialize_each(context, tracked, progress, partial(_tested, study, settings, len(cases) <= MAX_PICTURES))
         yield from ()
 
     return [cv_prediction, test_prediction]
+
+
+@contextlib.contextmanager
+def _device(context: dg.AssetExecutionContext, config: PredictionRun) -> Iterator[str]:
+    with interruptible(context), leased_devices(config.device, 1, context) as [device]:
+        yield device
 
 
 def _by_fold(

@@ -7,6 +7,7 @@ import dagster as dg
 from pydantic import Field
 
 from mist_dagster import metadata
+from mist_dagster.busy import at_work
 from mist_dagster.partitions import StudyPartitions
 from mist_dagster.progress import Progress
 from mist_dagster.provenance import Made, asset_key, code_version, interruptible, materialize_each
@@ -44,7 +45,7 @@ def preprocessing_assets(study: Study, partitions: StudyPartitions) -> list[dg.A
         settings, assignment, boxes = read_config(study.config), read_train_paths(study.train_paths), read_boxes(study)
         cases = [assignment[case_id] for case_id in sorted(context.partition_keys)]
         write = partial(_write, study, settings, boxes)
-        with interruptible(context):
+        with interruptible(context), at_work(context.run_id, study, "preprocessed", alone=True):
             materialize_each(
                 context,
                 progress.track(outcomes(write, cases, config.workers), "Preprocessing", len(cases)),

@@ -10,6 +10,7 @@ import dagster as dg
 from pydantic import Field
 
 from mist_dagster import metadata, tensorboard
+from mist_dagster.busy import at_work
 from mist_dagster.executors import GPU_QUEUE
 from mist_dagster.gpu import leased_devices
 from mist_dagster.partitions import StudyPartitions, fold_index
@@ -102,7 +103,11 @@ def training_assets(study: Study, partitions: StudyPartitions) -> list[dg.Assets
         given = config.pretrained
         source = Pretrained(Path(given.weights), Path(given.config_file), given.input_channels) if given else None
         resume = config.resume or _was_begun(context, study.checkpoint(fold.index))
-        with interruptible(context), leased_devices(config.device, config.gpus, context) as devices:
+        with (
+            interruptible(context),
+            at_work(context.run_id, study, "trained", trains=[fold.index]),
+            leased_devices(config.device, config.gpus, context) as devices,
+        ):
             epochs = train_fold(study, settings, fold, device=devices, resume=resume, pretrained=source)
             begun = epochs_done(study.checkpoint(fold.index)) if resume else 0
             tracked = progress.track(epochs, f"Training fold {fold.index}", settings.training.epochs, _losses, begun)
