@@ -21,7 +21,7 @@ from mist_dagster.progress import Progress
 from mist_ops.analysis.analyze import EDITED, fold_origins
 from mist_ops.config import STAGE_SECTIONS, STEP_VERSIONS, StudyConfig
 from mist_ops.dataset import Case
-from mist_ops.errors import CaseError
+from mist_ops.errors import CaseError, explained, machine_error
 from mist_ops.files import file_hash, json_hash
 from mist_ops.study import Study
 from mist_ops.workers import Outcome
@@ -138,6 +138,7 @@ def materialize_each(
                 raise outcome.error
             record = made(case, cast(Result, outcome.result))
         except Exception as error:  # neither a case nor its picture may stop the others
+            _stop_at_machine_errors(error)
             failures[case.id] = _sentence(case.id, error)
             progress.problem(failures[case.id])
             continue
@@ -158,8 +159,15 @@ def materialize_each(
         )
 
 
+def _stop_at_machine_errors(error: Exception) -> None:
+    """Raise what would befall every other case too, such as a full disk."""
+    trouble = machine_error(error)
+    if trouble and trouble.everywhere:
+        raise trouble from error
+
+
 def _sentence(case_id: str, error: Exception) -> str:
-    return str(error) if isinstance(error, CaseError) else f"Case '{case_id}': {error or type(error).__name__}"
+    return str(error) if isinstance(error, CaseError) else f"Case '{case_id}': {explained(error)}"
 
 
 def collect(outcomes: Iterable[Outcome[Named, Result]], progress: Progress) -> tuple[dict[str, Result], dict[str, str]]:
@@ -171,6 +179,7 @@ def collect(outcomes: Iterable[Outcome[Named, Result]], progress: Progress) -> t
         if outcome.error is None:
             results[name] = cast(Result, outcome.result)
         else:
+            _stop_at_machine_errors(outcome.error)
             failures[name] = _sentence(name, outcome.error)
             progress.problem(failures[name])
     return results, failures
@@ -178,11 +187,16 @@ def collect(outcomes: Iterable[Outcome[Named, Result]], progress: Progress) -> t
 
 @contextlib.contextmanager
 def interruptible(context: dg.AssetExecutionContext) -> Iterator[None]:
-    """Record a run that Ctrl-C or SIGTERM ends as canceled, where Dagster would call it failed."""
+    """Record a run that Ctrl-C or SIGTERM ends as canceled, where Dagster would call it failed; explain a full disk."""
     try:
         yield
     except dg.DagsterExecutionInterruptedError:
         context.instance.report_run_canceling(context.run)
+        raise
+    except Exception as error:
+        trouble = machine_error(error)
+        if trouble:
+            raise trouble from error
         raise
 
 

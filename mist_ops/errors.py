@@ -5,6 +5,7 @@
     ├── ConfigError      config.json, a flag, a name in no registry
     ├── ImageError       one file that is no usable image
     ├── CaseError        one patient; the others go on
+    ├── MachineError     no space, no permission; nothing goes on
     └── DivergedError    a loss that is no longer finite; the last good checkpoint stays
 
 A message says which thing, what was found, what is allowed and what to do, in that order.
@@ -12,6 +13,7 @@ A message says which thing, what was found, what is allowed and what to do, in t
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 
 
@@ -45,6 +47,56 @@ class CaseError(MistError):
 
 class DivergedError(MistError):
     """Training met a loss that is not finite."""
+
+
+class MachineError(MistError):
+    """The machine is in the way: what has begun is not finished, and what was there is kept.
+
+    Attributes:
+        everywhere: Whether other cases would meet the same, as on a full disk.
+    """
+
+    def __init__(self, problem: str, everywhere: bool) -> None:
+        super().__init__(problem, everywhere)
+        self.problem = problem
+        self.everywhere = everywhere
+
+    def __str__(self) -> str:
+        return self.problem
+
+
+_NO_WRITING = {
+    errno.ENOSPC: "there is no space left. Free some",
+    errno.EDQUOT: "the quota is used up. Free some space",
+    errno.EROFS: "the file system may only be read. Choose another folder",
+    errno.EIO: "the disk reports an error. Check it",
+}
+_NO_ACCESS = {
+    errno.EACCES: "permission is denied. Change the permissions",
+    errno.EPERM: "permission is denied. Change the permissions",
+    errno.EMFILE: "too many files are open. Raise the limit (ulimit -n) or use fewer workers",
+    errno.ENAMETOOLONG: "the name is too long. Choose a shorter one",
+}
+
+
+def machine_error(error: BaseException | None) -> MachineError | None:
+    """An error, or what caused it, as one that the machine is to blame for; None for others."""
+    while error is not None:
+        if isinstance(error, MachineError):
+            return error
+        if isinstance(error, OSError) and error.errno in {**_NO_WRITING, **_NO_ACCESS}:
+            return MachineError(explained(error), error.errno in _NO_WRITING)
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def explained(error: Exception) -> str:
+    """What a user should read of an error that is not ours."""
+    known = {**_NO_WRITING, **_NO_ACCESS}
+    if isinstance(error, OSError) and error.errno in known:
+        where = f"{error.filename}: " if error.filename else "Files cannot be used: "
+        return f"{where}{known[error.errno]}, and run the same command again; what was finished is kept."
+    return str(error) or type(error).__name__
 
 
 def listing(problems: Sequence[str]) -> str:

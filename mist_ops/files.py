@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,12 +17,18 @@ import numpy as np
 
 from mist_ops.types import Json
 
+_FULL = 2**16
+"""Bytes that a disk has left when it is full: less than any file that could not be written."""
+
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path`` that replaces it, synced to disk, if the block succeeds.
 
     The temporary name ends in the name of ``path``, so writers that look at the suffix see the right one.
+
+    Raises:
+        OSError: The file cannot be written. Of a full disk it says so, whatever the writer in the block said.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=".tmp-", suffix=f"-{path.name}", dir=path.parent)
@@ -32,6 +40,11 @@ def atomic(path: Path) -> Iterator[Path]:
             os.fsync(stream.fileno())
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
+    except Exception as error:
+        # NumPy and torch tell of a full disk in words of their own.
+        if shutil.disk_usage(path.parent).free < _FULL:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -167,7 +167,29 @@ def _run(
                 progress.problem(error.details if isinstance(error, RunFailedError) else repr(error.__cause__ or error))
             progress.problem(f"Error: {error}")
             return 1
+        except Exception as error:
+            if chosen.debug:
+                raise
+            progress.problem(f"Error: {_unforeseen(error)}")
+            return 1
     return 0
+
+
+def _unforeseen(error: Exception) -> str:
+    """A sentence on an error that no command foresees: of the machine, of Dagster's records, or a mistake of ours."""
+    from mist_ops.errors import explained
+
+    if isinstance(error, OSError):
+        return explained(error)
+    if type(error).__module__.startswith(("sqlite3", "sqlalchemy")):
+        from mist_dagster.home import dagster_home
+
+        return (
+            f"The records in {dagster_home()} cannot be used ({str(error).splitlines()[0]}). The files of your studies "
+            "are not touched by that. Free space, wait for other commands, or move the folder away and restore the "
+            "records of each study with mist_status --rebuild."
+        )
+    return f"Unexpected {type(error).__name__}: {error}. Run again with --debug to see where."
 
 
 @contextmanager
