@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -330,18 +331,34 @@ def read_boxes(study: Study) -> dict[str, Box]:
     return {row["id"]: _box([row[name] for name in _EDGES], study.fg_bboxes) for row in table.to_dict("records")}
 
 
+def read_cells(path: Path) -> pd.DataFrame:
+    """Read a CSV as text; cells that a row lacks at its end are empty.
+
+    Raises:
+        DatasetError: No such file, no table, or a row has more cells than there are columns.
+    """
+    if not path.is_file():
+        raise DatasetError(f"There is no table {path}. Check the path.")
+    try:
+        with warnings.catch_warnings():
+            # All that pandas has against a surplus cell; unless told that no column is an index, it moves the others.
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            return pd.read_csv(
+                path, dtype=str, keep_default_na=False, encoding="utf-8-sig", skipinitialspace=True, index_col=False
+            ).fillna("")
+    except pd.errors.ParserWarning as error:
+        raise DatasetError(f"{path} has a row with more cells than columns. Remove those that are too many.") from error
+    except (OSError, ValueError) as error:
+        raise DatasetError(f"{path} cannot be read as a table: {error}.") from error
+
+
 def read_table(path: Path, required: Sequence[str]) -> pd.DataFrame:
     """Read a CSV as text, with the required columns and no id twice.
 
     Raises:
         DatasetError: No such file, not a table, a column missing, an id given twice or unsafe, an empty cell.
     """
-    if not path.is_file():
-        raise DatasetError(f"There is no table {path}. Check the path.")
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", skipinitialspace=True)
-    except (OSError, ValueError) as error:
-        raise DatasetError(f"{path} cannot be read as a table: {error}.") from error
+    table = read_cells(path)
     missing = [name for name in required if name not in table.columns]
     if missing:
         raise DatasetError(f"{path} lacks the columns {missing}. Found: {list(table.columns)}. Add or rename them.")

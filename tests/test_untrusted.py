@@ -6,6 +6,7 @@ import contextlib
 import copy
 import json
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,10 +14,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mist_ops.analysis.analyze import analyze, find_leaks, unseen_patients
-from mist_ops.config import StudyConfig, check_names, read_config
-from mist_ops.dataset import Case, find_training_cases, read_boxes, read_description, read_train_paths
-from mist_ops.errors import MistError
+from mist_ops.config import EvaluationClass, StudyConfig, check_names, edits, override, read_config, write_config
+from mist_ops.conversion.csv import convert_csv
+from mist_ops.dataset import (
+    Assignment,
+    Case,
+    DatasetDescription,
+    find_training_cases,
+    read_boxes,
+    read_description,
+    read_paths,
+    read_patient_table,
+    read_train_paths,
+    write_train_paths,
+)
+from mist_ops.errors import DatasetError, MistError
+from mist_ops.evaluation.accepted import regressions
 from mist_ops.evaluation.score import read_classes
+from mist_ops.evaluation.table import read_masks, read_pairs
 from mist_ops.files import write_json
 from mist_ops.imaging.nifti import read_labels, write_labels
 from mist_ops.inference.records import Origin, read_mask_hash, read_models, recording
@@ -26,6 +41,7 @@ from mist_ops.phantoms import write_phantoms
 from mist_ops.postprocessing.strategy import Step, read_strategy, write_strategy
 from mist_ops.preprocessing.case import input_hashes, read_case_geometry, read_content_hash, write_case
 from mist_ops.preprocessing.case import why_outdated as case_outdated
+from mist_ops.ranking.tables import read_scores
 from mist_ops.study import Study
 from mist_ops.training.passports import case_content, differences, read_passport, verify
 from mist_ops.types import Json
@@ -165,3 +181,89 @@ def test_a_spoiled_json_is_read_or_refused(study: Study, name: str, data: st.Dat
         survives(lambda: READERS[name](study))
     finally:
         path.write_bytes(whole)
+
+
+COLUMNS = ("id", "fold", "mask", "prediction", "group", "stratum", "t1", "lesion_dice", "x_start")
+CELLS = st.text(max_size=6) | st.sampled_from(["a", "Mean", "0", "-3", "1e999", "nan", "../x", '"', "\0", "\ud800"])
+
+
+@st.composite
+def tables(draw: st.DrawFn) -> bytes:
+    """Bytes in place of a table: known and other columns over any cells, rows too short or too long, or anything."""
+    if draw(st.integers(0, 3)) == 0:
+        return draw(st.binary(max_size=64))
+    names = draw(st.lists(st.sampled_from(COLUMNS) | CELLS, max_size=len(COLUMNS)))
+    rows = draw(st.lists(st.lists(CELLS, max_size=len(COLUMNS)), max_size=4))
+    ids = [[f"p{number}", *row] for number, row in enumerate(rows)] if draw(st.booleans()) else rows
+    lines = [["id", *names], *ids] if draw(st.booleans()) else [list(COLUMNS), *ids]
+    return "\n".join(",".join(line) for line in lines).encode(errors="surrogatepass")
+
+
+TABLES: dict[str, Callable[[Path], object]] = {
+    "train_paths.csv": read_train_paths,
+    "test_paths.csv": lambda path: read_paths(path, ["t1"]),
+    "patients.csv": lambda path: read_patient_table(DESCRIPTION.model_copy(update={"patients": path})),
+    "fg_bboxes.csv": lambda path: read_boxes(Study("s", path.parent, path.parent)),
+    "evaluation_paths.csv": read_pairs,
+    "masks.csv": read_masks,
+    "scores.csv": lambda path: read_scores([path, path.with_name("others.csv")], missing="worst"),
+    "results.csv": lambda path: regressions(path, path, CLASSES),
+    "convert.csv": lambda path: list(convert_csv(path, None, path.parent / "converted", overwrite=True)),
+}
+DESCRIPTION = DatasetDescription.model_validate(
+    {"task": "t", "modality": "mr", "train-data": ".", "mask": ["m"], "images": {"t1": ["t1"]}, "labels": [0, 1]}
+)
+CLASSES = {"lesion": EvaluationClass(labels=[1], metrics={"dice": {}})}
+
+
+@pytest.mark.parametrize("name", TABLES)
+@given(content=tables())
+def test_a_spoiled_table_is_read_or_refused(tables_of: Path, name: str, content: bytes) -> None:
+    (tables_of / name).write_bytes(content)
+    survives(lambda: TABLES[name](tables_of / name))
+
+
+@pytest.fixture(scope="module")
+def tables_of(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tables")
+    (folder / "others.csv").write_text("id,lesion_dice\na,0.5\n")
+    return folder
+
+
+@pytest.mark.parametrize("row", ["a,0,m.nii.gz,t1.nii.gz,surplus", "a,0,m.nii.gz,t1.nii.gz,"])
+def test_a_row_with_a_cell_too_many_is_refused_and_never_moved(tmp_path: Path, row: str) -> None:
+    (tmp_path / "train_paths.csv").write_text(f"id,fold,mask,t1\n{row}\n")
+    with pytest.raises(DatasetError, match="has a row with more cells than columns"):
+        read_train_paths(tmp_path / "train_paths.csv")
+
+
+def test_cells_that_a_row_lacks_are_empty(tmp_path: Path) -> None:
+    (tmp_path / "train_paths.csv").write_text("id,fold,mask,group\na,0,m.nii.gz\n")
+    assert read_train_paths(tmp_path / "train_paths.csv").group_of == {}
+
+
+IDS = st.from_regex(r"[^\W_][\w.+@-]{0,9}", fullmatch=True).filter(lambda name: ".." not in name and name[-1] != ".")
+FILES = st.text("abc/ ,'\"ü\t", min_size=1, max_size=9).map(lambda name: Path("/data", f"{name}.nii.gz"))
+
+
+@given(rows=st.dictionaries(IDS, st.tuples(FILES, FILES, FILES, st.integers(0, 9), st.none() | IDS), min_size=1))
+def test_folds_come_back_from_their_table(tables_of: Path, rows: dict[str, tuple[Path, Path, Path, int, str]]) -> None:
+    cases = tuple(Case(name, {"t1": t1, "t2": t2}, mask) for name, (t1, t2, mask, _, _) in rows.items())
+    folds = {name: fold for name, (*_, fold, _) in rows.items()}
+    assignment = Assignment(cases, folds, {name: group for name, (*_, group) in rows.items() if group})
+    write_train_paths(tables_of / "written.csv", assignment)
+    assert read_train_paths(tables_of / "written.csv") == assignment
+
+
+@given(data=st.data())
+def test_edits_of_settings_are_those_that_override_takes(study: Study, data: st.DataObject) -> None:
+    before = read_config(study.config)
+    raw = data.draw(mutated(before.model_dump(mode="json")))
+    try:
+        after = StudyConfig.model_validate(raw)
+        changes = edits(before, after)
+        assert override(before, changes) == after
+    except (ValueError, MistError):
+        return
+    write_config(study.results / "edited.json", after)
+    assert read_config(study.results / "edited.json") == after

@@ -10,7 +10,7 @@ from typing import Literal
 
 import pandas as pd
 
-from mist_ops.dataset import SUMMARY_ROWS
+from mist_ops.dataset import SUMMARY_ROWS, read_cells
 from mist_ops.errors import DatasetError, listing
 
 Missing = Literal["error", "worst", "drop"]
@@ -92,14 +92,7 @@ def _checked_names(names: Sequence[str], tables: int) -> list[str]:
 
 
 def _read(path: Path, id_column: str) -> pd.DataFrame:
-    if not path.is_file():
-        raise DatasetError(f"There is no table {path}. Check the path.")
-    try:
-        raw = pd.read_csv(
-            path, dtype=str, keep_default_na=False, encoding="utf-8-sig", skipinitialspace=True, index_col=False
-        )
-    except (OSError, ValueError) as error:
-        raise DatasetError(f"{path} cannot be read as a table: {error}.") from error
+    raw = read_cells(path)
     if id_column not in raw.columns:
         raise DatasetError(f"{path} lacks the column '{id_column}'. Found: {list(raw.columns)}. Give --id-column.")
     if tuple(raw[id_column].tail(len(SUMMARY_ROWS))) == SUMMARY_ROWS:
