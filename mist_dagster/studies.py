@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from mist_ops.files import write_text
 from mist_ops.schema import Section
 from mist_ops.study import Study
 
+_logger = logging.getLogger("mist")
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,79}")
 
 
@@ -29,8 +31,14 @@ class StudyRecord(Section):
 
 
 def registered_studies() -> list[Study]:
-    """Every study of this home, by name."""
-    return [_read(path) for path in sorted((dagster_home() / "studies").glob("*.yaml"))]
+    """Every study of this home, by name; a record that cannot be read is told of and left out."""
+    found = []
+    for path in sorted((dagster_home() / "studies").glob("*.yaml")):
+        try:
+            found.append(_read(path))
+        except ConfigError as error:  # which must not take the other studies with it
+            _logger.warning("%s", error)
+    return found
 
 
 def register(results: Path, *, numpy: Path | None = None, data: Path | None = None, name: str | None = None) -> Study:
@@ -64,7 +72,10 @@ def register(results: Path, *, numpy: Path | None = None, data: Path | None = No
 
 
 def _read(path: Path) -> Study:
-    record = StudyRecord.model_validate(yaml.safe_load(path.read_text()))
+    try:
+        record = StudyRecord.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
+        raise ConfigError(f"{path} is no record of a study: {error}. Correct it, or remove it.") from error
     return Study(name=_checked(path.stem), results=record.results, numpy=record.numpy, data=record.data)
 
 

@@ -44,6 +44,19 @@ def test_one_name_is_not_given_to_two_studies(home: Path) -> None:
         register(Path("third"), name="../escape")
 
 
+@pytest.mark.parametrize("text", ["results: [", "- a", "results: 7", "a: &a [*a, *a]", "\0", "[" * 10_000, "é"])
+def test_a_record_that_cannot_be_read_is_told_of_and_takes_no_other_study_with_it(
+    home: Path, text: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    study = register(Path("results"), name="brains")
+    broken = dagster_home() / "studies" / "livers.yaml"
+    broken.write_text(text, encoding="latin-1")
+    assert registered_studies() == [study]
+    assert f"{broken} is no record of a study" in caplog.text
+    with pytest.raises(ConfigError, match="is no record of a study"):
+        register(Path("other"), name="livers")
+
+
 def test_patients_before_analysis_are_those_of_the_dataset_in_the_folds_to_come(home: Path) -> None:
     data = write_phantoms(home.parent / "data", patients=6, tests=1, size=(24, 26, 22))
     found = study_partitions(Study("s", numpy=Path("n"), results=Path("none"), data=data))
