@@ -10,9 +10,13 @@ import pytest
 
 from mist_ops.phantoms import write_phantoms
 
+TOO_SLOW = hypothesis.HealthCheck.too_slow
+
 # The same examples in every run, however slow the machine is.
 hypothesis.settings.register_profile("steady", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("steady")
+# Of `make fuzz`: many, and others each time.
+hypothesis.settings.register_profile("fuzz", deadline=None, max_examples=3000, suppress_health_check=[TOO_SLOW])
 
 
 @pytest.fixture(scope="session")

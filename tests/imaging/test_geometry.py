@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.spatial.transform import Rotation
 
-from mist_ops.imaging.geometry import Geometry
+from mist_ops.imaging.geometry import Geometry, Reorientation
 from mist_ops.types import Box
 
 RAS = Geometry((4, 5, 6), (1.0, 2.0, 3.0), (10.0, 20.0, 30.0), (-1.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, 1.0))
@@ -90,3 +94,56 @@ def test_differences_are_told_in_words() -> None:
 
 def test_a_geometry_survives_json() -> None:
     assert Geometry.from_json(PIR.to_json()) == PIR
+
+
+TRIPLES = st.tuples(*[st.floats(0.1, 9.0)] * 3)
+FIELDS = st.tuples(st.tuples(*[st.integers(1, 6)] * 3), TRIPLES, TRIPLES, st.tuples(*[st.floats(-7.0, 7.0)] * 3))
+
+
+def grid(fields: tuple[tuple[int, int, int], *tuple[tuple[float, float, float], ...]], mirrored: bool) -> Geometry:
+    """A grid turned by a rotation vector, in rad, and perhaps mirrored."""
+    size, spacing, origin, turn = fields
+    axes = Rotation.from_rotvec(turn).as_matrix() * ([-1.0, 1.0, 1.0] if mirrored else 1.0)
+    return Geometry(size, spacing, origin, tuple(axes.ravel().tolist()))
+
+
+def positions(geometry: Geometry) -> np.ndarray:
+    """Where each voxel lies, in mm, as an image with a channel per axis."""
+    indices = np.moveaxis(np.indices(geometry.size, dtype=np.float64), 0, -1)
+    return indices @ geometry.lps_affine[:3, :3].T + geometry.lps_affine[:3, 3]
+
+
+@given(FIELDS, st.booleans())
+def test_every_voxel_stays_where_it_is_in_canonical_order_and_back(fields: tuple, mirrored: bool) -> None:
+    original = grid(fields, mirrored)
+    canonical, reorientation = original.canonical()
+    np.testing.assert_allclose(reorientation.apply(positions(original)), positions(canonical), atol=1e-9)
+    np.testing.assert_allclose(reorientation.undo(positions(canonical)), positions(original), atol=1e-9)
+    assert canonical.canonical()[1] == Reorientation((0, 1, 2), ())
+
+
+@given(FIELDS, st.booleans(), st.data())
+def test_every_voxel_of_a_crop_stays_where_it_is(fields: tuple, mirrored: bool, data: st.DataObject) -> None:
+    whole = grid(fields, mirrored)
+    start = tuple(data.draw(st.integers(0, size - 1)) for size in whole.size)
+    stop = tuple(data.draw(st.integers(first + 1, size)) for first, size in zip(start, whole.size, strict=True))
+    box = Box(start, stop)
+    np.testing.assert_allclose(positions(whole.cropped(box)), positions(whole)[box.slices], atol=1e-9)
+
+
+@given(FIELDS, st.booleans(), TRIPLES)
+def test_a_grid_at_another_spacing_begins_in_the_same_place_and_covers_the_same_volume(
+    fields: tuple, mirrored: bool, target: tuple[float, float, float]
+) -> None:
+    original = grid(fields, mirrored)
+    resampled = original.resampled(target)
+    np.testing.assert_array_equal(positions(resampled)[0, 0, 0], positions(original)[0, 0, 0])
+    lacking = np.abs(np.multiply(resampled.size, resampled.spacing) - np.multiply(original.size, original.spacing))
+    assert (lacking <= np.multiply(resampled.spacing, 0.5) + 1e-9).all() or 1 in resampled.size
+
+
+@given(FIELDS, st.booleans())
+def test_any_grid_survives_json_and_a_header(fields: tuple, mirrored: bool) -> None:
+    original = grid(fields, mirrored)
+    assert Geometry.from_json(json.loads(json.dumps(original.to_json()))) == original
+    assert Geometry.from_ras_affine(original.ras_affine, original.size).differences(original) == []
