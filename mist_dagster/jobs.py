@@ -55,9 +55,9 @@ def raw_case_checks(study: Study) -> list[dg.AssetCheckKey]:
 
 
 def _selection(study: Study, names: Sequence[str]) -> dg.AssetSelection:
-    """Some assets with their checks, but for those that say what is out of date: these look at the whole study."""
+    """Some assets with their checks, but for those that look at the whole study: what is out of date, every file."""
     assets = dg.AssetSelection.assets(*(asset_key(study, name) for name in names))
-    return assets - dg.AssetSelection.checks(*in_sync_checks(study, names))
+    return assets - dg.AssetSelection.checks(*in_sync_checks(study, names), *raw_case_checks(study))
 
 
 def stage_tags(study: Study, stage: str) -> dict[str, str]:

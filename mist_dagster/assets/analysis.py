@@ -85,7 +85,7 @@ def analysis_assets(study: Study) -> list[dg.AssetsDefinition]:
     def analysis(
         context: dg.AssetExecutionContext, config: AnalysisRun, progress: dg.ResourceParam[Progress]
     ) -> Iterator[dg.MaterializeResult]:
-        with interruptible(context), at_work(context.run_id, study, "analyzed", alone=True):
+        with interruptible(context), at_work(context.run.run_id, study, "analyzed", alone=True):
             measured = analyze(
                 study, workers=config.workers, check=config.verify, fresh=config.fresh, overrides=config.overrides()
             )

@@ -57,7 +57,7 @@ def evaluation_assets(study: Study) -> list[dg.AssetsDefinition]:
             predictions=[pair.prediction for pair in pairs],
         )
         write_pairs(study.evaluation_paths, pairs)
-        with interruptible(context), at_work(context.run_id, study, "scored"):
+        with interruptible(context), at_work(context.run.run_id, study, "scored"):
             scored = progress.track(evaluate(pairs, settings.evaluation, config.workers), "Evaluating", len(pairs))
             rows, failures = collect(scored, progress)
         made_from = {
@@ -112,13 +112,12 @@ def _models(study: Study, assignment: Assignment, ids: Iterable[str]) -> Iterato
     for fold in set(assignment.fold_of.values()):
         with contextlib.suppress(ConfigError):
             passport = read_passport(study.model(fold))
-            known[passport["weights"]] = Model(
-                passport["weights"], passport["best_epoch"] + 1, len(passport["history"])
-            )
+            weights = str(passport["weights"])
+            known[weights] = Model(weights, passport["best_epoch"] + 1, len(passport["history"]))
     for case_id in ids:
-        weights = read_models(study.prediction_record("train", case_id)).get(assignment.fold_of[case_id])
-        if weights in known:
-            yield case_id, known[weights]
+        used = read_models(study.prediction_record("train", case_id)).get(assignment.fold_of[case_id])
+        if used in known:
+            yield case_id, known[used]
 
 
 def _by_id(pairs: Sequence[Pair], inputs: Inputs) -> dict[str, dict[str, str | None]]:

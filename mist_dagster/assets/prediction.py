@@ -70,7 +70,7 @@ def prediction_assets(study: Study, partitions: StudyPartitions) -> list[dg.Asse
         settings, assignment = read_config(study.config), read_train_paths(study.train_paths)
         ids = sorted(context.partition_keys, key=lambda case_id: (assignment.fold_of[case_id], case_id))
         folds = {assignment.fold_of[case_id] for case_id in ids}
-        with at_work(context.run_id, study, "predicted", uses=folds), _device(context, config) as device:
+        with at_work(context.run.run_id, study, "predicted", uses=folds), _device(context, config) as device:
             predicted = _by_fold(study, settings, assignment, ids, device)
             tracked = progress.track(predicted, "Predicting held-out patients", len(ids))
             materialize_each(context, tracked, progress, partial(_held_out, study, settings, len(ids) <= MAX_PICTURES))
@@ -93,7 +93,7 @@ def prediction_assets(study: Study, partitions: StudyPartitions) -> list[dg.Asse
         settings, wanted = read_config(study.config), set(context.partition_keys)
         cases = [case for case in read_paths(study.test_paths, settings.dataset_info.images) if case.id in wanted]
         with (
-            at_work(context.run_id, study, "predicted", uses=settings.training.folds),
+            at_work(context.run.run_id, study, "predicted", uses=settings.training.folds),
             _device(context, config) as device,
         ):
             predicted = _by_all_folds(study, settings, cases, device)

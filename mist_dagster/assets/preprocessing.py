@@ -45,7 +45,7 @@ def preprocessing_assets(study: Study, partitions: StudyPartitions) -> list[dg.A
         settings, assignment, boxes = read_config(study.config), read_train_paths(study.train_paths), read_boxes(study)
         cases = [assignment[case_id] for case_id in sorted(context.partition_keys)]
         write = partial(_write, study, settings, boxes)
-        with interruptible(context), at_work(context.run_id, study, "preprocessed", alone=True):
+        with interruptible(context), at_work(context.run.run_id, study, "preprocessed", alone=True):
             materialize_each(
                 context,
                 progress.track(outcomes(write, cases, config.workers), "Preprocessing", len(cases)),

@@ -105,7 +105,7 @@ def training_assets(study: Study, partitions: StudyPartitions) -> list[dg.Assets
         resume = config.resume or _was_begun(context, study.checkpoint(fold.index))
         with (
             interruptible(context),
-            at_work(context.run_id, study, "trained", trains=[fold.index]),
+            at_work(context.run.run_id, study, "trained", trains=[fold.index]),
             leased_devices(config.device, config.gpus, context) as devices,
         ):
             epochs = train_fold(study, settings, fold, device=devices, resume=resume, pretrained=source)
@@ -168,7 +168,7 @@ def _result(study: Study, fold: int) -> dg.MaterializeResult:
         metadata={
             "curve": metadata.picture(curve_thumbnail(passport["history"])),
             "best validation loss": passport["history"][passport["best_epoch"]]["validation_loss"],
-            "best epoch": passport["best_epoch"],
+            "best epoch": passport["best_epoch"] + 1,  # as in TensorBoard, which counts from 1
             "epochs": len(passport["history"]),
             "seconds": passport["seconds"],
             "weights": metadata.path(study.model(fold)),

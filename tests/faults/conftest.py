@@ -1,0 +1,92 @@
+"""A small real study, taken once through the whole pipeline, and a copy of it for every fault."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from mist_dagster import cli
+from mist_dagster.home import instance
+from mist_ops.config import override, read_config, write_config
+from mist_ops.phantoms import write_phantoms
+
+from .harness import Sandbox
+
+TINY = {
+    "model.architecture": "nnunet-pocket",
+    "spatial_config.patch_size": [32, 32, 32],
+    "training.epochs": 1,
+    "training.min_steps_per_epoch": 2,
+    "inference.tta.enabled": False,
+    "inference.inferer.params.patch_overlap": 0.0,
+}
+PLANNED = ("config.json", "fingerprint.json", "train_paths.csv", "test_paths.csv", "fg_bboxes.csv")
+"""What the analysis writes."""
+
+
+@pytest.fixture(scope="session")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a finished study of four patients in two folds and a test patient, which nobody changes.
+
+    ``MIST_SOUND_STUDY`` names a folder that keeps it from one run of the tests to the next.
+    """
+    kept = os.environ.get("MIST_SOUND_STUDY")
+    folder = Path(kept) if kept else tmp_path_factory.mktemp("sound")
+    if (folder / "dagster_home").exists():
+        return folder
+    folder.mkdir(parents=True, exist_ok=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DAGSTER_HOME", str(folder / "home_of_the_study"))
+        patch.chdir(folder)
+        data = write_phantoms(folder / "data", patients=4, tests=1, size=(24, 26, 22))
+        assert cli.analyze(["--data", str(data), "--nfolds", "2"]) == 0
+        config = folder / "results" / "config.json"
+        write_config(config, override(read_config(config), TINY))
+        assert cli.run_all(["--data", str(data), "--resume", "--device", "cpu"]) == 0
+        patch.setenv("DAGSTER_HOME", str(folder / "dagster_home"))
+        with instance():
+            pass  # an empty home, made once: its tables take most of a second
+    return folder
+
+
+@pytest.fixture
+def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], sound: Path) -> Sandbox:
+    """A sandbox with nothing in it but an empty home, which is the current folder."""
+    shutil.copytree(sound / "dagster_home", tmp_path / "dagster_home")
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "dagster_home"))
+    monkeypatch.chdir(tmp_path)
+    return Sandbox(tmp_path, capfd)
+
+
+@pytest.fixture
+def described(bare: Sandbox, sound: Path) -> Sandbox:
+    """A sandbox with a dataset alone."""
+    shutil.copytree(sound / "data", bare.folder / "data")
+    return bare
+
+
+@pytest.fixture
+def analyzed(described: Sandbox, sound: Path) -> Sandbox:
+    """A sandbox whose study is analyzed."""
+    described.study.results.mkdir()
+    for name in PLANNED:
+        shutil.copy(sound / "results" / name, described.study.results)
+    return described
+
+
+@pytest.fixture
+def preprocessed(analyzed: Sandbox, sound: Path) -> Sandbox:
+    """A sandbox whose study is analyzed and preprocessed."""
+    shutil.copytree(sound / "numpy", analyzed.study.numpy)
+    return analyzed
+
+
+@pytest.fixture
+def trained(described: Sandbox, sound: Path) -> Sandbox:
+    """A sandbox whose study is finished."""
+    for name in ("numpy", "results"):
+        shutil.copytree(sound / name, described.folder / name)
+    return described

@@ -1,0 +1,208 @@
+"""What a fault is, and what must hold whenever a command meets one.
+
+A fault breaks one thing of a small real study. Then a real command is run, and ends with the status and the words that
+the fault names; nothing else was lost or half-written, and once the thing is put right the same command does its work.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from mist_dagster import cli
+from mist_ops.files import file_hash
+from mist_ops.study import Study
+
+Arguments = Sequence[str | Path]
+
+MOST_WORDS = 120
+"""Of a sentence or two, with the paths in it."""
+
+OF_RUNS = ("dagster_home", "logs", ".at_work")
+"""Folders whose content changes with every run."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended: its status, and what it said on the terminal."""
+
+    status: int
+    said: str
+
+
+@dataclass(frozen=True)
+class Sandbox:
+    """A folder with a study of its own: ``data``, ``numpy`` and ``results``, and a home for Dagster's records."""
+
+    folder: Path
+    terminal: pytest.CaptureFixture[str]
+
+    @property
+    def study(self) -> Study:
+        """The study."""
+        results, numpy = self.folder / "results", self.folder / "numpy"
+        return Study("faults", numpy=numpy, results=results, data=self.folder / "data" / "dataset.json")
+
+    def patient(self, number: int = 1) -> Path:
+        """The folder of a training patient."""
+        return self.folder / "data" / "train" / f"phantom_{number:03}"
+
+    def image(self, number: int = 1, channel: str = "t1") -> Path:
+        """An image of a training patient."""
+        return self.patient(number) / f"{channel}.nii.gz"
+
+    def mask(self, number: int = 1) -> Path:
+        """The mask of a training patient."""
+        return self.patient(number) / "mask.nii.gz"
+
+    def run(self, command: str, *arguments: str | Path) -> Ended:
+        """Run a command in this process; a refused flag ends it as it ends a process."""
+        self.terminal.readouterr()
+        try:
+            status = getattr(cli, command)([str(argument) for argument in arguments])
+        except SystemExit as end:
+            status = int(end.code or 0)
+        spoken = self.terminal.readouterr()
+        return Ended(status, spoken.out + spoken.err)
+
+    def files(self) -> dict[Path, str]:
+        """The hash of every file, but for those that change with every run."""
+        return {
+            path: file_hash(path)
+            for path in sorted(self.folder.rglob("*"))
+            if path.is_file() and not set(OF_RUNS) & set(path.relative_to(self.folder).parts)
+        }
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing that is broken, and how a command takes it.
+
+    Attributes:
+        key: Its name in the table of the reference.
+        what: The fault in words.
+        breaks: Breaks it; returns further arguments of the command, if there are any.
+        says: Words of the sentence that the command ends with.
+        status: The exit status.
+        others_done: Whether the work on the other patients is done nevertheless, told from the files of the study.
+        again: Whether the same command does its work once what was broken is put back.
+    """
+
+    key: str
+    what: str
+    breaks: Callable[[Sandbox], Arguments | None]
+    says: str
+    status: int = 1
+    others_done: Callable[[Sandbox], bool] | None = None
+    again: bool = True
+
+
+def meets(sandbox: Sandbox, command: str, arguments: Arguments, fault: Fault) -> None:
+    """Let a command meet a fault, and check what must hold of it."""
+    sound, kept = sandbox.files(), _copies(sandbox)
+    further = fault.breaks(sandbox) or ()
+    broken = sandbox.files()
+    ended = sandbox.run(command, *arguments, *further)
+    assert ended.status == fault.status, ended.said
+    assert fault.says in " ".join(ended.said.split()), ended.said
+    assert "Traceback" not in ended.said
+    assert len(_error(ended.said).split()) <= MOST_WORDS, ended.said
+    after = sandbox.files()
+    assert _nothing_is_lost(broken, after), "a file that was there is gone, or an input was written to"
+    assert [path for path in after if ".tmp-" in str(path)] == []
+    for path, content in after.items():
+        if broken.get(path) != content:
+            read_whole(path)
+    if fault.others_done is not None:
+        assert fault.others_done(sandbox)
+    if fault.again:
+        _put_back(sound, broken, kept)
+        ended = sandbox.run(command, *arguments)
+        assert ended.status == 0, ended.said
+
+
+def _error(said: str) -> str:
+    return said[said.find("Error:") :] if "Error:" in said else said
+
+
+def _copies(sandbox: Sandbox) -> Mapping[Path, bytes]:
+    return {path: path.read_bytes() for path in sandbox.files()}
+
+
+def _nothing_is_lost(before: Mapping[Path, str], after: Mapping[Path, str]) -> bool:
+    """Whether all that was there is there, and what a user made is as it was."""
+    inputs = [path for path in before if "data" in path.parts]
+    return all(after.get(path) == before[path] for path in inputs) and not _vanished(before, after)
+
+
+def _vanished(before: Mapping[Path, str], after: Mapping[Path, str]) -> list[Path]:
+    # Predictions and arrays that were made from something else go before they are made anew.
+    made = ("numpy", "predictions", "figures", "models", "checkpoints")
+    return [path for path in before if path not in after and not set(made) & set(path.parts)]
+
+
+def _put_back(sound: Mapping[Path, str], broken: Mapping[Path, str], kept: Mapping[Path, bytes]) -> None:
+    for path in broken.keys() - sound.keys():
+        path.unlink(missing_ok=True)
+    for path, content in sound.items():
+        if broken.get(path) != content:
+            if path.parent.is_symlink() or path.is_symlink():
+                path.unlink()
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(kept[path])
+
+
+def read_whole(path: Path) -> None:
+    """Read a file of any kind that the program writes; fails if it is cut short."""
+    name = path.name
+    if name.endswith((".nii.gz", ".nii")):
+        np.asanyarray(nib.load(path).dataobj)
+    elif name.endswith(".npy"):
+        np.load(path, allow_pickle=False)
+    elif name.endswith(".json"):
+        json.loads(path.read_text(encoding="utf-8"))
+    elif name.endswith(".csv"):
+        widths = {len(row) for row in csv.reader(path.read_text(encoding="utf-8").splitlines())}
+        assert len(widths) <= 1, path
+    elif name.endswith(".pt"):
+        torch.load(path, weights_only=True)
+
+
+def cut_short(path: Path) -> None:
+    """Leave the first half of a file."""
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+
+
+def edit_json(path: Path, **values: object) -> None:
+    """Change top-level keys of a JSON file; None removes one."""
+    content = json.loads(path.read_text())
+    kept = {name: value for name, value in {**content, **values}.items() if value is not None}
+    path.write_text(json.dumps(kept))
+
+
+def save(path: Path, voxels: np.ndarray, affine: np.ndarray | None = None) -> None:
+    """Write an array as an image, by default on the grid of the file that is replaced."""
+    nib.save(nib.Nifti1Image(voxels, nib.load(path).affine if affine is None else affine), path)
+
+
+def voxels(path: Path) -> np.ndarray:
+    """The voxels of an image."""
+    return np.asanyarray(nib.load(path).dataobj)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
