@@ -162,9 +162,14 @@ class _Pages:
         shares = [standing.share for standing in standings if standing]
         return fmean(shares) if shares else math.nan
 
+    @cached_property
+    def folder(self) -> Path:
+        """That of the pages."""
+        return self.study.patient_index.parent
+
     def from_here(self, path: Path) -> str:
         """A path as seen from the folder of the pages."""
-        return os.path.relpath(path, self.study.patient_index.parent)
+        return os.path.relpath(path, self.folder)
 
     def picture(self, case_id: str) -> str | None:
         """The picture of a patient, if it was drawn."""
@@ -196,7 +201,7 @@ def write_pages(
         for metric in wanted.metrics
     ]
     pages = _Pages(study, task, assignment, rows, columns, models)
-    with atomic_folder(study.patient_index.parent) as folder:
+    with atomic_folder(pages.folder) as folder:
         for place, case_id in enumerate(pages.order):
             (folder / study.patient_page(case_id).name).write_text(_patient(pages, place), encoding="utf-8")
         (folder / study.patient_index.name).write_text(_index(pages), encoding="utf-8")
@@ -213,7 +218,7 @@ def _template(name: str) -> Template:
 def _patient(pages: _Pages, place: int) -> str:
     case_id = pages.order[place]
     study, row, fold = pages.study, pages.rows[case_id], pages.assignment.fold_of[case_id]
-    worse, better = pages.order[:place][-1:], pages.order[place + 1 :][:1]
+    worse, better = pages.order[max(0, place - 1) : place], pages.order[place + 1 : place + 2]
     return _template("patient.html").render(
         id=case_id,
         task=pages.task,
