@@ -7,9 +7,9 @@ here: the pool has as many slots as there are devices.
 
 import contextlib
 import fcntl
-import getpass
 import logging
 import os
+import stat
 import subprocess
 import sys
 import tempfile
@@ -18,6 +18,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
+
+from mist_ops.errors import ConfigError
 
 if TYPE_CHECKING:
     from dagster import AssetExecutionContext, DagsterInstance
@@ -52,9 +54,11 @@ def lease(wanted: int, visible: Mapping[str, str], locks: Path | None = None) ->
         visible: The devices to choose from: names in this process, and what tells each from all others of the
             machine, whatever ``CUDA_VISIBLE_DEVICES`` makes of its number.
         locks: Folder of the lock files; by default one of this user on this machine.
+
+    Raises:
+        ConfigError: That folder is another user's.
     """
-    folder = locks or Path(tempfile.gettempdir()) / f"mist_gpus_{getpass.getuser()}"
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder = locks or _own_folder()
     wanted, waits = min(wanted, len(visible)), False
     while True:
         with ExitStack() as held:
@@ -66,6 +70,16 @@ def lease(wanted: int, visible: Mapping[str, str], locks: Path | None = None) ->
             _logger.info("Waiting for %d of the devices %s.", wanted, ", ".join(visible))
         waits = True
         time.sleep(_SECONDS_BETWEEN_TRIES)
+
+
+def _own_folder() -> Path:
+    folder = Path(tempfile.gettempdir()) / f"mist_gpus_{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    found = folder.lstat()
+    # Everyone may write where it lies, and know its name beforehand.
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
+        raise ConfigError(f"{folder} is no folder that you alone can write. Remove it, or set TMPDIR to one of yours.")
+    return folder
 
 
 def _free(folder: Path, visible: Mapping[str, str], wanted: int, held: ExitStack) -> Iterator[str]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +14,7 @@ from mist_ops.files import atomic
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+_LOG = logging.getLogger(__name__)
 _SHOWN = 3
 _REFERENCE_NAMES = {
     "unet.encoder_layers.": "downsamples.",
@@ -39,12 +42,24 @@ def read_tensors(path: Path) -> Any:
     """
     import torch
 
+    _tell_of_holes(str(torch.__version__))
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise ConfigError(f"There is no {path}. Train the fold first.") from error
     except Exception as error:  # What the restricted unpickler makes of damage is not declared: IndexError, KeyError, …
         raise ConfigError(f"{path} is damaged, or no file of weights. Train the fold again.") from error
+
+
+@cache
+def _tell_of_holes(version: str) -> None:
+    from torch.torch_version import TorchVersion
+
+    if TorchVersion(version) < "2.10":
+        _LOG.warning(
+            "PyTorch %s can be made to run what is in a file of weights. Use 2.10 or later, or read none but your own.",
+            version,
+        )
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -73,7 +88,7 @@ def load_weights(path: Path, module: nn.Module) -> None:
         ConfigError: The file is missing, holds more than tensors, or belongs to another network.
     """
     weights = read_weights(path)
-    _check_fit(path, weights, module.state_dict())
+    check_fit(path, weights, module.state_dict())
     module.load_state_dict(weights)
 
 
@@ -85,7 +100,17 @@ def _our_name(name: str) -> str:
     return name
 
 
-def _check_fit(path: Path, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+def check_fit(path: Path, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+    """Refuse weights that belong to another network, or that give no number for any image.
+
+    Args:
+        path: Where they were found.
+        found: By name.
+        wanted: Those of the network.
+
+    Raises:
+        ConfigError: Weights are missing, left over, of another shape or not finite.
+    """
     wrong = [name for name in {**wanted, **found} if name not in found or name not in wanted]
     wrong += [name for name in wanted if name in found and found[name].shape != wanted[name].shape]
     if wrong:
@@ -94,3 +119,6 @@ def _check_fit(path: Path, found: Mapping[str, Tensor], wanted: Mapping[str, Ten
             f"{path} belongs to another network: {names} missing, left over or of another shape. "
             "Use the architecture, channels, patch size and spacing that it was trained with."
         )
+    broken = [name for name, tensor in found.items() if not bool(tensor.isfinite().all())]
+    if broken:
+        raise ConfigError(f"{path} holds weights that are not finite ({broken[0]}). Train the fold again.")

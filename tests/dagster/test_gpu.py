@@ -1,5 +1,6 @@
 """Leases of devices, on lock files as a machine with two GPUs would have them."""
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -92,6 +93,24 @@ def test_places_on_the_cpu_are_leased_one_by_one(tmp_path: Path, monkeypatch: py
         assert one == other == ["cpu"]
         locks = next(tmp_path.glob("mist_gpus_*"))
         assert {lock.name for lock in locks.iterdir()} == {"cpu_0.lock", "cpu_1.lock"}
+
+
+@pytest.mark.parametrize("squat", ["link", "file", "open"])
+def test_a_folder_of_locks_that_another_user_could_write_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, squat: str
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    folder = tmp_path / f"mist_gpus_{os.getuid()}"
+    if squat == "link":
+        (tmp_path / "theirs").mkdir()
+        folder.symlink_to(tmp_path / "theirs")
+    elif squat == "open":
+        folder.mkdir()
+        folder.chmod(0o777)
+    else:
+        folder.touch()
+    with pytest.raises((ConfigError, FileExistsError)), lease(1, TWO):
+        pass
 
 
 def test_the_pool_follows_the_devices_until_the_user_sets_another_number(

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch.torch_version import TorchVersion
 
 from mist_ops.errors import ConfigError
 from mist_ops.models.weights import load_weights, write_tensors
@@ -73,6 +74,16 @@ def test_a_file_cannot_run_code(tmp_path: Path) -> None:
     torch.save({"weight": Trap()}, tmp_path / "fold_0.pt")
     with pytest.raises(ConfigError):
         load_weights(tmp_path / "fold_0.pt", network())
+
+
+@pytest.mark.parametrize("version, told", [("2.9.1+cu128", True), ("2.10.0", False), ("2.13.0+cpu", False)])
+def test_a_torch_that_runs_what_it_reads_is_told_of_before_it_reads(
+    tmp_path: Path, version: str, told: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(torch, "__version__", TorchVersion(version))
+    with pytest.raises(ConfigError, match="There is no"):
+        load_weights(tmp_path / "fold_7.pt", nn.Identity())
+    assert (f"PyTorch {version} can be made to run what is in a file of weights" in caplog.text) == told
 
 
 def test_a_checkpoint_is_not_taken_for_weights(tmp_path: Path) -> None:
