@@ -2,8 +2,11 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 INSTALLED := .venv/installed
+AUDIT := .venv-audit/installed
 
-.PHONY: install demo test check ui bench
+FUZZ_SECONDS ?= 60
+
+.PHONY: install demo test check ui bench fuzz sbom audit
 install: $(INSTALLED)
 demo: $(INSTALLED) ; $(BIN)/python -m mist_dagster.demo
 test: check ; $(BIN)/pytest -m "not slow" --cov --cov-report=term --cov-report=xml
@@ -11,6 +14,23 @@ check: $(INSTALLED) ; $(BIN)/ruff check && $(BIN)/ruff format --check && $(BIN)/
 ui: $(INSTALLED) ; $(BIN)/mist_ui
 bench: $(INSTALLED) ; $(BIN)/python bench/stages.py
 
+# Random files for FUZZ_SECONDS, then many more examples than the tests look at. What breaks is kept in .fuzz and .hypothesis.
+fuzz: $(INSTALLED)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[fuzz]'
+	mkdir -p .fuzz
+	$(BIN)/python tests/fuzz/nifti.py .fuzz/nifti -artifact_prefix=.fuzz/ -max_total_time=$(FUZZ_SECONDS) \
+		-max_len=4096 -timeout=10 -rss_limit_mb=1024 -malloc_limit_mb=512
+	$(BIN)/pytest -m hypothesis --hypothesis-profile=fuzz tests/test_untrusted.py tests/test_study.py tests/imaging
+
+# What is installed, as CycloneDX, and which of it has known vulnerabilities. The tools are no part of it.
+sbom: $(INSTALLED) $(AUDIT)
+	.venv-audit/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible -o sbom.json $(BIN)/python
+audit: $(INSTALLED) $(AUDIT) ; $(BIN)/python .ci/audit.py
+
+$(AUDIT):
+	$(PYTHON) -m venv .venv-audit
+	.venv-audit/bin/pip install --quiet 'cyclonedx-bom>=7,<8' 'pip-audit>=2.10,<3'
+	touch $@
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
