@@ -98,12 +98,14 @@ class ChoosePostprocessingOptions(StudyOptions):
 class StatusOptions(NumpyOptions):
     """Flags of mist_status."""
 
+    rebuild: bool = Field(False, description="Record anew in Dagster what the files of the study are.")
+
 
 class AcceptOptions(StudyOptions):
     """Flags of mist_accept."""
 
 
-class PlanOptions(StatusOptions):
+class PlanOptions(NumpyOptions):
     """Flags of mist_plan."""
 
     apply: bool = Field(False, description="Make what is out of date again.")

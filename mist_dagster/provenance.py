@@ -76,9 +76,15 @@ def listed(inputs: Inputs) -> dg.MetadataValue:
 
 def input_tags(context: dg.AssetExecutionContext) -> dict[str, str]:
     """The provenance that Dagster writes by itself for an automatic event, for the events that we log."""
-    tags = {CODE_VERSION_TAG: context.assets_def.code_versions_by_key[context.asset_key] or ""}
-    for upstream in context.assets_def.asset_deps[context.asset_key]:
-        tags |= _upstream_tags(context.instance, upstream)
+    version = context.assets_def.code_versions_by_key[context.asset_key] or ""
+    return provenance_tags(context.instance, version, context.assets_def.asset_deps[context.asset_key])
+
+
+def provenance_tags(instance: dg.DagsterInstance, code: str, upstream: Iterable[dg.AssetKey]) -> dict[str, str]:
+    """Tags of a record: the version of the code, and what it was made from as that is on record now."""
+    tags = {CODE_VERSION_TAG: code}
+    for key in upstream:
+        tags |= _upstream_tags(instance, key)
     return tags
 
 

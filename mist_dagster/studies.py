@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -47,7 +48,7 @@ def register(results: Path, *, numpy: Path | None = None, data: Path | None = No
     Args:
         results: The study's results folder, which tells it from other studies.
         numpy: Folder of its arrays; if None the recorded one, else ``./numpy``.
-        data: Its dataset.json; if None the recorded one.
+        data: Its dataset.json; if None the recorded one, or that which the analysis noted.
         name: Name to register it by; if None the recorded one, else the task and a short hash of the results folder.
     """
     results = results.expanduser().resolve()
@@ -59,7 +60,7 @@ def register(results: Path, *, numpy: Path | None = None, data: Path | None = No
         name=name,
         results=results,
         numpy=_absolute(numpy) or (known.numpy if known else Path("numpy").resolve()),
-        data=_absolute(data) or (known.data if known else None),
+        data=_absolute(data) or (known.data if known else _dataset_of(results)),
     )
     path = dagster_home() / "studies" / f"{name}.yaml"
     if not known and path.exists():
@@ -77,6 +78,16 @@ def _read(path: Path) -> Study:
     except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
         raise ConfigError(f"{path} is no record of a study: {error}. Correct it, or remove it.") from error
     return Study(name=_checked(path.stem), results=record.results, numpy=record.numpy, data=record.data)
+
+
+def _dataset_of(results: Path) -> Path | None:
+    """The dataset.json that a study was analyzed from, as noted beside its results: both may have moved."""
+    try:
+        data = json.loads((results / "fingerprint.json").read_text(encoding="utf-8"))["data"]
+        path = Path(os.path.normpath(results / data))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return path if path.is_file() else None
 
 
 def _absolute(path: Path | None) -> Path | None:

@@ -12,6 +12,7 @@ from mist_dagster.assets.analysis import launchpad
 from mist_dagster.assets.status import PlanRun
 from mist_dagster.cli.run_config import Settings, absolute, given
 from mist_dagster.gpu import ALL_GPUS
+from mist_dagster.home import dagster_home
 from mist_dagster.launch import Launcher, submit
 from mist_dagster.options import (
     AcceptOptions,
@@ -29,6 +30,7 @@ from mist_dagster.outputs import outdated_outputs
 from mist_dagster.partitions import fold_key
 from mist_dagster.plan import analyze_anew, make_current, show_status
 from mist_dagster.provenance import adopt_config
+from mist_dagster.rebuild import rebuild
 from mist_dagster.status import Status, patients_to_preprocess, sentences
 from mist_dagster.status import status as study_status
 from mist_dagster.studies import register
@@ -149,7 +151,12 @@ def finalize(launcher: Launcher, options: FinalizeOptions, settings: Settings) -
 def status(launcher: Launcher, options: StatusOptions, settings: Settings) -> None:
     """Say what is out of date."""
     study = _study(options, numpy=options.numpy)
-    _say_status(launcher, study, study_status(study))
+    found = study_status(study)
+    if options.rebuild:
+        count = rebuild(launcher, study, found)
+        show_status(launcher, study)
+        launcher.progress.note(f"Recorded {count} artifacts of {study.results} in {dagster_home()}.")
+    _say_status(launcher, study, found)
 
 
 def plan(launcher: Launcher, options: PlanOptions, settings: Settings) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -51,6 +52,7 @@ class Fingerprint(Section):
     excluded: Annotated[dict[str, list[str]], Field(description="Reasons against the cases that were left out.")]
     warnings: Annotated[list[str], Field(description="What should be known before going on.")]
     folds: dict[str, int] = Field(default_factory=dict, description="The fold of each case, before anyone's edits.")
+    data: Annotated[str | None, Field(description="dataset.json, as the tables name files.")] = None
 
 
 EDITED = "edited by hand"
@@ -257,9 +259,10 @@ def _write(
     with tempfile.TemporaryDirectory(prefix=".tmp-", dir=study.results) as temporary:
         staged = replace(study, results=Path(temporary))
         base = study.results if study.data and is_movable(study.data) else None
+        data = os.path.relpath(study.data, base) if study.data and base else str(study.data)
         write_train_paths(staged.train_paths, assignment, base)
         write_boxes(staged, {case.id: case.box for case in cases}, {case.id: case.size for case in cases})
-        write_json(staged.fingerprint, fingerprint.model_dump(mode="json"))
+        write_json(staged.fingerprint, {**fingerprint.model_dump(mode="json"), "data": data})
         write_config(staged.config, config)
         if tests:
             write_test_paths(staged.test_paths, tests, base)
