@@ -74,7 +74,8 @@ def lease(wanted: int, visible: Mapping[str, str], locks: Path | None = None) ->
 
 def _own_folder() -> Path:
     folder = Path(tempfile.gettempdir()) / f"mist_gpus_{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
     found = folder.lstat()
     # Everyone may write where it lies, and know its name beforehand.
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
