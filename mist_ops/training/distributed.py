@@ -17,6 +17,7 @@ import threading
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO, TextIO
 
 import torch
@@ -62,11 +63,12 @@ class Ranks:
         return nn.SyncBatchNorm.convert_sync_batchnorm(model) if together else model  # type: ignore
 
 
-def join(device: torch.device, backend: str = "auto") -> Ranks:
-    """Meet the other processes, as torchrun's agent says in the environment.
+def join(device: torch.device, meeting: Path, backend: str = "auto") -> Ranks:
+    """Meet the other processes, whose number and that of this one torchrun's agent says in the environment.
 
     Args:
         device: Of this process.
+        meeting: A file that all of them can write, and nobody else.
         backend: How gradients travel; ``"auto"`` is NCCL between GPUs. Everything else goes by gloo.
     """
     if device.type == "cuda":
@@ -74,7 +76,8 @@ def join(device: torch.device, backend: str = "auto") -> Ranks:
         backend = f"cpu:gloo,cuda:{'nccl' if backend == 'auto' else backend}"
     else:
         backend = "gloo"
-    distributed.init_process_group(backend)
+    rank, count = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    distributed.init_process_group(backend, init_method=meeting.absolute().as_uri(), rank=rank, world_size=count)
     return Ranks(distributed.get_rank(), distributed.get_world_size())
 
 

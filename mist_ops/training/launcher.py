@@ -1,7 +1,7 @@
 """``python -m mist_ops.training.launcher``: torchrun's agent for the processes that train a fold together.
 
-Started by ``distributed.train_together`` alone, whose job is a line of JSON on the standard input. The agent finds a
-free port, starts ``mist_ops.training.rank`` once for each device, and ends all of them when one fails or it is told to.
+Started by ``distributed.train_together`` alone, whose job is a line of JSON on the standard input. The agent
+starts ``mist_ops.training.rank`` once for each device, and ends all of them when one fails or it is told to.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ from mist_ops.training.distributed import GRACE_SECONDS
 def main() -> int:
     """Run the job; the status is 0 if all went well, and more than 128 if a signal ended a process."""
     job = json.loads(sys.stdin.readline())
-    # The processes are all on this machine: neither they nor their store need its name or its network.
+    # The processes are all on this machine, and meet in files: a store of torch's would listen on every network, and
+    # the agent unpickles what is in it.
+    os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     loopback = next((name for _, name in socket.if_nameindex() if name.startswith("lo")), None)
     if loopback:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback)
@@ -40,7 +42,8 @@ def main() -> int:
             nproc_per_node=len(job["devices"]),
             run_id="mist",
             rdzv_backend="c10d",
-            rdzv_endpoint="localhost:0",
+            rdzv_endpoint=str(Path(folder) / "agents"),
+            rdzv_configs={"store_type": "file"},
             local_addr="localhost",
             # A fold that failed goes on when it is resumed, by whoever started it.
             max_restarts=0,

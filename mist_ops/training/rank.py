@@ -37,7 +37,8 @@ def main() -> int:
         # What libraries print is no message of ours.
         os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
         try:
-            _train(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")), messages)
+            plan = Path(sys.argv[1])
+            _train(json.loads(plan.read_text(encoding="utf-8")), plan.with_name("ranks"), messages)
         except MistError as error:
             tell(messages, "error", telling(error))
             return 1
@@ -48,10 +49,10 @@ def main() -> int:
     return 0
 
 
-def _train(job: Json, messages: TextIO) -> None:
+def _train(job: Json, meeting: Path, messages: TextIO) -> None:
     plan = Plan.from_json(job)
     device = torch.device(job["devices"][int(os.environ["LOCAL_RANK"])])
-    ranks = join(device, plan.config.training.hardware.communication_backend)
+    ranks = join(device, meeting, plan.config.training.hardware.communication_backend)
     if ranks.rank == 0:
         logging.getLogger("mist_ops").addHandler(_Telling(messages))
         logging.getLogger("mist_ops").setLevel(logging.INFO)

@@ -120,6 +120,14 @@ def alive(process: int) -> bool:
         return False
 
 
+def listening(process: int) -> list[str]:
+    """The addresses on which a process waits for others, as ``/proc`` has them."""
+    sockets = {str(link.readlink()) for link in Path(f"/proc/{process}/fd").iterdir() if link.is_symlink()}
+    tables = (Path(f"/proc/{process}/net/{name}").read_text().splitlines()[1:] for name in ("tcp", "tcp6"))
+    rows = [line.split() for table in tables for line in table]
+    return [row[1] for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in sockets]
+
+
 def endless(study: Study) -> Iterator[Epoch]:
     return train_fold(study, config(epochs=1000), FOLD, device="cpu", processes=2)
 
@@ -131,6 +139,16 @@ def leave(run: Iterator[Epoch]) -> None:
 def interrupt(run: Iterator[Epoch]) -> None:
     with pytest.raises(KeyboardInterrupt):
         run.throw(KeyboardInterrupt)  # type: ignore[attr-defined]
+
+
+def test_no_other_machine_can_talk_to_the_processes(study: Study) -> None:
+    run = endless(study)
+    next(run)
+    started = children()
+    open_to = [address for process in {*started, parent(min(started))} for address in listening(process)]
+    leave(run)
+    loopback = f"{int.from_bytes(bytes([127, 0, 0, 1]), sys.byteorder):08X}:"
+    assert [address for address in open_to if not address.startswith(loopback)] == []
 
 
 @pytest.mark.parametrize("end", [leave, pytest.param(interrupt, marks=pytest.mark.slow)])
