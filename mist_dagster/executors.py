@@ -12,8 +12,8 @@ from mist_ops.errors import ConfigError
 GPU_QUEUE = {"dagster-celery/queue": "gpu"}
 """Tags of a step that needs a GPU; steps without them go to the queue ``dagster``."""
 
-_BROKER = "MIST_CELERY_BROKER"
-_BACKEND = "MIST_CELERY_BACKEND"
+BROKER, BACKEND = "MIST_CELERY_BROKER", "MIST_CELERY_BACKEND"
+"""Environment variables: the URLs by which steps go to the workers, and by which their results come back."""
 
 
 def executor() -> dg.ExecutorDefinition:
@@ -27,16 +27,18 @@ def executor() -> dg.ExecutorDefinition:
         return dg.in_process_executor
     if name != "celery":
         raise ConfigError(f"MIST_EXECUTOR is {name!r}. It must be in_process or celery.")
-    missing = [variable for variable in (_BROKER, _BACKEND) if variable not in os.environ]
+    missing = [variable for variable in (BROKER, BACKEND) if variable not in os.environ]
     if missing:
-        raise ConfigError(f"MIST_EXECUTOR is celery, but {' and '.join(missing)} are not set: the URLs of the broker.")
+        raise ConfigError(
+            f"MIST_EXECUTOR is celery, but {' and '.join(missing)} are not set. Source the cluster's environment.sh."
+        )
     try:
         from dagster_celery import celery_executor
     except ImportError as error:
         raise ConfigError(
-            "MIST_EXECUTOR is celery. Install what it needs: pip install 'mist-dagster[celery]'."
+            "MIST_EXECUTOR is celery. Install what it needs: pip install -c constraints.txt '.[celery]'."
         ) from error
     configured: dg.ExecutorDefinition = celery_executor.configured(
-        {"broker": {"env": _BROKER}, "backend": {"env": _BACKEND}}, name="celery"
+        {"broker": {"env": BROKER}, "backend": {"env": BACKEND}}, name="celery"
     )
     return configured

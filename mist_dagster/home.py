@@ -79,6 +79,7 @@ def serve(port: int) -> int:
     print(f"The UI of {home} will be at {address}; Ctrl-C ends it.", flush=True)  # noqa: T201 - a command's answer
     url = home / _ADDRESS
     url.write_text(address)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background of a script, it is ignored at first
     with subprocess.Popen(command) as server:
         signal.signal(signal.SIGTERM, lambda *_: server.send_signal(signal.SIGINT))
         while server.poll() is None:

@@ -205,7 +205,8 @@ def submit(study: Study, stage: str, config: Mapping[str, Any], partition: str, 
         answer = _ask(address, LAUNCH, {"parameters": parameters})["launchRun"]
     except OSError as error:
         raise ConfigError(
-            f"No mist_ui runs in {home.dagster_home()}, so there is no queue. Start it, or leave --submit out."
+            f"No mist_ui of {home.dagster_home()} runs on this machine, so there is no queue. Start it, or leave "
+            "--submit out."
         ) from error
     if "run" not in answer:
         raise ConfigError(f"The queue does not take the run: {json.dumps(answer)}")

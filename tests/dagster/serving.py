@@ -57,7 +57,8 @@ def serving(home: Path, log: Path, tensorboard_port: int = 0) -> Iterator[str]:
     with log.open("w") as stream:
         server = subprocess.Popen(command, env=environment, stdout=stream, stderr=stream, start_new_session=True)
     try:
-        wait_until(lambda: answers(address), 180)
+        wait_until(lambda: answers(address) or server.poll() is not None, 180)
+        assert server.poll() is None, log.read_text()
         yield address
     finally:
         os.killpg(server.pid, signal.SIGINT)

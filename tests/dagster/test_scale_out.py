@@ -1,4 +1,4 @@
-"""A study on a cluster: PostgreSQL, Redis and two Celery workers that stand for two machines."""
+"""Studies on a cluster: PostgreSQL, Redis and two Celery workers that stand for two machines."""
 
 import contextlib
 import importlib.util
@@ -22,22 +22,22 @@ from mist_dagster.definitions import defs
 from mist_dagster.executors import executor
 from mist_dagster.home import instance
 from mist_dagster.jobs import job_name
-from mist_dagster.launch import CODE_LOCATION, LAUNCH
+from mist_dagster.launch import CODE_LOCATION, LAUNCH, RELOAD
 from mist_dagster.partitions import study_partitions
-from mist_dagster.studies import register
 from mist_ops.config import override, read_config, write_config
 from mist_ops.errors import ConfigError
-from mist_ops.phantoms import write_phantoms
 from mist_ops.study import Study
 
-from .conftest import TINY
-from .serving import ask, free_port, serving, wait_until
+from .conftest import TINY, preprocessed
+from .serving import TERMINATE, ask, free_port, serving, wait_until
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
 DATABASE = next(iter(sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)), Path("nowhere"))
 
 RANGE = ("dagster/asset_partition_range_start", "dagster/asset_partition_range_end")
+
+ENDED = (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
 
 installed = importlib.util.find_spec("dagster_celery") and importlib.util.find_spec("dagster_postgres")
 served = shutil.which("redis-server") and (DATABASE / "initdb").exists()
@@ -75,15 +75,10 @@ def test_the_configurations_that_were_not_run_can_at_least_be_read() -> None:
 
 
 @contextlib.contextmanager
-def running(command: Sequence[Any], log: Path, **environment: str) -> Iterator[None]:
+def running(command: Sequence[Any], log: Path) -> Iterator[None]:
+    words = [str(word) for word in command]
     with log.open("w") as stream:
-        process = subprocess.Popen(
-            [str(word) for word in command],
-            env={**os.environ, **environment},
-            stdout=stream,
-            stderr=stream,
-            start_new_session=True,
-        )
+        process = subprocess.Popen(words, stdout=stream, stderr=stream, start_new_session=True)
     try:
         yield
     finally:
@@ -112,80 +107,120 @@ def postgres(log: Path) -> Iterator[str]:
             yield f"postgresql+psycopg2://mist@127.0.0.1:{port}/postgres"
 
 
-@pytest.fixture
-def cluster(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The address of a UI whose runs have their steps executed by the workers ``one`` and ``two``."""
+def worker(queue: str, log: Path) -> contextlib.AbstractContextManager[None]:
+    return running([DEPLOY / "celery" / "worker.sh", queue, 1], log)
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a UI whose runs have their steps executed by two workers, one for each queue."""
+    if not installed or not served:
+        pytest.skip("mist-dagster[celery], redis-server and PostgreSQL are not all installed")
+    folder = tmp_path_factory.mktemp("cluster")
+    home, port = folder / "dagster_home", free_port()
     home.mkdir()
     shutil.copy(DEPLOY / "celery" / "dagster.yaml", home)
-    port = free_port()
-    worker = [sys.executable, "-m", "celery", "--app", "dagster_celery.app", "worker", "--concurrency", "1"]
     with contextlib.ExitStack() as stack:
-        url = stack.enter_context(postgres(tmp_path / "postgres.log"))
-        redis = ["redis-server", "--port", port, "--bind", "127.0.0.1", "--save", "", "--dir", tmp_path]
-        stack.enter_context(running(redis, tmp_path / "redis.log"))
+        url = stack.enter_context(postgres(folder / "postgres.log"))
+        redis = ["redis-server", "--port", port, "--bind", "127.0.0.1", "--save", "", "--dir", folder]
+        stack.enter_context(running(redis, folder / "redis.log"))
+        patch = stack.enter_context(pytest.MonkeyPatch.context())
         for name, value in {
+            "DAGSTER_HOME": str(home),
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             "MIST_POSTGRES": url,
             "MIST_EXECUTOR": "celery",
             "MIST_CELERY_BROKER": f"redis://127.0.0.1:{port}/0",
             "MIST_CELERY_BACKEND": f"redis://127.0.0.1:{port}/1",
-            "PYTHONPATH": str(DEPLOY / "celery"),
             "OMP_NUM_THREADS": "1",
         }.items():
-            monkeypatch.setenv(name, value)
+            patch.setenv(name, value)
         with instance():
             pass  # the tables, before several processes make them
-        for name, queue in (("one", "dagster"), ("two", "gpu")):
-            command = [*worker, "--queues", queue, "--hostname", f"{name}@cluster"]
-            stack.enter_context(running(command, tmp_path / f"{name}.log", TMPDIR=str(tmp_path)))
-        yield stack.enter_context(serving(home, tmp_path / "ui.log"))
+        for queue in ("dagster", "gpu"):
+            stack.enter_context(worker(queue, folder / f"{queue}.log"))
+        yield stack.enter_context(serving(home, folder / "ui.log"))
 
 
-def launch(address: str, study: Study, stage: str, partitions: Sequence[str] = ()) -> str:
-    """Hand a stage to the queue; return the id of the run."""
+def launch(address: str, study: Study, stage: str, partitions: Sequence[str] = (), **more: str) -> str:
+    """Hand a stage to the queue, with more tags if given; return the id of the run."""
     first_and_last = dict(zip(RANGE, (*partitions[:1], *partitions[-1:]), strict=False))
     tags = first_and_last if len(partitions) > 1 else dict(zip(["dagster/partition"], partitions, strict=False))
+    tags |= {f"dagster/{name}": value for name, value in more.items()}
     selector = {"repositoryLocationName": CODE_LOCATION, "repositoryName": "__repository__"}
     parameters = {
         "selector": {**selector, "jobName": job_name(study, stage)},
         "runConfigData": {},
         "executionMetadata": {"tags": [{"key": key, "value": value} for key, value in tags.items()]},
     }
+    ask(address, RELOAD)
     answer = ask(address, LAUNCH, {"parameters": parameters})["launchRun"]
     assert "run" in answer, answer
     return str(answer["run"]["runId"])
 
 
-def workers_of(records: dg.DagsterInstance, run_id: str) -> set[str]:
-    """The workers that executed the steps of a run."""
+def outcome(records: dg.DagsterInstance, run_id: str, seconds: float = 240) -> dg.DagsterRunStatus:
+    wait_until(lambda: records.get_run_by_id(run_id).status in ENDED, seconds)
+    return records.get_run_by_id(run_id).status
+
+
+def log_of(records: dg.DagsterInstance, run_id: str) -> str:
     events = [entry.dagster_event for entry in records.all_logs(run_id) if entry.dagster_event]
-    said = " ".join(f"{event.message} {event.engine_event_data.metadata}" for event in events if event.is_engine_event)
-    return set(re.findall(r"(\w+)@cluster", said))
+    said = [f"{event.message} {event.engine_event_data.metadata}" for event in events if event.is_engine_event]
+    return " ".join([*said, *(entry.user_message for entry in records.all_logs(run_id))])
+
+
+def workers_of(records: dg.DagsterInstance, run_id: str) -> dict[str, int]:
+    """The workers that executed the steps of a run: the process id of each by its queue."""
+    return {queue: int(pid) for queue, pid in re.findall(r"(\w+)-(\d+)@", log_of(records, run_id))}
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not installed, reason="mist-dagster[celery] is not installed")
-@pytest.mark.skipif(not served, reason="there is no redis-server or no PostgreSQL")
 def test_a_study_goes_through_two_workers(cluster: str, tmp_path: Path) -> None:
-    data = write_phantoms(tmp_path / "data", patients=4, tests=0, size=(24, 26, 22))
-    where = ["--results", str(tmp_path / "results"), "--study", "phantoms"]
-    assert cli.analyze(["--data", str(data), "--nfolds", "2", *where]) == 0
-    study = register(tmp_path / "results", numpy=tmp_path / "numpy")
-    write_config(study.config, override(read_config(study.config), TINY))
+    study = preprocessed(tmp_path, "through", folds=2, epochs=1)
     patients = study_partitions(study).patients.get_partition_keys()
     with instance() as records:
 
         def execute(stage: str, *batches: Sequence[str]) -> set[str]:
             runs = [launch(cluster, study, stage, partitions) for partitions in batches]
-            ended = (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
-            for run_id in runs:
-                wait_until(lambda run_id=run_id: records.get_run_by_id(run_id).status in ended, 240)
-                assert records.get_run_by_id(run_id).status == ended[0], records.get_run_by_id(run_id)
-            return set().union(*(workers_of(records, run_id) for run_id in runs))
+            assert [outcome(records, run_id) for run_id in runs] == [dg.DagsterRunStatus.SUCCESS] * len(runs)
+            return {queue for run_id in runs for queue in workers_of(records, run_id)}
 
-        assert execute("preprocess", patients) == {"one"}
-        assert execute("train", ["fold_0"], ["fold_1"]) == {"one", "two"}  # the manifest needs no GPU
-        assert execute("predict", patients) == {"two"}
-        assert execute("evaluate", ()) == {"one"}
+        assert execute("preprocess", patients) == {"dagster"}
+        assert execute("train", ["fold_0"], ["fold_1"]) == {"dagster", "gpu"}  # the manifest needs no GPU
+        assert execute("predict", patients) == {"gpu"}
+        assert execute("evaluate", ()) == {"dagster"}
         assert cli.status(["--results", str(study.results)]) == 0
     assert all(study.model(fold).exists() for fold in range(2))
     assert study.results_csv.read_text().startswith("id,")
+
+
+@pytest.mark.slow
+def test_no_step_outlives_its_run(cluster: str, tmp_path: Path) -> None:
+    # The workers know other studies already, and not this one.
+    study = preprocessed(tmp_path, "canceled", folds=2, epochs=300)
+    with instance() as records:
+        run_id = launch(cluster, study, "train", ["fold_0"])
+        wait_until(study.checkpoint(0).exists, 180)
+        ask(cluster, TERMINATE % run_id)
+        assert outcome(records, run_id, 90) == dg.DagsterRunStatus.CANCELED
+        write_config(study.config, override(read_config(study.config), TINY))
+        # The only worker for it is free.
+        assert outcome(records, launch(cluster, study, "train", ["fold_1"])) == dg.DagsterRunStatus.SUCCESS
+    assert study.checkpoint(0).exists()
+    assert not study.passport(0).exists()
+
+
+@pytest.mark.slow
+def test_another_worker_goes_on_where_one_is_told_to_end(cluster: str, tmp_path: Path) -> None:
+    study = preprocessed(tmp_path, "moved", folds=2, epochs=300)
+    with instance() as records:
+        first = launch(cluster, study, "train", ["fold_0"], max_retries="1")
+        wait_until(study.checkpoint(0).exists, 180)
+        os.kill(workers_of(records, first)["gpu"], signal.SIGTERM)
+        assert outcome(records, first, 60) == dg.DagsterRunStatus.FAILURE
+        with worker("gpu", tmp_path / "another.log"):
+            again = wait_until(lambda: records.get_runs(dg.RunsFilter(tags={"dagster/parent_run_id": first})), 120)
+            wait_until(lambda: "goes on after" in log_of(records, again[0].run_id), 180)
+            ask(cluster, TERMINATE % again[0].run_id)
+            assert outcome(records, again[0].run_id, 90) == dg.DagsterRunStatus.CANCELED
