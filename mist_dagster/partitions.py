@@ -87,7 +87,8 @@ def _assignment(study: Study) -> tuple[dict[str, int], list[str]]:
         else:
             return {}, []
     except MistError as error:
-        # A study whose files are gone or broken must not take the others' definitions down; its own commands say why.
-        dg.get_dagster_logger().warning("Study '%s' has no patients to show: %s", study.name, error)
+        # A study whose files are gone or broken must not take the others' definitions down; its own commands say why,
+        # and so need not say it twice.
+        dg.get_dagster_logger().info("Study '%s' has no patients to show: %s", study.name, error)
         return {}, []
     return fold_of, [case.id for case in tests]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +25,9 @@ RESERVED = ("id", "fold", "mask", "prediction", "group")
 """Columns of the tables, which no channel may be called."""
 
 _FOLD = re.compile("[0-9]{1,4}")
+
+# Likeness from which a key was meant to be ours: "classes" and "test-dat" are, "test" and "description" are not.
+_MISSPELLED = 0.7
 
 SUMMARY_ROWS = ("Mean", "Std", "25th Percentile", "Median", "75th Percentile")
 """Ids of the last rows of a table of scores, which sum up the others."""
@@ -54,6 +58,21 @@ class DatasetDescription(Section):
     patients: Annotated[
         Path | None, Field(description="Table with the column id and any of fold, group and stratum.")
     ] = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_misspelling(cls, written: object) -> object:
+        """Refuse a key that is nearly one of ours; others are notes of a person's own."""
+        known = [field.alias or name for name, field in cls.model_fields.items()]
+        meant = {
+            str(key): difflib.get_close_matches(str(key), known, n=1, cutoff=_MISSPELLED)
+            for key in (written if isinstance(written, dict) else ())
+            if key not in known
+        }
+        wrong = [f"the key '{key}' is not known, but '{near[0]}' is; correct it" for key, near in meant.items() if near]
+        if wrong:
+            raise ValueError("; ".join(wrong))
+        return written
 
     @model_validator(mode="after")
     def _consistent(self) -> DatasetDescription:
@@ -119,6 +138,11 @@ class PatientTable:
     group_of: Mapping[str, str] = field(default_factory=dict)
     stratum_of: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def ids(self) -> set[str]:
+        """The patients of whom anything is known."""
+        return {*self.fold_of, *self.group_of, *self.stratum_of}
+
 
 def read_patient_table(description: DatasetDescription) -> PatientTable:
     """Read the table that ``patients`` of dataset.json names; empty cells and absent columns say nothing."""
@@ -137,7 +161,8 @@ def read_patient_table(description: DatasetDescription) -> PatientTable:
     wrong = [f"{case_id}: {fold!r}" for case_id, fold in columns.get("fold", {}).items() if not _FOLD.fullmatch(fold)]
     if wrong:
         raise DatasetError(
-            f"{description.patients}: the column 'fold' must hold whole numbers from 0, found {listing(wrong)}"
+            f"{description.patients}: the column 'fold' must hold whole numbers from 0, found {listing(wrong)}. "
+            "Correct them."
         )
     folds = {case_id: int(fold) for case_id, fold in columns.get("fold", {}).items()}
     return PatientTable(folds, columns.get("group", {}), columns.get("stratum", {}))
@@ -183,18 +208,32 @@ def patient_folders(folder: Path) -> list[Path]:
 
 
 def _cases(folder: Path, patterns: Mapping[str, Sequence[str]]) -> list[Case]:
-    patients = patient_folders(folder)
-    if not patients:
+    patients, problems = patient_folders(folder), [_gone(path) for path in sorted(folder.iterdir()) if _is_broken(path)]
+    if not patients and not problems:
         raise DatasetError(f"There are no patients in {folder}. It must hold a folder for each patient.")
-    problems: list[str] = []
     cases = [_case(patient, patterns, problems) for patient in patients]
     if problems:
-        raise DatasetError(f"The files of {folder} cannot be told apart: {listing(problems)}")
+        raise DatasetError(f"The patients in {folder} cannot be used: {listing(problems)}")
     return cases
 
 
+def linked_away(cases: Iterable[Case], folder: Path) -> list[str]:
+    """Ids of the cases whose files lie elsewhere than in a folder, by links in it."""
+    inside = folder.resolve()
+    return [case.id for case in cases if not all(path.resolve().is_relative_to(inside) for path in case.files)]
+
+
+def _is_broken(path: Path) -> bool:
+    return path.is_symlink() and not path.exists()
+
+
+def _gone(link: Path) -> str:
+    return f"{link} is a link that leads nowhere; restore what it leads to, or remove it."
+
+
 def _case(patient: Path, patterns: Mapping[str, Sequence[str]], problems: list[str]) -> Case:
-    names = sorted(path.name for path in patient.iterdir() if path.is_file() and not path.name.startswith("."))
+    paths = [path for path in patient.iterdir() if path.is_file() or _is_broken(path)]
+    names = sorted(path.name for path in paths if not path.name.startswith("."))
     found: dict[str, Path] = {}
     for key, strings in patterns.items():
         matches = _matches(names, strings)
@@ -203,6 +242,7 @@ def _case(patient: Path, patterns: Mapping[str, Sequence[str]], problems: list[s
         else:
             what = f"{len(matches)} files match ({', '.join(matches)})" if matches else f"no file matches among {names}"
             problems.append(f"patient '{patient.name}', {key} {list(strings)}: {what}; exactly one must.")
+    problems += [_gone(path) for path in found.values() if _is_broken(path)]
     for name in names:
         claimed = [key for key, path in found.items() if path.name == name]
         if len(claimed) > 1:
@@ -210,7 +250,7 @@ def _case(patient: Path, patterns: Mapping[str, Sequence[str]], problems: list[s
                 f"patient '{patient.name}': {name} matches {' and '.join(claimed)}; make the strings longer."
             )
     mask = found.pop("mask", None)
-    return Case(check_id(patient.name), found, mask)
+    return Case(check_id(patient.name, patient.parent), found, mask)
 
 
 def _matches(names: Sequence[str], strings: Sequence[str]) -> list[str]:
@@ -274,6 +314,8 @@ def write_train_paths(path: Path, assignment: Assignment, relative_to: Path | No
 def read_train_paths(path: Path) -> Assignment:
     """Read train_paths.csv; ids stay text, and paths are ``located``."""
     table = read_table(path, required=("id", "fold", "mask"))
+    if table.empty:
+        raise DatasetError(f"{path} lists no patient. Analyze the dataset again.")
     try:
         fold_of = {row["id"]: int(row["fold"]) for row in table.to_dict("records")}
     except ValueError as error:
@@ -349,7 +391,9 @@ def read_cells(path: Path) -> pd.DataFrame:
     except pd.errors.ParserWarning as error:
         raise DatasetError(f"{path} has a row with more cells than columns. Remove those that are too many.") from error
     except (OSError, ValueError) as error:
-        raise DatasetError(f"{path} cannot be read as a table: {error}.") from error
+        raise DatasetError(
+            f"{path} cannot be read as a table: {str(error).strip()}. Save it as CSV in UTF-8."
+        ) from error
 
 
 def read_table(path: Path, required: Sequence[str]) -> pd.DataFrame:
@@ -361,14 +405,17 @@ def read_table(path: Path, required: Sequence[str]) -> pd.DataFrame:
     table = read_cells(path)
     missing = [name for name in required if name not in table.columns]
     if missing:
-        raise DatasetError(f"{path} lacks the columns {missing}. Found: {list(table.columns)}. Add or rename them.")
+        merged = any(separator in name for name in table.columns for separator in ";\t")
+        advice = "Separate them by commas." if merged else "Add or rename them."
+        raise DatasetError(f"{path} lacks the columns {missing}. Found: {list(table.columns)}. {advice}")
     twice = sorted(set(table["id"][table["id"].duplicated()]))
     empty = [f"row {row + 2}, column '{name}'" for name in required for row in table.index[table[name] == ""]]
     if twice or empty:
-        problems = [f"the id {case_id!r} is given twice" for case_id in twice] + [f"{cell} is empty" for cell in empty]
+        problems = [f"the id {case_id!r} is given twice; keep one." for case_id in twice]
+        problems += [f"{cell} is empty; fill it." for cell in empty]
         raise DatasetError(f"{path}: {listing(problems)}")
     for case_id in table["id"]:
-        check_id(case_id)
+        check_id(case_id, path)
     return table
 
 
@@ -377,7 +424,7 @@ def _cases_of(table: pd.DataFrame, path: Path, channels: Sequence[str] | None = 
     return [
         Case(
             row["id"],
-            {name: located(row[name], path) for name in names},
+            {name: located(row[name], path) for name in names if row[name]},
             located(row["mask"], path) if row.get("mask") else None,
         )
         for row in table.to_dict("records")

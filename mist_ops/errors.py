@@ -79,12 +79,16 @@ _NO_ACCESS = {
 }
 
 
+UNDERSTOOD = {**_NO_WRITING, **_NO_ACCESS}
+"""What is wrong and what to do, by the number of the operating system's error."""
+
+
 def machine_error(error: BaseException | None) -> MachineError | None:
     """An error, or what caused it, as one that the machine is to blame for; None for others."""
     while error is not None:
         if isinstance(error, MachineError):
             return error
-        if isinstance(error, OSError) and error.errno in {**_NO_WRITING, **_NO_ACCESS}:
+        if isinstance(error, OSError) and error.errno in UNDERSTOOD:
             return MachineError(explained(error), error.errno in _NO_WRITING)
         error = error.__cause__ or error.__context__
     return None
@@ -92,11 +96,15 @@ def machine_error(error: BaseException | None) -> MachineError | None:
 
 def explained(error: Exception) -> str:
     """What a user should read of an error that is not ours."""
-    known = {**_NO_WRITING, **_NO_ACCESS}
-    if isinstance(error, OSError) and error.errno in known:
+    if isinstance(error, OSError) and error.errno in UNDERSTOOD:
         where = f"{error.filename}: " if error.filename else "Files cannot be used: "
-        return f"{where}{known[error.errno]}, and run the same command again; what was finished is kept."
+        return f"{where}{UNDERSTOOD[error.errno]}, and run the same command again; what was finished is kept."
     return str(error) or type(error).__name__
+
+
+def few(items: Sequence[str], most: int = 5) -> str:
+    """The first of many items, and how many there are besides."""
+    return ", ".join(items[:most]) + (f" and {len(items) - most} more" if len(items) > most else "")
 
 
 def listing(problems: Sequence[str]) -> str:

@@ -43,7 +43,7 @@ def read_checked(path: Path, model: type[Model], error: type[MistError]) -> Mode
             path.read_text(encoding="utf-8-sig"), object_pairs_hook=_unique_keys, parse_constant=_no_constant
         )
     except (ValueError, OSError, RecursionError) as cause:  # the last where it is nested too deeply
-        raise error(f"{path} cannot be read as JSON: {cause}.") from cause
+        raise error(f"{path} cannot be read as JSON: {cause}. Correct it, and save it in UTF-8.") from cause
     try:
         return model.model_validate(raw)
     except ValidationError as cause:
@@ -97,6 +97,9 @@ def mistakes(error: ValidationError, model: type[BaseModel]) -> list[str]:
     return [_mistake(detail, model) for detail in error.errors()]
 
 
+_NO_OBJECT = ("model_type", "dict_type")
+
+
 def _mistake(detail: Any, model: type[BaseModel]) -> str:
     path = ".".join(str(part) for part in detail["loc"])
     if detail["type"] == "extra_forbidden":
@@ -106,9 +109,11 @@ def _mistake(detail: Any, model: type[BaseModel]) -> str:
         return f"the key '{path}' is not known." + (
             f" Did you mean '{near[0]}'?" if near else f" Known: {', '.join(known)}."
         )
-    found = "" if detail["type"] == "missing" else f" (found {detail['input']!r})"
+    # A sentence of ours says itself what it found.
+    found = "" if detail["type"] in ("missing", "value_error") else f" (found {detail['input']!r:.80})"
     where = f"'{path}': " if path else ""
-    return f"{where}{detail['msg'].removeprefix('Value error, ')}{found}."
+    said = "Input should be an object" if detail["type"] in _NO_OBJECT else detail["msg"].removeprefix("Value error, ")
+    return f"{where}{said}{found}."
 
 
 def _keys(model: type[BaseModel], parents: list[str]) -> list[str]:

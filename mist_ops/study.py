@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
 from mist_ops.errors import DatasetError
 
+# A file's name has 255 at most, and 35 are for what is put before and after an id.
+_MOST_BYTES = 220
+_SHOWN = 40
+
 _SAFE_ID = re.compile(r"[^\W_][\w.+@ -]{0,127}")
 
 
-def check_id(case_id: str) -> str:
-    """Return an id that may become part of a path, or refuse it."""
-    if not _SAFE_ID.fullmatch(case_id) or ".." in case_id or case_id[-1] in " .":
+def check_id(case_id: str, source: Path | None = None) -> str:
+    """Return an id that may become part of a path, or refuse it; ``source`` is the folder or table that has it."""
+    # Some disks store an accent apart from its letter.
+    plain = unicodedata.normalize("NFC", case_id)
+    if not _SAFE_ID.fullmatch(plain) or ".." in case_id or case_id[-1] in " ." or len(case_id.encode()) > _MOST_BYTES:
+        shown = case_id if len(case_id) <= _SHOWN else f"{case_id[:_SHOWN]}…"
         raise DatasetError(
-            f"The id {case_id!r} cannot name a file. An id begins with a letter or a digit and goes on with at most "
-            "127 letters, digits, spaces or any of _ . + @ -, without '..'. Rename the patient."
+            f"{f'{source}: the' if source else 'The'} id {shown!r} cannot name a file. An id begins with a letter or "
+            f"a digit and goes on with letters, digits, spaces or any of _ . + @ -, without '..', and takes at most "
+            f"128 characters and {_MOST_BYTES} bytes in UTF-8. Rename the patient."
         )
     return case_id
 
@@ -93,9 +102,14 @@ class Study:
         """What was tried to find that strategy, and how it did."""
         return self.results / "postprocessing" / "search.json"
 
+    @property
+    def arrays(self) -> Path:
+        """Folder of the preprocessed channels."""
+        return self.numpy / "images"
+
     def image(self, case_id: str) -> Path:
         """Preprocessed channels: float32 ``(x, y, z, channel)``."""
-        return self.numpy / "images" / f"{check_id(case_id)}.npy"
+        return self.arrays / f"{check_id(case_id)}.npy"
 
     def label(self, case_id: str) -> Path:
         """Preprocessed class indices: uint8 ``(x, y, z, 1)``."""

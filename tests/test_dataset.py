@@ -11,6 +11,7 @@ from mist_ops.dataset import (
     Case,
     find_test_cases,
     find_training_cases,
+    linked_away,
     located,
     read_description,
     read_paths,
@@ -120,6 +121,31 @@ def test_a_file_that_is_two_channels_is_refused(tmp_path: Path) -> None:
     path = _dataset(tmp_path, ("a",), ("mask.nii.gz", "t1c.nii.gz"), images={"t1": ["t1"], "t1c": ["t1c"]})
     with pytest.raises(DatasetError, match=r"t1c\.nii\.gz matches t1 and t1c"):
         find_training_cases(read_description(path))
+
+
+def test_a_link_that_leads_nowhere_is_named(tmp_path: Path) -> None:
+    path = _dataset(tmp_path, ("a",))
+    (tmp_path / "train" / "b").symlink_to(tmp_path / "gone")
+    (tmp_path / "train" / "a" / "t1.nii.gz").unlink()
+    (tmp_path / "train" / "a" / "t1.nii.gz").symlink_to("t1.nii.gz")
+    with pytest.raises(DatasetError) as refused:
+        find_training_cases(read_description(path))
+    for link in ("train/b", "a/t1.nii.gz"):
+        assert f"{link} is a link that leads nowhere" in str(refused.value)
+
+
+def test_links_out_of_the_folder_are_followed_and_known(tmp_path: Path) -> None:
+    path = _dataset(tmp_path, ("a", "b"))
+    (tmp_path / "train" / "a").rename(tmp_path / "elsewhere")
+    (tmp_path / "train" / "a").symlink_to(tmp_path / "elsewhere")
+    description = read_description(path)
+    assert linked_away(find_training_cases(description), description.train_data) == ["a"]
+
+
+def test_a_key_that_is_nearly_ours_is_refused_and_notes_are_not(tmp_path: Path) -> None:
+    assert read_description(_dataset(tmp_path, ("a",), description="of ours", test={}, licence="CC0")).test_data is None
+    with pytest.raises(DatasetError, match="'test-dat' is not known, but 'test-data' is"):
+        read_description(_dataset(tmp_path, (), **{"test-dat": "test"}))
 
 
 def test_an_empty_folder_holds_no_patients(tmp_path: Path) -> None:

@@ -12,12 +12,14 @@ from mist_ops.study import Study, check_id
 STUDY = Study(name="brain", numpy=Path("numpy"), results=Path("results"))
 
 
-@pytest.mark.parametrize("case_id", ["007", "BRATS_017", "sub-01_ses-1", "P 1.5T", "Ωmega+1@site"])
+@pytest.mark.parametrize("case_id", ["007", "BRATS_017", "sub-01_ses-1", "P 1.5T", "Ωmega+1@site", "Mu\u0308ller"])
 def test_ids_as_people_write_them_are_taken_as_they_are(case_id: str) -> None:
     assert check_id(case_id) == case_id
 
 
-@pytest.mark.parametrize("case_id", ["", ".hidden", "../up", "a/b", "a..b", "a ", "a.", "-rf", "a\nb", "x" * 200])
+@pytest.mark.parametrize(
+    "case_id", ["", ".hidden", "../up", "a/b", "a..b", "a ", "a.", "-rf", "a\nb", "x" * 200, "ü" * 120]
+)
 def test_ids_that_cannot_name_a_file_are_refused(case_id: str) -> None:
     with pytest.raises(DatasetError, match="cannot name a file"):
         check_id(case_id)

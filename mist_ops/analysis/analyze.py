@@ -27,6 +27,7 @@ from mist_ops.dataset import (
     find_test_cases,
     find_training_cases,
     is_movable,
+    linked_away,
     patient_folders,
     read_description,
     read_patient_table,
@@ -35,7 +36,7 @@ from mist_ops.dataset import (
     write_test_paths,
     write_train_paths,
 )
-from mist_ops.errors import ConfigError, DatasetError, listing
+from mist_ops.errors import ConfigError, DatasetError, few, listing
 from mist_ops.files import write_json
 from mist_ops.registry import MODELS
 from mist_ops.schema import Section, read_checked
@@ -102,7 +103,10 @@ def analyze(
     check_nfolds(nfolds, len(cases))
     earlier = {} if fresh else _earlier_folds(study, nfolds)
     known = replace(table, fold_of={**earlier, **table.fold_of})
-    plan([_ANY_CASE], description, nfolds, chosen)  # only to refuse settings that are none
+    # Only to refuse settings that are none, and folds that there cannot be.
+    plan([_ANY_CASE], description, nfolds, chosen)
+    assign_folds([case.id for case in cases], nfolds, known)
+    notes = list(_notes(description, table, cases, tests))
 
     def run() -> Iterator[Measured]:
         measured = []
@@ -114,7 +118,7 @@ def analyze(
         by_id = {case.id: case for case in cases}
         groups = {case_id: known.group_of[case_id] for case_id in folds if case_id in known.group_of}
         assignment = Assignment(tuple(by_id[case_id] for case_id in folds), folds, groups)
-        fingerprint, config = _conclusion(good, excluded, description, nfolds, chosen)
+        fingerprint, config = _conclusion(good, excluded, description, nfolds, chosen, notes)
         unedited = {} if fresh else _unedited_folds(study, table)
         drawn = {
             case_id: unedited.get(case_id, fold) if case_id in earlier else fold for case_id, fold in folds.items()
@@ -166,6 +170,23 @@ def fold_origins(study: Study) -> dict[str, str]:
         else "drawn"
         for case_id, fold in fold_of.items()
     }
+
+
+def _notes(
+    description: DatasetDescription, table: PatientTable, cases: Sequence[Case], tests: Sequence[Case]
+) -> Iterator[str]:
+    """What should be known of a dataset, as far as no image need be read for it."""
+    away = linked_away(cases, description.train_data)
+    if description.test_data:
+        away += linked_away(tests, description.test_data)
+    if away:
+        yield (
+            f"Files of {few(away)} lie outside the dataset's folders, where links lead. They are read there; a copy of "
+            "the folders does not hold them."
+        )
+    unknown = sorted(table.ids - {case.id for case in (*cases, *tests)})
+    if unknown:
+        yield f"{description.patients} names {few(unknown)}, which the dataset does not hold. Is an id misspelled?"
 
 
 def _earlier_folds(study: Study, nfolds: int) -> dict[str, int]:
@@ -238,6 +259,7 @@ def _conclusion(
     description: DatasetDescription,
     nfolds: int,
     chosen: Mapping[str, Any],
+    notes: Sequence[str],
 ) -> tuple[Fingerprint, StudyConfig]:
     cases = list(good.values())
     config = plan(cases, description, nfolds, chosen)
@@ -246,8 +268,8 @@ def _conclusion(
     # What follows from an edit is planned; only the edits themselves differ from the plan, and so are kept next time.
     unedited = edits(config, plan(cases, description, nfolds))
     planned = override(config, {path: value for path, value in unedited.items() if path in chosen})
-    notes = [*warnings(cases, config), *repeated_images({case.id: case.content for case in cases})]
-    return Fingerprint(plan=planned, cases=dict(good), excluded=excluded, warnings=notes), config
+    found = [*notes, *warnings(cases, config), *repeated_images({case.id: case.content for case in cases})]
+    return Fingerprint(plan=planned, cases=dict(good), excluded=excluded, warnings=found), config
 
 
 def _write(

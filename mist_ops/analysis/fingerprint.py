@@ -13,6 +13,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt
 from mist_ops.analysis.verify import read
 from mist_ops.dataset import Case, DatasetDescription
 from mist_ops.imaging.foreground import foreground_box
+from mist_ops.imaging.nifti import form_gap
 from mist_ops.schema import Section
 from mist_ops.types import Box, Image, LabelMap, Size, Spacing
 
@@ -56,7 +57,8 @@ class CaseFingerprint(Section):
     """What the analysis knows of a case. Sizes, spacing and box are in the file's own axes.
 
     ``axes`` are, for each canonical axis, the one of the file that it is. ``content`` is the SHA-256 of the voxels of
-    the first channel, ``labels`` the number of voxels of each label. ``hu`` is for CT alone.
+    the first channel, ``labels`` the number of voxels of each label. ``hu`` is for CT alone. ``form_gap`` is how far
+    apart, in mm, the header of a file places it by its sform and by its qform.
     """
 
     id: str
@@ -68,6 +70,7 @@ class CaseFingerprint(Section):
     labels: dict[int, int]
     content: str
     hu: HuStatistics | None = None
+    form_gap: NonNegativeFloat = 0.0
 
     def canonical(self, values: tuple[Number, Number, Number]) -> tuple[Number, Number, Number]:
         """One value per axis of the file, in LPS order."""
@@ -98,6 +101,7 @@ def measure(case: Case, description: DatasetDescription, thorough: bool = False)
         labels=dict(contents.labels),
         content=hashlib.sha256(image.data).hexdigest(),
         hu=hu_statistics(image, contents.mask) if description.modality == "ct" else None,
+        form_gap=max(form_gap(path) for path in case.files),
     )
 
 

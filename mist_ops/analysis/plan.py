@@ -25,7 +25,7 @@ from mist_ops.config import (
     override,
 )
 from mist_ops.dataset import DatasetDescription
-from mist_ops.errors import DatasetError
+from mist_ops.errors import DatasetError, few
 from mist_ops.models import Architecture
 from mist_ops.models.topology import topology
 from mist_ops.registry import MODELS
@@ -173,6 +173,13 @@ def warnings(fingerprints: Sequence[CaseFingerprint], config: StudyConfig) -> li
         for case, bytes_ in zip(fingerprints, 4.0 * values * sizes.prod(axis=1), strict=True)
         if bytes_ > LARGE_BYTES
     ]
+    placed = [case for case in fingerprints if case.form_gap > min(case.spacing)]
+    if placed:
+        found.append(
+            f"The sform and the qform in the headers of {few([case.id for case in placed])} are up to "
+            f"{max(case.form_gap for case in placed):.3g} mm apart. The sform counts here, as in nibabel; a program "
+            "that goes by the qform shows masks elsewhere. Write one into both."
+        )
     outside = sum(case.hu.outside for case in fingerprints if case.hu)
     if outside:
         found.append(f"{outside} sampled voxels lie outside the range of CT numbers and were left out of the window.")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import itertools
 import math
 import os
 import struct
@@ -56,6 +57,28 @@ def read_geometry(path: Path) -> Geometry:
     return _geometry(open_image(path), path)
 
 
+def form_gap(path: Path) -> float:
+    """How far apart, in mm, the two forms of a header place a corner of the image; 0 if one of them is not set.
+
+    The sform is the one that counts here, as in nibabel; other programs go by the qform.
+
+    Raises:
+        ImageError: As ``read_geometry``.
+    """
+    image = open_image(path)
+    if not isinstance(image.header, nib.Nifti1Header):
+        return 0.0
+    try:
+        (sform, _), (qform, _) = image.header.get_sform(coded=True), image.header.get_qform(coded=True)
+    except ValueError:  # no rotation, which nobody can go by
+        return 0.0
+    if sform is None or qform is None:
+        return 0.0
+    corners = [[*corner, 1] for corner in itertools.product(*((0, voxels - 1) for voxels in image.shape[:3]))]
+    gap = float(np.linalg.norm(corners @ (sform - qform).T, axis=1).max())
+    return gap if math.isfinite(gap) else 0.0
+
+
 def read_image(path: Path) -> tuple[Image, Geometry]:
     """Intensities as float32, with the header's slope and intercept applied, in the file's own orientation.
 
@@ -81,7 +104,9 @@ def read_labels(path: Path) -> tuple[LabelMap, Geometry]:
     low, high = raw.min(), raw.max()
     # NaN fails every comparison, and so lands here too.
     if not (low >= 0 and high <= MAX_LABEL):
-        raise ImageError(f"{path} holds values from {low:g} to {high:g}. Labels must lie between 0 and {MAX_LABEL}.")
+        raise ImageError(
+            f"{path} holds values from {low:g} to {high:g}. Labels must lie between 0 and {MAX_LABEL}; correct it."
+        )
     labels = np.ascontiguousarray(raw, dtype=np.min_scalar_type(int(high)))
     if not np.issubdtype(raw.dtype, np.integer) and not np.array_equal(labels, raw):
         example = raw[labels != raw].flat[0]
@@ -167,7 +192,9 @@ def readable(path: Path) -> Iterator[None]:
     except ImageError:
         raise
     except _UNREADABLE as error:
-        raise ImageError(f"{path} cannot be read as a NIfTI image: {str(error).rstrip('.')}.") from error
+        raise ImageError(
+            f"{path} cannot be read as a NIfTI image: {str(error).rstrip('.')}. Copy or export it anew."
+        ) from error
 
 
 def open_image(path: Path) -> SpatialImage:
@@ -178,6 +205,8 @@ def open_image(path: Path) -> SpatialImage:
     """
     if not path.is_file():
         raise ImageError(f"There is no file {path}.")
+    if not path.stat().st_size:
+        raise ImageError(f"{path} is empty. Copy or export it anew.")
     with readable(path), np.errstate(all="ignore"):  # an affine that is not finite is told of by ``grid_of``
         image = _nifti(str(path)) if _is_nifti(path) else nib.load(path)
     if not isinstance(image, SpatialImage):
@@ -193,7 +222,7 @@ def check_voxels(image: SpatialImage, path: Path) -> None:
     """
     stored, claimed = image.get_data_dtype(), _claimed(image)
     if not np.issubdtype(stored, np.integer) and not np.issubdtype(stored, np.floating):
-        raise ImageError(f"{path} holds voxels of type {stored}. A voxel must be one real number.")
+        raise ImageError(f"{path} holds voxels of type {stored}. A voxel must be one real number; convert it first.")
     held = path.stat().st_size * (_MOST_PACKED if path.suffix.lower() == ".gz" else 1)
     if _is_nifti(path) and claimed > held:
         raise ImageError(
@@ -266,7 +295,8 @@ def grid_of(image: SpatialImage, size: Size, path: Path) -> Geometry:
 def _size(image: SpatialImage, path: Path) -> Size:
     shape = tuple(int(voxels) for voxels in image.shape)
     if len(shape) < 3 or math.prod(shape[3:]) != 1:
-        raise ImageError(f"{path} has the size {shape}. An image must have three dimensions; split it first.")
+        advice = "stack its slices" if len(shape) < 3 else "split it first"
+        raise ImageError(f"{path} has the size {shape}. An image must have three dimensions; {advice}.")
     return checked_size(shape, path)
 
 
@@ -274,5 +304,5 @@ def checked_size(shape: tuple[int, ...], path: Path) -> Size:
     """The first three axes of a shape; an ``ImageError`` if no scan is that large."""
     x, y, z = shape[:3]
     if min(x, y, z) < 1 or x * y * z > MAX_VOXELS:
-        raise ImageError(f"{path} claims a size of {shape} voxels, which no scan has. The file is damaged.")
+        raise ImageError(f"{path} claims a size of {shape} voxels, which no scan has. Copy or export it anew.")
     return x, y, z

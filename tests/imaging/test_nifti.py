@@ -15,7 +15,7 @@ import pytest
 
 from mist_ops.errors import ImageError
 from mist_ops.imaging.geometry import Geometry
-from mist_ops.imaging.nifti import read_geometry, read_image, read_labels, write_image, write_labels
+from mist_ops.imaging.nifti import form_gap, read_geometry, read_image, read_labels, write_image, write_labels
 
 GRID = Geometry((3, 4, 5), (0.5, 1.0, 2.5), (7.0, -8.0, 9.0), (0.0, 1.0, 0.0, -1.0, 0.0, 0.0, 0.0, 0.0, 1.0))
 
@@ -154,6 +154,15 @@ def test_an_affine_that_is_not_finite_is_refused(tmp_path: Path, value: float) -
     (tmp_path / "a.nii").write_bytes(image.header.binaryblock + bytes(12))
     with pytest.raises(ImageError, match=r"a\.nii cannot be read as a NIfTI image"):
         read_geometry(tmp_path / "a.nii")
+
+
+def test_the_gap_between_the_forms_is_that_of_the_corner_where_it_is_largest(tmp_path: Path) -> None:
+    image = nib.Nifti1Image(np.ones((5, 2, 2), np.uint8), np.eye(4))
+    image.set_sform(np.diag([1.5, 1.0, 1.0, 1.0]), code=1)
+    for code, gap in ((0, 0.0), (1, 2.0)):
+        image.set_qform(np.eye(4), code=code)
+        nib.save(image, tmp_path / "a.nii.gz")
+        assert form_gap(tmp_path / "a.nii.gz") == gap
 
 
 def test_a_tilted_grid_is_refused(tmp_path: Path) -> None:
