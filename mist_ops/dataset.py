@@ -373,6 +373,14 @@ def read_boxes(study: Study) -> dict[str, Box]:
     return {row["id"]: _box([row[name] for name in _EDGES], study.fg_bboxes) for row in table.to_dict("records")}
 
 
+def read_sizes(study: Study) -> dict[str, Size]:
+    """Read the sizes, by id, of the images that the boxes of fg_bboxes.csv were found in; none if it tells none."""
+    table = read_table(study.fg_bboxes, required=("id",))
+    if not set(_SIZES) <= set(table.columns):
+        return {}
+    return {row["id"]: _size([row[name] for name in _SIZES], study.fg_bboxes) for row in table.to_dict("records")}
+
+
 def read_cells(path: Path) -> pd.DataFrame:
     """Read a CSV as text; cells that a row lacks at its end are empty.
 
@@ -413,7 +421,7 @@ def read_table(path: Path, required: Sequence[str]) -> pd.DataFrame:
     if twice or empty:
         problems = [f"the id {case_id!r} is given twice; keep one." for case_id in twice]
         problems += [f"{cell} is empty; fill it." for cell in empty]
-        raise DatasetError(f"{path}: {listing(problems)}")
+        raise DatasetError(f"{path}: {listing(problems)}. Correct the table.")
     for case_id in table["id"]:
         check_id(case_id, path)
     return table
@@ -437,11 +445,21 @@ def _edges(box: Box) -> list[int]:
 
 
 def _box(edges: Sequence[str], path: Path) -> Box:
-    try:
-        x_start, x_end, y_start, y_end, z_start, z_end = (int(edge) for edge in edges)
-    except ValueError as error:
-        raise DatasetError(f"{path}: edges must be whole numbers: {error}. Analyze the dataset again.") from error
+    x_start, x_end, y_start, y_end, z_start, z_end = _whole(edges, path)
     return Box((x_start, y_start, z_start), (x_end + 1, y_end + 1, z_end + 1))
+
+
+def _size(voxels: Sequence[str], path: Path) -> Size:
+    x, y, z = _whole(voxels, path)
+    return x, y, z
+
+
+def _whole(cells: Sequence[str], path: Path) -> list[int]:
+    try:
+        return [int(cell) for cell in cells]
+    except ValueError as error:
+        message = f"{path}: edges and sizes must be whole numbers: {error}. Analyze the dataset again."
+        raise DatasetError(message) from error
 
 
 def _write(rows: Sequence[Mapping[str, object]], path: Path) -> None:

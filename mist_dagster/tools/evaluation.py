@@ -13,7 +13,15 @@ from mist_dagster.provenance import collect, hashed, interruptible
 from mist_dagster.tools.record import finish, recorded, tool_asset
 from mist_ops.evaluation.picture import draw_scores
 from mist_ops.evaluation.score import Absent, read_evaluation
-from mist_ops.evaluation.table import evaluate, read_pairs, read_summary, worst_first, write_evaluation
+from mist_ops.evaluation.table import (
+    check_output,
+    evaluate,
+    figure_path,
+    read_pairs,
+    read_summary,
+    worst_first,
+    write_evaluation,
+)
 
 AbsentScore = Enum("AbsentScore", get_args(Absent))  # type: ignore[misc]
 """The choices of the launchpad, which shows the names of an enumeration."""
@@ -42,16 +50,18 @@ def evaluation(
         predictions=[pair.prediction for pair in pairs],
     )
     output = Path(context.partition_key)
+    files = [file for pair in pairs for file in (pair.mask, pair.prediction)]
+    check_output(output, [Path(config.config_file), Path(config.paths_csv), *files])
     with interruptible(context):
         known = wanted.known if config.validate_masks else None
         scored = evaluate(pairs, wanted.classes, config.workers, known, absent)
         rows, failures = collect(progress.track(scored, "Evaluating", len(pairs)), progress)
     write_evaluation(output, pairs, wanted.classes, rows, failures, absent)
+    plot = draw_scores(rows, failures, wanted.classes, figure_path(output), output.stem)
     finish((rows, failures))
-    figure = output.with_name(f"{output.stem}_scores.png")
     shown: metadata.Metadata = {
-        "scores": metadata.picture(draw_scores(rows, [], wanted.classes, figure, output.stem)),
-        "figure": metadata.path(figure),
+        "scores": metadata.picture(plot),
+        "figure": metadata.path(figure_path(output)),
         **metadata.means(read_summary(output)),
         "lowest first": metadata.table(worst_first(rows)),
     }

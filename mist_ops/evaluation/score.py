@@ -87,13 +87,20 @@ def read_evaluation(path: Path) -> Evaluation:
     """Read and check the classes of a config.json, or of a JSON that is the ``evaluation`` section alone.
 
     Raises:
-        ConfigError: As ``check_classes``, or the file is no such JSON.
+        ConfigError: As ``check_classes``, or the file is no such JSON or asks for nothing.
     """
     if not path.is_file():
         raise ConfigError(f"There is no {path}. Name a config.json with --config.")
     config = read_checked(path, _Config, ConfigError)
+    if not columns(config.evaluation):
+        raise ConfigError(
+            f"{path} names no class with a metric, so there is nothing to measure. Add one to 'evaluation'."
+        )
     labels = config.dataset_info.labels if config.dataset_info else None
-    check_classes(config.evaluation, labels)
+    try:
+        check_classes(config.evaluation, labels)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
     named = {label for scored in config.evaluation.values() for label in scored.labels}
     return Evaluation(config.evaluation, tuple(sorted({*named, *(labels or [])} - {0})))
 

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,7 @@ from pathlib import Path
 import pandas as pd
 
 from mist_ops.dataset import SUMMARY_ROWS, located, read_table
-from mist_ops.errors import CaseError, DatasetError, MistError
+from mist_ops.errors import CaseError, ConfigError, DatasetError, MistError
 from mist_ops.evaluation.lesions import write_lesions
 from mist_ops.evaluation.score import Absent, CaseScores, Classes, columns, score_case
 from mist_ops.evaluation.summary import summary
@@ -40,10 +40,10 @@ def read_pairs(path: Path) -> list[Pair]:
     Relative paths are ``located``.
 
     Raises:
-        DatasetError: As ``read_table``, or an id is that of a summary row.
+        DatasetError: As ``read_table``, there are no rows, or an id is that of a summary row.
     """
     table = read_table(path, required=("id", "mask", "prediction"))
-    _check_ids(path, table)
+    _check_rows(path, table)
     rows = table[["id", "mask", "prediction"]].itertuples(index=False)
     return [Pair(case_id, *(located(file, path) for file in files)) for case_id, *files in rows]
 
@@ -55,11 +55,13 @@ def read_masks(path: Path) -> dict[str, Path]:
         DatasetError: As ``read_pairs``.
     """
     table = read_table(path, required=("id", "mask"))
-    _check_ids(path, table)
+    _check_rows(path, table)
     return {case_id: located(file, path) for case_id, file in zip(table["id"], table["mask"], strict=True)}
 
 
-def _check_ids(path: Path, table: pd.DataFrame) -> None:
+def _check_rows(path: Path, table: pd.DataFrame) -> None:
+    if table.empty:
+        raise DatasetError(f"{path} has no rows below {', '.join(table.columns)}. Give one for each patient.")
     taken = sorted(set(table["id"]) & set(SUMMARY_ROWS))
     if taken:
         raise DatasetError(f"{path}: the ids {taken} are those of summary rows in the results. Rename the patients.")
@@ -151,6 +153,22 @@ def write_evaluation(
     write_json(summary_path(path), {**summary(classes, ordered, failures, absent), **kept})
 
 
+def check_output(path: Path, inputs: Iterable[Path]) -> None:
+    """Refuse a table that would take the place of what it is made from, by itself or by a file beside it.
+
+    Raises:
+        ConfigError: It would, or a folder is in its place.
+    """
+    written = {file.resolve() for file in (path, summary_path(path), lesions_path(path), figure_path(path))}
+    taken = sorted(str(file) for file in written & {file.resolve() for file in inputs})
+    if taken:
+        raise ConfigError(
+            f"The scores would be written over {taken[0]}, which they are made from. Give another output."
+        )
+    if folders := sorted(str(file) for file in written if file.is_dir()):
+        raise ConfigError(f"{folders[0]} is a folder, where a file is to be written. Give another output.")
+
+
 def summary_path(results: Path) -> Path:
     """The summary beside a results.csv."""
     return results.with_name(f"{results.stem}_summary.json")
@@ -159,6 +177,11 @@ def summary_path(results: Path) -> Path:
 def lesions_path(results: Path) -> Path:
     """The table of lesions beside a results.csv."""
     return results.with_name(f"{results.stem}_lesions.csv")
+
+
+def figure_path(results: Path) -> Path:
+    """The plot of all scores beside a results.csv."""
+    return results.with_name(f"{results.stem}_scores.png")
 
 
 def worst_first(rows: Mapping[str, CaseScores]) -> list[dict[str, str | float]]:

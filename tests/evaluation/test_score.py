@@ -227,7 +227,7 @@ def test_classes_are_read_from_a_config_or_alone(tmp_path: Path, wrapped: bool) 
         ({"WT": {"labels": [1.5], "metrics": {}}}, r"WT.labels.0'.*valid integer"),
         ({"WT": {"labels": [1], "metrics": {"dice": None}}}, "WT.metrics.dice"),
         ({"WT": {"labels": [1], "metrics": {}, "metric": {}}}, "WT.metric' is not known. Did you mean 'metrics'"),
-        ([], "valid dictionary"),
+        ([], "should be an object"),
     ],
 )
 def test_a_bad_configuration_is_refused(tmp_path: Path, content: object, words: str) -> None:
@@ -240,7 +240,7 @@ def test_a_bad_configuration_is_refused(tmp_path: Path, content: object, words: 
 def test_labels_of_the_dataset_are_known_too(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     info = {"task": "t", "modality": "mr", "images": ["t1"], "labels": [0, 1, 2, 4]}
-    classes = {"C": {"labels": [4, 1], "metrics": {}}}
+    classes = {"C": {"labels": [4, 1], "metrics": {"dice": {}}}}
     path.write_text(json.dumps({"evaluation": classes, "dataset_info": info}))
     assert read_evaluation(path).known == (1, 2, 4)
     path.write_text(json.dumps(classes))

@@ -6,6 +6,7 @@ import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from mist_dagster import cli
@@ -13,7 +14,7 @@ from mist_dagster.home import instance
 from mist_ops.config import override, read_config, write_config
 from mist_ops.phantoms import write_phantoms
 
-from .harness import Sandbox
+from .harness import Sandbox, save, voxels
 
 TINY = {
     "model.architecture": "nnunet-pocket",
@@ -66,6 +67,17 @@ def described(bare: Sandbox, sound: Path) -> Sandbox:
     """A sandbox with a dataset alone."""
     shutil.copytree(sound / "data", bare.folder / "data")
     return bare
+
+
+@pytest.fixture
+def predicted(described: Sandbox) -> Sandbox:
+    """A sandbox with a dataset and, beside it, a prediction of each training patient that is off by a voxel."""
+    for number in (1, 2, 3, 4):
+        path = described.prediction(number)
+        path.parent.mkdir(exist_ok=True)
+        shutil.copy(described.mask(number), path)
+        save(path, np.roll(voxels(path), 1, axis=0))
+    return described
 
 
 @pytest.fixture
