@@ -105,8 +105,10 @@ def read_directions(path: Path) -> dict[str, str]:
     """Read a JSON of columns and their directions.
 
     Raises:
-        ConfigError: The file is no JSON object of texts.
+        ConfigError: There is no such file, or it is no JSON object of texts.
     """
+    if not path.is_file():
+        raise ConfigError(f"There is no {path}. Name a JSON of columns and directions.")
     return dict(read_checked(path, _Directions, ConfigError).root)
 
 

@@ -84,7 +84,7 @@ def default_names(paths: Sequence[Path]) -> list[str]:
 
 def _checked_names(names: Sequence[str], tables: int) -> list[str]:
     if len(names) != tables:
-        raise DatasetError(f"{len(names)} names were given for {tables} tables. Give one for each.")
+        raise DatasetError(f"{tables} tables need as many names, and {len(names)} was given. Give one for each.")
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
         raise DatasetError(f"The names {twice} were given twice. Give each table a name of its own.")
@@ -94,7 +94,8 @@ def _checked_names(names: Sequence[str], tables: int) -> list[str]:
 def _read(path: Path, id_column: str) -> pd.DataFrame:
     raw = read_cells(path)
     if id_column not in raw.columns:
-        raise DatasetError(f"{path} lacks the column '{id_column}'. Found: {list(raw.columns)}. Give --id-column.")
+        advice = "Give --id-column." if len(raw.columns) > 1 else "Separate columns by commas."
+        raise DatasetError(f"{path} lacks the column '{id_column}'. Found: {list(raw.columns)}. {advice}")
     if tuple(raw[id_column].tail(len(SUMMARY_ROWS))) == SUMMARY_ROWS:
         raw = raw.iloc[: -len(SUMMARY_ROWS)]
     table = raw.set_index(id_column)
@@ -105,7 +106,7 @@ def _read(path: Path, id_column: str) -> pd.DataFrame:
     problems += [] if ids else ["it has no patients"]
     problems += [] if len(table.columns) else [f"it has no column besides '{id_column}'"]
     if problems:
-        raise DatasetError(f"{path}: {listing(problems)}")
+        raise DatasetError(f"{path}: {listing(problems)}. Correct the table, or evaluate again.")
     return _as_numbers(path, table)
 
 
@@ -127,7 +128,7 @@ def _same_columns(paths: Sequence[Path], tables: Sequence[pd.DataFrame]) -> None
         differing = [f"'{name}' stands in {paths[0]} alone" for name in first if name not in other]
         differing += [f"'{name}' stands in {path} alone" for name in other if name not in first]
         if differing:
-            raise DatasetError(f"The tables have different columns: {listing(differing)} Score them alike.")
+            raise DatasetError(f"The tables have different columns: {listing(differing)}. Score them alike.")
 
 
 def _gaps_told(paths: Sequence[Path], tables: Sequence[pd.DataFrame], most: int = 5) -> str:
@@ -137,8 +138,8 @@ def _gaps_told(paths: Sequence[Path], tables: Sequence[pd.DataFrame], most: int 
         for patient, row in table.isna().iterrows()
         if row.any()
     ]
-    more = f" And {len(gaps) - most} more." if len(gaps) > most else ""
+    more = f" and {len(gaps) - most} more" if len(gaps) > most else ""
     return (
-        f"Scores are missing. {listing(gaps[:most])}{more} Complete them, or give --missing worst to rank them last, "
+        f"Scores are missing. {listing(gaps[:most])}{more}. Complete them, or give --missing worst to rank them last, "
         "or --missing drop to leave their patients out."
     )
