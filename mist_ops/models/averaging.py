@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,13 +26,10 @@ def average_weights(files: Sequence[Path], output: Path, *, overwrite: bool = Fa
         overwrite: Whether to replace it.
 
     Raises:
-        ConfigError: Fewer than two files, an output that is there already, or a file that is missing or damaged, that
-            differs in names or shapes, or that holds a value that is not finite.
+        ConfigError: Fewer than two files, one of them twice, an output that is there already or one of them, or a file
+            that is missing or damaged, that differs in names or shapes, or that holds a value that is not finite.
     """
-    if len(files) < 2:
-        raise ConfigError(f"An average takes two files of weights or more, found {len(files)}.")
-    if output.exists() and not overwrite:
-        raise ConfigError(f"{output} exists already. Give --overwrite to replace it, or another --output.")
+    _check_paths(files, output, overwrite)
     first = _checked(files[0])
     total = {name: tensor.double() if tensor.is_floating_point() else tensor for name, tensor in first.items()}
     for path in files[1:]:
@@ -46,6 +44,20 @@ def average_weights(files: Sequence[Path], output: Path, *, overwrite: bool = Fa
     }
     output.parent.mkdir(parents=True, exist_ok=True)
     write_tensors(output, averaged)
+
+
+def _check_paths(files: Sequence[Path], output: Path, overwrite: bool) -> None:
+    if len(files) < 2:
+        raise ConfigError(f"An average takes two files of weights or more, found {len(files)}.")
+    twice = [path for path, count in Counter(path.resolve() for path in files).items() if count > 1]
+    if twice:
+        raise ConfigError(f"{twice[0]} is given twice. Give each file once.")
+    if output.resolve() in [path.resolve() for path in files]:
+        raise ConfigError(f"{output} is one of the files themselves, and would be lost. Give another --output.")
+    if output.is_dir():
+        raise ConfigError(f"{output} is a folder. Give the name of a file as --output.")
+    if output.exists() and not overwrite:
+        raise ConfigError(f"{output} exists already. Give --overwrite to replace it, or another --output.")
 
 
 def _checked(path: Path) -> Mapping[str, Tensor]:
