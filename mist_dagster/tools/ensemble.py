@@ -11,7 +11,13 @@ from mist_dagster.progress import Progress
 from mist_dagster.provenance import collect, hashed, interruptible
 from mist_dagster.tools.record import finish, recorded, tool_asset
 from mist_ops.config import read_config
-from mist_ops.ensembling.case import check_backend, combine_labels, combine_probabilities, find_predictions
+from mist_ops.ensembling.case import (
+    check_backend,
+    check_output,
+    combine_labels,
+    combine_probabilities,
+    find_predictions,
+)
 from mist_ops.workers import outcomes
 
 
@@ -34,6 +40,7 @@ def ensemble(
     check_backend(config.config_file is None, config.backend)
     output, folders = Path(context.partition_key), [Path(folder) for folder in config.predictions]
     cases = find_predictions(folders)
+    check_output(output, folders)
     settings = [Path(config.config_file)] if config.config_file else []
     inputs = hashed(config=settings, predictions=[path for case in cases for path in case.files])
     if config.config_file:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,19 +52,31 @@ def find_predictions(folders: Sequence[Path]) -> list[Predictions]:
 
 def _files(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
-        raise DatasetError(f"There is no folder {folder}.")
-    names = sorted(path for path in folder.iterdir() if path.name.endswith(_ENDINGS) and not path.name.startswith("."))
-    files = {path.name.removesuffix(".gz").removesuffix(".nii"): path for path in names}
-    if not names or len(files) < len(names):
-        raise DatasetError(
-            f"{folder} holds {len(names)} files that end in .nii.gz or .nii, of {len(files)} patients. "
-            "There must be one for each patient."
-        )
-    return files
+        raise DatasetError(f"There is no folder {folder}. Name folders of predictions with --predictions.")
+    paths = sorted(path for path in folder.iterdir() if path.name.endswith(_ENDINGS) and not path.name.startswith("."))
+    ids = [path.name.removesuffix(".gz").removesuffix(".nii") for path in paths]
+    if not paths:
+        raise DatasetError(f"{folder} holds no predictions. They must be files that end in .nii.gz or .nii.")
+    twice = [case_id for case_id, count in Counter(ids).items() if count > 1]
+    if twice:
+        raise DatasetError(f"{folder} holds both .nii and .nii.gz of {_some(twice)}. Remove one of them.")
+    return dict(zip(ids, paths, strict=True))
 
 
 def _some(ids: Sequence[str], most: int = 5) -> str:
     return ", ".join(ids[:most]) + (f" and {len(ids) - most} more" if len(ids) > most else "")
+
+
+def check_output(output: Path, folders: Sequence[Path]) -> None:
+    """Refuse an output folder that is one of those that are combined, or that is none.
+
+    Raises:
+        DatasetError: It is one of these.
+    """
+    if output.resolve() in [folder.resolve() for folder in folders]:
+        raise DatasetError(f"{output} is one of the folders that are combined. Name another one with --output.")
+    if output.exists() and not output.is_dir():
+        raise DatasetError(f"{output} is a file. Name a folder with --output.")
 
 
 def check_backend(labels: bool, backend: str) -> None:

@@ -44,7 +44,7 @@ def test_folders_with_different_patients_are_refused_and_the_patients_named(tmp_
 
 def test_a_folder_that_is_empty_missing_or_given_twice_is_refused(tmp_path: Path) -> None:
     one, empty = folders(tmp_path, {"a": 1}, {})
-    for others, words in ((empty, "holds 0 files"), (tmp_path / "none", "no folder"), (one, "each given once")):
+    for others, words in ((empty, "holds no predictions"), (tmp_path / "none", "no folder"), (one, "each given once")):
         with pytest.raises(DatasetError, match=words):
             find_predictions([one, others])
 
