@@ -4,7 +4,7 @@ import contextlib
 import getpass
 import json
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -52,6 +52,10 @@ class RunFailedError(MistError):
     def __init__(self, message: str, details: str) -> None:
         super().__init__(message)
         self.details = details
+
+
+class PatientsFailedError(RunFailedError):
+    """A run in which some patients failed, after the others were done."""
 
 
 class RunCanceledError(Exception):
@@ -114,7 +118,29 @@ class Launcher:
         failure = failures[0]
         said = failure.user_failure_data.description if failure.user_failure_data else None
         error = failure.error or SerializableErrorInfo("unknown", [], None)
-        raise RunFailedError(said or _sentence(error), error.to_string())
+        if said:
+            raise PatientsFailedError(said, error.to_string())
+        raise RunFailedError(_sentence(error), error.to_string())
+
+
+@contextlib.contextmanager
+def others_first() -> Iterator[Callable[[], contextlib.AbstractContextManager[None]]]:
+    """Do what can be done although patients fail: yield what opens a block whose ``PatientsFailedError`` waits.
+
+    The first that waited is raised at the end.
+    """
+    failed: list[PatientsFailedError] = []
+
+    @contextlib.contextmanager
+    def waiting() -> Iterator[None]:
+        try:
+            yield
+        except PatientsFailedError as error:
+            failed.append(error)
+
+    yield waiting
+    if failed:
+        raise failed[0]
 
 
 @contextlib.contextmanager

@@ -57,6 +57,11 @@ def postprocessing_assets(study: Study) -> list[dg.AssetsDefinition]:
             progress.problem(sentence)
         write_strategy(study.strategy, choice.strategy)
         write_json(study.strategy_search, choice.to_json())
+        if choice.failures:
+            raise dg.Failure(
+                f"{len(choice.failures)} of {len(predictions)} patients had no say in {study.strategy}: "
+                f"{', '.join(choice.failures)}."
+            )
         return dg.MaterializeResult(
             data_version=dg.DataVersion(file_hash(study.strategy)),
             metadata={

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mist_dagster.cli.run_config import Settings, absolute, given
-from mist_dagster.launch import Launcher
+from mist_dagster.launch import Launcher, others_first
 from mist_dagster.options import (
     AverageWeightsOptions,
     ConvertCsvOptions,
@@ -73,9 +73,13 @@ def postprocess(launcher: Launcher, options: PostprocessOptions, settings: Setti
     if options.eval_config:
         read_evaluation(options.eval_config.expanduser())
     paths = absolute({"predictions": options.base_predictions, "strategy": options.postprocess_strategy})
-    launcher.run_tool("postprocessed", output, {**paths, "workers": options.num_workers_postprocess})
-    launcher.progress.note(f"Postprocessed: {output / 'predictions'}")
-    if options.paths_csv and options.eval_config:
+    with others_first() as waiting:
+        with waiting():
+            launcher.run_tool("postprocessed", output, {**paths, "workers": options.num_workers_postprocess})
+            launcher.progress.note(f"Postprocessed: {output / 'predictions'}")
+        if options.eval_config is None:
+            return
+        # A mask that failed has no score either; scores of before would be those of other masks.
         pairs = [Pair(case_id, mask, output / "predictions" / f"{case_id}.nii.gz") for case_id, mask in masks.items()]
         write_pairs(output / "postprocess_paths.csv", pairs)
         scored = absolute({"config_file": options.eval_config, "paths_csv": output / "postprocess_paths.csv"})

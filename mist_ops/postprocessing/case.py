@@ -78,7 +78,7 @@ def _id(name: str) -> str:
 
 
 def check_output(output: Path, predictions: Sequence[Prediction]) -> None:
-    """Refuse an output folder that is that of the predictions, or that holds masks of other patients.
+    """Refuse an output folder that is that of the predictions, that is none, or that holds masks of other patients.
 
     Those would be taken for postprocessed by whoever reads the folder.
 
@@ -87,6 +87,9 @@ def check_output(output: Path, predictions: Sequence[Prediction]) -> None:
     """
     if any(prediction.path.parent.resolve() == output.resolve() for prediction in predictions):
         raise DatasetError(f"{output} is the folder of the predictions themselves. Name another one with --output.")
+    for path in (output.parent, output):
+        if path.exists() and not path.is_dir():
+            raise DatasetError(f"{path} is a file. Name a folder with --output.")
     expected = {f"{prediction.id}{_OUTPUT}" for prediction in predictions}
     held = [path.name for path in output.iterdir()] if output.is_dir() else []
     others = sorted(name for name in held if name.endswith(_ENDINGS) and name not in expected and name[0] != ".")

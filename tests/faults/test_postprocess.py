@@ -1,0 +1,325 @@
+"""``mist_postprocess`` and ``mist_choose_postprocessing`` on masks, strategies and folders with one fault each."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from .harness import Arguments, Fault, Sandbox, cut_short, edit_text, fill, meets, read_whole, remove, save, voxels
+
+STEP = {
+    "transform": "remove_small_objects",
+    "apply_to_labels": [1],
+    "per_label": True,
+    "kwargs": {"small_object_threshold": 8},
+}
+CLASSES = {"core": {"labels": [2], "metrics": {"dice": {}}}}
+
+
+def strategy(box: Sandbox) -> Path:
+    return box.folder / "data" / "strategy.json"
+
+
+def output(box: Sandbox) -> Path:
+    return box.folder / "out"
+
+
+@pytest.fixture
+def planned(predicted: Sandbox) -> Sandbox:
+    """A sandbox with predictions and a strategy."""
+    strategy(predicted).write_text(json.dumps([STEP]))
+    return predicted
+
+
+def postprocessing(box: Sandbox) -> Arguments:
+    folders = ["--base-predictions", box.prediction().parent, "--output", output(box)]
+    return [*folders, "--postprocess-strategy", strategy(box)]
+
+
+def written(box: Sandbox) -> set[str]:
+    return {path.name for path in (output(box) / "predictions").iterdir()}
+
+
+def others_are_written(box: Sandbox) -> bool:
+    for name in written(box):
+        read_whole(output(box) / "predictions" / name)
+    return written(box) == {f"phantom_{number:03}.nii.gz" for number in (2, 3, 4)}
+
+
+def all_are_written(box: Sandbox) -> bool:
+    return len(written(box)) == 4
+
+
+def step(**values: object) -> Callable[[Sandbox], None]:
+    return lambda box: fill(strategy(box), json.dumps([{**STEP, **values}]))
+
+
+def text(content: str) -> Callable[[Sandbox], None]:
+    return lambda box: fill(strategy(box), content)
+
+
+def as_input(box: Sandbox, name: str) -> Arguments:
+    base = box.folder / "data" / name
+    base.parent.mkdir(exist_ok=True)
+    shutil.copytree(box.prediction().parent, base, dirs_exist_ok=True)
+    return ["--base-predictions", base, "--output", box.folder / "data"]
+
+
+def empty_folder(box: Sandbox) -> Arguments:
+    (box.folder / "empty").mkdir()
+    return ["--base-predictions", box.folder / "empty"]
+
+
+def broken_link(box: Sandbox) -> None:
+    box.prediction().unlink()
+    box.prediction().symlink_to("nowhere.nii.gz")
+
+
+def twice(box: Sandbox) -> None:
+    save(box.prediction().with_name("phantom_001.nii"), voxels(box.prediction()), np.eye(4))
+
+
+def other_patients(box: Sandbox) -> None:
+    folder = output(box) / "predictions"
+    folder.mkdir(parents=True)
+    shutil.copy(box.prediction(), folder / "somebody.nii.gz")
+
+
+def output_a_file(box: Sandbox) -> Arguments:
+    path = box.folder / "data" / "file"
+    path.write_text("mine")
+    return ["--output", path]
+
+
+of_a_patient = partial(Fault, others_done=others_are_written)
+refused = partial(Fault, touches=False)
+taken = partial(Fault, says="Postprocessed:", status=0, others_done=all_are_written)
+
+OF_A_FOLDER = [
+    of_a_patient(
+        "postprocess/mask-truncated",
+        "a mask that is cut short",
+        lambda box: cut_short(box.prediction()),
+        "Case 'phantom_001'",
+    ),
+    of_a_patient(
+        "postprocess/mask-not-an-image",
+        "a mask that is a text",
+        lambda box: fill(box.prediction(), "no image"),
+        "phantom_001.nii.gz cannot be read as a NIfTI image",
+    ),
+    of_a_patient(
+        "postprocess/mask-probabilities",
+        "probabilities instead of labels",
+        lambda box: save(box.prediction(), voxels(box.prediction()) * np.float32(0.45)),
+        "Labels must be whole",
+    ),
+    of_a_patient(
+        "postprocess/mask-a-broken-link",
+        "a mask that is a link to nothing",
+        broken_link,
+        "There is no file",
+        again=False,
+    ),
+    taken(
+        "postprocess/mask-label-300",
+        "a label above 255",
+        lambda box: save(box.prediction(), np.where(voxels(box.prediction()) == 2, 300, 0).astype(np.uint16)),
+    ),
+    taken(
+        "postprocess/mask-empty",
+        "a mask without any label",
+        lambda box: save(box.prediction(), np.zeros_like(voxels(box.prediction()))),
+    ),
+    refused("postprocess/patient-twice", "two files of one patient", twice, "holds both .nii and .nii.gz"),
+    refused("postprocess/folder-empty", "a folder without predictions", empty_folder, "holds no predictions"),
+    refused(
+        "postprocess/folder-missing",
+        "a folder of predictions that is not there",
+        lambda box: ["--base-predictions", box.folder / "none"],
+        "There is no folder",
+    ),
+    refused(
+        "postprocess/strategy-missing",
+        "a strategy that is not there",
+        lambda box: remove(strategy(box)),
+        "Name a JSON with a list of steps",
+    ),
+    refused(
+        "postprocess/strategy-broken",
+        "a strategy that is cut short",
+        lambda box: cut_short(strategy(box)),
+        "strategy.json cannot be read as JSON",
+    ),
+    refused(
+        "postprocess/strategy-empty-file", "a strategy of no bytes", text(""), "strategy.json cannot be read as JSON"
+    ),
+    taken("postprocess/strategy-empty-list", "a strategy without steps", text("[]")),
+    refused(
+        "postprocess/strategy-an-object",
+        "a step that is no list of steps",
+        text(json.dumps(STEP)),
+        "strategy.json: Input should be a valid list",
+    ),
+    refused("postprocess/strategy-of-no-objects", "a list of numbers", text("[1, 2]"), "strategy.json"),
+    refused(
+        "postprocess/transform-unknown",
+        "a transform that does not exist",
+        step(transform="remove_smal_objects"),
+        "Did you mean 'remove_small_objects'?",
+    ),
+    refused(
+        "postprocess/transform-missing",
+        "a step without a transform",
+        text('[{"apply_to_labels": [1], "per_label": true}]'),
+        "step 1 of 1: 'transform': Field required",
+    ),
+    refused(
+        "postprocess/key-unknown",
+        "a key of a step that is misspelt",
+        step(apply_to_label=[1]),
+        "Did you mean 'apply_to_labels'?",
+    ),
+    refused(
+        "postprocess/parameter-misspelt",
+        "a parameter that is misspelt",
+        step(kwargs={"small_object_treshold": 64}),
+        "Did you mean 'small_object_threshold'?",
+    ),
+    refused(
+        "postprocess/parameter-wrong-type",
+        "a parameter that is a text",
+        step(kwargs={"small_object_threshold": "many"}),
+        "step 1 of 1 (remove_small_objects): 'kwargs': 'small_object_threshold'",
+    ),
+    refused(
+        "postprocess/parameter-negative",
+        "a parameter below its range",
+        step(kwargs={"small_object_threshold": -5}),
+        "step 1 of 1 (remove_small_objects): 'kwargs': 'small_object_threshold'",
+    ),
+    refused(
+        "postprocess/labels-negative",
+        "a step of a negative label",
+        step(apply_to_labels=[-2]),
+        "Give labels from 1 to 65535",
+    ),
+    refused("postprocess/labels-empty", "a step of no labels", step(apply_to_labels=[]), "'apply_to_labels'"),
+    taken("postprocess/strategy-unknown-label", "a step of a label that no mask has", step(apply_to_labels=[9])),
+    refused(
+        "postprocess/output-is-input",
+        "an output folder that is that of the predictions",
+        partial(as_input, name="predictions"),
+        "is the folder of the predictions themselves",
+    ),
+    refused(
+        "postprocess/output-of-others",
+        "an output folder with masks of other patients",
+        other_patients,
+        "holds masks that are not among the predictions: somebody.nii.gz",
+    ),
+    refused("postprocess/output-a-file", "an output that is a file", output_a_file, "is a file"),
+    refused(
+        "postprocess/eval-config-alone",
+        "what to measure without the masks",
+        lambda box: ["--eval-config", box.folder / "none.json"],
+        "--paths-csv and --eval-config belong together",
+    ),
+]
+
+
+@pytest.mark.parametrize("fault", OF_A_FOLDER, ids=lambda fault: fault.key)
+def test_postprocess(planned: Sandbox, fault: Fault) -> None:
+    meets(planned, "postprocess", postprocessing(planned), fault)
+
+
+def scored_too(box: Sandbox) -> Arguments:
+    masks, wanted = box.folder / "data" / "masks.csv", box.folder / "data" / "asked.json"
+    masks.write_text("id,mask\n" + "".join(f"phantom_{number:03},{box.mask(number)}\n" for number in (1, 2, 3, 4)))
+    wanted.write_text(json.dumps(CLASSES))
+    return [*postprocessing(box), "--paths-csv", masks, "--eval-config", wanted]
+
+
+def test_a_mask_that_fails_has_no_score_of_before_and_the_others_have_new_ones(planned: Sandbox) -> None:
+    arguments = scored_too(planned)
+    assert planned.run("postprocess", *arguments).status == 0
+    cut_short(planned.prediction())
+    ended = planned.run("postprocess", *arguments)
+    assert ended.status == 1
+    found = (output(planned) / "postprocess_results.csv").read_text().splitlines()
+    assert "phantom_001," in found
+    assert len([row for row in found if row.startswith("phantom_") and not row.endswith(",")]) == 3
+
+
+def test_what_cannot_be_scored_is_told_before_any_mask_is_written(planned: Sandbox) -> None:
+    arguments = scored_too(planned)
+    edit_text(planned.folder / "data" / "asked.json", lambda text: text.replace("dice", "dicee"))
+    ended = planned.run("postprocess", *arguments)
+    assert ended.status == 1
+    assert "Did you mean 'dice'?" in ended.said
+    assert not output(planned).exists()
+
+
+@pytest.fixture
+def cross_validated(analyzed: Sandbox, sound: Path) -> Sandbox:
+    """A sandbox with an analyzed study and its predictions of cross-validation."""
+    shutil.copytree(sound / "results" / "predictions", analyzed.study.cv_predictions.parent.parent)
+    return analyzed
+
+
+def others_chose(box: Sandbox) -> bool:
+    found = json.loads(box.study.strategy_search.read_text())
+    return list(found["failures"]) == ["phantom_001"] and box.study.strategy.exists()
+
+
+def no_predictions(box: Sandbox) -> None:
+    for path in box.study.cv_predictions.iterdir():
+        path.unlink()
+
+
+OF_A_STUDY = [
+    Fault(
+        "choose_postprocessing/prediction-truncated",
+        "a prediction of cross-validation that is cut short",
+        lambda box: cut_short(box.study.cv_prediction("phantom_001")),
+        "1 of 4 patients had no say",
+        others_done=others_chose,
+    ),
+    Fault(
+        "choose_postprocessing/mask-missing",
+        "a mask that is not there",
+        lambda box: remove(box.mask()),
+        "1 of 4 patients had no say",
+        others_done=others_chose,
+    ),
+    refused(
+        "choose_postprocessing/no-predictions",
+        "a study without predictions",
+        lambda box: remove(box.study.cv_predictions),
+        "There are no predictions in",
+    ),
+    refused(
+        "choose_postprocessing/all-predictions-gone",
+        "a folder of predictions that is empty",
+        no_predictions,
+        "There are no predictions in",
+    ),
+    refused(
+        "choose_postprocessing/no-study",
+        "a folder of results without a study",
+        lambda box: remove(box.study.config),
+        "There is no config.json in",
+    ),
+]
+FAULTS = [*OF_A_FOLDER, *OF_A_STUDY]
+
+
+@pytest.mark.parametrize("fault", OF_A_STUDY, ids=lambda fault: fault.key)
+def test_choose_postprocessing(cross_validated: Sandbox, fault: Fault) -> None:
+    meets(cross_validated, "choose_postprocessing", ["--results", cross_validated.study.results], fault)
