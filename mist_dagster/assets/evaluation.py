@@ -15,6 +15,7 @@ from mist_ops.dataset import Assignment, read_train_paths
 from mist_ops.errors import ConfigError
 from mist_ops.evaluation.pages import Model, write_pages
 from mist_ops.evaluation.picture import draw_scores
+from mist_ops.evaluation.score import check_classes
 from mist_ops.evaluation.table import Pair, evaluate, read_summary, worst_first, write_evaluation, write_pairs
 from mist_ops.files import file_hash
 from mist_ops.inference.records import read_models
@@ -49,7 +50,9 @@ def evaluation_assets(study: Study) -> list[dg.AssetsDefinition]:
     ) -> dg.MaterializeResult:
         """Each patient's scores against its mask, and their summary."""
         settings, assignment = read_config(study.config), read_train_paths(study.train_paths)
-        pairs = _pairs(study, assignment)
+        check_classes(settings.evaluation, settings.dataset_info.labels)
+        expected = _expected(study, assignment)
+        pairs = [pair for pair in expected if pair.prediction.exists()]
         inputs = hashed(
             config=[study.config],
             models=[study.model(fold) for fold in settings.training.folds],
@@ -65,7 +68,9 @@ def evaluation_assets(study: Study) -> list[dg.AssetsDefinition]:
             "version": STEP_VERSIONS["evaluation"],
             **_by_id(pairs, inputs),
         }
-        write_evaluation(study.results_csv, pairs, settings.evaluation, rows, failures, inputs=made_from)
+        unpredicted = {pair.id: f"Case '{pair.id}': it is not predicted." for pair in expected if pair not in pairs}
+        reasons = {**failures, **unpredicted}
+        write_evaluation(study.results_csv, expected, settings.evaluation, rows, reasons, inputs=made_from)
         missing = [case.id for case in assignment.cases if case.id not in rows]
         figure, task = study.figure("scores"), settings.dataset_info.task
         plot = draw_scores(rows, missing, settings.evaluation, figure, task)
@@ -97,13 +102,10 @@ def evaluation_assets(study: Study) -> list[dg.AssetsDefinition]:
     return [evaluation]
 
 
-def _pairs(study: Study, assignment: Assignment) -> list[Pair]:
-    """The patients that have both a mask and a prediction."""
-    return [
-        Pair(case.id, case.mask, study.cv_prediction(case.id))
-        for case in assignment.cases
-        if case.mask and study.cv_prediction(case.id).exists()
-    ]
+def _expected(study: Study, assignment: Assignment) -> list[Pair]:
+    """The patients with a mask who are predicted, or whose fold has a model and so should be."""
+    found = [Pair(case.id, case.mask, study.cv_prediction(case.id)) for case in assignment.cases if case.mask]
+    return [pair for pair in found if pair.prediction.exists() or study.model(assignment.fold_of[pair.id]).exists()]
 
 
 def _models(study: Study, assignment: Assignment, ids: Iterable[str]) -> Iterator[tuple[str, Model]]:

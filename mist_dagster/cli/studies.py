@@ -13,7 +13,7 @@ from mist_dagster.assets.status import PlanRun
 from mist_dagster.cli.run_config import Settings, absolute, given
 from mist_dagster.gpu import ALL_GPUS
 from mist_dagster.home import dagster_home
-from mist_dagster.launch import Launcher, submit
+from mist_dagster.launch import Launcher, others_first, submit
 from mist_dagster.options import (
     AcceptOptions,
     AnalyzeOptions,
@@ -96,6 +96,7 @@ def train(launcher: Launcher, options: TrainOptions, settings: Settings) -> None
     study = _study(options, numpy=options.numpy)
     settings = {**settings, **_weighting(options)}
     config = override(read_config(study.config), settings)
+    _check_metrics(study, config)  # before hours of training
     folds, pretrained = _folds_to_train(study, config, options), _pretrained(options, config)
     _configure(launcher, study, settings)
     assignment, device = read_train_paths(study.train_paths), given("device", options.device)
@@ -108,6 +109,15 @@ def train(launcher: Launcher, options: TrainOptions, settings: Settings) -> None
         launcher.run_stage(study, "train", how, [fold_key(fold)])
         launcher.run_stage(study, "predict", device, assignment.held_out(fold))
     _score_and_test(launcher, study, config, options.num_workers_evaluate, device)
+
+
+def _check_metrics(study: Study, config: StudyConfig) -> None:
+    from mist_ops.evaluation.score import check_classes  # SciPy loads for half a second
+
+    try:
+        check_classes(config.evaluation, config.dataset_info.labels)
+    except ConfigError as error:
+        raise ConfigError(f"{study.config}: {error}") from error
 
 
 def _submit(
@@ -132,15 +142,18 @@ def finalize(launcher: Launcher, options: FinalizeOptions, settings: Settings) -
         ConfigError: No fold is trained, or some are not; then what is there is done first.
     """
     study = _study(options)
-    config = _configure(launcher, study, settings)
     assignment, device = read_train_paths(study.train_paths), given("device", options.device)
+    config = _configure(launcher, study, settings)
+    _check_metrics(study, config)
     trained = [fold for fold in config.training.folds if study.model(fold).exists()]
     if not trained:
         raise ConfigError(f"There is no model in {study.models}. Run mist_train first.")
     missing = [case for fold in trained for case in assignment.held_out(fold) if not study.cv_prediction(case).exists()]
-    if missing:
-        launcher.run_stage(study, "predict", device, missing)
-    _score_and_test(launcher, study, config, options.num_workers_evaluate, device)
+    with others_first() as waiting:
+        if missing:
+            with waiting():
+                launcher.run_stage(study, "predict", device, missing)
+        _score_and_test(launcher, study, config, options.num_workers_evaluate, device)
     untrained = [fold for fold in config.training.folds if fold not in trained]
     if untrained:
         raise ConfigError(
@@ -183,9 +196,13 @@ def _say_status(launcher: Launcher, study: Study, found: Status) -> bool:
 
 def accept(launcher: Launcher, options: AcceptOptions, settings: Settings) -> None:
     """Copy the scores beside themselves."""
+    from mist_ops.evaluation.accepted import check_whole
+    from mist_ops.evaluation.score import columns
+
     study = _study(options)
     if not study.results_csv.is_file():
         raise ConfigError(f"There is no {study.results_csv} to accept. Run mist_train or mist_finalize first.")
+    check_whole(study.results_csv, columns(read_config(study.config).evaluation))
     write_text(study.accepted_csv, study.results_csv.read_text(encoding="utf-8"))
     launcher.progress.note(f"Accepted: {study.accepted_csv}. A later table that is worse is told of.")
 
@@ -193,7 +210,7 @@ def accept(launcher: Launcher, options: AcceptOptions, settings: Settings) -> No
 def choose_postprocessing(launcher: Launcher, options: ChoosePostprocessingOptions, settings: Settings) -> None:
     """Search for the postprocessing that helps."""
     study = _study(options)
-    if not study.cv_predictions.is_dir():
+    if not list(study.cv_predictions.glob("*.nii.gz")):
         raise ConfigError(f"There are no predictions in {study.cv_predictions}. Run mist_train first.")
     launcher.run_stage(study, "choose_postprocessing", {"workers": options.num_workers_postprocess})
     found = json.loads(study.strategy_search.read_text(encoding="utf-8"))
@@ -206,8 +223,10 @@ def choose_postprocessing(launcher: Launcher, options: ChoosePostprocessingOptio
 def _score_and_test(
     launcher: Launcher, study: Study, config: StudyConfig, workers: int, device: Mapping[str, str]
 ) -> None:
-    launcher.run_stage(study, "evaluate", {"workers": workers})
-    _predict_test_set(launcher, study, config, device)
+    with others_first() as waiting:
+        with waiting():
+            launcher.run_stage(study, "evaluate", {"workers": workers})
+        _predict_test_set(launcher, study, config, device)
     show_status(launcher, study)
     _say_results(launcher, study, config)
 

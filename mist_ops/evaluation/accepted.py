@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from mist_ops.dataset import SUMMARY_ROWS, read_table
+from mist_ops.errors import DatasetError, few
 from mist_ops.evaluation.score import Classes
 from mist_ops.evaluation.summary import intervals
 from mist_ops.registry import METRICS
@@ -54,6 +56,22 @@ def regressions(results: Path, accepted: Path, classes: Classes) -> list[Regress
             count = int(np.isfinite(values).sum())
             found.append(Regression(column, interval.mean, interval.low, interval.high, count))
     return found
+
+
+def check_whole(results: Path, columns: Sequence[str]) -> None:
+    """Refuse a table of results that lacks a column or the scores of a patient: nothing can be held against it.
+
+    Raises:
+        DatasetError: As ``read_table``, or there is no patient, or one without scores.
+    """
+    scores = read_table(results, required=("id",)).pipe(lambda table: table[~table["id"].isin(SUMMARY_ROWS)])
+    missing = [name for name in columns if name not in scores]
+    if missing:
+        raise DatasetError(f"{results} lacks the columns {missing} that config.json asks for. Run mist_finalize.")
+    failed = [row["id"] for row in scores.to_dict("records") if all(row[name] == "" for name in columns)]
+    if scores.empty or failed:
+        who = f"of {few(failed)}" if failed else "of anybody"
+        raise DatasetError(f"{results} has no scores {who}. Run mist_finalize, which says why, before you accept.")
 
 
 def _scores(path: Path) -> pd.DataFrame:

@@ -1,0 +1,205 @@
+"""``mist_finalize`` and ``mist_accept`` on finished studies with one fault each."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from .harness import Fault, Sandbox, cut_short, edit_text, fill, meets, remove
+
+
+def rows(box: Sandbox) -> dict[str, list[str]]:
+    with box.study.results_csv.open(encoding="utf-8", newline="") as stream:
+        return {row[0]: row[1:] for row in csv.reader(stream)}
+
+
+def scored(box: Sandbox) -> set[str]:
+    return {case_id for case_id, cells in rows(box).items() if case_id.startswith("phantom") and all(cells)}
+
+
+def is_tested(box: Sandbox) -> bool:
+    return box.study.test_prediction("phantom_001").is_file()
+
+
+def all_is_done(box: Sandbox) -> bool:
+    return len(scored(box)) == 4 and is_tested(box)
+
+
+def others_are_scored(box: Sandbox) -> bool:
+    """Whether the first patient has a row without scores, and all others have scores."""
+    others = {"phantom_002", "phantom_003", "phantom_004"}
+    return scored(box) == others and not any(rows(box)["phantom_001"]) and is_tested(box)
+
+
+def prediction(box: Sandbox) -> Path:
+    return box.study.cv_prediction("phantom_001")
+
+
+def unmade(breaks: Callable[[Sandbox], None]) -> Callable[[Sandbox], None]:
+    """Break a study whose scores and test predictions are still to be made."""
+
+    def change(box: Sandbox) -> None:
+        box.study.results_csv.unlink()
+        box.study.test_prediction("phantom_001").unlink()
+        breaks(box)
+
+    return change
+
+
+def unpredictable(box: Sandbox) -> None:
+    prediction(box).unlink()
+    cut_short(box.study.image("phantom_001"))
+
+
+def without_fold_1(box: Sandbox) -> None:
+    remove(box.study.model(1))
+    for case_id in ("phantom_001", "phantom_003"):
+        remove(box.study.cv_prediction(case_id))
+
+
+refused = partial(Fault, touches=False)
+
+OF_FINALIZE = [
+    Fault(
+        "finalize/prediction-missing",
+        "a prediction of cross-validation that is gone",
+        unmade(lambda box: remove(prediction(box))),
+        "Scores:",
+        status=0,
+        others_done=all_is_done,
+    ),
+    Fault(
+        "finalize/prediction-truncated",
+        "a prediction of cross-validation that is cut short",
+        unmade(lambda box: cut_short(prediction(box))),
+        "Scores:",
+        status=0,
+        others_done=all_is_done,
+    ),
+    Fault(
+        "finalize/array-truncated",
+        "the arrays of a patient that is to be predicted cut short",
+        unmade(unpredictable),
+        "1 of ",
+        others_done=others_are_scored,
+    ),
+    Fault(
+        "finalize/mask-truncated",
+        "the mask of a patient cut short",
+        unmade(lambda box: cut_short(box.mask())),
+        "1 of 4 patients could not be scored: phantom_001",
+        others_done=others_are_scored,
+    ),
+    Fault(
+        "finalize/test-image-truncated",
+        "an image of a test patient cut short",
+        unmade(lambda box: cut_short(box.folder / "data" / "test" / "phantom_001" / "t1.nii.gz")),
+        "phantom_001",
+        others_done=lambda box: len(scored(box)) == 4,
+    ),
+    Fault(
+        "finalize/fold-missing",
+        "a fold without a model",
+        without_fold_1,
+        "Folds 1 have no models",
+        others_done=lambda box: scored(box) == {"phantom_002", "phantom_004"},
+    ),
+    refused(
+        "finalize/no-model", "a study without models", lambda box: remove(box.study.models), "There is no model in"
+    ),
+    Fault(
+        "finalize/weights-truncated",
+        "the weights of a fold cut short",
+        unmade(lambda box: cut_short(box.study.model(0))),
+        "fold_0.pt is damaged",
+    ),
+    refused(
+        "finalize/no-study",
+        "a folder of results without a study",
+        lambda box: remove(box.study.config),
+        "There is no config.json in",
+    ),
+    refused(
+        "finalize/config-broken",
+        "a config.json that is cut short",
+        lambda box: cut_short(box.study.config),
+        "config.json cannot be read as JSON",
+    ),
+    refused(
+        "finalize/metric-unknown",
+        "a metric that does not exist",
+        lambda box: edit_text(box.study.config, lambda text: text.replace('"haus95"', '"haus59"')),
+        "'core': There is no metric 'haus59'. Did you mean 'haus95'?",
+    ),
+    refused(
+        "finalize/paths-missing",
+        "a study without its table of patients",
+        lambda box: remove(box.study.train_paths),
+        "There is no table",
+    ),
+]
+
+
+@pytest.mark.parametrize("fault", OF_FINALIZE, ids=lambda fault: fault.key)
+def test_finalize(trained: Sandbox, fault: Fault) -> None:
+    meets(trained, "finalize", ["--results", trained.study.results, "--device", "cpu"], fault)
+
+
+@pytest.fixture
+def measured(analyzed: Sandbox, sound: Path) -> Sandbox:
+    """A sandbox with an analyzed study and its scores."""
+    analyzed.study.results_csv.write_bytes((sound / "results" / "results.csv").read_bytes())
+    return analyzed
+
+
+def without_scores_of_one(box: Sandbox) -> None:
+    empty = ",".join(["phantom_001", *[""] * len(rows(box)["phantom_001"])])
+    text = box.study.results_csv.read_text().splitlines()
+    fill(box.study.results_csv, "\n".join(empty if row.startswith("phantom_001,") else row for row in text) + "\n")
+
+
+OF_ACCEPTANCE = [
+    refused("accept/no-results", "a study without scores", lambda box: remove(box.study.results_csv), "to accept"),
+    refused(
+        "accept/results-empty",
+        "a table of scores of no bytes",
+        lambda box: fill(box.study.results_csv),
+        "results.csv cannot be read as a table",
+    ),
+    refused(
+        "accept/results-without-patients",
+        "a table of scores without patients",
+        lambda box: edit_text(box.study.results_csv, lambda text: text.splitlines()[0]),
+        "has no scores of anybody",
+    ),
+    refused(
+        "accept/results-cut-short",
+        "a table of scores that is cut short",
+        lambda box: edit_text(box.study.results_csv, lambda text: text[:20]),
+        "results.csv lacks the columns",
+    ),
+    refused(
+        "accept/patient-failed",
+        "a table of scores with a patient that failed",
+        without_scores_of_one,
+        "has no scores of phantom_001",
+    ),
+    refused(
+        "accept/no-study",
+        "a folder of results without a study",
+        lambda box: remove(box.study.config),
+        "There is no config.json in",
+    ),
+]
+
+
+FAULTS = [*OF_FINALIZE, *OF_ACCEPTANCE]
+
+
+@pytest.mark.parametrize("fault", OF_ACCEPTANCE, ids=lambda fault: fault.key)
+def test_accept(measured: Sandbox, fault: Fault) -> None:
+    meets(measured, "accept", ["--results", measured.study.results], fault)
