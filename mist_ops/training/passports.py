@@ -9,11 +9,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, StrictInt
+from pydantic import BaseModel, StrictInt, ValidationError, model_validator
 
 from mist_ops.config import STEP_VERSIONS, StudyConfig, read_config
 from mist_ops.errors import ConfigError
 from mist_ops.files import file_hash, json_hash, read_object
+from mist_ops.schema import mistakes
 from mist_ops.study import Study
 from mist_ops.types import Json
 
@@ -34,6 +35,12 @@ class _Passport(BaseModel):
     history: list[_Epoch]
     best_epoch: StrictInt
     seconds: float
+
+    @model_validator(mode="after")
+    def _best_epoch_is_one(self) -> _Passport:
+        if not 0 <= self.best_epoch < len(self.history):
+            raise ValueError(f"'best_epoch' is {self.best_epoch}, and there are {len(self.history)} epochs")
+        return self
 
 
 def case_content(study: Study, case_id: str) -> str:
@@ -60,9 +67,10 @@ def read_passport(weights: Path) -> Json:
         raise ConfigError(f"{weights} has no passport: there is no {path}. Models get one when they are trained here.")
     try:
         passport = read_object(path)
-        _ = _Passport.model_validate(passport).history[passport["best_epoch"]]
-    except (ValueError, IndexError) as error:
-        raise ConfigError(f"{path} is damaged ({error}). Restore it, or train the fold again.") from error
+        _Passport.model_validate(passport)
+    except ValueError as error:
+        found = mistakes(error, _Passport)[0] if isinstance(error, ValidationError) else str(error)
+        raise ConfigError(f"{path} is damaged ({found.rstrip('.')}). Restore it, or train the fold again.") from error
     return passport
 
 
