@@ -157,7 +157,7 @@ def check_output(path: Path, inputs: Iterable[Path]) -> None:
     """Refuse a table that would take the place of what it is made from, by itself or by a file beside it.
 
     Raises:
-        ConfigError: It would, or a folder is in its place.
+        ConfigError: It would, or a folder is in its place or a file in that of its folder.
     """
     written = {file.resolve() for file in (path, summary_path(path), lesions_path(path), figure_path(path))}
     taken = sorted(str(file) for file in written & {file.resolve() for file in inputs})
@@ -167,6 +167,9 @@ def check_output(path: Path, inputs: Iterable[Path]) -> None:
         )
     if folders := sorted(str(file) for file in written if file.is_dir()):
         raise ConfigError(f"{folders[0]} is a folder, where a file is to be written. Give another output.")
+    nearest = next(folder for folder in path.resolve().parents if folder.exists())
+    if not nearest.is_dir():
+        raise ConfigError(f"{nearest} is a file, where a folder is to be for {path.name}. Give another output.")
 
 
 def summary_path(results: Path) -> Path:

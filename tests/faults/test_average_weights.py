@@ -145,6 +145,12 @@ FAULTS = [
             ("output-a-folder", "an output that is a folder", lambda box: weights(box).parent, "is a folder"),
         )
     ),
+    refused(
+        "average_weights/output-below-a-file",
+        "an output in a folder that is a file",
+        lambda box: ["--output", weights(box) / "average.pt"],
+        "a file is in the place of a folder",
+    ),
     Fault(
         "average_weights/output-folder-missing",
         "an output in a folder that does not exist",

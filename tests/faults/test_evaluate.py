@@ -377,6 +377,12 @@ FAULTS = [
         lambda box: ["--output-csv", box.folder / "data"],
         "data is a folder",
     ),
+    of_all(
+        "evaluate/output-below-a-file",
+        "an output in a folder that is a file",
+        lambda box: ["--output-csv", asked(box) / "scores.csv"],
+        "asked.json is a file, where a folder is to be",
+    ),
     *(
         of_all(
             f"evaluate/output-is-{name}",

@@ -240,6 +240,12 @@ FAULTS = [
             ("outputs-alike", "two outputs of one name", "--output-detailed-csv", ranks),
         )
     ),
+    refused(
+        "rank/output-below-a-file",
+        "an output in a folder that is a file",
+        lambda box: ["--output-csv", table(box) / "ranks.csv"],
+        "a file is in the place of a folder",
+    ),
     taken(
         "rank/output-folder-missing",
         "an output in a folder that does not exist",
