@@ -5,13 +5,14 @@ from typing import Any
 
 from mist_dagster.assets.status import PlanRun
 from mist_dagster.gpu import ALL_GPUS
-from mist_dagster.launch import Launcher, ask_for_reload
+from mist_dagster.launch import Launcher, ask_for_reload, others_first
 from mist_dagster.outputs import make_outputs
 from mist_dagster.partitions import fold_key
 from mist_dagster.provenance import adopt_config
-from mist_dagster.status import Status, status
+from mist_dagster.status import Status, status, told_unused, unused
 from mist_ops.analysis.analyze import read_fingerprint
 from mist_ops.config import read_config
+from mist_ops.dataset import read_train_paths
 from mist_ops.study import Study
 
 
@@ -31,17 +32,21 @@ def make_current(launcher: Launcher, study: Study, found: Status, how: PlanRun) 
         launcher.run_stage(study, "observe")
     if found.patients:
         launcher.run_stage(study, "preprocess", {"workers": how.preprocess_workers}, list(found.patients))
+        found = status(study)  # arrays that came out as they were make no model out of date
     training: dict[str, Any] = {"resume": False, "gpus": config.training.hardware.num_gpus or ALL_GPUS, **device}
     for fold in found.folds:
         launcher.run_stage(study, "train", training, [fold_key(fold)])
-    if found.predictions:
-        launcher.run_stage(study, "predict", device, list(found.predictions))
-    if found.scores:
-        launcher.run_stage(study, "evaluate", {"workers": how.evaluate_workers})
-    if found.tests:
-        if study.data:
-            launcher.run_stage(study, "observe_tests")
-        launcher.run_stage(study, "test", device, list(found.tests))
+    with others_first() as waiting:
+        if found.predictions:
+            with waiting():
+                launcher.run_stage(study, "predict", device, list(found.predictions))
+        if found.scores:
+            with waiting():
+                launcher.run_stage(study, "evaluate", {"workers": how.evaluate_workers})
+        if found.tests:
+            if study.data:
+                launcher.run_stage(study, "observe_tests")
+            launcher.run_stage(study, "test", device, list(found.tests))
     make_outputs(launcher, study, status(study))
     show_status(launcher, study)
 
@@ -53,9 +58,11 @@ def analyze_anew(launcher: Launcher, study: Study, how: Mapping[str, Any]) -> No
     ask_for_reload()
     fingerprint = read_fingerprint(study)
     for case_id, reasons in fingerprint.excluded.items():
-        launcher.progress.problem(f"Left out: case '{case_id}': {'; '.join(reasons)}")
+        launcher.progress.problem(f"Left out: case '{case_id}': {'; '.join(reason.rstrip('.') for reason in reasons)}.")
     for warning in fingerprint.warnings:
         launcher.progress.note(f"Warning: {warning}")
+    for sentence in told_unused(unused(study, read_config(study.config), read_train_paths(study.train_paths))):
+        launcher.progress.note(sentence)
     launcher.progress.note(f"Analysis complete: {study.config}")
 
 

@@ -25,6 +25,7 @@ RESERVED = ("id", "fold", "mask", "prediction", "group")
 """Columns of the tables, which no channel may be called."""
 
 _FOLD = re.compile("[0-9]{1,4}")
+_WHOLE = re.compile(r"\s*-?[0-9]+\s*")
 
 # Likeness from which a key was meant to be ours: "classes" and "test-dat" are, "test" and "description" are not.
 _MISSPELLED = 0.7
@@ -316,10 +317,7 @@ def read_train_paths(path: Path) -> Assignment:
     table = read_table(path, required=("id", "fold", "mask"))
     if table.empty:
         raise DatasetError(f"{path} lists no patient. Analyze the dataset again.")
-    try:
-        fold_of = {row["id"]: int(row["fold"]) for row in table.to_dict("records")}
-    except ValueError as error:
-        raise DatasetError(f"{path}: the column 'fold' must hold whole numbers: {error}.") from error
+    fold_of = dict(zip(table["id"], _whole(table["fold"], f"{path}: the column 'fold'"), strict=True))
     group_of = {row["id"]: row["group"] for row in table.to_dict("records") if row.get("group")}
     return Assignment(tuple(_cases_of(table, path)), fold_of, group_of)
 
@@ -396,8 +394,13 @@ def read_cells(path: Path) -> pd.DataFrame:
             return pd.read_csv(
                 path, dtype=str, keep_default_na=False, encoding="utf-8-sig", skipinitialspace=True, index_col=False
             ).fillna("")
-    except pd.errors.ParserWarning as error:
-        raise DatasetError(f"{path} has a row with more cells than columns. Remove those that are too many.") from error
+    except (pd.errors.ParserWarning, pd.errors.ParserError) as error:
+        # The parser tells the line where others have fewer cells.
+        line = re.search(r"in line (\d+), saw", str(error))
+        if isinstance(error, ValueError) and not line:
+            raise DatasetError(f"{path} cannot be read as a table: {str(error).strip()}. Correct it.") from error
+        row = f"a row with more cells than columns{f' (line {line[1]})' if line else ''}"
+        raise DatasetError(f"{path} has {row}. Remove those that are too many.") from error
     except (OSError, ValueError) as error:
         raise DatasetError(
             f"{path} cannot be read as a table: {str(error).strip()}. Save it as CSV in UTF-8."
@@ -419,8 +422,7 @@ def read_table(path: Path, required: Sequence[str]) -> pd.DataFrame:
     twice = sorted(set(table["id"][table["id"].duplicated()]))
     empty = [f"row {row + 2}, column '{name}'" for name in required for row in table.index[table[name] == ""]]
     if twice or empty:
-        problems = [f"the id {case_id!r} is given twice; keep one." for case_id in twice]
-        problems += [f"{cell} is empty; fill it." for cell in empty]
+        problems = [f"the id {case_id!r} is given twice" for case_id in twice] + [f"{cell} is empty" for cell in empty]
         raise DatasetError(f"{path}: {listing(problems)}. Correct the table.")
     for case_id in table["id"]:
         check_id(case_id, path)
@@ -445,21 +447,20 @@ def _edges(box: Box) -> list[int]:
 
 
 def _box(edges: Sequence[str], path: Path) -> Box:
-    x_start, x_end, y_start, y_end, z_start, z_end = _whole(edges, path)
+    x_start, x_end, y_start, y_end, z_start, z_end = _whole(edges, f"{path}: the columns of edges")
     return Box((x_start, y_start, z_start), (x_end + 1, y_end + 1, z_end + 1))
 
 
 def _size(voxels: Sequence[str], path: Path) -> Size:
-    x, y, z = _whole(voxels, path)
+    x, y, z = _whole(voxels, f"{path}: the columns of sizes")
     return x, y, z
 
 
-def _whole(cells: Sequence[str], path: Path) -> list[int]:
-    try:
-        return [int(cell) for cell in cells]
-    except ValueError as error:
-        message = f"{path}: edges and sizes must be whole numbers: {error}. Analyze the dataset again."
-        raise DatasetError(message) from error
+def _whole(cells: Iterable[str], where: str) -> list[int]:
+    wrong = [cell for cell in cells if not _WHOLE.fullmatch(cell)]
+    if wrong:
+        raise DatasetError(f"{where} must hold whole numbers, found {wrong[0]!r}. Correct it or analyze again.")
+    return [int(cell) for cell in cells]
 
 
 def _write(rows: Sequence[Mapping[str, object]], path: Path) -> None:

@@ -100,6 +100,8 @@ def explained(error: Exception) -> str:
     if isinstance(error, OSError) and error.errno in UNDERSTOOD:
         where = f"{error.filename}: " if error.filename else "Files cannot be used: "
         return f"{where}{UNDERSTOOD[error.errno]}, and run the same command again; what was finished is kept."
+    if isinstance(error, FileNotFoundError) and error.filename:
+        return f"There is no {error.filename}. Restore it, or run the command that makes it."
     return str(error) or type(error).__name__
 
 

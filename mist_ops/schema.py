@@ -97,7 +97,11 @@ def mistakes(error: ValidationError, model: type[BaseModel]) -> list[str]:
     return [_mistake(detail, model) for detail in error.errors()]
 
 
-_NO_OBJECT = ("model_type", "dict_type")
+_IN_JSON = {
+    **dict.fromkeys(("model_type", "dict_type"), "Input should be an object"),
+    **dict.fromkeys(("list_type", "tuple_type"), "Input should be a list"),
+}
+"""What JSON calls a thing that Python calls otherwise."""
 
 
 def _mistake(detail: Any, model: type[BaseModel]) -> str:
@@ -112,7 +116,7 @@ def _mistake(detail: Any, model: type[BaseModel]) -> str:
     # A sentence of ours says itself what it found.
     found = "" if detail["type"] in ("missing", "value_error") else f" (found {detail['input']!r:.80})"
     where = f"'{path}': " if path else ""
-    said = "Input should be an object" if detail["type"] in _NO_OBJECT else detail["msg"].removeprefix("Value error, ")
+    said = _IN_JSON.get(detail["type"], detail["msg"].removeprefix("Value error, "))
     return f"{where}{said}{found}."
 
 

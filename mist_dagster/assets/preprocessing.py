@@ -12,10 +12,10 @@ from mist_dagster.partitions import StudyPartitions
 from mist_dagster.progress import Progress
 from mist_dagster.provenance import Made, asset_key, code_version, interruptible, materialize_each
 from mist_ops.config import StudyConfig, read_config
-from mist_ops.dataset import Case, read_boxes, read_train_paths
+from mist_ops.dataset import Case, read_boxes, read_sizes, read_train_paths
 from mist_ops.preprocessing.case import read_case_geometry, write_case
 from mist_ops.study import Study
-from mist_ops.types import Box
+from mist_ops.types import Box, Size
 from mist_ops.workers import outcomes
 
 
@@ -42,9 +42,9 @@ def preprocessing_assets(study: Study, partitions: StudyPartitions) -> list[dg.A
         context: dg.AssetExecutionContext, config: PreprocessingRun, progress: dg.ResourceParam[Progress]
     ) -> Iterator[dg.Output[None]]:
         """Channels, class indices and geometry of a patient, on the grid that models see."""
-        settings, assignment, boxes = read_config(study.config), read_train_paths(study.train_paths), read_boxes(study)
+        settings, assignment = read_config(study.config), read_train_paths(study.train_paths)
         cases = [assignment[case_id] for case_id in sorted(context.partition_keys)]
-        write = partial(_write, study, settings, boxes)
+        write = partial(_write, study, settings, read_boxes(study), read_sizes(study))
         with interruptible(context), at_work(context.run.run_id, study, "preprocessed", alone=True):
             materialize_each(
                 context,
@@ -57,8 +57,8 @@ def preprocessing_assets(study: Study, partitions: StudyPartitions) -> list[dg.A
     return [preprocessed_case]
 
 
-def _write(study: Study, settings: StudyConfig, boxes: Mapping[str, Box], case: Case) -> str:
-    return write_case(study, case, settings, boxes.get(case.id))
+def _write(study: Study, settings: StudyConfig, boxes: Mapping[str, Box], sizes: Mapping[str, Size], case: Case) -> str:
+    return write_case(study, case, settings, boxes.get(case.id), sizes.get(case.id))
 
 
 def _made(study: Study, case: Case, content: str) -> Made:

@@ -130,7 +130,10 @@ def analyze(
 
 def read_fingerprint(study: Study) -> Fingerprint:
     """What the last analysis measured and planned."""
-    return read_checked(study.fingerprint, Fingerprint, ConfigError)
+    try:
+        return read_checked(study.fingerprint, Fingerprint, ConfigError)
+    except ConfigError as error:
+        raise ConfigError(f"{error} Or analyze the dataset anew, with --overwrite.") from error
 
 
 def find_leaks(study: Study) -> list[str]:

@@ -13,6 +13,7 @@ from mist_ops.dataset import Assignment, Fold, PatientTable
 from mist_ops.errors import ConfigError, DatasetError
 
 _SHUFFLE_SEED = 42
+_SHOWN = 5
 _NOTHING_KNOWN = PatientTable()
 
 
@@ -23,9 +24,9 @@ def check_nfolds(nfolds: int, n_cases: int) -> None:
         ConfigError: ``nfolds`` is below 2 or above the number of cases.
     """
     if not 2 <= nfolds <= n_cases:
-        found = f"{n_cases} training case{'s' if n_cases != 1 else ''}"
+        found = "is 1 training case" if n_cases == 1 else f"are {n_cases} training cases"
         raise ConfigError(
-            f"nfolds is {nfolds} but there are {found}. It must lie between 2 and the "
+            f"nfolds is {nfolds} but there {found}. It must lie between 2 and the "
             "number of cases; set --nfolds or add cases."
         )
 
@@ -124,6 +125,21 @@ def _shuffled(count: int) -> Int[np.ndarray, " count"]:
     order = np.arange(count)
     np.random.RandomState(_SHUFFLE_SEED).shuffle(order)
     return order
+
+
+def check_folds(assignment: Assignment, nfolds: int) -> None:
+    """Refuse a table of patients some of whom are in a fold that there is not, and whom no model would predict.
+
+    Raises:
+        DatasetError: All of them are named.
+    """
+    wrong = [f"{case_id} is in fold {fold}" for case_id, fold in assignment.fold_of.items() if not 0 <= fold < nfolds]
+    if wrong:
+        more = f" and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
+        raise DatasetError(
+            f"In train_paths.csv {', '.join(wrong[:_SHOWN])}{more}, but this study has folds 0 to {nfolds - 1}. "
+            "Correct the column 'fold', or training.nfolds."
+        )
 
 
 def make_fold(assignment: Assignment, index: int, val_percent: float, seed: int) -> Fold:

@@ -204,7 +204,7 @@ def open_image(path: Path) -> SpatialImage:
         ImageError: No such file, or no image.
     """
     if not path.is_file():
-        raise ImageError(f"There is no file {path}.")
+        raise ImageError(f"There is no file {path}. Restore it, or correct its path.")
     if not path.stat().st_size:
         raise ImageError(f"{path} is empty. Copy or export it anew.")
     with readable(path), np.errstate(all="ignore"):  # an affine that is not finite is told of by ``grid_of``

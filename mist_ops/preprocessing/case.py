@@ -25,7 +25,7 @@ from mist_ops.imaging.nifti import MAX_VOXELS, read_geometry, read_image, read_l
 from mist_ops.imaging.resample import Resampled, resample_classes, resample_image, resample_mask
 from mist_ops.preprocessing.normalize import normalize
 from mist_ops.study import Study
-from mist_ops.types import Box, Channels, Image, Json, LabelMap
+from mist_ops.types import Box, Channels, Image, Json, LabelMap, Size
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class PreprocessedCase:
     geometry: CaseGeometry
 
 
-def preprocess(case: Case, config: StudyConfig, box: Box | None) -> PreprocessedCase:
+def preprocess(case: Case, config: StudyConfig, box: Box | None, measured: Size | None = None) -> PreprocessedCase:
     """Crop, reorient, resample and normalize the channels of a case, and crop, reorient and resample its mask.
 
     Args:
@@ -87,9 +87,10 @@ def preprocess(case: Case, config: StudyConfig, box: Box | None) -> Preprocessed
         config: Settings; with ``preprocessing.skip`` the files are only converted.
         box: Foreground in voxels of the files. None to find it in the first channel. Without effect unless
             ``preprocessing.crop_to_foreground``.
+        measured: Size of the image that the box was found in, if that is known.
 
     Raises:
-        CaseError: A file cannot be used, or the files of the case lie on different grids.
+        CaseError: A file cannot be used, the files of the case lie on different grids, or the box is not of them.
         ConfigError: A CT study without normalization settings.
     """
     with _named(case.id):
@@ -100,17 +101,18 @@ def preprocess(case: Case, config: StudyConfig, box: Box | None) -> Preprocessed
             images = [read_image(path)[0] for path in channels]
             return _assembled(images, indices, config, CaseGeometry(original, None, original))
         if config.preprocessing.crop_to_foreground:
+            _check_measured(measured, original.size)
             box = _extended(box or foreground_box(read_image(channels[0])[0]), indices, original, config)
         else:
             box = None
         return _resampled(channels, indices, config, original, box)
 
 
-def write_case(study: Study, case: Case, config: StudyConfig, box: Box | None) -> str:
+def write_case(study: Study, case: Case, config: StudyConfig, box: Box | None, measured: Size | None = None) -> str:
     """Preprocess a case and write its arrays, then the record of its geometry, inputs and settings.
 
-    What an earlier run left of the case is removed first, so that a failure leaves nothing, and a case with a record
-    is complete.
+    What an earlier run left of the case is removed first, so that a failure leaves nothing, and a case whose record has
+    a content is complete.
 
     Returns:
         SHA-256 of the arrays.
@@ -119,7 +121,9 @@ def write_case(study: Study, case: Case, config: StudyConfig, box: Box | None) -
     try:
         # Before they are read: files that change meanwhile make the case outdated.
         stamps, inputs = _stamps(_inputs(case)), _hashes(_inputs(case))
-        made = preprocess(case, config, box)
+        made = preprocess(case, config, box, measured)
+        # Killed from here on, it leaves arrays that are known to be ours, and half-done.
+        write_json(study.geometry(case.id), _UNFINISHED)
         content = _write_arrays(study, case.id, made)
         record = {
             **made.geometry.to_json(),
@@ -165,6 +169,9 @@ def is_current(study: Study, case: Case, config: StudyConfig) -> bool:
     return why_outdated(study, case, config.digest("preprocessing"), config.preprocessing.compute_dtms) is None
 
 
+_UNFINISHED: Json = {"content": None}
+"""The record of a case whose arrays are being written."""
+
 NOT_THERE, DAMAGED = "it is not preprocessed", "its arrays are damaged"
 """Reasons for which nothing is lost if a case is preprocessed anew."""
 
@@ -186,6 +193,8 @@ def why_outdated(study: Study, case: Case, settings: str, with_dtm: bool = False
     except CaseError:
         return NOT_THERE
     inputs, arrays = _inputs(case), _arrays(study, case.id)
+    if record == _UNFINISHED:
+        return DAMAGED
     if "image" not in arrays or (case.mask and "label" not in arrays) or (with_dtm and "dtm" not in arrays):
         return DAMAGED
     # Before anything is read: a file that changes meanwhile is read again next time.
@@ -296,10 +305,16 @@ def _common_grid(channels: list[Path], mask: Path | None) -> Geometry:
     return grid
 
 
+def _check_measured(measured: Size | None, size: Size) -> None:
+    if measured not in (None, size):
+        raise ImageError(f"it has the size {size}, and had {measured} when it was analyzed. Analyze the dataset again.")
+
+
 def _extended(box: Box, indices: LabelMap | None, grid: Geometry, config: StudyConfig) -> Box:
     """The box, checked, and in accurate mode wide enough for every label: a bright box may cut some off."""
-    if any(start < 0 or stop > size for start, stop, size in zip(box.start, box.stop, grid.size, strict=True)):
-        raise ImageError(f"its foreground {box} does not fit its size {grid.size}. Analyze the dataset again.")
+    if any(not 0 <= start < stop <= size for start, stop, size in zip(box.start, box.stop, grid.size, strict=True)):
+        edges = f"from {box.start} to {box.stop}"
+        raise ImageError(f"its foreground {edges} does not fit its size {grid.size}. Analyze the dataset again.")
     labelled = bounding_box(indices != 0) if indices is not None else None
     return union_box(box, labelled) if labelled and config.preprocessing.resampling == "accurate" else box
 
