@@ -13,6 +13,7 @@ from datetime import datetime
 
 from mist_dagster.claims import put, turn
 from mist_ops.errors import MistError
+from mist_ops.files import remove_leftovers
 from mist_ops.study import Study
 from mist_ops.types import Json
 
@@ -37,7 +38,7 @@ def at_work(
         run_id: The run that works.
         study: On what.
         doing: In words that follow "is": "trained" or the like.
-        alone: Whether nobody else may work on the study.
+        alone: Whether nobody else may work on the study; what killed runs left half-written is then removed.
         trains: Folds whose weights are written.
         uses: Folds whose weights are read.
 
@@ -62,6 +63,9 @@ def at_work(
                         f"{other['since']}), so it cannot be {doing} now. Wait until that ends, or stop it."
                     )
             put(folder, claim, held)
+        if alone:
+            for place in (study.numpy, study.results):
+                remove_leftovers(place)
         yield
 
 

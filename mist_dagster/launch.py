@@ -3,6 +3,7 @@
 import contextlib
 import getpass
 import json
+import re
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from mist_dagster import home
 from mist_dagster.definitions import build_definitions
 from mist_dagster.jobs import STAGES, job_name
 from mist_dagster.progress import Progress
-from mist_ops.errors import ConfigError, MistError
+from mist_ops.errors import UNDERSTOOD, ConfigError, MistError, explained
 from mist_ops.study import Study
 
 CODE_LOCATION = "mist"
@@ -44,6 +45,10 @@ mutation ($parameters: ExecutionParams!) {
   }
 }
 """
+
+
+_ERRNO = re.compile(r"\[Errno (?P<number>\d+)\] [^:]*(: '(?P<file>[^']+)')?")
+"""An error of the operating system as it reads once it was put on record."""
 
 
 class RunFailedError(MistError):
@@ -81,6 +86,7 @@ class Launcher:
             partitions: Patients or folds; None for a stage without partitions.
 
         Raises:
+            PatientsFailedError: Some patients failed; all others are done.
             RunFailedError: A run failed; those after it were not begun.
             RunCanceledError: A run was interrupted.
         """
@@ -89,8 +95,10 @@ class Launcher:
         job = definitions.resolve_job_def(job_name(study, stage))
         run_config = {"ops": {_operation(study, stage): {"config": dict(config)}}} if config else {}
         known = job.partitions_def.get_partition_keys() if job.partitions_def else []
-        for tags in _partition_tags(known, partitions):
-            self._run(job, run_config, {**tags, "mist/study": study.name, "mist/stage": stage})
+        with others_first() as waiting:
+            for tags in _partition_tags(known, partitions):
+                with waiting():
+                    self._run(job, run_config, {**tags, "mist/study": study.name, "mist/stage": stage})
 
     def run_tool(self, tool: str, output: Path, config: Mapping[str, Any]) -> None:
         """Run a tool, an asset that is not part of a study, on the partition of its output; errors as above."""
@@ -185,6 +193,10 @@ def _sentence(error: SerializableErrorInfo) -> str:
     for link in _chain(error):
         if link.cls_name in ours:
             return link.message.partition(": ")[2].strip()
+    for link in _chain(error):
+        found = _ERRNO.search(link.message)
+        if found and int(found["number"]) in UNDERSTOOD:
+            return explained(OSError(int(found["number"]), "", found["file"]))
     *_, root = _chain(error)
     return f"Unexpected {root.message.strip()} Run again with --debug to see where."
 

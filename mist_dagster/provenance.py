@@ -193,16 +193,11 @@ def collect(outcomes: Iterable[Outcome[Named, Result]], progress: Progress) -> t
 
 @contextlib.contextmanager
 def interruptible(context: dg.AssetExecutionContext) -> Iterator[None]:
-    """Record a run that Ctrl-C or SIGTERM ends as canceled, where Dagster would call it failed; explain a full disk."""
+    """Record a run that Ctrl-C or SIGTERM ends as canceled, where Dagster would call it failed."""
     try:
         yield
     except dg.DagsterExecutionInterruptedError:
         context.instance.report_run_canceling(context.run)
-        raise
-    except Exception as error:
-        trouble = machine_error(error)
-        if trouble:
-            raise trouble from error
         raise
 
 

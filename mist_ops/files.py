@@ -17,6 +17,9 @@ import numpy as np
 
 from mist_ops.types import Json
 
+_TEMPORARY = ".tmp-"
+"""How the names begin of what is not yet whole."""
+
 _FULL = 2**16
 """Bytes that a disk has left when it is full: less than any file that could not be written."""
 
@@ -31,7 +34,7 @@ def atomic(path: Path) -> Iterator[Path]:
         OSError: The file cannot be written. Of a full disk it says so, whatever the writer in the block said.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=".tmp-", suffix=f"-{path.name}", dir=path.parent)
+    handle, name = tempfile.mkstemp(prefix=_TEMPORARY, suffix=f"-{path.name}", dir=path.parent)
     os.close(handle)
     temporary = Path(name)
     try:
@@ -57,13 +60,22 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     that is busy.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".tmp-", dir=path.parent) as name:
+    with tempfile.TemporaryDirectory(prefix=_TEMPORARY, dir=path.parent) as name:
         temporary, old = Path(name) / "new", Path(name) / "old"
         temporary.mkdir()
         yield temporary
         if path.exists():
             path.rename(old)
         temporary.rename(path)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what writers that were killed left in a folder and below; nobody may be writing there."""
+    for path in list(folder.rglob(f"{_TEMPORARY}*")):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def _umask() -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -11,6 +12,8 @@ from functools import partial
 from typing import Generic, TypeVar
 
 from mist_ops.errors import MistError
+
+_LOG = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -46,7 +49,13 @@ def outcomes(
         yield from map(attempt, items)
         return
     items = list(items)
-    with _pool(min(workers, max(1, len(items)))) as pool:
+    try:
+        pool = _pool(min(workers, max(1, len(items))))
+    except OSError as error:  # semaphores lie in /dev/shm, which some containers lack
+        _LOG.warning("Processes cannot work side by side here (%s), so cases are done one by one.", error)
+        yield from map(attempt, items)
+        return
+    with pool:
         futures = [pool.submit(attempt, item) for item in items]
         try:
             for item, future in zip(items, futures, strict=True):

@@ -7,7 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mist_ops.files import atomic, atomic_folder, file_hash, json_hash, write_array, write_json, write_text
+from mist_ops.files import (
+    atomic,
+    atomic_folder,
+    file_hash,
+    json_hash,
+    remove_leftovers,
+    write_array,
+    write_json,
+    write_text,
+)
 
 
 def _break_off(path: Path) -> None:
@@ -81,3 +90,11 @@ def test_the_hash_of_json_does_not_depend_on_the_order_of_keys() -> None:
 def test_the_hash_of_a_file_is_its_sha256(tmp_path: Path) -> None:
     write_text(tmp_path / "a", "abc")
     assert file_hash(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_what_killed_writers_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "images" / ".tmp-abc").mkdir(parents=True)
+    for name in ("images/a.npy", "images/.tmp-xyz-a.npy", "images/.tmp-abc/b.npy"):
+        (tmp_path / name).touch()
+    remove_leftovers(tmp_path)
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["a.npy"]

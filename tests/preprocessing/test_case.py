@@ -377,3 +377,14 @@ def test_a_case_that_is_not_there_says_what_to_do(study: Study, case: Case) -> N
 def test_the_record_of_a_geometry_survives_json() -> None:
     geometry = CaseGeometry(GRID, Box((1, 2, 3), (4, 5, 6)), GRID.canonical()[0])
     assert CaseGeometry.from_json(json.loads(json.dumps(geometry.to_json()))) == geometry
+
+
+def test_arrays_whose_writing_was_ended_are_damaged_and_not_of_another_program(study: Study, case: Case) -> None:
+    write_case(study, case, settings(), None)
+    whole = study.geometry(case.id).read_text()
+    study.geometry(case.id).write_text('{"content": null}')
+    assert why_outdated(study, case, settings().digest("preprocessing")) == DAMAGED
+    with pytest.raises(CaseError, match="Preprocess the case again"):
+        read_case_geometry(study, case.id)
+    study.geometry(case.id).write_text(whole)
+    assert is_current(study, case, settings())
