@@ -76,6 +76,7 @@ _NO_ACCESS = {
     errno.EPERM: "permission is denied. Change the permissions",
     errno.EMFILE: "too many files are open. Raise the limit (ulimit -n) or use fewer workers",
     errno.ENOTDIR: "a file is in the place of a folder. Choose another folder",
+    errno.EEXIST: "a file is in the place of a folder. Choose another folder",
     errno.ENAMETOOLONG: "the name is too long. Choose a shorter one",
 }
 
