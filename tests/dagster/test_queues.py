@@ -1,4 +1,4 @@
-"""The queue of a running UI: five folds on two devices, a worker that is killed, one that is canceled.
+"""The queue of a running UI: five folds on two devices, runs that are killed, canceled or out of time, their order.
 
 The devices are two places on the CPU, which are leased and queued for as GPUs are.
 """
@@ -13,41 +13,35 @@ import dagster as dg
 import pytest
 
 from mist_dagster import cli
+from mist_dagster.gpu import POOL
 from mist_dagster.home import instance
-from mist_dagster.studies import register
-from mist_ops.config import override, read_config, write_config
-from mist_ops.phantoms import write_phantoms
 from mist_ops.study import Study
 
-from .conftest import TINY
-from .serving import ask, serving, wait_until
-
-TERMINATE = 'mutation { terminateRun(runId: "%s") { __typename } }'
+from .conftest import preprocessed
+from .serving import TERMINATE, ask, serving, wait_until
 
 
-@pytest.fixture
-def queue(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+@pytest.fixture(scope="module")
+def queue(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A running UI on two devices of its own."""
-    monkeypatch.setenv("MIST_DEVICES", "cpu:0,cpu:1")
-    monkeypatch.setenv("TMPDIR", str(tmp_path / "locks"))
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    (tmp_path / "locks").mkdir()
-    with serving(home, tmp_path / "ui.log") as address:
-        yield address
+    folder = tmp_path_factory.mktemp("queue")
+    (folder / "locks").mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DAGSTER_HOME", str(folder / "dagster_home"))
+        patch.setenv("MIST_DEVICES", "cpu:0,cpu:1")
+        patch.setenv("TMPDIR", str(folder / "locks"))
+        patch.setenv("OMP_NUM_THREADS", "1")
+        with serving(folder / "dagster_home", folder / "ui.log") as address:
+            yield address
 
 
-def preprocessed(folder: Path, folds: int, epochs: int) -> Study:
-    data = write_phantoms(folder / "data", patients=2 * folds, tests=0, size=(24, 26, 22))
-    where = ["--results", str(folder / "results"), "--study", "phantoms"]
-    assert cli.analyze(["--data", str(data), "--nfolds", str(folds), *where]) == 0
-    study = register(folder / "results", numpy=folder / "numpy")
-    write_config(study.config, override(read_config(study.config), {**TINY, "training.epochs": epochs}))
-    assert cli.preprocess([*where, "--numpy", str(study.numpy)]) == 0
-    return study
+def submitting(study: Study, *flags: str) -> list[str]:
+    return ["--results", str(study.results), "--numpy", str(study.numpy), "--submit", *flags]
 
 
-def trainings(records: dg.DagsterInstance) -> list[dg.DagsterRun]:
-    return list(records.get_runs(dg.RunsFilter(tags={"mist/stage": "train"})))
+def trainings(records: dg.DagsterInstance, study: Study) -> list[dg.DagsterRun]:
+    """The trainings of a study, the latest first."""
+    return list(records.get_runs(dg.RunsFilter(tags={"mist/stage": "train", "mist/study": study.name})))
 
 
 def process_of(records: dg.DagsterInstance, run: dg.DagsterRun) -> int | None:
@@ -63,60 +57,101 @@ def most_at_once(records: dg.DagsterInstance, runs: list[dg.DagsterRun]) -> int:
     return max(counts)
 
 
+def ended(records: dg.DagsterInstance, study: Study) -> bool:
+    return all(run.is_finished for run in trainings(records, study))
+
+
+def test_a_submission_without_a_queue_is_one_sentence(
+    copied_study: Study, home: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    submission = submitting(copied_study, "--resume")
+    assert cli.train(submission) == 1
+    told = capfd.readouterr().err
+    assert told.startswith(f"Error: No mist_ui of {home} runs on this machine, so there is no queue. Start it, or ")
+    (home / "webserver.url").write_text("http://127.0.0.1:9")  # what a killed one leaves
+    assert cli.train(submission) == 1
+    assert capfd.readouterr().err == told
+
+
 @pytest.mark.slow
 def test_five_folds_on_two_devices_survive_a_killed_worker(queue: str, tmp_path: Path) -> None:
-    study = preprocessed(tmp_path, folds=5, epochs=12)
-    assert cli.train(["--results", str(study.results), "--numpy", str(study.numpy), "--submit"]) == 0
+    study = preprocessed(tmp_path, "killed", folds=5, epochs=12)
+    assert cli.train(submitting(study)) == 0
     with instance() as records:
-        assert len(trainings(records)) == 5
+        assert len(trainings(records, study)) == 5
         victim = wait_until(lambda: training_with_checkpoint(study, records), seconds=180)
         os.kill(wait_until(lambda: process_of(records, victim), 10), signal.SIGKILL)
-        wait_until(lambda: all(run.is_finished for run in trainings(records)) and retried(records), seconds=400)
-        runs = trainings(records)
-        ended = {run.run_id: run.status for run in runs}
-        assert ended.pop(victim.run_id) == dg.DagsterRunStatus.FAILURE
-        assert list(ended.values()) == [dg.DagsterRunStatus.SUCCESS] * 5
+        wait_until(lambda: ended(records, study) and retried(records, study), seconds=600)
+        runs = trainings(records, study)
+        outcomes = {run.run_id: run.status for run in runs}
+        assert outcomes.pop(victim.run_id) == dg.DagsterRunStatus.FAILURE
+        assert list(outcomes.values()) == [dg.DagsterRunStatus.SUCCESS] * 5
         assert {run.tags["mist/gpu"] for run in runs} == {"cpu:0", "cpu:1"}
         assert most_at_once(records, runs) == 2
-        assert "goes on after" in messages(records, retried(records)[0])
+        assert "goes on after" in messages(records, retried(records, study)[0])
     assert all(study.model(fold).exists() and study.passport(fold).exists() for fold in range(5))
 
 
 def training_with_checkpoint(study: Study, records: dg.DagsterInstance) -> dg.DagsterRun | None:
-    for run in trainings(records):
+    for run in trainings(records, study):
         fold = int(run.tags["dagster/partition"].removeprefix("fold_"))
         if run.status == dg.DagsterRunStatus.STARTED and study.checkpoint(fold).exists():
             return run
     return None
 
 
-def retried(records: dg.DagsterInstance) -> list[dg.DagsterRun]:
-    return [run for run in trainings(records) if "dagster/retry_number" in run.tags]
+def retried(records: dg.DagsterInstance, study: Study) -> list[dg.DagsterRun]:
+    return [run for run in trainings(records, study) if "dagster/retry_number" in run.tags]
 
 
 def messages(records: dg.DagsterInstance, run: dg.DagsterRun) -> str:
-    return " ".join(entry.user_message for entry in records.all_logs(run.run_id))
+    return " ".join(entry.message for entry in records.all_logs(run.run_id))
 
 
 @pytest.mark.slow
-def test_a_canceled_run_frees_its_device_and_a_hopeless_one_is_not_repeated(queue: str, tmp_path: Path) -> None:
-    study = preprocessed(tmp_path, folds=2, epochs=300)
-    where = ["--results", str(study.results), "--numpy", str(study.numpy), "--submit"]
-    assert cli.train([*where, "--folds", "0", "--max-hours", "9"]) == 0
+def test_a_canceled_run_and_one_out_of_time_leave_their_checkpoint_and_the_device(queue: str, tmp_path: Path) -> None:
+    study = preprocessed(tmp_path, "canceled", folds=2, epochs=300)
+    assert cli.train(submitting(study, "--folds", "0")) == 0
     with instance() as records:
         run = wait_until(lambda: training_with_checkpoint(study, records), seconds=180)
-        assert run.tags["dagster/max_runtime"] == "32400"
         ask(queue, TERMINATE % run.run_id)
-        wait_until(lambda: trainings(records)[0].status == dg.DagsterRunStatus.CANCELED, 60)
+        wait_until(lambda: trainings(records, study)[0].status == dg.DagsterRunStatus.CANCELED, 60)
         assert study.checkpoint(0).exists()
+
+        assert cli.train(submitting(study, "--folds", "0", "--resume", "--max-hours", "0.003")) == 0
+        wait_until(lambda: ended(records, study), 180)
+        assert "exceeding maximum runtime of 11 seconds" in messages(records, trainings(records, study)[0])
+        assert not study.passport(0).exists()
+        assert study.checkpoint(0).exists()
+
         for image in study.image("any").parent.iterdir():
             image.unlink()
-        assert cli.train([*where, "--folds", "1"]) == 0
-        failed = wait_until(lambda: next((run for run in trainings(records) if is_judged(run)), None), 120)
+        assert cli.train(submitting(study, "--folds", "1")) == 0
+        failed = wait_until(lambda: next((run for run in trainings(records, study) if is_judged(run)), None), 120)
         assert failed.tags["mist/gpu"] == "cpu:0"
         assert failed.tags["dagster/will_retry"] == "false"
+        assert retried(records, study) == []
 
 
 def is_judged(run: dg.DagsterRun) -> bool:
     """Whether a run failed and Dagster has said if it is to be repeated, which comes a moment later."""
-    return run.is_failure and "dagster/will_retry" in run.tags
+    return run.is_failure and "mist/gpu" in run.tags and "dagster/will_retry" in run.tags
+
+
+@pytest.mark.slow
+def test_runs_of_a_higher_priority_begin_first(queue: str, tmp_path: Path) -> None:
+    study = preprocessed(tmp_path, "ordered", folds=3, epochs=1)
+    with instance() as records:
+        slots = records.event_log_storage.set_concurrency_slots
+        slots(POOL, 0)  # none begins before all are there
+        try:
+            for fold, priority in enumerate(("1", "-2", "3")):
+                assert cli.train(submitting(study, "--folds", str(fold), "--priority", priority)) == 0
+            slots(POOL, 1)
+            wait_until(lambda: ended(records, study), 240)
+        finally:
+            slots(POOL, 2)
+        runs = trainings(records, study)
+        begun = sorted(runs, key=lambda run: records.get_run_stats(run.run_id).start_time)
+        assert [run.tags["dagster/partition"] for run in begun] == ["fold_2", "fold_0", "fold_1"]
+        assert most_at_once(records, runs) == 1
