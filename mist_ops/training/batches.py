@@ -21,7 +21,7 @@ from torch import Generator, Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from mist_ops.augmentation import Patch, augment, uniform
-from mist_ops.errors import CaseError
+from mist_ops.errors import CaseError, MistError
 from mist_ops.types import Size, Spacing
 
 VOXELS_PER_CLASS = 10_000
@@ -69,11 +69,13 @@ def index_case(case_id: str, image: Path, label: Path, dtm: Path | None, channel
     Which voxels are kept of a large class depends on the id alone.
 
     Raises:
-        CaseError: Arrays that do not fit one another, the number of channels, or the number of classes.
+        CaseError: Arrays that cannot be read, or that do not fit one another, the number of channels, or the number of
+            classes.
     """
-    labels = np.load(label, mmap_mode="r")
+    labels = _opened(case_id, label, "ui")
     size = labels.shape[:3]
-    found = [labels.shape, *(np.load(path, mmap_mode="r").shape for path in (image, dtm) if path is not None)]
+    others = [_opened(case_id, path, "f") for path in (image, dtm) if path is not None]
+    found = [labels.shape, *(array.shape for array in others)]
     expected = [(*size, 1), (*size, channels), *([] if dtm is None else [(*size, classes)])]
     if found != expected:
         raise CaseError(
@@ -83,15 +85,42 @@ def index_case(case_id: str, image: Path, label: Path, dtm: Path | None, channel
         )
     where = np.flatnonzero(labels)
     values = labels.reshape(-1)[where]
-    if values.size and values.max() >= classes:
-        raise CaseError(
-            case_id,
-            f"its label array holds {values.max()}, but class indices are 0 to {classes - 1}. "
-            "Labels of the dataset must be turned into class indices: preprocess it again.",
-        )
+    _check_classes(case_id, values, classes)
     kept = (_some(where[values == index], case_id, index) for index in range(1, classes))
     x, y, z = size
     return CaseArrays(case_id, image, label, dtm, (x, y, z), tuple(voxels for voxels in kept if len(voxels)))
+
+
+def _opened(case_id: str, path: Path, kinds: str) -> np.ndarray:
+    """An array on disk, memory-mapped; ``kinds`` are those of NumPy that its values may have."""
+    try:
+        array = np.lib.format.open_memmap(path, mode="r")
+    except (OSError, ValueError) as error:
+        raise CaseError(case_id, f"{path} cannot be read as an array ({error}). Preprocess it again.") from error
+    if array.dtype.kind not in kinds:
+        wanted = "floating-point numbers" if kinds == "f" else "whole numbers"
+        raise CaseError(case_id, f"{path} holds {array.dtype.name}, but {wanted} are expected. Preprocess it again.")
+    return array
+
+
+def _check_classes(case_id: str, values: np.ndarray, classes: int) -> None:
+    wrong = values[(values < 0) | (values >= classes)]
+    if wrong.size:
+        raise CaseError(
+            case_id,
+            f"its label array holds {wrong[0]}, but class indices are 0 to {classes - 1}. "
+            "Labels of the dataset must be turned into class indices: preprocess it again.",
+        )
+
+
+def check_finite(case_id: str, what: str, voxels: Tensor) -> None:
+    """Refuse NaN and infinite voxels, which would make the weights so too.
+
+    Raises:
+        CaseError: There are some.
+    """
+    if not bool(torch.isfinite(voxels).all()):
+        raise CaseError(case_id, f"its {what} holds values that are not finite. Preprocess it again.")
 
 
 def _words(shapes: Sequence[tuple[int, ...]]) -> str:
@@ -166,6 +195,9 @@ class PatchSampler(Dataset[Batch]):
         start = patch_start(case, self.patch_size, self.foreground_probability, generator)
         image, label = (_cut(path, start, self.patch_size) for path in (case.image, case.label))
         dtm = None if case.dtm is None else _cut(case.dtm, start, self.patch_size).float()
+        check_finite(case.id, "image array", image)
+        if dtm is not None:
+            check_finite(case.id, "array of distance maps", dtm)
         return Patch(image, label, dtm, self.spacing, self.flip_axes)
 
 
@@ -217,8 +249,8 @@ def stream(sampler: PatchSampler, steps: Sequence[int], workers: int, pin_memory
         workers: Processes that read ahead; with 0, batches are made when they are asked for.
         pin_memory: Whether to put them where a GPU copies from fastest.
     """
-    yield from DataLoader(
-        sampler,
+    attempts = DataLoader(
+        _Attempts(sampler),
         batch_size=None,
         sampler=steps,
         num_workers=workers,
@@ -228,6 +260,23 @@ def stream(sampler: PatchSampler, steps: Sequence[int], workers: int, pin_memory
         # The loader draws a seed for its workers; taken from here, it leaves the global generator alone.
         generator=torch.Generator().manual_seed(0),
     )
+    for batch in attempts:
+        if isinstance(batch, Exception):
+            raise batch
+        yield batch
+
+
+@dataclass(frozen=True)
+class _Attempts(Dataset[Batch | Exception]):
+    """The batches of a sampler, or what stopped one: an error raised in a worker comes as another, with its trace."""
+
+    sampler: PatchSampler
+
+    def __getitem__(self, step: int) -> Batch | Exception:
+        try:
+            return self.sampler[step]
+        except (MistError, OSError) as error:
+            return error
 
 
 def default_workers(wanted: int, device: torch.device) -> int:

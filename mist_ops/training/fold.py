@@ -23,7 +23,7 @@ from torch.utils.tensorboard.writer import SummaryWriter
 from mist_ops.config import STEP_VERSIONS, StudyConfig
 from mist_ops.dataset import Fold
 from mist_ops.devices import autocast, compiled, resolve_devices, seed_everything, tune
-from mist_ops.errors import DatasetError, listing
+from mist_ops.errors import ConfigError, DatasetError, listing
 from mist_ops.files import file_hash, write_json
 from mist_ops.losses.blending import alpha
 from mist_ops.losses.objective import Objective, make_objective
@@ -113,7 +113,8 @@ def train_fold(
     Raises:
         DatasetError: Arrays are missing, or the fold has no cases.
         CaseError: The arrays of a case do not fit the configuration.
-        ConfigError: A name, device or size that does not exist, or a checkpoint of other settings.
+        ConfigError: A name, device or size that does not exist, or a checkpoint of other settings, or none beside a
+            model that is to be gone on with.
         DivergedError: A loss is not finite.
     """
     devices = resolve_devices(device, processes, config.training.hardware.num_gpus)
@@ -236,7 +237,12 @@ def _fresh_state(config: StudyConfig, fold: Fold, device: torch.device, ranks: R
 def _settings(plan: Plan, model: nn.Module) -> Json:
     """What the weights depend on; puts the pretrained ones into the model."""
     origin = {} if plan.pretrained is None else {"pretrained": transfer(plan.pretrained, plan.config, model)}
-    return {**plan.config.settings("training"), "cases": _content(plan.study, plan.fold), **origin}
+    return {**made_from(plan.study, plan.config, plan.fold), **origin}
+
+
+def made_from(study: Study, config: StudyConfig, fold: Fold) -> Json:
+    """The settings of a run and the hashes of its cases: what a checkpoint of it must have been made with."""
+    return {**config.settings("training"), "cases": _content(study, fold)}
 
 
 def _begin(plan: Plan, state: TrainingState, settings: Json, ranks: Ranks) -> Json:
@@ -249,6 +255,11 @@ def _begin(plan: Plan, state: TrainingState, settings: Json, ranks: Ranks) -> Js
     if found:
         settings = load_checkpoint(checkpoint, state, settings)
         _LOG.info("Fold %d goes on after %d epochs. %s", state.fold, state.epoch, "; ".join(state.changes))
+    elif plan.resume and study.model(state.fold).is_file():
+        raise ConfigError(
+            f"Fold {state.fold} has a model but no checkpoint to go on from: there is no {checkpoint}. Restore it, or "
+            "train the fold from the start."
+        )
     elif plan.resume:
         _LOG.warning("There is no checkpoint %s: the fold is trained from the start.", checkpoint)
     # No process may look for a checkpoint that another has removed.

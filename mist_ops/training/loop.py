@@ -161,10 +161,12 @@ def _check_step(state: TrainingState, step: Step, loss: float, norm: float) -> N
 
 def _check_finite(state: TrainingState, step: int, value: float, what: str) -> None:
     if not math.isfinite(value):
-        raise DivergedError(
-            f"Fold {state.fold}, epoch {state.epoch}, step {step}: {what} is not finite. "
-            "The weights and the checkpoint of the last epoch are kept. Lower the learning rate and resume."
+        advice = (
+            "The checkpoint of the last epoch and the best weights are kept. Lower the learning rate and resume."
+            if state.epoch
+            else "No epoch was finished. Lower the learning rate and train the fold again."
         )
+        raise DivergedError(f"Fold {state.fold}, epoch {state.epoch}, step {step}: {what} is not finite. {advice}")
 
 
 class Stopwatch:

@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import BaseModel, StrictInt, ValidationError, model_validator
 
 from mist_ops.config import STEP_VERSIONS, StudyConfig, read_config
+from mist_ops.dataset import Fold
 from mist_ops.errors import ConfigError
 from mist_ops.files import file_hash, json_hash, read_object
 from mist_ops.schema import mistakes
@@ -74,8 +75,46 @@ def read_passport(weights: Path) -> Json:
     return passport
 
 
+def trained_on(weights: Path) -> frozenset[str]:
+    """The patients that trained a model, as its passport says; none if it has no passport.
+
+    Raises:
+        ConfigError: The passport cannot be read.
+    """
+    if not weights.with_suffix(".json").is_file():
+        return frozenset()
+    return frozenset(read_passport(weights)["content"].get("training", {}))
+
+
+def regrouped(weights: Path, fold: Fold) -> list[str]:
+    """Sentences on the patients that a model saw and would not see now, or the reverse.
+
+    Args:
+        weights: The file of the weights.
+        fold: Who trains it now, and who selects its weights.
+
+    Raises:
+        ConfigError: As ``read_passport``.
+    """
+    content = read_passport(weights)["content"]
+    told = []
+    for part, now, what in (
+        ("training", fold.training, "It was trained"),
+        ("validation", fold.validation, "Its weights were selected"),
+    ):
+        then = set(content.get(part, {}))
+        come, gone = sorted(set(now) - then), sorted(then - set(now))
+        changes = [*([f"with {_some(gone)}"] if gone else []), *([f"without {_some(come)}"] if come else [])]
+        told += [f"{what} {' and '.join(changes)}, which is not so any more."] if changes else []
+    return told
+
+
 def verify(
-    weights: Path, study: Study, besides: Collection[str] = (), content_of: Callable[[str], str] | None = None
+    weights: Path,
+    study: Study,
+    besides: Collection[str] = (),
+    content_of: Callable[[str], str] | None = None,
+    config: StudyConfig | None = None,
 ) -> list[str]:
     """What no longer holds of a model's passport: a sentence each, none if all holds.
 
@@ -87,6 +126,7 @@ def verify(
         study: Whose settings and arrays they are held against.
         besides: Patients whose arrays are not looked at.
         content_of: The hash of a patient's arrays, if it is known to the caller; else ``case_content``.
+        config: The settings; those of config.json if None.
 
     Raises:
         ConfigError: As ``read_passport``.
@@ -94,7 +134,7 @@ def verify(
     passport = read_passport(weights)
     return [
         *_changed_weights(weights, passport),
-        *_changed_settings(study, passport),
+        *_changed_settings(study, passport, config),
         *_changed_code(passport),
         *_changed_arrays(passport, besides, content_of or partial(case_content, study)),
     ]
@@ -107,8 +147,8 @@ def _changed_weights(weights: Path, passport: Json) -> Iterator[str]:
         yield f"The weights {weights} are not those that the passport was written for."
 
 
-def _changed_settings(study: Study, passport: Json) -> Iterator[str]:
-    if not study.config.is_file():
+def _changed_settings(study: Study, passport: Json, config: StudyConfig | None) -> Iterator[str]:
+    if config is None and not study.config.is_file():
         yield f"{study.config} is gone, so the settings cannot be compared."
         return
     try:
@@ -117,7 +157,7 @@ def _changed_settings(study: Study, passport: Json) -> Iterator[str]:
     except ValueError:
         yield "The settings of the passport are of another version, and cannot be compared."
         return
-    changed = list(_differing(then, read_config(study.config).settings("training")))
+    changed = list(_differing(then, (config or read_config(study.config)).settings("training")))
     if changed:
         told = "; ".join(f"{key} was {_told(old)} and is {_told(new)}" for key, old, new in changed)
         yield f"Settings changed since: {told}."

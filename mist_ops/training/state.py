@@ -6,7 +6,8 @@ Random numbers are no part of it: every generator is seeded from the epoch or th
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from mist_ops.errors import ConfigError, listing
-from mist_ops.models.weights import read_tensors, write_tensors
+from mist_ops.models.weights import check_fit, read_tensors, write_tensors
 from mist_ops.types import Json
 
 ADJUSTABLE = frozenset(
@@ -38,6 +39,7 @@ _BEGINNING = frozenset({"pretrained"})
 
 _SHOWN = 5
 _ABSENT = "absent"
+_HASH = re.compile("[0-9a-f]{64}")
 
 
 @dataclass
@@ -77,7 +79,16 @@ class TrainingState:
         return improved
 
 
-_PLAIN = ("fold", "epoch", "step", "best_validation_loss", "best_weights", "history", "changes")
+_PLAIN: Mapping[str, type] = {
+    "fold": int,
+    "epoch": int,
+    "step": int,
+    "best_validation_loss": float,
+    "best_weights": dict,
+    "history": list,
+    "changes": list,
+}
+"""The attributes that a checkpoint holds as they are."""
 
 
 def save_checkpoint(path: Path, state: TrainingState, settings: Json) -> None:
@@ -98,21 +109,29 @@ def load_checkpoint(path: Path, state: TrainingState, settings: Json) -> Json:
     """
     content = _read(path)
     settings = {**{name: content["settings"][name] for name in _BEGINNING & content["settings"].keys()}, **settings}
-    differing = dict(_differences(content["settings"], settings))
-    refused = [words for place, words in differing.items() if place not in ADJUSTABLE]
-    if refused:
-        more = [f"and {len(refused) - _SHOWN} more"] if len(refused) > _SHOWN else []
-        raise ConfigError(
-            f"Fold {state.fold} cannot be resumed from {path}, which was made with other settings: "
-            f"{listing([*refused[:_SHOWN], *more])}. Go back to those, or train the fold from the start."
-        )
+    differing = _changed(path, content, content["settings"], settings)
+    check_fit(path, content["model"], state.model.state_dict())
     for name in _PLAIN:
         setattr(state, name, content[name])
-    state.changes += [f"from epoch {state.epoch}: {words}" for words in differing.values()]
+    state.changes += [f"from epoch {state.epoch}: {words}" for words in differing]
     state.model.load_state_dict(content["model"])
     groups = state.optimizer.state_dict()["param_groups"]
     state.optimizer.load_state_dict({"state": content["optimizer"], "param_groups": groups})
     return settings
+
+
+def changes_on_resuming(path: Path, settings: Json) -> list[str]:
+    """The settings that a run would change that goes on from a checkpoint, in words.
+
+    Args:
+        path: The checkpoint.
+        settings: Those of the run, but for what it begins with.
+
+    Raises:
+        ConfigError: As ``load_checkpoint``.
+    """
+    content = _read(path)
+    return _changed(path, content, {name: content["settings"].get(name, _ABSENT) for name in settings}, settings)
 
 
 def epochs_done(path: Path) -> int:
@@ -126,10 +145,23 @@ def epochs_done(path: Path) -> int:
 
 def _read(path: Path) -> Json:
     content = read_tensors(path)
-    wanted = {*_PLAIN, "settings", "model", "optimizer"}
-    if not isinstance(content, dict) or not wanted <= content.keys():
+    kinds = {**_PLAIN, "settings": dict, "model": dict, "optimizer": dict}
+    if not isinstance(content, dict) or not all(isinstance(content.get(name), kind) for name, kind in kinds.items()):
         raise ConfigError(f"{path} is not a checkpoint of this program. Train the fold from the start.")
     return content
+
+
+def _changed(path: Path, content: Json, before: Json, now: Json) -> list[str]:
+    """The settings that a resumed run changes, in words; one that it may not change is refused."""
+    differing = dict(_differences(before, now))
+    refused = [words for place, words in differing.items() if place not in ADJUSTABLE]
+    if refused:
+        more = [f"and {len(refused) - _SHOWN} more"] if len(refused) > _SHOWN else []
+        raise ConfigError(
+            f"Fold {content['fold']} cannot be resumed from {path}, which was made with other settings: "
+            f"{listing([*refused[:_SHOWN], *more])}. Go back to those, or train the fold from the start."
+        )
+    return list(differing.values())
 
 
 def _differences(old: Json, new: Json, prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -139,4 +171,9 @@ def _differences(old: Json, new: Json, prefix: str = "") -> Iterator[tuple[str, 
         if isinstance(before, dict) and isinstance(after, dict):
             yield from _differences(before, after, f"{prefix}{name}.")
         elif before != after:
-            yield f"{prefix}{name}", f"{prefix}{name} was {before} and is now {after}"
+            yield f"{prefix}{name}", f"{prefix}{name} was {_told(before)} and is now {_told(after)}"
+
+
+def _told(value: object) -> str:
+    text = str(value) or _ABSENT
+    return f"{text[:8]}…" if _HASH.fullmatch(text) else text

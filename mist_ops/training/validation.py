@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from mist_ops.config import StudyConfig
 from mist_ops.devices import autocast
 from mist_ops.losses.objective import validation_loss
-from mist_ops.training.batches import CaseArrays
+from mist_ops.training.batches import CaseArrays, check_finite
 from mist_ops.training.distributed import Ranks
 
 _LARGEST_ON_DEVICE = 2**28
@@ -39,6 +39,8 @@ def validate(
             logits = infer(_volume(case.image, device), model)
         assert isinstance(logits, Tensor)
         losses[index] = float(validation_loss(logits, _volume(case.label, logits.device)))
+        if not losses[index].isfinite():
+            check_finite(case.id, "image array", _volume(case.image, device))
     return fmean(ranks.sums(losses).tolist())
 
 

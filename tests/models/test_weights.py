@@ -10,7 +10,7 @@ from torch import nn
 from torch.torch_version import TorchVersion
 
 from mist_ops.errors import ConfigError
-from mist_ops.models.weights import load_weights, write_tensors
+from mist_ops.models.weights import load_weights, read_tensors, write_tensors
 from mist_ops.registry import MODELS
 
 
@@ -63,6 +63,23 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 def test_a_damaged_file_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "fold_0.pt").write_bytes(content)
     with pytest.raises(ConfigError, match="damaged"):
+        load_weights(tmp_path / "fold_0.pt", network())
+
+
+def test_a_byte_that_changed_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "fold_0.pt"
+    write_tensors(path, {"weight": torch.ones(1000)})
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match="damaged"):
+        read_tensors(path)
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    weights = network().state_dict()
+    write_tensors(tmp_path / "fold_0.pt", {name: tensor * float("nan") for name, tensor in weights.items()})
+    with pytest.raises(ConfigError, match="holds weights that are not finite"):
         load_weights(tmp_path / "fold_0.pt", network())
 
 

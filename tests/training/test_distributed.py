@@ -204,7 +204,7 @@ def test_an_error_in_one_process_is_raised_as_it_is(study: Study) -> None:
 @pytest.mark.slow
 def test_a_loss_that_is_not_finite_is_said_by_the_caller(study: Study) -> None:
     for case_id in FOLD.training:
-        write_array(study.image(case_id), np.full((12, 10, 11, 1), np.nan, np.float32))
+        write_array(study.image(case_id), np.full((12, 10, 11, 1), 3e38, np.float32))
     with pytest.raises(DivergedError, match=r"Fold 0, epoch 0, step 0: the loss on \w or its gradient is not finite"):
         trained(study, 2)
     assert not study.checkpoint(0).exists()

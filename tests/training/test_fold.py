@@ -16,7 +16,7 @@ from training.small_study import FOLD, small_config, small_study, write_case
 
 from mist_ops.config import StudyConfig, override, write_config
 from mist_ops.dataset import Fold
-from mist_ops.errors import ConfigError, DatasetError, DivergedError
+from mist_ops.errors import CaseError, ConfigError, DatasetError, DivergedError
 from mist_ops.files import write_array
 from mist_ops.losses import Loss
 from mist_ops.registry import LOSSES, MODELS
@@ -172,10 +172,28 @@ def test_a_loss_that_is_not_finite_leaves_the_last_epoch(study: Study) -> None:
     next(run)
     before = study.model(0).read_bytes(), study.checkpoint(0).read_bytes()
     for case_id in FOLD.training:
-        write_array(study.image(case_id), np.full((12, 10, 11, 1), np.nan, np.float32))
+        write_array(study.image(case_id), np.full((12, 10, 11, 1), 3e38, np.float32))
     with pytest.raises(DivergedError, match="Fold 0, epoch 1, step 4: the loss on"):
         list(run)
     assert (study.model(0).read_bytes(), study.checkpoint(0).read_bytes()) == before
+
+
+def test_a_voxel_that_is_not_finite_is_said_of_its_case_whoever_reads_it(study: Study) -> None:
+    for case_id in FOLD.training:
+        write_array(study.image(case_id), np.full((12, 10, 11, 1), np.nan, np.float32))
+    for workers in (0, 1):
+        with pytest.raises(CaseError, match="its image array holds values that are not finite"):
+            list(train_fold(study, small_config(), FOLD, device="cpu", workers=workers))
+    assert not study.checkpoint(0).exists()
+
+
+def test_a_model_without_its_checkpoint_is_not_replaced_when_it_is_to_be_gone_on_with(study: Study) -> None:
+    trained(study)
+    before = study.model(0).read_bytes()
+    study.checkpoint(0).unlink()
+    with pytest.raises(ConfigError, match="has a model but no checkpoint to go on from"):
+        trained(study, resume=True)
+    assert study.model(0).read_bytes() == before
 
 
 def test_the_curves_hold_each_epoch_once_with_its_own_rate(study: Study) -> None:

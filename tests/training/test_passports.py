@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from mist_ops.dataset import Fold
 from mist_ops.errors import ConfigError
-from mist_ops.training.passports import differences, read_passport
+from mist_ops.training.passports import differences, read_passport, regrouped, trained_on
 
 
 def passport(**changes: Any) -> dict[str, Any]:
@@ -56,6 +57,24 @@ def test_a_model_and_itself_differ_in_nothing_but_say_that_they_are_one() -> Non
 )
 def test_every_difference_is_a_sentence(changes: dict[str, Any], sentence: str) -> None:
     assert sentence in told(**changes)
+
+
+@pytest.mark.parametrize(
+    "training, sentences",
+    [
+        (("a", "b"), []),
+        (("a",), ["It was trained with b, which is not so any more."]),
+        (("a", "b", "d"), ["It was trained without d, which is not so any more."]),
+        (("a", "d"), ["It was trained with b and without d, which is not so any more."]),
+    ],
+)
+def test_patients_who_came_to_a_fold_or_left_it_are_told_of(
+    tmp_path: Path, training: tuple[str, ...], sentences: list[str]
+) -> None:
+    (tmp_path / "fold_0.json").write_text(json.dumps(passport()))
+    weights = tmp_path / "fold_0.pt"
+    assert regrouped(weights, Fold(0, training, ("c",), ("c",))) == sentences
+    assert (trained_on(weights), trained_on(tmp_path / "other.pt")) == ({"a", "b"}, set())
 
 
 def test_a_model_without_a_passport_or_with_a_damaged_one_is_refused(tmp_path: Path) -> None:

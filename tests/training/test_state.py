@@ -9,7 +9,7 @@ from torch import nn
 
 from mist_ops.errors import ConfigError
 from mist_ops.models.weights import write_tensors
-from mist_ops.training.state import TrainingState, epochs_done, load_checkpoint, save_checkpoint
+from mist_ops.training.state import TrainingState, changes_on_resuming, epochs_done, load_checkpoint, save_checkpoint
 from mist_ops.types import Json
 
 SETTINGS: Json = {
@@ -53,6 +53,25 @@ def test_a_checkpoint_tells_how_many_epochs_were_done(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "c.pt", state, SETTINGS)
     assert epochs_done(tmp_path / "c.pt") == 2
     assert epochs_done(tmp_path / "none.pt") == 0
+
+
+def test_the_changes_are_told_before_a_run_goes_on(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "c.pt", trained_state(), {**SETTINGS, "pretrained": {"weights": "abc"}})
+    assert changes_on_resuming(tmp_path / "c.pt", {**SETTINGS, "training.epochs": 5}) == [
+        "training.epochs was 3 and is now 5"
+    ]
+    with pytest.raises(ConfigError, match=r"cases\.training\.b was 456 and is now absent"):
+        changes_on_resuming(tmp_path / "c.pt", {**SETTINGS, "cases": {"training": {"a": "123", "b": ""}}})
+
+
+@pytest.mark.parametrize(
+    "part, words", [({"settings": []}, "not a checkpoint"), ({"model": {"weight": torch.ones(3)}}, "another network")]
+)
+def test_a_checkpoint_of_other_content_is_refused(tmp_path: Path, part: Json, words: str) -> None:
+    save_checkpoint(tmp_path / "c.pt", trained_state(), SETTINGS)
+    write_tensors(tmp_path / "c.pt", {**torch.load(tmp_path / "c.pt", weights_only=True), **part})
+    with pytest.raises(ConfigError, match=words):
+        load_checkpoint(tmp_path / "c.pt", trained_state(steps=0), SETTINGS)
 
 
 def test_a_changed_weight_decay_holds_after_resuming(tmp_path: Path) -> None:

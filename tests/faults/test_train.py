@@ -1,0 +1,642 @@
+"""``mist_train`` on arrays, tables, settings, checkpoints and weights with one fault each."""
+
+from __future__ import annotations
+
+import pickle
+import shutil
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mist_ops.config import override, read_config, write_config
+from mist_ops.registry import MODELS
+
+from .harness import (
+    Arguments,
+    Code,
+    Fault,
+    Sandbox,
+    cut_short,
+    edit_json,
+    edit_rows,
+    edit_section,
+    meets,
+    remove,
+    set_folds,
+)
+
+FOLD_0 = ["--folds", "0", "--device", "cpu"]
+
+
+def array(box: Sandbox, number: int = 1) -> Path:
+    """The preprocessed channels of a patient that trains fold 0."""
+    return box.study.image(f"phantom_{number:03}")
+
+
+def label(box: Sandbox, number: int = 1) -> Path:
+    return box.study.label(f"phantom_{number:03}")
+
+
+def change(path: Path, changed: Callable[[np.ndarray], np.ndarray]) -> None:
+    np.save(path, changed(np.load(path)))
+
+
+def with_nan(image: np.ndarray) -> np.ndarray:
+    image[8:16, 8:16, 8:16] = np.nan
+    return image
+
+
+def pickled(path: Path) -> None:
+    np.save(path, np.array([{"an": "object"}], dtype=object), allow_pickle=True)
+
+
+def code(path: Path) -> None:
+    """Replace a file by a pickle that creates ``executed`` beside the study when it is loaded."""
+    executed = path.parents[2] / "executed"
+    path.write_bytes(pickle.dumps({"weights": Code(executed)}))
+
+
+def flip_byte(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    path.write_bytes(content)
+
+
+def set_config(box: Sandbox, values: Mapping[str, object]) -> None:
+    write_config(box.study.config, override(read_config(box.study.config), values))
+
+
+def add_patient(box: Sandbox) -> None:
+    edit_rows(box.study.train_paths, lambda rows: [*rows, {**rows[-1], "id": "phantom_009"}])
+
+
+def other_network(path: Path, architecture: str = "mednext-small") -> None:
+    """Replace a file of weights by those of another architecture."""
+    network = MODELS[architecture].build(
+        in_channels=2, out_channels=3, patch_size=(32, 32, 32), target_spacing=(1.0, 1.0, 1.0)
+    )
+    torch.save(network.state_dict(), path)
+
+
+ARRAYS = [
+    Fault(
+        "train/array-missing",
+        "an array that is missing",
+        lambda box: remove(array(box)),
+        "Fold 0 lacks arrays",
+        touches=False,
+    ),
+    Fault(
+        "train/array-truncated",
+        "an array that is cut short",
+        lambda box: cut_short(array(box)),
+        "images/phantom_001.npy cannot be read as an array",
+        touches=False,
+    ),
+    Fault(
+        "train/label-truncated",
+        "an array of labels that is cut short",
+        lambda box: cut_short(label(box)),
+        "labels/phantom_001.npy cannot be read as an array",
+        touches=False,
+    ),
+    Fault(
+        "train/array-empty",
+        "an array of no bytes",
+        lambda box: array(box).write_bytes(b"") and None,
+        "images/phantom_001.npy cannot be read as an array",
+        touches=False,
+    ),
+    Fault(
+        "train/array-pickled",
+        "an array of pickled objects",
+        lambda box: pickled(array(box)),
+        "images/phantom_001.npy cannot be read as an array",
+        touches=False,
+    ),
+    Fault(
+        "train/array-other-shape",
+        "an image array of another shape than the labels",
+        lambda box: change(array(box), lambda image: image[:-2]),
+        "are expected. Preprocess it again",
+        touches=False,
+    ),
+    Fault(
+        "train/array-flat",
+        "an array of two axes",
+        lambda box: change(label(box), lambda labels: labels[..., 0, 0]),
+        "are expected. Preprocess it again",
+        touches=False,
+    ),
+    Fault(
+        "train/array-other-channels",
+        "an array of one channel too few",
+        lambda box: change(array(box), lambda image: image[..., :1]),
+        "are expected. Preprocess it again",
+        touches=False,
+    ),
+    Fault(
+        "train/array-text",
+        "an array of texts",
+        lambda box: change(array(box), lambda image: np.full(image.shape, "x")),
+        "holds str32",
+        touches=False,
+    ),
+    Fault(
+        "train/array-nan",
+        "an array that holds NaN",
+        lambda box: change(array(box), with_nan),
+        "phantom_001': its image array holds values that are not finite",
+    ),
+    Fault(
+        "train/held-out-array-nan",
+        "NaN in the array of a patient that selects the weights",
+        lambda box: change(array(box, 2), with_nan),
+        "phantom_002': its image array holds values that are not finite",
+    ),
+    Fault(
+        "train/label-out-of-range",
+        "a class index that is too large",
+        lambda box: change(label(box), lambda labels: np.where(labels == 2, 9, labels).astype(np.uint8)),
+        "its label array holds 9, but class indices are 0 to 2",
+        touches=False,
+    ),
+    Fault(
+        "train/label-negative",
+        "a class index below 0",
+        lambda box: change(label(box), lambda labels: -labels.astype(np.int16)),
+        "class indices are 0 to 2",
+        touches=False,
+    ),
+    Fault(
+        "train/label-fractional",
+        "class indices with fractions",
+        lambda box: change(label(box), lambda labels: labels + np.float32(0.4)),
+        "holds float32",
+        touches=False,
+    ),
+    Fault(
+        "train/distance-maps-not-wanted",
+        "a loss that needs distance maps, which were not asked for",
+        lambda box: ["--loss", "bl"],
+        "needs distance maps, but preprocessing.compute_dtms is false",
+        touches=False,
+    ),
+    Fault(
+        "train/distance-maps-missing",
+        "a loss that needs distance maps, which are missing",
+        lambda box: set_config(box, {"preprocessing.compute_dtms": True}) or ["--loss", "bl"],
+        "Preprocess these cases with --compute-dtms",
+    ),
+]
+
+FLAGS = [
+    Fault(
+        "train/fold-out-of-range",
+        "a fold that there is not",
+        lambda box: ["--folds", "5"],
+        "There are no folds 5. This study has folds 0 to 1",
+        touches=False,
+    ),
+    Fault(
+        "train/fold-negative",
+        "a fold below 0",
+        lambda box: ["--folds=-1"],
+        "There are no folds -1",
+        touches=False,
+    ),
+    Fault(
+        "train/epochs-0",
+        "no epochs",
+        lambda box: ["--epochs", "0"],
+        "--epochs: Input should be greater than 0",
+        status=2,
+        touches=False,
+    ),
+    Fault(
+        "train/unknown-model",
+        "a model that there is not",
+        lambda box: ["--model", "nnunett"],
+        "There is no model 'nnunett'. Did you mean 'nnunet'?",
+        touches=False,
+    ),
+    Fault(
+        "train/unknown-loss",
+        "a loss that there is not",
+        lambda box: ["--loss", "dicee"],
+        "There is no loss 'dicee'. Did you mean 'dice'?",
+        touches=False,
+    ),
+    Fault(
+        "train/unknown-optimizer",
+        "an optimizer that there is not",
+        lambda box: ["--optimizer", "adamm"],
+        "There is no optimizer 'adamm'. Did you mean 'adam",
+        touches=False,
+    ),
+    Fault(
+        "train/unknown-scheduler",
+        "a learning-rate schedule that there is not",
+        lambda box: ["--lr-scheduler", "cosin"],
+        "Did you mean 'cosine'?",
+        touches=False,
+    ),
+    Fault(
+        "train/patch-odd",
+        "a patch that is no multiple of what the network needs",
+        lambda box: ["--patch-size", "33", "33", "33"],
+        "The patch size 33x33x33 is no multiple of",
+        touches=False,
+    ),
+    Fault(
+        "train/patch-negative",
+        "a patch size below 1",
+        lambda box: ["--patch-size", "0", "32", "32"],
+        "--patch-size: Input should be greater than 0",
+        status=2,
+        touches=False,
+    ),
+    Fault(
+        "train/patch-beyond-image",
+        "a patch larger than every image",
+        lambda box: ["--patch-size", "48", "32", "32"],
+        "Scores:",
+        status=0,
+        again=False,
+    ),
+    Fault(
+        "train/val-percent-too-large",
+        "a validation set of all patients",
+        lambda box: ["--val-percent", "0.99"],
+        "val_percent 0.99 takes all of them",
+        again=False,
+    ),
+    Fault(
+        "train/device-wrong",
+        "a GPU that is not there",
+        lambda box: ["--device", "99"],
+        "Device '99' was asked for, but this machine has",
+        touches=False,
+    ),
+    Fault(
+        "train/device-unknown",
+        "a device that there is not",
+        lambda box: ["--device", "tpu"],
+        "There is no device 'tpu'",
+        touches=False,
+    ),
+    Fault(
+        "train/nan-loss",
+        "a learning rate with which the loss diverges",
+        lambda box: ["--learning-rate", "1e30", "--epochs", "3"],
+        "Lower the learning rate",
+        again=False,
+    ),
+    Fault(
+        "train/pretrained-alone",
+        "pretrained weights without their settings",
+        lambda box: ["--pretrained-weights", box.study.model(0)],
+        "--pretrained-weights and --pretrained-config belong together",
+        touches=False,
+    ),
+]
+
+TABLES = [
+    Fault(
+        "train/fold-without-patients",
+        "a fold without patients",
+        lambda box: set_folds(box, phantom_002=1, phantom_004=1),
+        "No case is held out in fold 0",
+        touches=False,
+    ),
+    Fault(
+        "train/fold-of-no-study",
+        "a patient in a fold that there is not",
+        lambda box: set_folds(box, phantom_001=7),
+        "phantom_001 is in fold 7",
+        touches=False,
+    ),
+    Fault(
+        "train/fold-is-text",
+        "a fold that is no number",
+        lambda box: edit_rows(box.study.train_paths, lambda rows: [{**row, "fold": "first"} for row in rows]),
+        "the column 'fold' must hold whole numbers",
+        touches=False,
+    ),
+    Fault(
+        "train/patient-added",
+        "a patient in the table without arrays",
+        add_patient,
+        "phantom_009",
+        touches=False,
+    ),
+    Fault(
+        "train/patient-twice",
+        "a patient twice in the table",
+        lambda box: edit_rows(box.study.train_paths, lambda rows: [*rows, rows[0]]),
+        "the id 'phantom_002' is given twice",
+        touches=False,
+    ),
+    Fault(
+        "train/paths-missing",
+        "a table of patients that is missing",
+        lambda box: remove(box.study.train_paths),
+        "There is no table",
+        touches=False,
+    ),
+    Fault(
+        "train/paths-header-only",
+        "a table of patients without rows",
+        lambda box: box.study.train_paths.write_text("id,fold,mask,t1,t2\n") and None,
+        "lists no patient",
+        touches=False,
+    ),
+    Fault(
+        "train/config-broken",
+        "a config.json that is cut short",
+        lambda box: cut_short(box.study.config),
+        "config.json cannot be read as JSON",
+        touches=False,
+    ),
+    Fault(
+        "train/config-missing",
+        "a config.json that is missing",
+        lambda box: remove(box.study.config),
+        "There is no config.json in",
+        touches=False,
+    ),
+    Fault(
+        "train/config-unknown-key",
+        "a setting that is misspelled",
+        lambda box: edit_section(box.study.config, "training", learningrate=0.5),
+        "the key 'training.learningrate' is not known. Did you mean 'learning_rate'?",
+        touches=False,
+    ),
+    Fault(
+        "train/config-wrong-type",
+        "a setting of another type",
+        lambda box: edit_section(box.study.config, "training", epochs="many"),
+        "'training.epochs': Input should be a valid integer",
+        touches=False,
+    ),
+    Fault(
+        "train/config-newer-version",
+        "a config.json of a later version",
+        lambda box: edit_json(box.study.config, mist_version="mist-dagster 99.9", future={"on": True}),
+        "was written by mist-dagster 99.9",
+        touches=False,
+    ),
+    Fault(
+        "train/config-other-classes",
+        "a network of more classes than there are labels",
+        lambda box: edit_section(box.study.config, "model", params={"in_channels": 2, "out_channels": 7}),
+        "out_channels is 7, but there are 3 labels",
+        touches=False,
+    ),
+    Fault(
+        "train/config-no-loss",
+        "a loss in config.json that there is not",
+        lambda box: edit_section(box.study.config, "training", loss={"name": "dicee"}),
+        "There is no loss 'dicee'. Did you mean 'dice'?",
+        touches=False,
+    ),
+    Fault(
+        "train/fingerprint-broken",
+        "a fingerprint.json that is cut short",
+        lambda box: cut_short(box.study.fingerprint),
+        "fingerprint.json cannot be read as JSON",
+        touches=False,
+    ),
+]
+
+
+def checkpoint(box: Sandbox) -> Path:
+    return box.study.checkpoint(0)
+
+
+def resumed(*arguments: str) -> Arguments:
+    return ["--resume", "--epochs", "2", *arguments]
+
+
+def break_checkpoint(box: Sandbox, breaks: Callable[[Path], object]) -> Arguments:
+    breaks(checkpoint(box))
+    return resumed()
+
+
+def edit_checkpoint(path: Path, **values: object) -> None:
+    torch.save({**torch.load(path, weights_only=True), **values}, path)
+
+
+FOREIGN = {"epoch": 3, "model_state": {}, "optimizer_state": {}}
+PARTS = {"a number": 3, "no settings": {"settings": []}}
+
+RESUMED = [
+    Fault(
+        "train/results-exist",
+        "models that are there already",
+        lambda box: [],
+        "Give --resume to go on with them, --overwrite to train them anew",
+        touches=False,
+    ),
+    Fault(
+        "train/resume-and-overwrite",
+        "--resume with --overwrite",
+        lambda box: ["--resume", "--overwrite"],
+        "Give one of them",
+        touches=False,
+    ),
+    Fault(
+        "train/checkpoint-truncated",
+        "a checkpoint that is cut short",
+        lambda box: break_checkpoint(box, cut_short),
+        "fold_0_checkpoint.pt is damaged",
+        touches=False,
+    ),
+    Fault(
+        "train/checkpoint-empty",
+        "a checkpoint of no bytes",
+        lambda box: break_checkpoint(box, lambda path: path.write_bytes(b"")),
+        "fold_0_checkpoint.pt is damaged",
+        touches=False,
+    ),
+    Fault(
+        "train/checkpoint-bit",
+        "a checkpoint with a wrong byte",
+        lambda box: break_checkpoint(box, flip_byte),
+        "fold_0_checkpoint.pt is damaged",
+        touches=False,
+    ),
+    Fault(
+        "train/checkpoint-with-code",
+        "a checkpoint that runs code when it is unpickled",
+        lambda box: break_checkpoint(box, code),
+        "fold_0_checkpoint.pt is damaged, or no file of weights",
+        touches=False,
+    ),
+    Fault(
+        "train/checkpoint-foreign",
+        "a checkpoint of another program",
+        lambda box: break_checkpoint(box, partial(torch.save, FOREIGN)),
+        "is not a checkpoint of this program",
+        touches=False,
+    ),
+    Fault(
+        "train/checkpoint-other-types",
+        "a checkpoint whose parts are something else",
+        lambda box: break_checkpoint(box, partial(edit_checkpoint, settings=[], epoch="two")),
+        "is not a checkpoint of this program",
+        touches=False,
+    ),
+    Fault(
+        "train/checkpoint-other-network",
+        "a checkpoint with the weights of another network",
+        lambda box: break_checkpoint(box, partial(edit_checkpoint, model={"conv": torch.zeros(1)})),
+        "belongs to another network",
+        again=False,
+    ),
+    Fault(
+        "train/resume-other-loss",
+        "another loss on --resume",
+        lambda box: resumed("--loss", "dice"),
+        "training.loss.name was dice_ce and is now dice",
+        touches=False,
+    ),
+    Fault(
+        "train/resume-other-model",
+        "another model on --resume",
+        lambda box: resumed("--model", "mednext-small"),
+        "model.architecture was nnunet-pocket and is now mednext-small",
+        touches=False,
+    ),
+    Fault(
+        "train/resume-other-patch",
+        "another patch size on --resume",
+        lambda box: resumed("--patch-size", "48", "32", "32"),
+        "spatial_config.patch_size was [32, 32, 32] and is now [48, 32, 32]",
+        touches=False,
+    ),
+    Fault(
+        "train/resume-other-batch",
+        "another batch size on --resume",
+        lambda box: resumed("--batch-size-per-gpu", "1"),
+        "training.batch_size_per_gpu was 2 and is now 1",
+        status=0,
+        again=False,
+    ),
+    Fault(
+        "train/resume-other-data",
+        "other patients on --resume",
+        lambda box: set_folds(box, phantom_001=0, phantom_002=1) or resumed(),
+        "cases.training.phantom_001 was",
+        touches=False,
+    ),
+    Fault(
+        "train/resume-other-array",
+        "an array that changed before --resume",
+        lambda box: edit_json(box.study.geometry("phantom_001"), content="other") or resumed(),
+        "cases.training.phantom_001 was",
+        touches=False,
+    ),
+    Fault(
+        "train/resume-nan-loss",
+        "a resumed run whose loss diverges",
+        lambda box: resumed("--learning-rate", "1e30", "--epochs", "4"),
+        "are kept. Lower the learning rate and resume",
+        again=False,
+    ),
+    Fault(
+        "train/checkpoint-missing-on-resume",
+        "a model without its checkpoint on --resume",
+        lambda box: remove(checkpoint(box)) or resumed(),
+        "has a model but no checkpoint to go on from",
+        touches=False,
+    ),
+    Fault(
+        "train/weights-missing-on-resume",
+        "a checkpoint without its model on --resume",
+        lambda box: remove(box.study.model(0)) or ["--resume"],
+        "Scores:",
+        status=0,
+        again=False,
+    ),
+    Fault(
+        "train/weights-older-than-checkpoint",
+        "weights of another epoch than the checkpoint",
+        lambda box: shutil.copy(box.study.model(1), box.study.model(0)) and ["--resume"],
+        "Scores:",
+        status=0,
+        again=False,
+    ),
+]
+
+
+def pretrained(box: Sandbox, breaks: Callable[[Path], object]) -> Arguments:
+    weights = box.folder / "source" / "models" / "other.pt"
+    weights.parent.mkdir(parents=True)
+    shutil.copy(box.study.model(0), weights)
+    breaks(weights)
+    return ["--overwrite", "--pretrained-weights", weights, "--pretrained-config", box.study.config]
+
+
+PRETRAINED = [
+    Fault(
+        "train/pretrained-truncated",
+        "pretrained weights that are cut short",
+        lambda box: pretrained(box, cut_short),
+        "other.pt is damaged, or no file of weights",
+        touches=False,
+    ),
+    Fault(
+        "train/pretrained-with-code",
+        "pretrained weights that run code when they are unpickled",
+        lambda box: pretrained(box, code),
+        "other.pt is damaged, or no file of weights",
+        touches=False,
+    ),
+    Fault(
+        "train/pretrained-checkpoint",
+        "a whole checkpoint for pretrained weights",
+        lambda box: pretrained(box, lambda path: shutil.copy(checkpoint(box), path)),
+        "such as a whole checkpoint",
+        touches=False,
+    ),
+    Fault(
+        "train/pretrained-other-network",
+        "pretrained weights of another network than their settings say",
+        lambda box: pretrained(box, other_network),
+        "other.pt does not fit: it has no",
+        touches=False,
+    ),
+    Fault(
+        "train/pretrained-other-architecture",
+        "pretrained weights of another architecture",
+        lambda box: [*pretrained(box, lambda path: None), "--model", "mednext-small"],
+        "other.pt belongs to nnunet-pocket, but the model is mednext-small",
+        touches=False,
+    ),
+    Fault(
+        "train/pretrained-missing",
+        "pretrained weights that are missing",
+        lambda box: pretrained(box, remove),
+        "There are no pretrained weights",
+        touches=False,
+    ),
+]
+
+
+FAULTS = [*ARRAYS, *FLAGS, *TABLES, *RESUMED, *PRETRAINED]
+
+
+@pytest.mark.parametrize("fault", [*ARRAYS, *FLAGS, *TABLES], ids=lambda fault: fault.key)
+def test_a_first_training(preprocessed: Sandbox, fault: Fault) -> None:
+    meets(preprocessed, "train", FOLD_0, fault)
+
+
+@pytest.mark.parametrize("fault", [*RESUMED, *PRETRAINED], ids=lambda fault: fault.key)
+def test_a_training_on_top_of_another(trained: Sandbox, fault: Fault) -> None:
+    meets(trained, "train", FOLD_0, fault)
+    assert not (trained.folder / "executed").exists()
