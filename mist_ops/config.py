@@ -7,7 +7,10 @@ lacks stands at the end of its section. Nothing about the hardware found at run 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -25,9 +28,9 @@ from pydantic import (
 )
 
 from mist_ops.errors import ConfigError, listing
-from mist_ops.files import json_hash, write_json
+from mist_ops.files import json_hash, read_object, write_json
 from mist_ops.losses.blending import completed
-from mist_ops.registry import AUGMENTATIONS, LOSSES, MODELS, OPTIMIZERS, SCHEDULERS
+from mist_ops.registry import AUGMENTATIONS, LOSSES, MODELS, OPTIMIZERS, SCHEDULERS, Registry
 from mist_ops.schema import Flag, Section, mistakes, read_checked
 from mist_ops.types import Json
 
@@ -144,7 +147,7 @@ class HardwareConfig(Section):
     num_gpus: NonNegativeInt | None = Field(None, description="GPUs to use; null for all that are visible.")
     num_cpu_workers: NonNegativeInt = Field(8, description="Processes that read patches, at most one a core.")
     master_addr: str = Field("localhost", description="Read for MIST's sake: processes meet on this machine.")
-    master_port: PositiveInt = Field(12345, description="Read for MIST's sake: a free port is found.")
+    master_port: PositiveInt = Field(12345, description="Read for MIST's sake: processes meet without one.")
     communication_backend: Literal["auto", "nccl", "gloo"] = Field("auto", description="Between processes.")
     data_loader: Literal["auto", "generic", "dali"] = Field(
         "auto", description="Only 'generic' exists; others mean it."
@@ -264,6 +267,15 @@ class StudyConfig(Section):
     inference: InferenceConfig = InferenceConfig()
     evaluation: dict[str, EvaluationClass]
 
+    @model_validator(mode="after")
+    def _sizes_agree(self) -> StudyConfig:
+        params, dataset = self.model.params, self.dataset_info
+        for name, found, things in (("in", params.in_channels, "images"), ("out", params.out_channels, "labels")):
+            wanted = len(getattr(dataset, things))
+            if found != wanted:
+                raise ValueError(f"model.params.{name}_channels is {found}, but there are {wanted} {things}")
+        return self
+
     def digest(self, stage: str) -> str:
         """Hash of the settings that a stage reads, so that an edit outside them leaves its results current."""
         return json_hash(self.settings(stage))
@@ -292,7 +304,31 @@ def read_config(path: Path) -> StudyConfig:
     """Read a config.json, naming every mistake in it at once."""
     if not path.is_file():
         raise ConfigError(f"There is no {path}. Run mist_analyze first, or name its folder with --results.")
-    return read_checked(path, StudyConfig, ConfigError)
+    try:
+        return read_checked(path, StudyConfig, ConfigError)
+    except ConfigError as error:
+        writer = _later_version(path)
+        if writer:
+            raise ConfigError(f"{error} The file was written by {writer}; use that version.") from error
+        raise
+
+
+def _later_version(path: Path) -> str | None:
+    """The version that wrote a config.json, if that is of MIST or of this program and came after this one."""
+    try:
+        written = str(read_object(path)["mist_version"])
+        now = version(_PROGRAM) if written.startswith(_PROGRAM) else _MIST_VERSION
+    except (OSError, ValueError, KeyError, PackageNotFoundError):
+        return None
+    return written if _numbers(written) > _numbers(now) else None
+
+
+_PROGRAM, _MIST_VERSION = "mist-dagster", "2.3.0"
+"""What writes a config.json, and the version of MIST whose config.json is read."""
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(number) for number in re.findall("[0-9]+", text)]
 
 
 def write_config(path: Path, config: StudyConfig) -> None:
@@ -319,17 +355,22 @@ def override(config: StudyConfig, values: Mapping[str, Any]) -> StudyConfig:
     return changed
 
 
+NAMES: Mapping[str, Registry[Any]] = {
+    "model.architecture": MODELS,
+    "training.loss.name": LOSSES,
+    "training.optimizer": OPTIMIZERS,
+    "training.lr_scheduler": SCHEDULERS,
+}
+"""Settings that name something, by their dotted path, and where the names are known."""
+
+
 def check_names(config: StudyConfig) -> None:
     """Refuse names that no registry knows, and a patch that the network cannot take, before anything is written."""
     training = config.training
     architecture = MODELS[config.model.architecture]
     architecture.check_patch_size(config.spatial_config.patch_size, config.spatial_config.target_spacing)
-    for registry, name in (
-        (LOSSES, training.loss.name),
-        (OPTIMIZERS, training.optimizer),
-        (SCHEDULERS, training.lr_scheduler),
-    ):
-        registry[name]
+    for path, registry in NAMES.items():
+        registry[attrgetter(path)(config)]
     for name in training.augmentation.transforms:
         AUGMENTATIONS[name]
     if "dtm" in LOSSES[training.loss.name].needs and not config.preprocessing.compute_dtms:

@@ -118,6 +118,22 @@ def test_a_misspelled_key_is_refused_with_the_nearest(tmp_path: Path) -> None:
         read_config(_write(tmp_path / "config.json", wrong))
 
 
+@pytest.mark.parametrize("version, later", [("9.9", True), ("mist-dagster 99.1", True), ("2.2.9", False), ("?", False)])
+def test_a_mistake_in_the_file_of_a_later_version_is_put_down_to_that(
+    tmp_path: Path, version: str, later: bool
+) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**REFERENCE, "mist_version": version, "future": 1}))
+    with pytest.raises(ConfigError) as refused:
+        read_config(path)
+    assert (f"The file was written by {version}; use that version." in str(refused.value)) == later
+
+
+def test_a_network_has_a_channel_for_each_image_and_each_label() -> None:
+    with pytest.raises(ConfigError, match=r"model\.params\.out_channels is 4, but there are 3 labels"):
+        override(StudyConfig.model_validate(REFERENCE), {"model.params": {"in_channels": 1, "out_channels": 4}})
+
+
 def test_arguments_of_an_architecture_are_its_own_and_are_kept() -> None:
     whole = {**REFERENCE, "model": {"architecture": "x", "params": {**REFERENCE["model"]["params"], "depth": 5}}}
     assert StudyConfig.model_validate(whole).model_dump()["model"]["params"]["depth"] == 5
