@@ -1,7 +1,7 @@
 """Masks drawn by models: of each training patient by the model that never saw it, of test patients by all folds."""
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,11 +20,12 @@ from mist_dagster.progress import Progress
 from mist_dagster.provenance import Made, asset_key, code_version, interruptible, materialize_each
 from mist_ops.config import StudyConfig, read_config
 from mist_ops.dataset import Assignment, Case, read_paths, read_train_paths
+from mist_ops.errors import CaseError
 from mist_ops.evaluation.picture import dice_of, draw_case
 from mist_ops.files import file_hash
 from mist_ops.inference.records import Origin, recording
 from mist_ops.study import Study
-from mist_ops.training.passports import case_content
+from mist_ops.training.passports import case_content, trained_on
 from mist_ops.workers import Outcome, outcomes
 
 if TYPE_CHECKING:
@@ -120,11 +121,19 @@ def _by_fold(
     where = resolve_device(device)
     for fold in sorted({assignment.fold_of[case_id] for case_id in ids}):
         models, weights = load_models(study, settings, [fold]), {fold: file_hash(study.model(fold))}
+        seen = trained_on(study.model(fold))
 
-        def predict(case: Case, models: Sequence["nn.Module"] = models, weights: Mapping[int, str] = weights) -> None:
+        def predict(
+            case: Case,
+            models: Sequence["nn.Module"] = models,
+            weights: Mapping[int, str] = weights,
+            seen: Collection[str] = seen,
+        ) -> None:
             origin = Origin(weights, settings.digest("prediction"), case_content(study, case.id))
             mask = study.cv_prediction(case.id)
             with recording(study.prediction_record("train", case.id), mask, origin):
+                if case.id in seen:
+                    raise CaseError(case.id, "the model of its fold was trained with it. Train that fold again.")
                 predict_case(models, case, settings, where, mask, study, admit=claim)
 
         yield from outcomes(predict, [assignment[case_id] for case_id in ids if assignment.fold_of[case_id] == fold])

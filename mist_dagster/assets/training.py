@@ -17,7 +17,7 @@ from mist_dagster.partitions import StudyPartitions, fold_index
 from mist_dagster.progress import Progress
 from mist_dagster.provenance import CODE_VERSION, asset_key, code_version, interruptible
 from mist_ops.analysis.analyze import find_leaks
-from mist_ops.analysis.folds import make_fold
+from mist_ops.analysis.folds import check_folds, make_fold
 from mist_ops.config import StudyConfig, read_config
 from mist_ops.dataset import Fold, read_train_paths
 from mist_ops.errors import DatasetError, listing
@@ -118,8 +118,9 @@ def training_assets(study: Study, partitions: StudyPartitions) -> list[dg.Assets
 
 
 def _fold(study: Study, settings: StudyConfig, index: int) -> Fold:
-    training = settings.training
-    return make_fold(read_train_paths(study.train_paths), index, training.val_percent, training.seed)
+    training, assignment = settings.training, read_train_paths(study.train_paths)
+    check_folds(assignment, training.nfolds)
+    return make_fold(assignment, index, training.val_percent, training.seed)
 
 
 def _was_begun(context: dg.AssetExecutionContext, checkpoint: Path) -> bool:

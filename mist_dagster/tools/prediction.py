@@ -15,6 +15,7 @@ from mist_dagster.provenance import collect, hashed, interruptible
 from mist_dagster.tools.record import finish, recorded, tool_asset
 from mist_ops.config import read_config
 from mist_ops.dataset import Case, read_paths
+from mist_ops.errors import ConfigError, DatasetError
 from mist_ops.postprocessing.strategy import read_strategy
 from mist_ops.workers import Outcome, outcomes
 
@@ -42,7 +43,11 @@ def prediction(
 
     settings = read_config(Path(config.config_file))
     output = Path(context.partition_key)
+    if output.exists() and not output.is_dir():
+        raise ConfigError(f"{output} is a file, but the masks go into a folder. Choose another --output.")
     cases = read_paths(Path(config.paths_csv), settings.dataset_info.images)
+    if not cases:
+        raise DatasetError(f"{config.paths_csv} has no rows. Add one for each patient to predict.")
     inputs = hashed(
         models=sorted(Path(config.models_dir).glob("fold_*.pt")),
         config=[Path(config.config_file)],

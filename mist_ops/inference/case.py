@@ -7,6 +7,7 @@ import math
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 from jaxtyping import Integer
 from torch import nn
 
-from mist_ops.config import StudyConfig
+from mist_ops.config import PreprocessingConfig, StudyConfig
 from mist_ops.dataset import Case
 from mist_ops.errors import CaseError, ConfigError
 from mist_ops.files import read_object
@@ -40,6 +41,14 @@ no_limit: Admission = nullcontext
 _LOG = logging.getLogger(__name__)
 _AT_REST = 400 * 2**20
 """Bytes of a process that has loaded torch and MONAI."""
+_OF_DISTANCES = {"compute_dtms", "normalize_dtms", "median_resampled_image_size"}
+"""Settings of preprocessing on which no image depends."""
+_ALIKE = (
+    *(f"dataset_info.{name}" for name in ("modality", "images", "labels")),
+    "spatial_config.target_spacing",
+    *(f"preprocessing.{name}" for name in PreprocessingConfig.model_fields if name not in _OF_DISTANCES),
+)
+"""Settings that a model and the images that it sees must share."""
 _ACTIVATIONS = 160
 """Values per voxel of a window that are alive at once at full resolution: five tensors of 32 channels."""
 
@@ -62,7 +71,7 @@ def load_models(models: Study | Path, config: StudyConfig, folds: Sequence[int] 
 
     Raises:
         ConfigError: Weights are missing (all such folds are named), belong to another network, or were trained on
-            other channels, labels or spacing than ``config`` tells.
+            other channels, labels or spacing, or on images made in another way, than ``config`` tells.
     """
     # A bare folder is laid out as the folder of models of a study.
     study = models if isinstance(models, Study) else Study("", models.parent, models.parent)
@@ -95,9 +104,8 @@ def _trained_config(passport: Path, config: StudyConfig) -> StudyConfig:
         trained = StudyConfig.model_validate(read_object(passport)["config"])
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{passport} is damaged. Train the fold again, or remove it to use config.json.") from error
-    for path in ("dataset_info.images", "dataset_info.labels", "spatial_config.target_spacing"):
-        section, name = path.split(".")
-        before, now = (getattr(getattr(whole, section), name) for whole in (trained, config))
+    for path in _ALIKE:
+        before, now = (attrgetter(path)(whole) for whole in (trained, config))
         if before != now:
             raise ConfigError(f"{passport}: '{path}' was {before} in training, but config.json has {now}. Restore it.")
     return trained

@@ -11,6 +11,9 @@ from mist_ops.config import STEP_VERSIONS
 from mist_ops.files import file_hash, read_object, stamp, write_json
 from mist_ops.types import Json
 
+NOT_ON_RECORD = "what it was made with is not on record"
+"""Reason for which a prediction need not be out of date."""
+
 
 @dataclass(frozen=True)
 class Origin:
@@ -66,7 +69,7 @@ def why_outdated(record: Path, mask: Path, origin: Origin) -> str | None:
         known = read_object(record)
         return _why_outdated(known, record, mask, origin)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return "what it was made with is not on record"
+        return NOT_ON_RECORD
 
 
 def read_models(record: Path) -> dict[int, str]:

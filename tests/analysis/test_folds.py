@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mist_ops.analysis.folds import assign_folds, default_nfolds, make_fold
+from mist_ops.analysis.folds import assign_folds, check_folds, default_nfolds, make_fold
 from mist_ops.dataset import Assignment, Case, PatientTable
 from mist_ops.errors import ConfigError, DatasetError
 
@@ -69,6 +69,14 @@ def test_a_fold_without_cases_or_with_nothing_left_to_train_on_is_refused():
 def dealt(nfolds: int, *, fold_of=None, group_of=None, stratum_of=None, n: int = 20) -> dict[str, int]:
     known = PatientTable(fold_of or {}, group_of or {}, stratum_of or {})
     return assign_folds([f"p{k:02d}" for k in range(n)], nfolds, known)
+
+
+@pytest.mark.parametrize("fold", [-1, 2])
+def test_a_case_in_a_fold_that_there_is_not_is_named(fold: int):
+    cases = assignment(4, 2)
+    check_folds(cases, 2)
+    with pytest.raises(DatasetError, match=f"p00 is in fold {fold}, but this study has folds 0 to 1"):
+        check_folds(Assignment(cases.cases, {**cases.fold_of, "p00": fold}), 2)
 
 
 def test_a_table_that_says_nothing_of_the_cases_changes_nothing():

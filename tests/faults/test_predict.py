@@ -1,0 +1,447 @@
+"""``mist_predict`` on tables, images, weights and flags with one fault each."""
+
+from __future__ import annotations
+
+import csv
+import json
+import pickle
+import shutil
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mist_ops.registry import MODELS
+
+from .harness import (
+    Arguments,
+    Code,
+    Fault,
+    Sandbox,
+    cut_short,
+    edit_header,
+    edit_json,
+    edit_section,
+    edit_text,
+    meets,
+    move_grid,
+    remove,
+    save,
+    voxels,
+)
+
+PATIENTS = (1, 2, 3)
+
+
+def table(box: Sandbox) -> Path:
+    return box.folder / "new.csv"
+
+
+def mask(box: Sandbox, case_id: str) -> Path:
+    return box.folder / "predictions" / f"{case_id}.nii.gz"
+
+
+def weights(box: Sandbox) -> Path:
+    return box.study.model(1)
+
+
+def command(box: Sandbox) -> Arguments:
+    folders = ["--models-dir", box.study.models, "--output", box.folder / "predictions"]
+    return [*folders, "--config", box.study.config, "--paths-csv", table(box), "--device", "cpu"]
+
+
+@pytest.fixture
+def new(trained: Sandbox) -> Sandbox:
+    """A sandbox with a table of three patients, and an older mask of the first."""
+    write_table(trained)
+    mask(trained, "phantom_001").parent.mkdir()
+    shutil.copy(trained.mask(), mask(trained, "phantom_001"))
+    return trained
+
+
+def write_table(box: Sandbox, **columns: Callable[[int], object]) -> None:
+    """Write the table; a column is given as what stands in it of a patient."""
+    known = {"id": lambda n: f"phantom_{n:03}", "t1": box.image, "t2": lambda n: box.image(n, "t2"), **columns}
+    with table(box).open("w", encoding="utf-8", newline="") as stream:
+        rows = csv.writer(stream, lineterminator="\n")
+        rows.writerow(known)
+        rows.writerows([str(cell(number)) for cell in known.values()] for number in PATIENTS)
+
+
+def first(value: object, otherwise: Callable[[int], object] = "phantom_{:03}".format) -> Callable[[int], object]:
+    """A column with another value for the first patient."""
+    return lambda number: value if number == 1 else otherwise(number)
+
+
+def others_done(box: Sandbox) -> bool:
+    """The other two patients are predicted, and nothing stale stands under the name of the first."""
+    return not mask(box, "phantom_001").exists() and all(mask(box, f"phantom_{n:03}").exists() for n in (2, 3))
+
+
+def none_lost(box: Sandbox) -> bool:
+    """What was predicted before is still there."""
+    return mask(box, "phantom_001").exists()
+
+
+def code(box: Sandbox) -> None:
+    """Replace weights by a pickle that creates ``executed`` when it is loaded."""
+    weights(box).write_bytes(pickle.dumps({"weights": Code(box.folder / "executed")}))
+
+
+def zipped_code(box: Sandbox) -> None:
+    """The same in the container of today's torch."""
+    torch.save({"weights": Code(box.folder / "executed")}, weights(box))
+
+
+def other_network(box: Sandbox) -> None:
+    network = MODELS["mednext-small"].build(
+        in_channels=2, out_channels=3, patch_size=(32, 32, 32), target_spacing=(1.0, 1.0, 1.0)
+    )
+    torch.save(network.state_dict(), weights(box))
+
+
+def edit_weights(box: Sandbox, changed: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    found = torch.load(weights(box), weights_only=True)
+    torch.save({name: changed(tensor) for name, tensor in found.items()}, weights(box))
+
+
+def edit_passport(box: Sandbox, section: str, **values: object) -> None:
+    passport = box.study.passport(1)
+    content = json.loads(passport.read_text())
+    content["config"][section] |= values
+    passport.write_text(json.dumps(content))
+
+
+def with_nan(path: Path) -> None:
+    image = voxels(path).astype(np.float32)
+    image[10:15, 10:15, 10:15] = np.nan
+    save(path, image)
+
+
+def sheared(box: Sandbox) -> None:
+    for channel in ("t1", "t2"):
+        edit_header(box.image(1, channel), srow_x=[1.0, 0.8, 0.0, 0.0], sform_code=1, qform_code=0)
+
+
+def strategy(box: Sandbox, steps: object) -> Arguments:
+    path = box.folder / "strategy.json"
+    path.write_text(json.dumps(steps))
+    return ["--postprocess-strategy", path]
+
+
+IMAGES = [
+    Fault(
+        "predict/image-missing",
+        "an image that is missing",
+        lambda box: remove(box.image()),
+        "Case 'phantom_001'",
+        others_done=others_done,
+        again=False,
+    ),
+    Fault(
+        "predict/image-truncated",
+        "an image that is cut short",
+        lambda box: cut_short(box.image()),
+        "t1.nii.gz cannot be read as a NIfTI image",
+        others_done=others_done,
+    ),
+    Fault(
+        "predict/image-4d",
+        "an image of four axes",
+        lambda box: save(box.image(), np.stack([voxels(box.image())] * 2, axis=-1)),
+        "Case 'phantom_001'",
+        others_done=others_done,
+        again=False,
+    ),
+    Fault(
+        "predict/image-nan",
+        "an image that holds NaN",
+        lambda box: with_nan(box.image()),
+        "NaN or infinite voxels",
+        others_done=others_done,
+        again=False,
+    ),
+    Fault(
+        "predict/channel-other-size",
+        "channels of different sizes",
+        lambda box: move_grid(box.image(1, "t2"), "size"),
+        "lies on another grid",
+        others_done=others_done,
+        again=False,
+    ),
+    Fault(
+        "predict/image-sheared",
+        "an image whose axes are not at right angles",
+        sheared,
+        "Case 'phantom_001'",
+        others_done=others_done,
+        again=False,
+    ),
+    Fault(
+        "predict/image-no-volume",
+        "an image whose voxels have no size",
+        lambda box: edit_header(box.image(), srow_x=[0.0] * 4, srow_y=[0.0] * 4, srow_z=[0.0] * 4),
+        "Case 'phantom_001'",
+        others_done=others_done,
+        again=False,
+    ),
+]
+
+TABLES = [
+    Fault(
+        "predict/channel-column-missing",
+        "a table without the column of a channel",
+        lambda box: edit_text(table(box), lambda text: text.replace("t2\n", "flair\n")),
+        "new.csv lacks the columns ['t2']",
+        others_done=none_lost,
+        touches=False,
+    ),
+    Fault(
+        "predict/cell-empty",
+        "an empty cell",
+        lambda box: write_table(box, t2=first("", lambda n: box.image(n, "t2"))),
+        "column 't2' is empty",
+        touches=False,
+    ),
+    Fault(
+        "predict/id-dotdot",
+        "an id that leads out of the folder",
+        lambda box: write_table(box, id=first("../x")),
+        "id '../x' cannot name a file",
+        touches=False,
+    ),
+    Fault(
+        "predict/id-absolute",
+        "an id that is an absolute path",
+        lambda box: write_table(box, id=first(box.folder / "elsewhere")),
+        "cannot name a file",
+        touches=False,
+    ),
+    Fault(
+        "predict/id-long",
+        "an id of 300 characters",
+        lambda box: write_table(box, id=first("x" * 300)),
+        "at most 128 characters",
+        touches=False,
+    ),
+    Fault(
+        "predict/ids-twice",
+        "an id given twice",
+        lambda box: write_table(box, id=first("phantom_002")),
+        "the id 'phantom_002' is given twice",
+        touches=False,
+    ),
+    Fault(
+        "predict/csv-missing",
+        "a table that is missing",
+        lambda box: remove(table(box)),
+        "There is no table",
+        touches=False,
+    ),
+    Fault(
+        "predict/csv-empty",
+        "a table of no bytes",
+        lambda box: table(box).write_bytes(b"") and None,
+        "new.csv cannot be read as a table",
+        touches=False,
+    ),
+    Fault(
+        "predict/csv-header-only",
+        "a table without rows",
+        lambda box: edit_text(table(box), lambda text: "id,t1,t2\n"),
+        "new.csv has no rows",
+        touches=False,
+    ),
+    Fault(
+        "predict/csv-semicolon",
+        "a table with semicolons",
+        lambda box: edit_text(table(box), lambda text: text.replace(",", ";")),
+        "Separate them by commas",
+        touches=False,
+    ),
+    Fault(
+        "predict/csv-bom-and-crlf",
+        "a table with a byte-order mark and line ends of Windows",
+        lambda box: edit_text(table(box), lambda text: text.replace("\n", "\r\n"), "utf-8-sig"),
+        "Predictions:",
+        status=0,
+        again=False,
+    ),
+    Fault(
+        "predict/csv-utf-16",
+        "a table in UTF-16",
+        lambda box: edit_text(table(box), str, "utf-16"),
+        "new.csv cannot be read as a table",
+        touches=False,
+    ),
+]
+
+MODEL_FILES = [
+    Fault(
+        "predict/weights-truncated",
+        "weights that are cut short",
+        lambda box: cut_short(weights(box)),
+        "fold_1.pt is damaged, or no file of weights",
+        others_done=none_lost,
+        touches=False,
+    ),
+    Fault(
+        "predict/weights-with-code",
+        "weights that run code when they are unpickled",
+        code,
+        "fold_1.pt is damaged, or no file of weights",
+        touches=False,
+    ),
+    Fault(
+        "predict/weights-with-code-zipped",
+        "weights of today's torch that run code when they are unpickled",
+        zipped_code,
+        "fold_1.pt is damaged, or no file of weights",
+        touches=False,
+    ),
+    Fault(
+        "predict/weights-of-other-architecture",
+        "weights of another architecture",
+        other_network,
+        "fold_1.pt belongs to another network",
+        touches=False,
+    ),
+    Fault(
+        "predict/weights-nan",
+        "weights that are NaN",
+        lambda box: edit_weights(box, lambda tensor: tensor * float("nan") if tensor.is_floating_point() else tensor),
+        "fold_1.pt holds weights that are not finite",
+        touches=False,
+    ),
+    Fault(
+        "predict/weights-checkpoint",
+        "a checkpoint in place of weights",
+        lambda box: shutil.copy(box.study.checkpoint(1), weights(box)) and None,
+        "such as a whole checkpoint",
+        touches=False,
+    ),
+    Fault(
+        "predict/weights-empty-folder",
+        "weights that are a folder",
+        lambda box: remove(weights(box)) or weights(box).mkdir(),
+        "fold_1.pt is damaged, or no file of weights",
+        touches=False,
+    ),
+    Fault(
+        "predict/models-missing",
+        "a folder of models that is missing",
+        lambda box: remove(box.study.models),
+        "There are no weights of any fold in",
+        touches=False,
+    ),
+    Fault(
+        "predict/models-empty",
+        "an empty folder of models",
+        lambda box: remove(box.study.models) or box.study.models.mkdir(),
+        "There are no weights of any fold in",
+        touches=False,
+    ),
+    Fault(
+        "predict/passport-truncated",
+        "a passport that is cut short",
+        lambda box: cut_short(box.study.passport(1)),
+        "fold_1.json is damaged",
+        touches=False,
+    ),
+    Fault(
+        "predict/passport-other-channels",
+        "a model of other channels",
+        lambda box: edit_passport(box, "dataset_info", images=["t2", "t1"]),
+        "'dataset_info.images' was ['t2', 't1'] in training",
+        touches=False,
+    ),
+    Fault(
+        "predict/passport-other-labels",
+        "a model of other labels",
+        lambda box: edit_passport(box, "dataset_info", labels=[0, 1, 3]),
+        "'dataset_info.labels' was [0, 1, 3] in training",
+        touches=False,
+    ),
+    Fault(
+        "predict/config-other-normalization",
+        "a config.json that prepares images in another way than in training",
+        lambda box: edit_section(box.study.config, "preprocessing", normalize_with_nonzero_mask=True),
+        "'preprocessing.normalize_with_nonzero_mask' was False in training, but config.json has True",
+        touches=False,
+    ),
+    Fault(
+        "predict/config-newer-version",
+        "a config.json of a later version",
+        lambda box: edit_json(box.study.config, mist_version="9.9", future=1),
+        "was written by 9.9",
+        touches=False,
+    ),
+]
+
+FLAGS = [
+    Fault(
+        "predict/output-is-a-file",
+        "a file in place of the output folder",
+        lambda box: table(box).with_name("taken").touch() or ["--output", table(box).with_name("taken")],
+        "taken is a file, but the masks go into a folder",
+        touches=False,
+    ),
+    Fault(
+        "predict/device-wrong",
+        "a GPU that is not there",
+        lambda box: ["--device", "99"],
+        "Device '99' was asked for, but this machine has",
+        touches=False,
+    ),
+    Fault(
+        "predict/device-unknown",
+        "a device that there is not",
+        lambda box: ["--device", "tpu"],
+        "There is no device 'tpu'",
+        touches=False,
+    ),
+    Fault(
+        "predict/strategy-missing",
+        "a strategy that is missing",
+        lambda box: ["--postprocess-strategy", box.folder / "none.json"],
+        "none.json",
+        touches=False,
+    ),
+    Fault(
+        "predict/strategy-unknown-step",
+        "a strategy with a step that there is not",
+        partial(
+            strategy,
+            steps=[{"transform": "fill_hole", "apply_to_labels": [1], "per_label": True}],
+        ),
+        "step 1 of 1 (fill_hole)",
+        touches=False,
+    ),
+    Fault(
+        "predict/probabilities-of-a-bad-patient",
+        "a bad image where probabilities are wanted",
+        lambda box: cut_short(box.image()) or ["--output-probs"],
+        "t1.nii.gz cannot be read as a NIfTI image",
+        others_done=lambda box: (
+            sorted(path.name for path in (box.folder / "predictions" / "probabilities").iterdir())
+            == ["phantom_002.nii.gz", "phantom_003.nii.gz"]
+        ),
+        again=False,
+    ),
+]
+
+FAULTS = [*IMAGES, *TABLES, *MODEL_FILES, *FLAGS]
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.key)
+def test_predict(new: Sandbox, fault: Fault) -> None:
+    meets(new, "predict", command(new), fault)
+    assert not (new.folder / "executed").exists()
+
+
+def test_a_pickle_with_code_does_create_its_file_where_it_is_loaded(tmp_path: Path) -> None:
+    pickle.loads(pickle.dumps({"weights": Code(tmp_path / "executed")}))
+    assert (tmp_path / "executed").exists()
