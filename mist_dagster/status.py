@@ -1,25 +1,38 @@
 """What of a study is out of date, all the way down, told from the files alone: they are the truth, records are not."""
 
-import json
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from types import MappingProxyType
 
+from pydantic import BaseModel
+
 from mist_ops.analysis.analyze import unseen_patients
-from mist_ops.analysis.folds import make_fold
+from mist_ops.analysis.folds import check_folds, make_fold
 from mist_ops.config import STEP_VERSIONS, StudyConfig, read_config
 from mist_ops.dataset import Assignment, Case, Fold, read_paths, read_train_paths
+from mist_ops.errors import ConfigError
 from mist_ops.evaluation.table import summary_path
+from mist_ops.files import file_hash, read_object
 from mist_ops.inference.records import Origin, read_mask_hash
 from mist_ops.inference.records import why_outdated as prediction_outdated
 from mist_ops.preprocessing.case import input_hashes, why_outdated
 from mist_ops.study import Study
-from mist_ops.training.passports import case_content, read_passport, verify
+from mist_ops.training.passports import case_content, read_passport, regrouped, verify
 
 _SHOWN = 5
 _NO_OUTPUTS: Mapping[Path, str] = MappingProxyType({})
+
+
+class _Inputs(BaseModel):
+    """What the summary of scores says that they were made from."""
+
+    settings: str
+    version: int = 1
+    masks: dict[str, str | None]
+    predictions: dict[str, str | None]
 
 
 @dataclass(frozen=True)
@@ -34,6 +47,7 @@ class Status:
         tests: Test patients to predict.
         scores: Why results.csv is to be computed; None if it is current.
         hours: What training those folds took before, in hours; those never trained count as much as the others.
+        unused: Arrays and predictions of patients who are not in the study (any more).
     """
 
     unseen: list[str]
@@ -43,6 +57,7 @@ class Status:
     tests: Mapping[str, str]
     scores: str | None
     hours: float | None
+    unused: Sequence[Path] = ()
 
     @property
     def current(self) -> bool:
@@ -54,9 +69,10 @@ def status(study: Study) -> Status:
     """Compare every file of a study with what it was made from.
 
     Raises:
-        MistError: The study has not been analyzed, or its tables cannot be read.
+        MistError: The study has not been analyzed, its tables cannot be read, or a patient is in no fold of it.
     """
     config, assignment = read_config(study.config), read_train_paths(study.train_paths)
+    check_folds(assignment, config.training.nfolds)
     patients = patients_to_preprocess(study, config, assignment.cases)
     content_of = cache(partial(case_content, study))
     checked = {
@@ -73,7 +89,26 @@ def status(study: Study) -> Status:
         tests=dict(_of_tests(study, config, weights)),
         scores=_of_scores(study, config, assignment, predictions),
         hours=_hours(study, config, folds),
+        unused=unused(study, config, assignment),
     )
+
+
+def unused(study: Study, config: StudyConfig, assignment: Assignment) -> list[Path]:
+    """Arrays and predictions of patients who are not in the study, such as those of an earlier analysis."""
+    tests = read_paths(study.test_paths, config.dataset_info.images) if study.test_paths.is_file() else []
+    used = {locate(case_id) for case_id in assignment.fold_of for locate in (study.image, study.cv_prediction)}
+    used |= {study.test_prediction(case.id) for case in tests}
+    found = [*study.arrays.glob("*.npy"), *study.cv_predictions.glob("*.gz"), *study.test_predictions.glob("*.gz")]
+    return sorted(path for path in found if path not in used and not path.name.startswith("."))
+
+
+def predictions_to_make(
+    study: Study, config: StudyConfig, assignment: Assignment, folds: Iterable[int]
+) -> dict[str, str]:
+    """Why patients that some folds hold out are to be predicted anew by the models that these have, by id."""
+    weights = {fold: file_hash(study.model(fold)) for fold in folds}
+    outdated = _of_predictions(study, config, assignment, weights, {}, partial(case_content, study))
+    return {case_id: reason for case_id, reason in outdated if assignment.fold_of[case_id] in weights}
 
 
 def patients_to_preprocess(study: Study, config: StudyConfig, cases: Iterable[Case]) -> dict[str, str]:
@@ -91,20 +126,28 @@ def _of_fold(
     patients: Mapping[str, str],
     content_of: Callable[[str], str],
 ) -> Iterator[str]:
-    if not study.model(index).is_file() or not study.passport(index).is_file():
+    if not study.model(index).is_file():
         yield "it is not trained"
         return
-    fold = make_fold(assignment, index, config.training.val_percent, config.training.seed)
-    yield from _parts_outdated(fold, patients)
-    # What preprocessing will change anyway is told above, by its reason.
-    yield from verify(study.model(index), study, patients, content_of)
+    if not study.passport(index).is_file():
+        yield f"what its model was made from is not on record: there is no {study.passport(index)}"
+        return
+    try:
+        fold = make_fold(assignment, index, config.training.val_percent, config.training.seed)
+        yield from _parts_outdated(fold, patients)
+        yield from regrouped(study.model(index), fold)
+        # What preprocessing will change anyway is told above, by its reason.
+        yield from verify(study.model(index), study, patients, content_of)
+    except ConfigError as error:  # which must not hide what else is out of date
+        yield str(error)
 
 
 def _parts_outdated(fold: Fold, patients: Mapping[str, str]) -> Iterator[str]:
-    for use, ids in (("trains it", fold.training), ("selects its weights", fold.validation)):
-        for case_id in ids:
-            if case_id in patients:
-                yield f"patient {case_id} {use}, and {patients[case_id]}"
+    for use, ids in (("train it", fold.training), ("select its weights", fold.validation)):
+        for reason, those in _by_reason({case_id: patients[case_id] for case_id in ids if case_id in patients}).items():
+            verb, _, rest = use.partition(" ")
+            one = f"patient {those[0]} {verb}s {rest}, and {reason}"
+            yield one if len(those) == 1 else f"of {len(those)} patients who {use} ({_some(those)}): {reason}"
 
 
 def _of_predictions(
@@ -118,6 +161,8 @@ def _of_predictions(
     settings = config.digest("prediction")
     for case in assignment.cases:
         fold = assignment.fold_of[case.id]
+        if fold not in config.training.folds:
+            continue
         if fold not in weights:
             yield case.id, f"fold {fold} is to be trained"
         elif case.id in patients:
@@ -157,24 +202,30 @@ def _of_scores(study: Study, config: StudyConfig, assignment: Assignment, predic
 def _changed_inputs(study: Study, config: StudyConfig, assignment: Assignment) -> Iterator[str]:
     """What the scores were made from that has another content now; the files are read if their times are new."""
     try:
-        made_from = json.loads(summary_path(study.results_csv).read_text(encoding="utf-8"))["inputs"]
+        made_from = _Inputs.model_validate(read_object(summary_path(study.results_csv))["inputs"])
     except (OSError, ValueError, KeyError):
         yield "what they were made from is not on record, and may have"
         return
-    if made_from["settings"] != config.digest("evaluation"):
+    if made_from.settings != config.digest("evaluation"):
         yield "the settings of evaluation"
-    if made_from.get("version", 1) != STEP_VERSIONS["evaluation"]:
+    if made_from.version != STEP_VERSIONS["evaluation"]:
         yield "the version of evaluation"
+    if not made_from.masks.keys() <= assignment.fold_of.keys():
+        yield "the patients"
     for case in assignment.cases:
-        if made_from["masks"].get(case.id) != input_hashes(study, case).get("mask"):
+        if assignment.fold_of[case.id] not in config.training.folds:
+            continue
+        if made_from.masks.get(case.id) != input_hashes(study, case).get("mask"):
             yield f"the mask of {case.id}"
-        if made_from["predictions"].get(case.id) != read_mask_hash(study.prediction_record("train", case.id)):
+        if made_from.predictions.get(case.id) != read_mask_hash(study.prediction_record("train", case.id)):
             yield f"the prediction of {case.id}"
 
 
 def _hours(study: Study, config: StudyConfig, folds: Collection[int]) -> float | None:
-    trained = [fold for fold in config.training.folds if study.passport(fold).is_file()]
-    seconds = [float(read_passport(study.model(fold))["seconds"]) for fold in trained]
+    seconds = []
+    for fold in config.training.folds:
+        with suppress(ConfigError):
+            seconds.append(float(read_passport(study.model(fold))["seconds"]))
     return len(folds) * sum(seconds) / len(seconds) / 3600 if seconds else None
 
 
@@ -185,6 +236,7 @@ def sentences(found: Status, outputs: Mapping[Path, str] = _NO_OUTPUTS) -> Itera
         found: What of the study is out of date.
         outputs: What tools made of it that is out of date too, with the reasons.
     """
+    yield from told_unused(found.unused)
     if found.current and not outputs:
         yield "Everything is current."
         return
@@ -203,6 +255,30 @@ def sentences(found: Status, outputs: Mapping[Path, str] = _NO_OUTPUTS) -> Itera
         yield f"Make {path}: {reason}."
     if found.folds and found.hours is not None:
         yield f"Training took {found.hours:.2f} hours for as many folds."
+
+
+def told_unused(paths: Sequence[Path]) -> Iterator[str]:
+    """A sentence on files that are not used, if there are any."""
+    if paths:
+        yield (
+            f"Not used: {len(paths)} arrays and predictions of patients who are not in this study, such as {paths[0]}. "
+            "Remove them if nothing else needs them."
+        )
+
+
+def stale_results(study: Study, found: Status) -> Iterator[str]:
+    """What is out of date among the models, predictions and scores that there are; not what there never was."""
+    outdated = Status(
+        unseen=[],
+        patients={},
+        folds={fold: reasons for fold, reasons in found.folds.items() if study.model(fold).exists()},
+        predictions={name: why for name, why in found.predictions.items() if study.cv_prediction(name).exists()},
+        tests={name: why for name, why in found.tests.items() if study.test_prediction(name).exists()},
+        scores=None,
+        hours=None,
+    )
+    if not outdated.current:
+        yield from sentences(outdated)
 
 
 def _by_reason(reasons: Mapping[str, str]) -> dict[str, list[str]]:

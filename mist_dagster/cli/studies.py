@@ -31,15 +31,18 @@ from mist_dagster.partitions import fold_key
 from mist_dagster.plan import analyze_anew, make_current, show_status
 from mist_dagster.provenance import adopt_config
 from mist_dagster.rebuild import rebuild
-from mist_dagster.status import Status, patients_to_preprocess, sentences
+from mist_dagster.status import Status, patients_to_preprocess, predictions_to_make, sentences, stale_results
 from mist_dagster.status import status as study_status
 from mist_dagster.studies import register
-from mist_ops.config import StudyConfig, check_names, edits, override, read_config, write_config
-from mist_ops.dataset import read_description, read_paths, read_train_paths
+from mist_ops.analysis.folds import check_folds, make_fold
+from mist_ops.config import NAMES, StudyConfig, check_names, edits, override, read_config, write_config
+from mist_ops.dataset import Assignment, Fold, read_description, read_paths, read_train_paths
 from mist_ops.errors import ConfigError
 from mist_ops.files import write_text
+from mist_ops.inference.records import NOT_ON_RECORD
 from mist_ops.preprocessing.case import DAMAGED, NOT_THERE
 from mist_ops.study import Study
+from mist_ops.training.passports import regrouped, verify
 
 _RETRIES = 2
 """How often a submitted run is begun again whose worker was lost."""
@@ -89,26 +92,45 @@ def preprocess(launcher: Launcher, options: PreprocessOptions, settings: Setting
 
 def train(launcher: Launcher, options: TrainOptions, settings: Settings) -> None:
     """Train folds, predict what they held out, score that, and predict the test set."""
-    if options.resume and options.overwrite:
-        raise ConfigError("--resume goes on with what is there, --overwrite replaces it. Give one of them.")
-    if options.max_hours is not None and not options.submit:
-        raise ConfigError("--max-hours is watched over by the queue of mist_ui. Give --submit, or leave it out.")
+    _check_flags(options, settings)
     study = _study(options, numpy=options.numpy)
     settings = {**settings, **_weighting(options)}
     config = override(read_config(study.config), settings)
     _check_metrics(study, config)  # before hours of training
-    folds, pretrained = _folds_to_train(study, config, options), _pretrained(options, config)
-    _configure(launcher, study, settings)
     assignment, device = read_train_paths(study.train_paths), given("device", options.device)
+    folds, pretrained = _folds_to_train(study, config, assignment, options), _pretrained(options, config)
+    left = [index for index, fold in folds.items() if not options.resume or _is_left(launcher, study, config, fold)]
+    _configure(launcher, study, settings)
     if options.submit:
-        _submit(launcher, study, options, {"resume": options.resume, **device, **pretrained}, folds)
+        _submit(launcher, study, options, {"resume": options.resume, **device, **pretrained}, left)
         return
     # One fold after another, so each may have all GPUs.
     how = {"resume": options.resume, "gpus": config.training.hardware.num_gpus or ALL_GPUS, **device, **pretrained}
-    for fold in folds:
-        launcher.run_stage(study, "train", how, [fold_key(fold)])
-        launcher.run_stage(study, "predict", device, assignment.held_out(fold))
-    _score_and_test(launcher, study, config, options.num_workers_evaluate, device)
+    with others_first() as waiting:
+        for fold in folds:
+            if fold in left:
+                launcher.run_stage(study, "train", how, [fold_key(fold)])
+            with waiting():
+                launcher.run_stage(study, "predict", device, assignment.held_out(fold))
+        _score_and_test(launcher, study, config, options.num_workers_evaluate, device)
+
+
+def _check_flags(options: TrainOptions, settings: Settings) -> None:
+    """Refuse flags that no study can be trained with.
+
+    Raises:
+        ConfigError: Two of them contradict each other, or one names what there is not.
+    """
+    if options.resume and options.overwrite:
+        raise ConfigError("--resume goes on with what is there, --overwrite replaces it. Give one of them.")
+    if options.max_hours is not None and not options.submit:
+        raise ConfigError("--max-hours is watched over by the queue of mist_ui. Give --submit, or leave it out.")
+    for path in NAMES.keys() & settings.keys():
+        NAMES[path][settings[path]]
+    if options.device and not options.submit:  # a worker may have other devices
+        from mist_ops.devices import resolve_device  # torch loads for seconds
+
+        resolve_device(options.device)
 
 
 def _check_metrics(study: Study, config: StudyConfig) -> None:
@@ -139,7 +161,7 @@ def finalize(launcher: Launcher, options: FinalizeOptions, settings: Settings) -
     """Predict what the models there are have held out, score it, and predict the test set.
 
     Raises:
-        ConfigError: No fold is trained, or some are not; then what is there is done first.
+        ConfigError: No fold is trained, or some are not or are out of date; then what is there is done first.
     """
     study = _study(options)
     assignment, device = read_train_paths(study.train_paths), given("device", options.device)
@@ -148,17 +170,22 @@ def finalize(launcher: Launcher, options: FinalizeOptions, settings: Settings) -
     trained = [fold for fold in config.training.folds if study.model(fold).exists()]
     if not trained:
         raise ConfigError(f"There is no model in {study.models}. Run mist_train first.")
-    missing = [case for fold in trained for case in assignment.held_out(fold) if not study.cv_prediction(case).exists()]
+    outdated = predictions_to_make(study, config, assignment, trained)
+    # Those of another program, or whose record is lost, are scored as they are.
+    todo = [case_id for case_id, reason in outdated.items() if reason != NOT_ON_RECORD]
     with others_first() as waiting:
-        if missing:
+        if todo:
             with waiting():
-                launcher.run_stage(study, "predict", device, missing)
+                launcher.run_stage(study, "predict", device, todo)
         _score_and_test(launcher, study, config, options.num_workers_evaluate, device)
     untrained = [fold for fold in config.training.folds if fold not in trained]
     if untrained:
         raise ConfigError(
             f"Folds {_some(untrained)} have no models, so the scores are of the others alone. Train them."
         )
+    stale = [fold for fold in study_status(study).folds if study.passport(fold).exists()]
+    if stale:
+        raise ConfigError(f"The models of folds {_some(stale)} are out of date, and so the scores. Train them anew.")
 
 
 def status(launcher: Launcher, options: StatusOptions, settings: Settings) -> None:
@@ -229,6 +256,11 @@ def _score_and_test(
         _predict_test_set(launcher, study, config, device)
     show_status(launcher, study)
     _say_results(launcher, study, config)
+    stale = list(stale_results(study, study_status(study)))
+    if stale:
+        launcher.progress.problem("Not all of these results are known to go together; mist_plan --apply would do:")
+    for sentence in stale:
+        launcher.progress.problem(f"  {sentence}")
 
 
 def _predict_test_set(launcher: Launcher, study: Study, config: StudyConfig, device: Mapping[str, str]) -> None:
@@ -261,6 +293,7 @@ def _say_results(launcher: Launcher, study: Study, config: StudyConfig) -> None:
 
 def run_all(launcher: Launcher, options: RunAllOptions, settings: Settings) -> None:
     """Do all stages, or those that are left."""
+    _check_flags(options, settings)  # before hours of preprocessing
     study = _study(options, data=options.data, numpy=options.numpy)
     if study.config.exists() and not options.overwrite and not options.resume:
         raise ConfigError(
@@ -269,6 +302,8 @@ def run_all(launcher: Launcher, options: RunAllOptions, settings: Settings) -> N
         )
     if not study.config.exists() or options.overwrite or options.update:
         _plan(launcher, study, options, settings)
+    planned = override(read_config(study.config), settings)
+    _folds_to_train(study, planned, read_train_paths(study.train_paths), options)
     preprocess(launcher, options, settings)
     train(launcher, options, settings)
 
@@ -297,20 +332,49 @@ def _configure(launcher: Launcher, study: Study, settings: Settings) -> StudyCon
     return config
 
 
-def _folds_to_train(study: Study, config: StudyConfig, options: TrainOptions) -> list[int]:
-    folds = config.training.folds if options.folds is None else sorted(set(options.folds))
-    unknown = sorted(set(folds) - set(range(config.training.nfolds)))
+def _folds_to_train(
+    study: Study, config: StudyConfig, assignment: Assignment, options: TrainOptions
+) -> dict[int, Fold]:
+    training = config.training
+    folds = training.folds if options.folds is None else sorted(set(options.folds))
+    unknown = sorted(set(folds) - set(range(training.nfolds)))
     if unknown:
-        raise ConfigError(
-            f"There are no folds {_some(unknown)}. This study has folds 0 to {config.training.nfolds - 1}."
-        )
+        raise ConfigError(f"There are no folds {_some(unknown)}. This study has folds 0 to {training.nfolds - 1}.")
+    check_folds(assignment, training.nfolds)
     begun = [fold for fold in folds if study.model(fold).exists() or study.checkpoint(fold).exists()]
     if begun and not options.resume and not options.overwrite:
         raise ConfigError(
             f"Folds {_some(begun)} have models or checkpoints in {study.results}. Give --resume to go on with them, "
             "--overwrite to train them anew, or --folds for others."
         )
-    return folds
+    return {fold: make_fold(assignment, fold, training.val_percent, training.seed) for fold in folds}
+
+
+def _is_left(launcher: Launcher, study: Study, config: StudyConfig, fold: Fold) -> bool:
+    """Whether a fold is to be resumed: not where its model is done and current, and only its checkpoint was removed.
+
+    Raises:
+        ConfigError: It has a checkpoint of other settings or cases; or none, and its model is out of date.
+    """
+    from mist_ops.training.fold import made_from  # torch loads for seconds
+    from mist_ops.training.state import changes_on_resuming
+
+    weights, checkpoint = study.model(fold.index), study.checkpoint(fold.index)
+    if checkpoint.exists():
+        for change in changes_on_resuming(checkpoint, made_from(study, config, fold)):
+            launcher.progress.note(f"Fold {fold.index} goes on, but {change}.")
+    if checkpoint.exists() or not weights.exists():
+        return True
+    try:
+        reasons = [*regrouped(weights, fold), *verify(weights, study, config=config)]
+    except ConfigError as error:
+        reasons = [str(error)]
+    if reasons:
+        raise ConfigError(
+            f"Fold {fold.index} has a model but no checkpoint to go on from. {reasons[0]} Restore {checkpoint}, or "
+            f"train the fold anew with --overwrite --folds {fold.index}."
+        )
+    return False
 
 
 def _weighting(options: TrainOptions) -> Settings:
