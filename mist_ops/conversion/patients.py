@@ -1,6 +1,6 @@
 """What all conversions share: names that may become files, and patients' folders that are whole or absent.
 
-Whatever a conversion leaves can be analyzed: its files are three-dimensional NIfTI images, and its masks hold labels.
+Whatever a conversion leaves can be read: its files are three-dimensional NIfTI images, and its masks hold labels.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 from mist_ops.dataset import RESERVED
 from mist_ops.errors import CaseError, DatasetError, MistError
 from mist_ops.files import write_json
-from mist_ops.imaging.nifti import read_geometry, read_labels
+from mist_ops.imaging.nifti import read_image, read_labels
 from mist_ops.types import Json
 from mist_ops.workers import Outcome, outcomes
 
@@ -134,9 +134,9 @@ def refuse_existing(output: Path, overwrite: bool) -> None:
 
 
 def check_images(paths: Iterable[Path]) -> None:
-    """Refuse, from their headers, files that are no three-dimensional images."""
+    """Refuse files that are no three-dimensional images, that are damaged, or whose voxels are not all finite."""
     for path in paths:
-        read_geometry(path)
+        read_image(path)
 
 
 def labels_of(mask: Path) -> list[int]:

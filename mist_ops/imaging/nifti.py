@@ -154,7 +154,8 @@ def split_channels(path: Path, channels: Sequence[Path]) -> None:
         raise ImageError(f"{path} is a {type(image).__name__}, whose channels cannot be split. Save it as NIfTI.")
     check_voxels(image, path)
     with readable(path):
-        stored = voxels.get_unscaled()
+        whole: Any = (_unpacked(path, image) if _is_packed(path) else image).dataobj
+        stored = whole.get_unscaled()
     for index, channel in enumerate(channels):
         volume = nib.Nifti1Image(stored[..., index], image.affine, image.header)
         volume.header.set_slope_inter(voxels.slope, voxels.inter)
@@ -247,6 +248,10 @@ def _is_nifti(path: Path) -> bool:
     return path.name.lower().endswith((".nii", ".nii.gz"))
 
 
+def _is_packed(path: Path) -> bool:
+    return path.name.lower().endswith(".nii.gz")
+
+
 def _nifti(source: str | io.BytesIO) -> nib.Nifti1Image:
     """An image without the extensions of its header, which are not needed and say themselves how long they are."""
     with ImageOpener(source) as stream:
@@ -262,7 +267,7 @@ def _read(path: Path) -> tuple[Num[np.ndarray, "x y z"], Geometry]:
     geometry = _geometry(image, path)
     check_voxels(image, path)
     with readable(path), np.errstate(over="ignore", invalid="ignore"):
-        voxels = _unpacked(path, image).dataobj if path.name.lower().endswith(".nii.gz") else image.dataobj
+        voxels = _unpacked(path, image).dataobj if _is_packed(path) else image.dataobj
         raw: np.ndarray[Any, np.dtype[Any]] = np.asanyarray(voxels).reshape(geometry.size)
     return raw, geometry
 
