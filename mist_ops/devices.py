@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mist_ops.errors import ConfigError
+from mist_ops.errors import ConfigError, MachineError
 
 _LOG = logging.getLogger(__name__)
+_NO_MEMORY = "can't allocate memory"
+"""What torch says on a CPU."""
 
 
 def resolve_device(name: str | None = None) -> torch.device:
@@ -120,6 +122,25 @@ def _computes_bf16(device: torch.device) -> bool:
     # Older torch cannot say what the CPU has; FP32 is right there too.
     capabilities: Mapping[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+@contextmanager
+def memory_told(needed_for: str, advice: str) -> Iterator[None]:
+    """Say in a sentence that memory ran out, of which torch and NumPy say how many bytes they wanted.
+
+    Args:
+        needed_for: What it does not suffice for.
+        advice: What to do, as a sentence.
+
+    Raises:
+        MachineError: It ran out.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if isinstance(error, torch.OutOfMemoryError | MemoryError) or _NO_MEMORY in str(error):
+            raise MachineError(f"The memory does not suffice for {needed_for}. {advice}", everywhere=False) from error
+        raise
 
 
 def seed_everything(seed: int) -> None:

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from mist_ops.devices import autocast, compiled, resolve_device, resolve_devices, seed_everything
-from mist_ops.errors import ConfigError
+from mist_ops.devices import autocast, compiled, memory_told, resolve_device, resolve_devices, seed_everything
+from mist_ops.errors import ConfigError, MachineError
 
 without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 with_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no GPU")
@@ -137,3 +137,12 @@ def test_a_network_that_cannot_be_compiled_runs_as_it_is(
     assert said[0].startswith("The network could not be compiled and runs as it is: ")
     assert len(said[0].splitlines()) == 1
     assert plain.layers[1].num_batches_tracked == 0
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=with_gpu)])
+def test_memory_that_runs_out_is_told_in_a_sentence(device: str) -> None:
+    told = pytest.raises(MachineError, match=r"The memory does not suffice for a whale\. Take less\.")
+    with told, memory_told("a whale", "Take less."):
+        torch.empty(2**48, device=device)
+    with pytest.raises(RuntimeError, match="shape"), memory_told("a whale", "Take less."):
+        torch.empty(2, device=device).reshape(3)

@@ -17,6 +17,7 @@ from torch import nn
 
 from mist_ops.config import PreprocessingConfig, StudyConfig
 from mist_ops.dataset import Case
+from mist_ops.devices import memory_told
 from mist_ops.errors import CaseError, ConfigError
 from mist_ops.files import read_object
 from mist_ops.imaging.geometry import Geometry
@@ -211,6 +212,13 @@ def _predicted(
     labels = config.dataset_info.labels
     with ExitStack() as stack:
         stack.enter_context(admit(_estimate(geometry, config, device)))
+        size = "x".join(map(str, geometry.preprocessed.size))
+        stack.enter_context(
+            memory_told(
+                f"an image of {size} voxels at the spacing of the model",
+                "Lower inference.inferer.params.sw_batch_size in config.json, or predict it with --device cpu.",
+            )
+        )
         slabs = predict_slabs(models, channels_first, config, device)
         if probabilities is None:
             return restore_slabs(slabs, geometry, labels), geometry.original

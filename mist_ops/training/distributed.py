@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from mist_ops import errors
-from mist_ops.errors import CaseError, MistError
+from mist_ops.errors import MistError
 from mist_ops.types import Json
 
 GRACE_SECONDS = 5
@@ -122,16 +122,16 @@ def tell(messages: TextIO, kind: str, content: object) -> None:
     messages.flush()
 
 
-def told(family: str, arguments: Sequence[str]) -> MistError:
+def told(family: str, arguments: Sequence[object]) -> MistError:
     """The error that another process met."""
     error: MistError = getattr(errors, family)(*arguments)
     return error
 
 
-def telling(error: MistError) -> tuple[str, list[str]]:
+def telling(error: MistError) -> tuple[str, list[object]]:
     """An error in words that ``told`` understands: the nearest kind in ``mist_ops.errors``, and its arguments."""
     family = next(kind for kind in type(error).__mro__ if kind.__module__ == errors.__name__)
-    return family.__name__, [error.case_id, error.problem] if isinstance(error, CaseError) else [str(error)]
+    return family.__name__, list(error.args)
 
 
 @contextmanager

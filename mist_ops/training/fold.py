@@ -22,7 +22,7 @@ from torch.utils.tensorboard.writer import SummaryWriter
 
 from mist_ops.config import STEP_VERSIONS, StudyConfig
 from mist_ops.dataset import Fold
-from mist_ops.devices import autocast, compiled, resolve_devices, seed_everything, tune
+from mist_ops.devices import autocast, compiled, memory_told, resolve_devices, seed_everything, tune
 from mist_ops.errors import ConfigError, DatasetError, listing
 from mist_ops.files import file_hash, write_json
 from mist_ops.losses.blending import alpha
@@ -116,6 +116,7 @@ def train_fold(
         ConfigError: A name, device or size that does not exist, or a checkpoint of other settings, or none beside a
             model that is to be gone on with.
         DivergedError: A loss is not finite.
+        MachineError: A batch does not fit into memory.
     """
     devices = resolve_devices(device, processes, config.training.hardware.num_gpus)
     plan = Plan(study, config, fold, resume, workers, pretrained)
@@ -156,6 +157,7 @@ def train_rank(plan: Plan, device: torch.device, ranks: Ranks) -> Iterator[Epoch
         reseed=lambda epoch: seed_everything(config.training.seed + epoch + _BETWEEN_SEEDS * ranks.rank),
         average=ranks.mean,
     )
+    epochs = _within_memory(config, epochs)
     if ranks.rank > 0:
         yield from epochs
         return
@@ -170,6 +172,15 @@ def train_rank(plan: Plan, device: torch.device, ranks: Ranks) -> Iterator[Epoch
             _draw(curves, asdict(epoch))
             yield epoch
     _write_passport(plan, state, settings, device, ranks)
+
+
+def _within_memory(config: StudyConfig, epochs: Iterator[Epoch]) -> Iterator[Epoch]:
+    patch, batch = "x".join(map(str, config.spatial_config.patch_size)), config.training.batch_size_per_gpu
+    with memory_told(
+        f"batches of {batch} patches of {patch} voxels",
+        "Lower --batch-size-per-gpu, with which --resume goes on, or --patch-size.",
+    ):
+        yield from epochs
 
 
 def steps_per_epoch(config: StudyConfig, cases: int, processes: int = 1) -> int:

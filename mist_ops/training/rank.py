@@ -20,7 +20,7 @@ from typing import TextIO
 
 import torch
 
-from mist_ops.errors import MistError
+from mist_ops.errors import MistError, machine_error
 from mist_ops.training.distributed import join, tell, telling
 from mist_ops.training.fold import Plan, train_rank
 from mist_ops.types import Json
@@ -42,7 +42,11 @@ def main() -> int:
         except MistError as error:
             tell(messages, "error", telling(error))
             return 1
-        except Exception:
+        except Exception as error:
+            trouble = machine_error(error)
+            if trouble:
+                tell(messages, "error", telling(trouble))
+                return 1
             # What fits into a pipe at once cannot be torn by what the others write.
             tell(messages, "trace", traceback.format_exc()[-_TRACE:])
             return 1

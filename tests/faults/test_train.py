@@ -269,6 +269,13 @@ FLAGS = [
         again=False,
     ),
     Fault(
+        "train/patch-beyond-memory",
+        "a patch larger than the memory",
+        lambda box: ["--patch-size", "4096", "4096", "4096"],
+        "The memory does not suffice for batches of 2 patches of 4096x4096x4096 voxels",
+        again=False,
+    ),
+    Fault(
         "train/val-percent-too-large",
         "a validation set of all patients",
         lambda box: ["--val-percent", "0.99"],

@@ -17,7 +17,7 @@ import torch
 from training.small_study import FOLD, small_config, small_study
 
 from mist_ops.config import StudyConfig
-from mist_ops.errors import CaseError, ConfigError, DivergedError, MistError
+from mist_ops.errors import CaseError, ConfigError, DivergedError, MachineError, MistError
 from mist_ops.files import write_array
 from mist_ops.registry import UnknownName
 from mist_ops.study import Study
@@ -211,7 +211,8 @@ def test_a_loss_that_is_not_finite_is_said_by_the_caller(study: Study) -> None:
 
 
 def test_an_error_travels_as_the_nearest_kind_that_is_known_everywhere() -> None:
-    for error in (CaseError("p1", "is upside down."), ConfigError("No."), UnknownName("loss", "dise", ["dice"])):
+    ours = (CaseError("p1", "is upside down."), ConfigError("No."), MachineError("Full.", everywhere=True))
+    for error in (*ours, UnknownName("loss", "dise", ["dice"])):
         again = told(*telling(error))
         assert str(again) == str(error)
         assert isinstance(error, type(again))
