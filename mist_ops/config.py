@@ -162,7 +162,7 @@ class TrainingConfig(Section):
 
     seed: NonNegativeInt = Field(42, description="Seed of everything random.")
     nfolds: Annotated[int, Field(ge=2), Flag("analyze")] = Field(5, description="Folds of the cross-validation.")
-    folds: list[NonNegativeInt] = Field([0, 1, 2, 3, 4], description="Folds that are trained.")
+    folds: list[NonNegativeInt] = Field([0, 1, 2, 3, 4], min_length=1, description="Folds that are trained.")
     val_percent: Annotated[Fraction, Flag("train")] = Field(
         0.0,
         description="Fraction of the training cases set aside to choose the best weights; 0 uses the held-out fold.",
@@ -190,8 +190,8 @@ class TrainingConfig(Section):
 
     @model_validator(mode="after")
     def _folds_exist(self) -> TrainingConfig:
-        if not set(self.folds) <= set(range(self.nfolds)):
-            raise ValueError(f"folds are numbered 0 to {self.nfolds - 1}, found {self.folds}")
+        if not set(self.folds) <= set(range(self.nfolds)) or len(set(self.folds)) != len(self.folds):
+            raise ValueError(f"folds are numbered 0 to {self.nfolds - 1} and given once each, found {self.folds}")
         return self
 
     @property

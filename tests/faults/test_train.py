@@ -391,6 +391,20 @@ TABLES = [
         touches=False,
     ),
     Fault(
+        "train/config-no-folds",
+        "no folds to train",
+        lambda box: edit_section(box.study.config, "training", folds=[]),
+        "'training.folds': List should have at least 1 item",
+        touches=False,
+    ),
+    Fault(
+        "train/config-fold-twice",
+        "a fold given twice in config.json",
+        lambda box: edit_section(box.study.config, "training", folds=[0, 0]),
+        "folds are numbered 0 to 1 and given once each, found [0, 0]",
+        touches=False,
+    ),
+    Fault(
         "train/config-newer-version",
         "a config.json of a later version",
         lambda box: edit_json(box.study.config, mist_version="mist-dagster 99.9", future={"on": True}),
