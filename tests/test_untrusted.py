@@ -42,7 +42,7 @@ from mist_ops.postprocessing.strategy import Step, read_strategy, write_strategy
 from mist_ops.preprocessing.case import input_hashes, read_case_geometry, read_content_hash, write_case
 from mist_ops.preprocessing.case import why_outdated as case_outdated
 from mist_ops.ranking.tables import read_scores
-from mist_ops.study import Study
+from mist_ops.study import Study, check_id
 from mist_ops.training.passports import case_content, differences, read_passport, verify
 from mist_ops.types import Json
 
@@ -242,7 +242,14 @@ def test_cells_that_a_row_lacks_are_empty(tmp_path: Path) -> None:
     assert read_train_paths(tmp_path / "train_paths.csv").group_of == {}
 
 
-IDS = st.from_regex(r"[^\W_][\w.+@-]{0,9}", fullmatch=True).filter(lambda name: ".." not in name and name[-1] != ".")
+def allowed(name: str) -> bool:
+    try:
+        return bool(check_id(name))
+    except DatasetError:
+        return False
+
+
+IDS = st.from_regex(r"[^\W_][\w.+@-]{0,9}", fullmatch=True).filter(allowed)
 FILES = st.text("abc/ ,'\"ü\t", min_size=1, max_size=9).map(lambda name: Path("/data", f"{name}.nii.gz"))
 
 
