@@ -165,7 +165,7 @@ OF_A_FOLDER = [
         "postprocess/strategy-an-object",
         "a step that is no list of steps",
         text(json.dumps(STEP)),
-        "strategy.json: Input should be a valid list",
+        "strategy.json: Input should be a list",
     ),
     refused("postprocess/strategy-of-no-objects", "a list of numbers", text("[1, 2]"), "strategy.json"),
     refused(

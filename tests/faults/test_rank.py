@@ -181,7 +181,7 @@ FAULTS = [
         "rank/csv-cell-too-many",
         "a row with a cell too many",
         in_b("002,0.7,3.0", "002,0,7,3.0"),
-        "Expected 3 fields in line 3, saw 4",
+        "b.csv has a row with more cells than columns (line 3)",
     ),
     taken("rank/csv-bom", "a table that begins with a byte-order mark", in_b("id,", "\ufeffid,")),
     taken("rank/csv-crlf", "a table with the line ends of Windows", in_b("\n", "\r\n")),
