@@ -17,7 +17,7 @@ from mist_ops.conversion.patients import (
     Converted,
     Patient,
     channel_problems,
-    check_images,
+    check_image,
     convert,
     labels_of,
     refuse_existing,
@@ -103,7 +103,7 @@ def _read_table(path: Path, leading: Sequence[str]) -> _Table:
     problems = channel_problems(name for name in columns if name not in leading)
     problems += [f"the column {name!r} is given twice" for name in leading if columns.count(name) > 1]
     ids = Counter(row["id"] for row in rows)
-    problems += [f"the id {case_id!r} is given twice" for case_id, count in ids.items() if count > 1]
+    problems += [f"the id {case_id!r} is given twice; keep one" for case_id, count in ids.items() if count > 1]
     for case_id in ids:
         try:
             check_id(case_id)
@@ -116,13 +116,15 @@ def _read_table(path: Path, leading: Sequence[str]) -> _Table:
 
 def _read_rows(path: Path) -> tuple[tuple[str, ...], tuple[Mapping[str, str], ...]]:
     """The names of the columns and the rows that are not blank. Cells beyond the last column must be empty."""
+    if not path.expanduser().is_file():
+        raise DatasetError(f"There is no table {path}. Check the path.")
     try:
         text = path.expanduser().read_text(encoding="utf-8-sig")
         delimiter = max(_DELIMITERS, key=text.partition("\n")[0].count)
         reader = csv.reader(io.StringIO(text), delimiter=delimiter, skipinitialspace=True, strict=True)
         lines = [(reader.line_num, [cell.strip() for cell in line]) for line in reader]
     except (OSError, ValueError, csv.Error) as error:
-        raise DatasetError(f"{path} cannot be read as a table in UTF-8: {error}.") from error
+        raise DatasetError(f"{path} cannot be read as a table in UTF-8: {error}. Save it anew.") from error
     (_, head), *body = [(number, line) for number, line in lines if any(line)] or [(1, [])]
     columns = tuple(_without_empty_end(head))
     rows = []
@@ -170,11 +172,16 @@ def _write(entry: CsvEntry, folder: Path) -> list[int]:
     empty = [name for name, path in entry.files.items() if path is None]
     if empty:
         raise DatasetError(f"the cells of {empty} are empty. Name its files, or remove the row.")
-    targets = {folder / f"{name}.nii.gz": path for name, path in entry.files.items() if path is not None}
-    for target, path in targets.items():
-        store_as_nifti(path, target)
-    check_images(targets)
-    return labels_of(folder / MASK) if entry.training else []
+    labels: list[int] = []
+    for name, path in entry.files.items():
+        if path is not None:
+            made = folder / f"{name}.nii.gz"
+            store_as_nifti(path, made)
+            if made.name == MASK:
+                labels = labels_of(path, made)
+            else:
+                check_image(path, made)
+    return labels
 
 
 def _dataset_json(images: Sequence[str], converted: Sequence[Converted[CsvEntry, list[int]]]) -> Json:

@@ -22,13 +22,13 @@ from mist_ops.conversion.patients import (
     Converted,
     Patient,
     channel_problems,
-    check_images,
+    check_image,
     convert,
     labels_of,
     refuse_existing,
     write_patient,
 )
-from mist_ops.errors import DatasetError, listing
+from mist_ops.errors import DatasetError, few
 from mist_ops.imaging.foreign import store_as_nifti
 from mist_ops.imaging.nifti import count_channels, split_channels
 from mist_ops.schema import read_checked
@@ -152,13 +152,15 @@ def _entries(source: Path, folder: Path, listed: Sequence[_Files], part: Literal
     entries = []
     for files in listed:
         name = Path(files.image).name
-        case_id = check_id(_ENDING.sub("", name))
+        case_id = check_id(_ENDING.sub("", name), source / "dataset.json")
         image = _find(source, [files.image, f"images{part}/{name}"])
         mask = _find(source, [files.label or "", f"labels{part}/{name}"]) if part == "Tr" else None
         entries.append(MsdEntry(case_id, folder / case_id, part == "Tr", image, mask))
     twice = [case_id for case_id, count in Counter(entry.id for entry in entries).items() if count > 1]
     if twice:
-        raise DatasetError(f"{source / 'dataset.json'} lists {listing([f'{case_id!r} twice' for case_id in twice])}.")
+        raise DatasetError(
+            f"{source / 'dataset.json'} lists {few([repr(case_id) for case_id in twice])} twice. Keep one."
+        )
     return entries
 
 
@@ -193,14 +195,15 @@ def _write(description: MsdDescription, entry: MsdEntry, folder: Path) -> None:
         store_as_nifti(entry.image, channels[0])
     else:
         split_channels(entry.image, channels)
-    check_images(channels)
+    for channel in channels:
+        check_image(entry.image, channel)
     if entry.mask is not None:
         store_as_nifti(entry.mask, folder / MASK)
-        _check_labels(folder / MASK, description.labels)
+        _check_labels(labels_of(entry.mask, folder / MASK), description.labels)
 
 
-def _check_labels(mask: Path, listed: Collection[int]) -> None:
-    unknown = sorted(set(labels_of(mask)) - set(listed))
+def _check_labels(found: Collection[int], listed: Collection[int]) -> None:
+    unknown = sorted(set(found) - set(listed))
     if unknown:
         raise DatasetError(
             f"the mask holds labels {unknown}, but 'labels' lists {sorted(listed)}. Correct one of them."

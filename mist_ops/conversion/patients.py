@@ -9,6 +9,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -16,7 +17,7 @@ from typing import TypeVar
 import numpy as np
 
 from mist_ops.dataset import RESERVED
-from mist_ops.errors import CaseError, DatasetError, MistError
+from mist_ops.errors import CaseError, DatasetError, ImageError, MistError
 from mist_ops.files import write_json
 from mist_ops.imaging.nifti import read_image, read_labels
 from mist_ops.types import Json
@@ -133,15 +134,25 @@ def refuse_existing(output: Path, overwrite: bool) -> None:
         )
 
 
-def check_images(paths: Iterable[Path]) -> None:
-    """Refuse files that are no three-dimensional images, that are damaged, or whose voxels are not all finite."""
-    for path in paths:
-        read_image(path)
+@contextmanager
+def told_of(source: Path, made: Path) -> Iterator[None]:
+    """Name the source, not what was made of it, in what is wrong with either: the latter goes with the folder."""
+    try:
+        yield
+    except ImageError as error:
+        raise ImageError(str(error).replace(str(made), str(source))) from error
 
 
-def labels_of(mask: Path) -> list[int]:
-    """The labels in a mask, ascending."""
-    found, _ = read_labels(mask)
+def check_image(source: Path, made: Path) -> None:
+    """Refuse what is no three-dimensional image, is damaged, or has voxels that are not finite."""
+    with told_of(source, made):
+        read_image(made)
+
+
+def labels_of(source: Path, made: Path) -> list[int]:
+    """The labels in a mask, ascending; errors name the source that it was made of."""
+    with told_of(source, made):
+        found, _ = read_labels(made)
     return np.flatnonzero(np.bincount(found.ravel())).tolist()
 
 

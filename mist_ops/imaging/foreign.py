@@ -48,7 +48,9 @@ def _convert(path: Path, target: Path) -> None:
         image: Any = SimpleITK.ReadImage(str(path))
     except RuntimeError as error:
         *_, reason = str(error).splitlines()
-        raise ImageError(f"{path} cannot be read as an image: {reason.removeprefix('sitk::ERROR: ')}") from error
+        raise ImageError(
+            f"{path} cannot be read as an image: {reason.removeprefix('sitk::ERROR: ')}. Export it anew."
+        ) from error
     size, values = image.GetSize(), image.GetNumberOfComponentsPerPixel()
     if len(size) != 3 or values != 1:
         found = f"the size {size} and {values} values a voxel"

@@ -175,7 +175,7 @@ def test_a_test_table_with_other_channels_is_refused(table: Path, tmp_path: Path
 
 
 def test_tables_that_are_missing_or_in_another_encoding_are_refused(tmp_path: Path):
-    with pytest.raises(DatasetError, match="cannot be read as a table"):
+    with pytest.raises(DatasetError, match="There is no table"):
         convert_csv(tmp_path / "none.csv", None, tmp_path / "out")
     (tmp_path / "latin.csv").write_bytes("id,mask,t1\nMüller,a,b\n".encode("latin-1"))
     with pytest.raises(DatasetError, match="cannot be read as a table in UTF-8"):

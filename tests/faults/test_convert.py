@@ -113,13 +113,13 @@ OF_PATIENTS = [
             "truncated-gz",
             "an image that is cut short",
             lambda box: cut_short(box.image()),
-            "t1.nii.gz cannot be read as a NIfTI image",
+            "data/train/phantom_001/t1.nii.gz cannot be read as a NIfTI image",
         ),
         (
             "not-an-image",
             "a text called like an image",
             lambda box: fill(box.image(), "This is not an image."),
-            "t1.nii.gz cannot be read as a NIfTI image",
+            "phantom_001/t1.nii.gz cannot be read as a NIfTI image",
         ),
         (
             "other-format",
@@ -143,7 +143,7 @@ OF_PATIENTS = [
             "fractional-labels",
             "a mask that was interpolated",
             lambda box: put(box.mask(), 0.4),
-            "holds the value 0.4. Labels must be whole",
+            "data/train/phantom_001/mask.nii.gz holds the value 0.4. Labels must be whole",
         ),
         ("image-missing", "an image that is not there", lambda box: remove(box.image()), "There is no file"),
         ("cell-empty", "an empty cell", lambda box: edit_row(box, t2=""), "the cells of ['t2'] are empty"),
@@ -159,7 +159,7 @@ OF_PATIENTS = [
 TABLES = [
     Fault(f"convert-csv/{key}", words, breaks, says, others_done=nothing_written, again=key == "table-missing")
     for key, words, breaks, says in [
-        ("table-missing", "a table that is not there", lambda box: remove(table(box)), "train.csv"),
+        ("table-missing", "a table that is not there", lambda box: remove(table(box)), "There is no table"),
         ("table-empty", "an empty table", lambda box: fill(table(box)), "train.csv must have the columns"),
         (
             "table-header-only",
@@ -215,7 +215,7 @@ TABLES = [
             "test-missing",
             "a table of test patients that is not there",
             lambda box: ["--test-csv", "gone.csv"],
-            "gone.csv",
+            "There is no table",
         ),
     ]
 ]
@@ -260,7 +260,7 @@ OF_CASES = [
             "truncated-mask",
             "a mask that is cut short",
             lambda box: cut_short(source(box) / "labelsTr" / "phantom_001.nii.gz"),
-            "cannot be read as a NIfTI image",
+            "labelsTr/phantom_001.nii.gz cannot be read as a NIfTI image",
         ),
         (
             "channel-missing",
@@ -290,7 +290,7 @@ OF_CASES = [
             "fractional-labels",
             "a mask that was interpolated",
             lambda box: put(source(box) / "labelsTr" / "phantom_001.nii.gz", 0.4),
-            "holds the value 0.4",
+            "labelsTr/phantom_001.nii.gz holds the value 0.4",
         ),
     ]
 ]
