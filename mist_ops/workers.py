@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain, islice
 from typing import Generic, TypeVar
 
 from mist_ops.errors import MistError
+
+AHEAD = 8
+"""Items that each worker may be ahead of what was yielded: others go on while one takes as long as so many."""
 
 _LOG = logging.getLogger(__name__)
 
@@ -40,31 +45,57 @@ def outcomes(
         items: The cases.
         workers: Processes to use. One runs in this process, so that a debugger works.
 
-    A worker process that is killed (out of memory, say) takes the whole pool with it; the items it leaves are then
-    done one by one, each in a process of its own, so that only the item that kills again fails. Leaving the
-    iteration early, as Ctrl-C does, cancels what has not begun.
+    A worker process that is killed (out of memory, say) takes the whole pool with it; the items that the pool had
+    taken on are then done one by one, each in a process of its own, so that only the item that kills again fails, and
+    a new pool takes the rest. Items are drawn, and results kept, a few ahead of what was yielded. Leaving the iteration
+    early, as Ctrl-C does, cancels what has not begun.
     """
     attempt = partial(_attempt, function)
     if workers == 1:
         yield from map(attempt, items)
         return
-    items = list(items)
-    try:
-        pool = _pool(min(workers, max(1, len(items))))
-    except OSError as error:  # semaphores lie in /dev/shm, which some containers lack
-        _LOG.warning("Processes cannot work side by side here (%s), so cases are done one by one.", error)
-        yield from map(attempt, items)
-        return
-    with pool:
-        futures = [pool.submit(attempt, item) for item in items]
+    left = iter(items)
+    for item in left:
+        rest = chain([item], left)
         try:
-            for item, future in zip(items, futures, strict=True):
-                try:
-                    yield future.result()
-                except BrokenProcessPool:
-                    yield _alone(attempt, item)
-        finally:
-            pool.shutdown(cancel_futures=True)
+            pool = _pool(workers)
+        except OSError as error:  # semaphores lie in /dev/shm, which some containers lack
+            _LOG.warning("Processes cannot work side by side here (%s), so cases are done one by one.", error)
+            yield from map(attempt, rest)
+            return
+        with pool:
+            yield from _together(pool, attempt, rest, workers * AHEAD)
+
+
+def _together(
+    pool: ProcessPoolExecutor, attempt: Callable[[Item], Outcome[Item, Result]], items: Iterator[Item], ahead: int
+) -> Iterator[Outcome[Item, Result]]:
+    """The outcomes of the items, or, if a worker is killed, of those that were begun; the others stay in ``items``."""
+    begun: deque[tuple[Item, Future[Outcome[Item, Result]]]] = deque()
+    try:
+        while True:
+            begun.extend((item, _submit(pool, attempt, item)) for item in islice(items, ahead - len(begun)))
+            if not begun:
+                return
+            item, future = begun.popleft()
+            try:
+                yield future.result()
+            except BrokenProcessPool:
+                items = iter(())  # a new pool takes the rest
+                yield _alone(attempt, item)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _submit(
+    pool: ProcessPoolExecutor, attempt: Callable[[Item], Outcome[Item, Result]], item: Item
+) -> Future[Outcome[Item, Result]]:
+    try:
+        return pool.submit(attempt, item)
+    except BrokenProcessPool as error:
+        refused: Future[Outcome[Item, Result]] = Future()
+        refused.set_exception(error)
+        return refused
 
 
 def _attempt(function: Callable[[Item], Result], item: Item) -> Outcome[Item, Result]:

@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from mist_ops.workers import outcomes
+from mist_ops.workers import AHEAD, outcomes
 
 
 def _reciprocal(number: int) -> float:
@@ -46,3 +46,19 @@ def test_only_the_item_that_kills_its_worker_fails() -> None:
     found = list(outcomes(_killed_by_zero, [1, 0, 2, 3], workers=2))
     assert [outcome.result for outcome in found] == [1, None, 2, 3]
     assert "killed" in str(found[1].error)
+
+
+@pytest.mark.slow
+def test_after_a_kill_a_new_pool_takes_what_was_not_begun() -> None:
+    items = [0, *range(1, 3 * AHEAD)]
+    found = list(outcomes(_killed_by_zero, items, workers=2))
+    assert [outcome.result for outcome in found] == [None, *items[1:]]
+
+
+@pytest.mark.slow
+def test_several_workers_are_a_few_items_ahead_and_no_more() -> None:
+    drawn: list[int] = []
+    found = outcomes(_reciprocal, (drawn.append(number) or number for number in range(1, 1000)), workers=2)
+    assert [next(found).result for _ in range(3)] == [1, 1 / 2, 1 / 3]
+    assert len(drawn) == 2 * AHEAD + 2
+    found.close()
