@@ -93,7 +93,9 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON atomically, indented by two and in the order given. ``NaN`` is refused: it is no JSON."""
-    write_text(path, json.dumps(value, indent=2, allow_nan=False))
+    # Piece by piece: as one text, the fingerprint of thousands of CTs takes hundreds of MiB.
+    with atomic(path) as temporary, temporary.open("w", encoding="utf-8") as stream:
+        json.dump(value, stream, indent=2, allow_nan=False)
 
 
 def read_object(path: Path) -> Json:
