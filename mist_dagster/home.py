@@ -75,7 +75,8 @@ def serve(port: int) -> int:
     with instance() as opened:  # made, if this is the first use, before two processes do it at once
         fit_pool(opened)
     workspace = str(files(__package__) / "workspace.yaml")
-    command = [sys.executable, "-m", "dagster", "dev", "-h", "127.0.0.1", "-p", str(port), "-w", workspace]
+    dev = [sys.executable, "-m", "mist_dagster.webserver", "dev"]
+    command = [*dev, "-h", "127.0.0.1", "-p", str(port), "-w", workspace]
     print(f"The UI of {home} will be at {address}; Ctrl-C ends it.", flush=True)  # noqa: T201 - a command's answer
     url = home / _ADDRESS
     url.write_text(address)
