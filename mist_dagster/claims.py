@@ -7,12 +7,30 @@ import contextlib
 import fcntl
 import json
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+from mist_ops.errors import ConfigError
 from mist_ops.types import Json
+
+
+def own_folder(name: str) -> Path:
+    """A folder of this user on this machine, for what its processes tell one another.
+
+    Raises:
+        ConfigError: It is another user's, or no folder.
+    """
+    folder = Path(tempfile.gettempdir()) / f"mist_{name}_{os.getuid()}"
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    found = folder.lstat()
+    # Everyone may write where it lies, and know its name beforehand.
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
+        raise ConfigError(f"{folder} is no folder that you alone can write. Remove it, or set TMPDIR to one of yours.")
+    return folder
 
 
 @contextlib.contextmanager

@@ -9,17 +9,15 @@ import contextlib
 import fcntl
 import logging
 import os
-import stat
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from mist_ops.errors import ConfigError
+from mist_dagster.claims import own_folder
 
 if TYPE_CHECKING:
     from dagster import AssetExecutionContext, DagsterInstance
@@ -58,7 +56,7 @@ def lease(wanted: int, visible: Mapping[str, str], locks: Path | None = None) ->
     Raises:
         ConfigError: That folder is another user's.
     """
-    folder = locks or _own_folder()
+    folder = locks or own_folder("gpus")
     wanted, waits = min(wanted, len(visible)), False
     while True:
         with ExitStack() as held:
@@ -70,17 +68,6 @@ def lease(wanted: int, visible: Mapping[str, str], locks: Path | None = None) ->
             _logger.info("Waiting for %d of the devices %s.", wanted, ", ".join(visible))
         waits = True
         time.sleep(_SECONDS_BETWEEN_TRIES)
-
-
-def _own_folder() -> Path:
-    folder = Path(tempfile.gettempdir()) / f"mist_gpus_{os.getuid()}"
-    with contextlib.suppress(FileExistsError):
-        folder.mkdir(mode=0o700)
-    found = folder.lstat()
-    # Everyone may write where it lies, and know its name beforehand.
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
-        raise ConfigError(f"{folder} is no folder that you alone can write. Remove it, or set TMPDIR to one of yours.")
-    return folder
 
 
 def _free(folder: Path, visible: Mapping[str, str], wanted: int, held: ExitStack) -> Iterator[str]:

@@ -1,18 +1,15 @@
 """How much main memory a step may count on: what does not fit beside the claims of others waits."""
 
 import contextlib
-import getpass
 import logging
-import os
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
-from mist_dagster.claims import put, turn
+from mist_dagster.claims import own_folder, put, turn
+from mist_ops.machine import installed_memory
 
-_CGROUP = Path("/sys/fs/cgroup/memory.max")
 _SHARE = 0.9
 """Of the machine's memory; the rest is for the system and for estimates that were too low."""
 
@@ -30,9 +27,12 @@ def claim(needed: int, total: int | None = None, claims: Path | None = None) -> 
         needed: Bytes.
         total: Bytes to share; by default most of this machine's, or of this container's.
         claims: Folder of the claims; by default one of this user on this machine.
+
+    Raises:
+        ConfigError: That folder is another user's.
     """
-    folder = claims or Path(tempfile.gettempdir()) / f"mist_memory_{getpass.getuser()}"
-    budget, waits = int(_SHARE * machine_memory()) if total is None else total, False
+    folder = claims or own_folder("memory")
+    budget, waits = int(_SHARE * installed_memory()) if total is None else total, False
     with ExitStack() as held:
         while not _claimed(folder, needed, budget, held):
             if not waits:
@@ -40,13 +40,6 @@ def claim(needed: int, total: int | None = None, claims: Path | None = None) -> 
             waits = True
             time.sleep(_SECONDS_BETWEEN_TRIES)
         yield
-
-
-def machine_memory() -> int:
-    """Bytes of main memory of this machine, or of the container that this process runs in."""
-    limit = _CGROUP.read_text().strip() if _CGROUP.is_file() else "max"
-    physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return physical if limit == "max" else min(physical, int(limit))
 
 
 def _claimed(folder: Path, needed: int, budget: int, held: ExitStack) -> bool:

@@ -9,7 +9,6 @@ import gzip
 import io
 import itertools
 import math
-import os
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
@@ -29,6 +28,7 @@ from nibabel.wrapstruct import WrapStructError
 from mist_ops.errors import ImageError
 from mist_ops.files import atomic
 from mist_ops.imaging.geometry import Geometry
+from mist_ops.machine import installed_memory
 from mist_ops.types import Image, LabelMap, Size
 
 MAX_VOXELS = 2**31
@@ -230,7 +230,7 @@ def check_voxels(image: SpatialImage, path: Path) -> None:
             f"{path} tells of {claimed} bytes, and cannot hold more than {held}. It is cut off or damaged; copy or "
             "export it anew."
         )
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    memory = installed_memory()
     if claimed > memory:
         raise ImageError(
             f"{path} holds {claimed / 2**30:.1f} GiB of voxels, and this machine has {memory / 2**30:.1f} GiB of "

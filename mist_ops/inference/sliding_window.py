@@ -8,7 +8,6 @@ logits, these lie in main memory and the GPU holds a part one patch wide.
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from typing import TypeAlias
@@ -22,6 +21,7 @@ from mist_ops.config import StudyConfig
 from mist_ops.devices import autocast
 from mist_ops.inference.flips import Axes, flip, flips
 from mist_ops.inference.slabs import Slab, divide, reach
+from mist_ops.machine import installed_memory
 from mist_ops.types import Size
 
 Volumes: TypeAlias = Float[Tensor, "class x y z"]
@@ -89,8 +89,7 @@ def memory_budget(device: torch.device) -> int:
     Windows that reach into two slabs are computed for both. So a machine with a GPU, which has memory to spare, gives
     an eighth of it. What is free at the moment has no say: the same machine is to give the same result.
     """
-    installed = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return max(_LEAST_BUDGET, installed // _SHARE) if device.type == "cuda" else _LEAST_BUDGET
+    return max(_LEAST_BUDGET, installed_memory() // _SHARE) if device.type == "cuda" else _LEAST_BUDGET
 
 
 def _predict_slab(
