@@ -267,15 +267,6 @@ class StudyConfig(Section):
     inference: InferenceConfig = InferenceConfig()
     evaluation: dict[str, EvaluationClass]
 
-    @model_validator(mode="after")
-    def _sizes_agree(self) -> StudyConfig:
-        params, dataset = self.model.params, self.dataset_info
-        for name, found, things in (("in", params.in_channels, "images"), ("out", params.out_channels, "labels")):
-            wanted = len(getattr(dataset, things))
-            if found != wanted:
-                raise ValueError(f"model.params.{name}_channels is {found}, but there are {wanted} {things}")
-        return self
-
     def digest(self, stage: str) -> str:
         """Hash of the settings that a stage reads, so that an edit outside them leaves its results current."""
         return json_hash(self.settings(stage))
@@ -378,6 +369,21 @@ def check_names(config: StudyConfig) -> None:
             f"The loss '{training.loss.name}' needs distance maps, but preprocessing.compute_dtms is false. "
             "Preprocess with --compute-dtms first, or choose another loss."
         )
+
+
+def check_channels(config: StudyConfig) -> None:
+    """Refuse a network that has not a channel for each image and each label, as an edit may have made it.
+
+    Raises:
+        ConfigError: It has more or fewer.
+    """
+    params, dataset = config.model.params, config.dataset_info
+    for name, found, things in (("in", params.in_channels, "images"), ("out", params.out_channels, "labels")):
+        wanted = len(getattr(dataset, things))
+        if found != wanted:
+            raise ConfigError(
+                f"model.params.{name}_channels is {found}, but there are {wanted} {things}. Set it to {wanted}."
+            )
 
 
 def edits(before: StudyConfig, after: StudyConfig) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mist_ops.config import STAGE_SECTIONS, StudyConfig, edits, override, read_config, write_config
+from mist_ops.config import STAGE_SECTIONS, StudyConfig, check_channels, edits, override, read_config, write_config
 from mist_ops.errors import ConfigError
 from mist_ops.schema import flagged_fields
 
@@ -130,8 +130,10 @@ def test_a_mistake_in_the_file_of_a_later_version_is_put_down_to_that(
 
 
 def test_a_network_has_a_channel_for_each_image_and_each_label() -> None:
+    config = StudyConfig.model_validate(REFERENCE)
+    check_channels(config)
     with pytest.raises(ConfigError, match=r"model\.params\.out_channels is 4, but there are 3 labels"):
-        override(StudyConfig.model_validate(REFERENCE), {"model.params": {"in_channels": 1, "out_channels": 4}})
+        check_channels(override(config, {"model.params": {"in_channels": 1, "out_channels": 4}}))
 
 
 def test_arguments_of_an_architecture_are_its_own_and_are_kept() -> None:

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Integer
 from torch import nn
 
-from mist_ops.config import PreprocessingConfig, StudyConfig
+from mist_ops.config import PreprocessingConfig, StudyConfig, check_channels
 from mist_ops.dataset import Case
 from mist_ops.devices import memory_told
 from mist_ops.errors import CaseError, ConfigError
@@ -90,6 +90,7 @@ def load_models(models: Study | Path, config: StudyConfig, folds: Sequence[int] 
 
 def _load(weights: Path, passport: Path, config: StudyConfig) -> nn.Module:
     trained = _trained_config(passport, config)
+    check_channels(trained)
     spatial, params = trained.spatial_config, trained.model.params.model_dump()
     build = MODELS[trained.model.architecture].build
     network = build(patch_size=spatial.patch_size, target_spacing=spatial.target_spacing, **params)

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.tensorboard.writer import SummaryWriter
 
-from mist_ops.config import STEP_VERSIONS, StudyConfig
+from mist_ops.config import STEP_VERSIONS, StudyConfig, check_channels
 from mist_ops.dataset import Fold
 from mist_ops.devices import autocast, compiled, memory_told, resolve_devices, seed_everything, tune
 from mist_ops.errors import ConfigError, DatasetError, listing
@@ -131,6 +131,7 @@ def train_fold(
 def train_rank(plan: Plan, device: torch.device, ranks: Ranks) -> Iterator[Epoch]:
     """Train a fold as one of the processes that do so together; the first of them alone writes files."""
     study, config, fold = plan.study, plan.config, plan.fold
+    check_channels(config)
     if plan.pretrained is not None:
         check(plan.pretrained, config)
     training, validation = _index(study, config, fold)

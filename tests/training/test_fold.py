@@ -151,7 +151,7 @@ def test_resuming_with_other_settings_is_refused(study: Study, change: dict[str,
 def test_resuming_with_other_arrays_is_refused(study: Study) -> None:
     trained(study, small_config(epochs=1))
     write_case(study, "b", seed=99)
-    with pytest.raises(ConfigError, match=r"cases\.training\.b was \w+ and is now \w+"):
+    with pytest.raises(ConfigError, match=r"cases\.training\.b was \w+… and is now \w+…"):
         trained(study, resume=True)
 
 
@@ -306,7 +306,7 @@ def test_a_fold_that_starts_from_other_weights_says_so_and_is_resumed_with_them(
     assert weights(study)["layers.0.weight"].allclose(torch.load(first.weights, weights_only=True)["layers.0.weight"])
     said = json.loads(study.passport(0).read_text())["pretrained"]
     assert said is not None
-    with pytest.raises(ConfigError, match=r"pretrained\.\w+ was \w+ and is now \w+"):
+    with pytest.raises(ConfigError, match=r"pretrained\.\w+ was \w+… and is now \w+…"):
         trained(study, pretrained=other, resume=True)
     assert len(trained(study, resume=True)) == 2
     assert json.loads(study.passport(0).read_text())["pretrained"] == said

@@ -18,7 +18,12 @@ from mist_ops.training.transfer import InputChannels, Pretrained, check, transfe
 
 def settings(channels: int = 1, patch: int = 32, classes: int = 3, model: str = "nnunet-pocket") -> StudyConfig:
     params = {"in_channels": channels, "out_channels": classes}
-    changes = {"model": {"architecture": model, "params": params}, "spatial_config.patch_size": (patch, patch, patch)}
+    changes = {
+        "dataset_info.images": [f"channel {number}" for number in range(channels)],
+        "dataset_info.labels": list(range(classes)),
+        "model": {"architecture": model, "params": params},
+        "spatial_config.patch_size": (patch, patch, patch),
+    }
     return override(small_config(), changes)
 
 
