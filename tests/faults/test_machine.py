@@ -21,6 +21,17 @@ from .harness import Sandbox
 
 Mount = Callable[[Path, str], None]
 
+TABLE = [
+    ("machine/full-disk", "a disk that is full, in four stages", "1: there is no space left. Free some"),
+    ("machine/read-only", "a folder that may only be read, in four stages", "1: the file system may only be read"),
+    ("machine/killed", "SIGINT, SIGTERM and SIGKILL in the midst", "130, 130, killed; the next run goes on"),
+    ("machine/two-runs", "another run on the same study", "1: is being trained by another run"),
+    ("machine/clock", "a clock that jumped back or ahead", "0: nothing is out of date"),
+    ("machine/no-shared-memory", "no /dev/shm", "0: one process instead of several"),
+    ("machine/records-locked", "records that another process holds", "0: waits"),
+]
+"""The faults below that are met in ways of their own: key, fault, and how a command ends."""
+
 
 @pytest.fixture
 def mount() -> Iterator[Mount]:

@@ -13,6 +13,14 @@ from mist_dagster.studies import registered_studies
 
 from .harness import Sandbox
 
+TABLE = [
+    ("records/lost", "records that were deleted", "0: mist_status --rebuild restores them"),
+    ("records/damaged", "records that are damaged", "1: The records in ... cannot be used; files are not touched"),
+    ("records/moved", "a study that was moved with its data", "0: goes on where it is"),
+    ("records/moved-alone", "results that were moved away from their data", "1: There is no file; --update finds it"),
+]
+"""The faults below: key, fault, and how a command ends."""
+
 
 def test_lost_records_are_made_again_from_the_files(trained: Sandbox) -> None:
     ended = trained.run("status", "--rebuild")

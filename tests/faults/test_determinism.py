@@ -1,0 +1,72 @@
+"""The whole pipeline twice, with other numbers of workers: every file is the same but for times and places."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mist_ops.config import override, read_config, write_config
+
+from .conftest import TINY
+from .harness import Sandbox
+
+MEASURED = ("seconds", "waiting", "stamps", "hardware", "peak_memory")
+"""Keys whose values are times, or what the machine was like."""
+
+
+def pipeline(sandbox: Sandbox, workers: int) -> Mapping[Path, Any]:
+    """Run every stage, and return the content of every file that they wrote."""
+    study, count = sandbox.study, str(workers)
+    analyzing = ["--data", study.data, "--nfolds", "2", "--data-dump", "--num-workers-analyze", count]
+    assert sandbox.run("analyze", *analyzing).status == 0
+    config = override(read_config(study.config), {**TINY, "training.epochs": 2})
+    write_config(study.config, config)
+    assert sandbox.run("preprocess", "--num-workers-preprocess", count, "--compute-dtms").status == 0
+    assert sandbox.run("train", "--num-workers-evaluate", count, "--device", "cpu").status == 0
+    assert sandbox.run("choose_postprocessing", "--num-workers-postprocess", count).status == 0
+    steps = sandbox.folder / "steps.json"
+    steps.write_text(
+        json.dumps([{"transform": "remove_small_objects", "apply_to_labels": [-1], "per_label": True, "kwargs": {}}])
+    )
+    raw, cleaned = study.cv_predictions, study.results / "cleaned"
+    shared = ["--base-predictions", raw, "--output", cleaned, "--postprocess-strategy", steps]
+    assert sandbox.run("postprocess", *shared, "--num-workers-postprocess", count).status == 0
+    folders = ["--predictions", raw, cleaned / "predictions", "--output", study.results / "both"]
+    assert sandbox.run("ensemble", *folders, "--num-workers-ensemble", count).status == 0
+    made = [path for folder in (study.results, study.numpy) for path in sorted(folder.rglob("*")) if path.is_file()]
+    return {path: content(path) for path in made if not {"logs", ".at_work"} & set(path.parts)}
+
+
+def content(path: Path) -> Any:
+    """A file without what was measured: its bytes, or what they stand for."""
+    if path.suffix == ".json":
+        return without_measures(json.loads(path.read_text()))
+    if path.parent.name == "checkpoints":
+        return str(without_measures(torch.load(path, weights_only=True)))
+    if path.suffix == ".html":
+        return path.read_text().count("<")
+    return path.read_bytes()
+
+
+def without_measures(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: without_measures(child) for name, child in value.items() if name not in MEASURED}
+    return [without_measures(child) for child in value] if isinstance(value, list) else value
+
+
+@pytest.mark.slow
+def test_the_whole_pipeline_gives_the_same_files_whatever_the_number_of_workers(described: Sandbox) -> None:
+    first = pipeline(described, workers=1)
+    for folder in (described.study.results, described.study.numpy):
+        shutil.rmtree(folder)
+    second = pipeline(described, workers=2)
+    assert [path for path in first if first[path] != second.get(path)] == []
+    assert second.keys() == first.keys()
+    kinds = {path.suffix for path in first}
+    assert kinds >= {".pt", ".npy", ".gz", ".csv", ".json", ".md", ".png"}
