@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -122,8 +123,9 @@ def write_case(study: Study, case: Case, config: StudyConfig, box: Box | None, m
         # Before they are read: files that change meanwhile make the case outdated.
         stamps, inputs = _stamps(_inputs(case)), _hashes(_inputs(case))
         made = preprocess(case, config, box, measured)
-        # Killed from here on, it leaves arrays that are known to be ours, and half-done.
-        write_json(study.geometry(case.id), _UNFINISHED)
+        # Killed from here on, it leaves arrays that are known to be ours, and half-done. A few bytes need no syncing.
+        study.geometry(case.id).parent.mkdir(parents=True, exist_ok=True)
+        study.geometry(case.id).write_text(json.dumps(_UNFINISHED), encoding="utf-8")
         content = _write_arrays(study, case.id, made)
         record = {
             **made.geometry.to_json(),
