@@ -173,6 +173,9 @@ def warnings(fingerprints: Sequence[CaseFingerprint], config: StudyConfig) -> li
         for case, bytes_ in zip(fingerprints, 4.0 * values * sizes.prod(axis=1), strict=True)
         if bytes_ > LARGE_BYTES
     ]
+    empty = [case.id for case in fingerprints if not any(case.labels)]
+    if empty:
+        found.append(f"The masks of {few(empty)} hold background alone. Is that so, or are masks missing?")
     placed = [case for case in fingerprints if case.form_gap > min(case.spacing)]
     if placed:
         found.append(

@@ -180,7 +180,14 @@ def test_a_ct_study_without_a_labelled_voxel_is_refused():
 
 
 def test_a_case_of_more_than_two_gigabytes_is_warned_of():
-    large = case((600, 600, 400))
+    large = case((600, 600, 400), labels={0: 1, 4: 1})
     assert warnings([large], plan([large], description(), 2)) == [
         "Case 'a': 2.3 GB once resampled, above 2.0 GB. Coarsen the target spacing or remove the case."
     ]
+
+
+def test_masks_of_background_alone_and_headers_with_two_places_are_warned_of():
+    cases = [case(labels={0: 1, 4: 1}, form_gap=0.9), case(id="b"), case(id="c", labels={4: 1}, form_gap=31.5)]
+    empty, placed = warnings(cases, plan(cases, description(), 2))
+    assert empty == "The masks of b hold background alone. Is that so, or are masks missing?"
+    assert placed.startswith("The sform and the qform in the headers of c are up to 31.5 mm apart.")

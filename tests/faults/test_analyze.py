@@ -211,6 +211,14 @@ LABELS = [
         "holds the value 0.4. Labels must be whole; was the mask interpolated?",
     ),
     Fault(
+        "analyze/empty-mask",
+        "a mask of background alone",
+        lambda box: change(box.mask(), np.zeros_like),
+        "The masks of phantom_001 hold background alone",
+        status=0,
+        again=False,
+    ),
+    Fault(
         "analyze/negative-labels",
         "a mask with a negative label",
         lambda box: put(box.mask(), -1, np.int16),
@@ -490,6 +498,14 @@ DESCRIBED = [
     *IDS,
     *DESCRIPTIONS,
     *PATIENT_TABLES,
+    Fault(
+        "analyze/dataset-bom",
+        "a byte-order mark before dataset.json",
+        lambda box: edit_text(box.study.data, lambda text: "\ufeff" + text),
+        "Analysis complete",
+        status=0,
+        again=False,
+    ),
     Fault("analyze/nfolds-1", "one fold", lambda box: ["--nfolds", "1"], "--nfolds: ", status=2),
     Fault(
         "analyze/nfolds-beyond-patients",

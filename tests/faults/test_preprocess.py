@@ -136,6 +136,12 @@ PATIENT = [
             "holds 64 NaN or infinite voxels",
         ),
         (
+            "nan-voxels-second-channel",
+            "a second channel with voxels that are NaN",
+            lambda box: put(box.image(channel="t2"), np.nan),
+            "t2.nii.gz holds 64 NaN or infinite voxels",
+        ),
+        (
             "image-other-size",
             "a scan of another size than the one that was analyzed, where images are cropped",
             other_scan,
@@ -337,7 +343,7 @@ ACCEPTED = [
             "4 of 4 patients were to do",
         ),
         (
-            "ids-leading-zeros",
+            "ids-001-and-01",
             "ids that differ in their leading zeros alone",
             lambda box: (
                 [
