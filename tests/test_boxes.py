@@ -32,5 +32,5 @@ def test_the_table_is_that_of_the_reference_with_inclusive_ends(tmp_path: Path) 
 def test_an_edge_that_is_no_number_is_refused(tmp_path: Path) -> None:
     study = Study("study", tmp_path / "numpy", tmp_path)
     study.fg_bboxes.write_text("x_start,x_end,y_start,y_end,z_start,z_end,id\n0,1.5,0,1,0,1,a\n")
-    with pytest.raises(DatasetError, match=r"fg_bboxes\.csv: edges must be whole numbers"):
+    with pytest.raises(DatasetError, match=r"fg_bboxes\.csv: the columns of edges must hold whole numbers"):
         read_boxes(study)

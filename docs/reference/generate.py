@@ -41,8 +41,8 @@ A key that is not known is an error that names the nearest one that is.
 Folders are relative to the file. In the folder of a patient, a file is recognized by a string that its name equals,
 ends in or holds, in this order of preference; exactly one file must match. Links are followed: the analysis tells of
 those that lead out of the folders, and refuses those that lead nowhere. In a header that holds two places, the sform
-counts, and the analysis tells of a qform that is more than a voxel away. A key that is nearly one of these is refused as
-misspelled; any other is a note of yours.
+counts, and the analysis tells of a qform that is more than a voxel away. A key that is nearly one of these is refused
+as misspelled; any other is a note of yours.
 """
 
 CONFIG = """

@@ -42,11 +42,17 @@ def test_three_files_weigh_the_same(two: list[Path], tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_there_is_kept_unless_asked(two: list[Path], tmp_path: Path) -> None:
+    output = written(tmp_path / "mean.pt", conv=torch.tensor([[9.0, 9.0]]))
     with pytest.raises(ConfigError, match="exists already"):
-        average_weights(two, two[0])
-    assert torch.load(two[0], weights_only=True)["conv"].tolist() == [[1.0, 3.0]]
-    average_weights(two, two[0], overwrite=True)
-    assert torch.load(two[0], weights_only=True)["conv"].tolist() == [[1.5, 4.0]]
+        average_weights(two, output)
+    assert torch.load(output, weights_only=True)["conv"].tolist() == [[9.0, 9.0]]
+    average_weights(two, output, overwrite=True)
+    assert torch.load(output, weights_only=True)["conv"].tolist() == [[1.5, 4.0]]
+
+
+def test_a_file_that_is_averaged_is_never_written_over(two: list[Path]) -> None:
+    with pytest.raises(ConfigError, match="is one of the files themselves"):
+        average_weights(two, two[0], overwrite=True)
 
 
 def test_one_file_is_no_average(two: list[Path], tmp_path: Path) -> None:
