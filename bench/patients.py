@@ -19,8 +19,9 @@ from rich.table import Table
 
 from mist_ops.analysis.analyze import analyze
 from mist_ops.analysis.folds import make_fold
+from mist_ops.boxes import read_boxes
 from mist_ops.config import StudyConfig, read_config
-from mist_ops.dataset import read_boxes, read_train_paths
+from mist_ops.dataset import read_train_paths
 from mist_ops.files import file_hash, write_json
 from mist_ops.phantoms import write_phantoms
 from mist_ops.preprocessing.case import read_content_hash, remove_case, write_case

@@ -17,8 +17,9 @@ from rich.table import Table
 
 from mist_ops.analysis.analyze import analyze
 from mist_ops.analysis.folds import make_fold
+from mist_ops.boxes import read_boxes
 from mist_ops.config import read_config
-from mist_ops.dataset import read_boxes, read_train_paths
+from mist_ops.dataset import read_train_paths
 from mist_ops.devices import resolve_device
 from mist_ops.evaluation.score import score
 from mist_ops.inference.case import load_models, predict_case

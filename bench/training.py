@@ -20,8 +20,9 @@ from rich.table import Table
 from timing import Cost, cost
 
 from mist_ops.analysis.analyze import analyze
+from mist_ops.boxes import read_boxes
 from mist_ops.config import override, read_config, write_config
-from mist_ops.dataset import read_boxes, read_train_paths
+from mist_ops.dataset import read_train_paths
 from mist_ops.phantoms import write_phantoms
 from mist_ops.preprocessing.case import write_case
 from mist_ops.study import Study

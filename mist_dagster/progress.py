@@ -1,5 +1,6 @@
 """How far work has come, told to whoever watches: a bar on the terminal, or lines in the log of the run."""
 
+import io
 import logging
 import math
 import os
@@ -88,6 +89,7 @@ class TerminalProgress:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.console.file = io.StringIO()  # a bar that was broken off says its last word when it is collected
         self._terminal.close()
 
     def track(

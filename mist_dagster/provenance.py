@@ -1,4 +1,8 @@
-"""What a record in the graph says of its origin. With ``launch``, the only home of Dagster's private names."""
+"""What a record in the graph says of its origin.
+
+Dagster's private names for that are here, those of runs in ``launch``, those of storage and servers in ``event_log``,
+``run_storage``, ``webserver`` and ``worker``; each has a test that fails first when an upgrade moves them.
+"""
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping

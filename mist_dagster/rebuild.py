@@ -1,10 +1,9 @@
 """Records made anew from the files of a study, where Dagster's own are lost: files are the truth, records follow."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import dagster as dg
-from dagster._core.definitions.assets.graph.asset_graph import AssetGraph
 
 from mist_dagster.definitions import build_definitions
 from mist_dagster.launch import Launcher
@@ -37,23 +36,23 @@ def rebuild(launcher: Launcher, study: Study, found: Status) -> int:
     """
     if study.data:
         launcher.run_stage(study, "observe")
-    graph: AssetGraph = build_definitions([study], launcher.progress, tools=()).resolve_asset_graph()
+    graph = build_definitions([study], launcher.progress, tools=()).resolve_asset_graph()
     artifacts = [*_settings(study), *_arrays(study, found), *_models(study, found), *_masks(study, found)]
     if study.results_csv.is_file():
         artifacts.append(Artifact("evaluation", None, file_hash(study.results_csv), not found.scores))
     for artifact in artifacts:
-        _record(launcher.instance, graph, study, artifact)
+        node = graph.get(asset_key(study, artifact.asset))
+        origin = node.code_version or "", node.parent_keys
+        _record(launcher.instance, node.key, provenance_tags(launcher.instance, *origin), artifact)
     return len(artifacts)
 
 
-def _record(instance: dg.DagsterInstance, graph: AssetGraph, study: Study, artifact: Artifact) -> None:
-    node = graph.get(asset_key(study, artifact.asset))
-    origin = provenance_tags(instance, node.code_version or "", node.parent_keys) if artifact.current else {}
+def _record(instance: dg.DagsterInstance, key: dg.AssetKey, origin: Mapping[str, str], artifact: Artifact) -> None:
     made = dg.AssetMaterialization(
-        node.key,
+        key,
         partition=artifact.partition,
         description="Recorded from its files.",
-        tags={**origin, **version_tags(artifact.version)},
+        tags={**(origin if artifact.current else {}), **version_tags(artifact.version)},
     )
     instance.report_runless_asset_event(made)
 

@@ -14,8 +14,8 @@ from typing import Any
 import dagster as dg
 
 # It comes with mist-dagster[celery] and has no types.
-from celery.signals import task_prerun, worker_process_init, worker_shutting_down  # type: ignore
-from celery.worker.state import active_requests  # type: ignore
+from celery.signals import task_prerun, worker_process_init, worker_shutting_down
+from celery.worker.state import active_requests
 from dagster._grpc.types import ExecuteStepArgs
 from dagster_celery.app import app
 from dagster_shared.serdes import unpack_value

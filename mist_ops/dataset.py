@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import os
 import re
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,22 +15,17 @@ import pandas as pd
 from pydantic import BeforeValidator, ConfigDict, Field, StrictInt, model_validator
 
 from mist_ops.errors import DatasetError, listing
-from mist_ops.files import atomic
 from mist_ops.schema import Section, read_checked
-from mist_ops.study import Study, check_id
-from mist_ops.types import Box, Size
+from mist_ops.study import check_id
+from mist_ops.tables import located, read_table, whole_numbers, write_rows
 
 RESERVED = ("id", "fold", "mask", "prediction", "group")
 """Columns of the tables, which no channel may be called."""
 
 _FOLD = re.compile("[0-9]{1,4}")
-_WHOLE = re.compile(r"\s*-?[0-9]+\s*")
 
 # Likeness from which a key was meant to be ours: "classes" and "test-dat" are, "test" and "description" are not.
 _MISSPELLED = 0.7
-
-SUMMARY_ROWS = ("Mean", "Std", "25th Percentile", "Median", "75th Percentile")
-"""Ids of the last rows of a table of scores, which sum up the others."""
 
 Patterns = Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
 Label = Annotated[StrictInt, Field(ge=0, le=255)]
@@ -298,7 +292,7 @@ def write_train_paths(path: Path, assignment: Assignment, relative_to: Path | No
         relative_to: Folder that the paths in it are to be relative to; None for paths as they are.
     """
     groups = assignment.group_of
-    _write(
+    write_rows(
         [
             {
                 "id": case.id,
@@ -317,14 +311,14 @@ def read_train_paths(path: Path) -> Assignment:
     table = read_table(path, required=("id", "fold", "mask"))
     if table.empty:
         raise DatasetError(f"{path} lists no patient. Analyze the dataset again.")
-    fold_of = dict(zip(table["id"], _whole(table["fold"], f"{path}: the column 'fold'"), strict=True))
+    fold_of = dict(zip(table["id"], whole_numbers(table["fold"], f"{path}: the column 'fold'"), strict=True))
     group_of = {row["id"]: row["group"] for row in table.to_dict("records") if row.get("group")}
     return Assignment(tuple(_cases_of(table, path)), fold_of, group_of)
 
 
 def write_test_paths(path: Path, cases: Sequence[Case], relative_to: Path | None = None) -> None:
     """Write test_paths.csv: id, then a column a channel; paths as in ``write_train_paths``."""
-    _write([{"id": case.id, **_cells(case.images, relative_to)} for case in cases], path)
+    write_rows([{"id": case.id, **_cells(case.images, relative_to)} for case in cases], path)
 
 
 def read_paths(path: Path, channels: Sequence[str]) -> list[Case]:
@@ -335,98 +329,8 @@ def read_paths(path: Path, channels: Sequence[str]) -> list[Case]:
     return list(_cases_of(read_table(path, required=("id", *channels)), path, channels))
 
 
-def located(cell: str, table: Path) -> Path:
-    """The file that a cell of a table names: beside the table, or else where there is one in the current folder."""
-    beside = Path(os.path.normpath(table.expanduser().resolve().parent / Path(cell).expanduser()))
-    here = Path(cell).expanduser()
-    return here.resolve() if here.is_file() and not beside.is_file() else beside
-
-
 def _cells(files: Mapping[str, Path | None], relative_to: Path | None) -> dict[str, Path | str | None]:
     return {name: os.path.relpath(path, relative_to) if relative_to and path else path for name, path in files.items()}
-
-
-_EDGES = ("x_start", "x_end", "y_start", "y_end", "z_start", "z_end")
-_SIZES = ("x_og_size", "y_og_size", "z_og_size")
-
-
-def write_boxes(study: Study, boxes: Mapping[str, Box], sizes: Mapping[str, Size]) -> None:
-    """Write fg_bboxes.csv: the first and the last voxel of each foreground, and the size of its image, both native."""
-    _write(
-        [
-            {
-                **dict(zip(_EDGES, _edges(box), strict=True)),
-                **dict(zip(_SIZES, sizes[case_id], strict=True)),
-                "id": case_id,
-            }
-            for case_id, box in boxes.items()
-        ],
-        study.fg_bboxes,
-    )
-
-
-def read_boxes(study: Study) -> dict[str, Box]:
-    """Read the foreground boxes of fg_bboxes.csv by id."""
-    table = read_table(study.fg_bboxes, required=("id", *_EDGES))
-    return {row["id"]: _box([row[name] for name in _EDGES], study.fg_bboxes) for row in table.to_dict("records")}
-
-
-def read_sizes(study: Study) -> dict[str, Size]:
-    """Read the sizes, by id, of the images that the boxes of fg_bboxes.csv were found in; none if it tells none."""
-    table = read_table(study.fg_bboxes, required=("id",))
-    if not set(_SIZES) <= set(table.columns):
-        return {}
-    return {row["id"]: _size([row[name] for name in _SIZES], study.fg_bboxes) for row in table.to_dict("records")}
-
-
-def read_cells(path: Path) -> pd.DataFrame:
-    """Read a CSV as text; cells that a row lacks at its end are empty.
-
-    Raises:
-        DatasetError: No such file, no table, or a row has more cells than there are columns.
-    """
-    if not path.is_file():
-        raise DatasetError(f"There is no table {path}. Check the path.")
-    try:
-        with warnings.catch_warnings():
-            # All that pandas has against a surplus cell; unless told that no column is an index, it moves the others.
-            warnings.simplefilter("error", pd.errors.ParserWarning)
-            return pd.read_csv(
-                path, dtype=str, keep_default_na=False, encoding="utf-8-sig", skipinitialspace=True, index_col=False
-            ).fillna("")
-    except (pd.errors.ParserWarning, pd.errors.ParserError) as error:
-        # The parser tells the line where others have fewer cells.
-        line = re.search(r"in line (\d+), saw", str(error))
-        if isinstance(error, ValueError) and not line:
-            raise DatasetError(f"{path} cannot be read as a table: {str(error).strip()}. Correct it.") from error
-        row = f"a row with more cells than columns{f' (line {line[1]})' if line else ''}"
-        raise DatasetError(f"{path} has {row}. Remove those that are too many.") from error
-    except (OSError, ValueError) as error:
-        raise DatasetError(
-            f"{path} cannot be read as a table: {str(error).strip()}. Save it as CSV in UTF-8."
-        ) from error
-
-
-def read_table(path: Path, required: Sequence[str]) -> pd.DataFrame:
-    """Read a CSV as text, with the required columns and no id twice.
-
-    Raises:
-        DatasetError: No such file, not a table, a column missing, an id given twice or unsafe, an empty cell.
-    """
-    table = read_cells(path)
-    missing = [name for name in required if name not in table.columns]
-    if missing:
-        merged = any(separator in name for name in table.columns for separator in ";\t")
-        advice = "Separate them by commas." if merged else "Add or rename them."
-        raise DatasetError(f"{path} lacks the columns {missing}. Found: {list(table.columns)}. {advice}")
-    twice = sorted(set(table["id"][table["id"].duplicated()]))
-    empty = [f"row {row + 2}, column '{name}'" for name in required for row in table.index[table[name] == ""]]
-    if twice or empty:
-        problems = [f"the id {case_id!r} is given twice" for case_id in twice] + [f"{cell} is empty" for cell in empty]
-        raise DatasetError(f"{path}: {listing(problems)}. Correct the table.")
-    for case_id in table["id"]:
-        check_id(case_id, path)
-    return table
 
 
 def _cases_of(table: pd.DataFrame, path: Path, channels: Sequence[str] | None = None) -> list[Case]:
@@ -439,30 +343,3 @@ def _cases_of(table: pd.DataFrame, path: Path, channels: Sequence[str] | None = 
         )
         for row in table.to_dict("records")
     ]
-
-
-def _edges(box: Box) -> list[int]:
-    # In the table, as MIST has it, the end is the last voxel inside.
-    return [edge for start, stop in zip(box.start, box.stop, strict=True) for edge in (start, stop - 1)]
-
-
-def _box(edges: Sequence[str], path: Path) -> Box:
-    x_start, x_end, y_start, y_end, z_start, z_end = _whole(edges, f"{path}: the columns of edges")
-    return Box((x_start, y_start, z_start), (x_end + 1, y_end + 1, z_end + 1))
-
-
-def _size(voxels: Sequence[str], path: Path) -> Size:
-    x, y, z = _whole(voxels, f"{path}: the columns of sizes")
-    return x, y, z
-
-
-def _whole(cells: Iterable[str], where: str) -> list[int]:
-    wrong = [cell for cell in cells if not _WHOLE.fullmatch(cell)]
-    if wrong:
-        raise DatasetError(f"{where} must hold whole numbers, found {wrong[0]!r}. Correct it or analyze again.")
-    return [int(cell) for cell in cells]
-
-
-def _write(rows: Sequence[Mapping[str, object]], path: Path) -> None:
-    with atomic(path) as temporary:
-        pd.DataFrame(rows).to_csv(temporary, index=False)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mist_ops.dataset import read_boxes, write_boxes
+from mist_ops.boxes import read_boxes, write_boxes
 from mist_ops.errors import DatasetError
 from mist_ops.study import Study
 from mist_ops.types import Box

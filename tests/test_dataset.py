@@ -12,7 +12,6 @@ from mist_ops.dataset import (
     find_test_cases,
     find_training_cases,
     linked_away,
-    located,
     read_description,
     read_paths,
     read_train_paths,
@@ -20,6 +19,7 @@ from mist_ops.dataset import (
     write_train_paths,
 )
 from mist_ops.errors import DatasetError
+from mist_ops.tables import located
 
 DESCRIPTION: dict[str, Any] = {
     "task": "brain",

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mist_ops.analysis.analyze import analyze, find_leaks, unseen_patients
+from mist_ops.boxes import read_boxes
 from mist_ops.config import EvaluationClass, StudyConfig, check_names, edits, override, read_config, write_config
 from mist_ops.conversion.csv import convert_csv
 from mist_ops.dataset import (
@@ -21,7 +22,6 @@ from mist_ops.dataset import (
     Case,
     DatasetDescription,
     find_training_cases,
-    read_boxes,
     read_description,
     read_paths,
     read_patient_table,

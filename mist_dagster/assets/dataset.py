@@ -8,7 +8,15 @@ import dagster as dg
 
 from mist_dagster.partitions import StudyPartitions
 from mist_dagster.provenance import asset_key, observed_versions
-from mist_ops.dataset import Case, find_test_cases, find_training_cases, read_description
+from mist_ops.dataset import (
+    Case,
+    DatasetDescription,
+    find_test_cases,
+    find_training_cases,
+    read_description,
+    read_paths,
+    read_train_paths,
+)
 from mist_ops.errors import ConfigError
 from mist_ops.files import file_hash, json_hash
 from mist_ops.preprocessing.case import input_hashes
@@ -31,16 +39,19 @@ def dataset_assets(study: Study, partitions: StudyPartitions) -> list[dg.AssetsD
     )
     def raw_case(context: dg.OpExecutionContext) -> dg.DataVersionsByPartition:
         """The images and the mask of a training patient, as they came."""
-        cases = find_training_cases(read_description(_data(study)))
-        return _changed(context, study, asset_key(study, "raw_case"), cases, partitions.patients)
+        analyzed = study.train_paths.exists()  # then a patient whose files are gone must not stop the others
+        found = read_train_paths(study.train_paths).cases if analyzed else find_training_cases(_description(study))
+        return _changed(context, study, asset_key(study, "raw_case"), found, partitions.patients)
 
     @dg.observable_source_asset(
         key=asset_key(study, "test_case"), group_name=study.name, partitions_def=partitions.test_patients
     )
     def test_case(context: dg.OpExecutionContext) -> dg.DataVersionsByPartition:
         """The images of a test patient, as they came."""
-        cases = find_test_cases(read_description(_data(study)))
-        return _changed(context, study, asset_key(study, "test_case"), cases, partitions.test_patients)
+        description = _description(study)
+        analyzed = study.test_paths.exists()
+        found = read_paths(study.test_paths, list(description.images)) if analyzed else find_test_cases(description)
+        return _changed(context, study, asset_key(study, "test_case"), found, partitions.test_patients)
 
     return [dataset, raw_case, test_case]
 
@@ -49,6 +60,10 @@ def _data(study: Study) -> Path:
     if study.data is None:
         raise ConfigError(f"The dataset.json of '{study.name}' is not known. Run mist_analyze --data dataset.json.")
     return study.data
+
+
+def _description(study: Study) -> DatasetDescription:
+    return read_description(_data(study))
 
 
 def _changed(

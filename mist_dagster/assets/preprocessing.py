@@ -11,8 +11,9 @@ from mist_dagster.busy import at_work
 from mist_dagster.partitions import StudyPartitions
 from mist_dagster.progress import Progress
 from mist_dagster.provenance import Made, asset_key, code_version, interruptible, materialize_each
+from mist_ops.boxes import read_boxes, read_sizes
 from mist_ops.config import StudyConfig, read_config
-from mist_ops.dataset import Case, read_boxes, read_sizes, read_train_paths
+from mist_ops.dataset import Case, read_train_paths
 from mist_ops.preprocessing.case import read_case_geometry, write_case
 from mist_ops.study import Study
 from mist_ops.types import Box, Size

@@ -18,6 +18,7 @@ from mist_ops.analysis.fingerprint import CaseFingerprint, HuStatistics, measure
 from mist_ops.analysis.folds import assign_folds, check_nfolds, default_nfolds
 from mist_ops.analysis.plan import plan, warnings
 from mist_ops.analysis.verify import UnusableCase, divided_groups, leaks, repeated_images
+from mist_ops.boxes import write_boxes
 from mist_ops.config import StudyConfig, edits, override, read_config, write_config
 from mist_ops.dataset import (
     Assignment,
@@ -32,7 +33,6 @@ from mist_ops.dataset import (
     read_description,
     read_patient_table,
     read_train_paths,
-    write_boxes,
     write_test_paths,
     write_train_paths,
 )

@@ -14,8 +14,9 @@ from mist_ops.analysis.intensities import Intensities, pooled
 from mist_ops.analysis.measures import CaseMeasures, measure_case
 from mist_ops.analysis.narrative import markdown, observations
 from mist_ops.analysis.statistics import statistics
+from mist_ops.boxes import read_boxes
 from mist_ops.config import StudyConfig, read_config
-from mist_ops.dataset import Case, read_boxes, read_train_paths
+from mist_ops.dataset import Case, read_train_paths
 from mist_ops.errors import CaseError, DatasetError, listing
 from mist_ops.files import write_json, write_text
 from mist_ops.study import Study

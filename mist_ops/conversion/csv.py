@@ -23,10 +23,10 @@ from mist_ops.conversion.patients import (
     refuse_existing,
     write_patient,
 )
-from mist_ops.dataset import located
 from mist_ops.errors import DatasetError, MistError, listing
 from mist_ops.imaging.foreign import store_as_nifti
 from mist_ops.study import check_id
+from mist_ops.tables import located
 from mist_ops.types import Json
 
 _DELIMITERS = ",;\t"

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from mist_ops.dataset import SUMMARY_ROWS, read_table
 from mist_ops.errors import DatasetError, few
 from mist_ops.evaluation.score import Classes
 from mist_ops.evaluation.summary import intervals
 from mist_ops.registry import METRICS
+from mist_ops.tables import SUMMARY_ROWS, read_table
 
 
 @dataclass(frozen=True)

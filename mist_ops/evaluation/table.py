@@ -14,13 +14,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from mist_ops.dataset import SUMMARY_ROWS, located, read_table
 from mist_ops.errors import CaseError, ConfigError, DatasetError, MistError
 from mist_ops.evaluation.lesions import write_lesions
 from mist_ops.evaluation.score import Absent, CaseScores, Classes, columns, score_case
 from mist_ops.evaluation.summary import summary
 from mist_ops.files import atomic, write_json
 from mist_ops.registry import METRICS
+from mist_ops.tables import SUMMARY_ROWS, located, read_table
 from mist_ops.types import Json
 from mist_ops.workers import Outcome, outcomes
 

@@ -10,8 +10,8 @@ from typing import Literal
 
 import pandas as pd
 
-from mist_ops.dataset import SUMMARY_ROWS, read_cells
 from mist_ops.errors import DatasetError, listing
+from mist_ops.tables import SUMMARY_ROWS, read_cells
 
 Missing = Literal["error", "worst", "drop"]
 """What a score that is not there means: no ranking, the last rank, or that its patient is left out."""

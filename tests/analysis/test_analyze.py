@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from mist_ops.analysis.analyze import analyze, find_leaks, fold_origins, read_fingerprint, unseen_patients
+from mist_ops.boxes import read_boxes
 from mist_ops.config import override, read_config, write_config
-from mist_ops.dataset import read_boxes, read_paths, read_train_paths
+from mist_ops.dataset import read_paths, read_train_paths
 from mist_ops.errors import ConfigError, DatasetError, MistError
 from mist_ops.files import write_json
 from mist_ops.imaging.nifti import read_geometry, write_labels

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+from tiny import TINY
 
 from mist_dagster import cli
 from mist_dagster.home import instance
@@ -13,16 +14,6 @@ from mist_dagster.studies import register
 from mist_ops.config import override, read_config, write_config
 from mist_ops.phantoms import write_phantoms
 from mist_ops.study import Study
-
-TINY = {
-    "model.architecture": "nnunet-pocket",
-    "spatial_config.patch_size": [32, 32, 32],
-    "training.epochs": 1,
-    "training.min_steps_per_epoch": 2,
-    "inference.tta.enabled": False,
-    "inference.inferer.params.patch_overlap": 0.0,
-}
-"""Settings that take a fold through all of its stages in a second or two."""
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """The whole graph, run by the commands: what is on disk and what is recorded."""
 
 import csv
+from pathlib import Path
 
 import dagster as dg
 import nibabel as nib
@@ -137,12 +138,16 @@ def test_a_patient_that_cannot_be_predicted_keeps_no_mask_of_an_earlier_model(
     finished: Study, records: dg.DagsterInstance
 ) -> None:
     case = read_train_paths(finished.train_paths).cases[0].id
-    array, mask = finished.image(case).read_bytes(), finished.cv_prediction(case).read_bytes()
+    kept = {path: path.read_bytes() for path in _files_of_prediction(finished, case)}
     job = build_definitions([finished]).resolve_job_def("phantoms__predict")
     try:
         finished.image(case).write_bytes(b"damaged")
         assert not job.execute_in_process(instance=records, partition_key=case, raise_on_error=False).success
         assert not finished.cv_prediction(case).exists()
     finally:
-        finished.image(case).write_bytes(array)
-        finished.cv_prediction(case).write_bytes(mask)
+        for path, content in kept.items():
+            path.write_bytes(content)
+
+
+def _files_of_prediction(study: Study, case: str) -> tuple[Path, ...]:
+    return study.image(case), study.cv_prediction(case), study.prediction_record("train", case)

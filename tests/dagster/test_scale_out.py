@@ -16,6 +16,7 @@ from typing import Any
 import dagster as dg
 import pytest
 import yaml
+from tiny import TINY
 
 from mist_dagster import cli
 from mist_dagster.definitions import defs
@@ -28,7 +29,7 @@ from mist_ops.config import override, read_config, write_config
 from mist_ops.errors import ConfigError
 from mist_ops.study import Study
 
-from .conftest import TINY, preprocessed
+from .conftest import preprocessed
 from .serving import TERMINATE, ask, free_port, serving, wait_until
 
 ROOT = Path(__file__).parents[2]

@@ -9,7 +9,6 @@ import pandas as pd
 import pytest
 
 from mist_ops.config import EvaluationClass
-from mist_ops.dataset import SUMMARY_ROWS
 from mist_ops.errors import CaseError, DatasetError
 from mist_ops.evaluation.lesions import LesionRow
 from mist_ops.evaluation.score import CaseScores
@@ -28,6 +27,7 @@ from mist_ops.evaluation.table import (
 )
 from mist_ops.imaging.geometry import Geometry
 from mist_ops.imaging.nifti import write_labels
+from mist_ops.tables import SUMMARY_ROWS
 
 CLASSES = {"C": EvaluationClass(labels=[1], metrics={"dice": {}})}
 ROWS = {case_id: CaseScores({"C_dice": value}) for case_id, value in (("007", 0.5), ("b", 1.0), ("a", 0.75))}

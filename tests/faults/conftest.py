@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tiny import TINY
 
 from mist_dagster import cli
 from mist_dagster.home import instance
@@ -16,14 +17,6 @@ from mist_ops.phantoms import write_phantoms
 
 from .harness import Sandbox, save, voxels
 
-TINY = {
-    "model.architecture": "nnunet-pocket",
-    "spatial_config.patch_size": [32, 32, 32],
-    "training.epochs": 1,
-    "training.min_steps_per_epoch": 2,
-    "inference.tta.enabled": False,
-    "inference.inferer.params.patch_overlap": 0.0,
-}
 PLANNED = ("config.json", "fingerprint.json", "train_paths.csv", "test_paths.csv", "fg_bboxes.csv")
 """What the analysis writes."""
 

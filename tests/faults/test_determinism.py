@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 import torch
+from tiny import TINY
 
 from mist_ops.config import override, read_config, write_config
 
-from .conftest import TINY
 from .harness import Sandbox
 
 MEASURED = ("seconds", "waiting", "stamps", "hardware", "peak_memory")

@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import wilcoxon
 
-from mist_ops.dataset import SUMMARY_ROWS
 from mist_ops.errors import ConfigError, DatasetError
 from mist_ops.ranking.rank import check_outputs, rank, read_directions, write_ranking
 from mist_ops.ranking.ranks import directions, rank_cells
 from mist_ops.ranking.significance import holm, significance_table
 from mist_ops.ranking.tables import default_names, read_scores
+from mist_ops.tables import SUMMARY_ROWS
 
 
 def write(path: Path, text: str) -> Path:
