@@ -25,7 +25,7 @@ from mist_dagster.progress import Progress
 from mist_ops.analysis.analyze import EDITED, fold_origins
 from mist_ops.config import STAGE_SECTIONS, STEP_VERSIONS, StudyConfig
 from mist_ops.dataset import Case
-from mist_ops.errors import CaseError, explained, machine_error
+from mist_ops.errors import CaseError, explained, few, machine_error
 from mist_ops.files import file_hash, json_hash
 from mist_ops.study import Study
 from mist_ops.workers import Outcome
@@ -163,7 +163,7 @@ def materialize_each(
         done += 1
     if failures:
         raise dg.Failure(
-            f"{len(failures)} of {len(failures) + done} patients failed: {', '.join(failures)}.",
+            f"{len(failures)} of {len(failures) + done} patients failed: {few(list(failures))}.",
             metadata={"failed": dg.MetadataValue.json(failures)},
             allow_retries=False,
         )

@@ -13,7 +13,7 @@ from mist_ops.analysis.analyze import unseen_patients
 from mist_ops.analysis.folds import check_folds, make_fold
 from mist_ops.config import STEP_VERSIONS, StudyConfig, read_config
 from mist_ops.dataset import Assignment, Case, Fold, read_paths, read_train_paths
-from mist_ops.errors import ConfigError
+from mist_ops.errors import ConfigError, few
 from mist_ops.evaluation.table import summary_path
 from mist_ops.files import file_hash, read_object
 from mist_ops.inference.records import Origin, read_mask_hash
@@ -22,7 +22,6 @@ from mist_ops.preprocessing.case import input_hashes, why_outdated
 from mist_ops.study import Study
 from mist_ops.training.passports import case_content, read_passport, regrouped, verify
 
-_SHOWN = 5
 _NO_OUTPUTS: Mapping[Path, str] = MappingProxyType({})
 
 
@@ -147,7 +146,7 @@ def _parts_outdated(fold: Fold, patients: Mapping[str, str]) -> Iterator[str]:
         for reason, those in _by_reason({case_id: patients[case_id] for case_id in ids if case_id in patients}).items():
             verb, _, rest = use.partition(" ")
             one = f"patient {those[0]} {verb}s {rest}, and {reason}"
-            yield one if len(those) == 1 else f"of {len(those)} patients who {use} ({_some(those)}): {reason}"
+            yield one if len(those) == 1 else f"of {len(those)} patients who {use} ({few(those)}): {reason}"
 
 
 def _of_predictions(
@@ -182,7 +181,7 @@ def _of_tests(study: Study, config: StudyConfig, weights: Mapping[int, str]) -> 
     settings, untrained = config.digest("prediction"), sorted(set(config.training.folds) - set(weights))
     for case in read_paths(study.test_paths, config.dataset_info.images):
         if untrained:
-            yield case.id, f"folds {_some([str(fold) for fold in untrained])} are to be trained"
+            yield case.id, f"folds {few(untrained)} are to be trained"
             continue
         origin = Origin(weights, settings, images=case.images)
         reason = prediction_outdated(study.prediction_record("test", case.id), study.test_prediction(case.id), origin)
@@ -196,7 +195,7 @@ def _of_scores(study: Study, config: StudyConfig, assignment: Assignment, predic
     if predictions:
         return f"{len(predictions)} patients are to be predicted"
     changed = list(_changed_inputs(study, config, assignment))
-    return f"{_some(changed)} changed since" if changed else None
+    return f"{few(changed)} changed since" if changed else None
 
 
 def _changed_inputs(study: Study, config: StudyConfig, assignment: Assignment) -> Iterator[str]:
@@ -241,14 +240,14 @@ def sentences(found: Status, outputs: Mapping[Path, str] = _NO_OUTPUTS) -> Itera
         yield "Everything is current."
         return
     if found.unseen:
-        yield f"Analyze: {len(found.unseen)} patients are new ({_some(found.unseen)}); mist_analyze --update adds them."
+        yield f"Analyze: {len(found.unseen)} patients are new ({few(found.unseen)}); mist_analyze --update adds them."
     for reason, ids in _by_reason(found.patients).items():
-        yield f"Preprocess {len(ids)} patients ({_some(ids)}): {reason}."
+        yield f"Preprocess {len(ids)} patients ({few(ids)}): {reason}."
     for fold, reasons in found.folds.items():
         yield f"Train fold {fold}: {'; '.join(reason.rstrip('.') for reason in reasons)}."
     for name, predictions in (("held-out", found.predictions), ("test", found.tests)):
         for reason, ids in _by_reason(predictions).items():
-            yield f"Predict {len(ids)} {name} patients ({_some(ids)}): {reason}."
+            yield f"Predict {len(ids)} {name} patients ({few(ids)}): {reason}."
     if found.scores:
         yield f"Score: {found.scores}."
     for path, reason in outputs.items():
@@ -286,7 +285,3 @@ def _by_reason(reasons: Mapping[str, str]) -> dict[str, list[str]]:
     for case_id, reason in reasons.items():
         grouped.setdefault(reason, []).append(case_id)
     return grouped
-
-
-def _some(items: list[str]) -> str:
-    return ", ".join(items[:_SHOWN]) + (f" and {len(items) - _SHOWN} more" if len(items) > _SHOWN else "")

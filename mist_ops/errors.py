@@ -106,9 +106,10 @@ def explained(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-def few(items: Sequence[str], most: int = 5) -> str:
+def few(items: Sequence[object], most: int = 5) -> str:
     """The first of many items, and how many there are besides."""
-    return ", ".join(items[:most]) + (f" and {len(items) - most} more" if len(items) > most else "")
+    shown = ", ".join(str(item) for item in items[:most])
+    return shown + (f" and {len(items) - most} more" if len(items) > most else "")
 
 
 def listing(problems: Sequence[str]) -> str:

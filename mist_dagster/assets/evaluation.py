@@ -1,7 +1,7 @@
 """Scores of the cross-validation predictions."""
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import dagster as dg
 from pydantic import Field
@@ -10,12 +10,12 @@ from mist_dagster import metadata
 from mist_dagster.busy import at_work
 from mist_dagster.progress import Progress
 from mist_dagster.provenance import Inputs, asset_key, code_version, collect, hashed, interruptible, listed
-from mist_ops.config import STEP_VERSIONS, read_config
+from mist_ops.config import STEP_VERSIONS, StudyConfig, read_config
 from mist_ops.dataset import Assignment, read_train_paths
-from mist_ops.errors import ConfigError
+from mist_ops.errors import ConfigError, few
 from mist_ops.evaluation.pages import Model, write_pages
 from mist_ops.evaluation.picture import draw_scores
-from mist_ops.evaluation.score import check_classes
+from mist_ops.evaluation.score import CaseScores, check_classes
 from mist_ops.evaluation.table import Pair, evaluate, read_summary, worst_first, write_evaluation, write_pairs
 from mist_ops.files import file_hash
 from mist_ops.inference.records import read_models
@@ -63,41 +63,10 @@ def evaluation_assets(study: Study) -> list[dg.AssetsDefinition]:
         with interruptible(context), at_work(context.run.run_id, study, "scored"):
             scored = progress.track(evaluate(pairs, settings.evaluation, config.workers), "Evaluating", len(pairs))
             rows, failures = collect(scored, progress)
-        made_from = {
-            "settings": settings.digest("evaluation"),
-            "version": STEP_VERSIONS["evaluation"],
-            **_by_id(pairs, inputs),
-        }
-        unpredicted = {pair.id: f"Case '{pair.id}': it is not predicted." for pair in expected if pair not in pairs}
-        reasons = {**failures, **unpredicted}
-        write_evaluation(study.results_csv, expected, settings.evaluation, rows, reasons, inputs=made_from)
-        missing = [case.id for case in assignment.cases if case.id not in rows]
-        figure, task = study.figure("scores"), settings.dataset_info.task
-        plot = draw_scores(rows, missing, settings.evaluation, figure, task)
-        write_pages(study, task, assignment, settings.evaluation, rows, dict(_models(study, assignment, rows)))
+            missing, plot = _write(study, settings, assignment, expected, rows, failures, inputs)
         if failures:
-            raise dg.Failure(f"{len(failures)} of {len(pairs)} patients could not be scored: {', '.join(failures)}.")
-        return dg.MaterializeResult(
-            data_version=dg.DataVersion(file_hash(study.results_csv)),
-            metadata={
-                "file": metadata.path(study.results_csv),
-                "scores": metadata.picture(plot),
-                "figure": metadata.path(figure),
-                "patients, worst first": metadata.path(study.patient_index),
-                "inputs": listed(inputs),
-                "patients": len(rows),
-                **metadata.means(read_summary(study.results_csv)),
-                "lowest first": metadata.table(worst_first(rows)),
-            },
-            check_results=[
-                dg.AssetCheckResult(
-                    passed=not missing,
-                    check_name="every_patient_scored",
-                    severity=dg.AssetCheckSeverity.WARN,
-                    metadata={"not predicted yet": dg.MetadataValue.json(missing)},
-                )
-            ],
-        )
+            raise dg.Failure(f"{len(failures)} of {len(pairs)} patients could not be scored: {few(list(failures))}.")
+        return _result(study, rows, missing, plot, inputs)
 
     return [evaluation]
 
@@ -120,6 +89,58 @@ def _models(study: Study, assignment: Assignment, ids: Iterable[str]) -> Iterato
         used = read_models(study.prediction_record("train", case_id)).get(assignment.fold_of[case_id])
         if used in known:
             yield case_id, known[used]
+
+
+def _write(
+    study: Study,
+    settings: StudyConfig,
+    assignment: Assignment,
+    expected: Sequence[Pair],
+    rows: Mapping[str, CaseScores],
+    failures: Mapping[str, str],
+    inputs: Inputs,
+) -> tuple[list[str], bytes]:
+    """Write tables, plot and pages; return the patients without scores, and the plot in small."""
+    classes, task = settings.evaluation, settings.dataset_info.task
+    made_from = {
+        "settings": settings.digest("evaluation"),
+        "version": STEP_VERSIONS["evaluation"],
+        **_by_id([pair for pair in expected if pair.prediction.exists()], inputs),
+    }
+    unpredicted = {
+        pair.id: f"Case '{pair.id}': it is not predicted." for pair in expected if not pair.prediction.exists()
+    }
+    write_evaluation(study.results_csv, expected, classes, rows, {**failures, **unpredicted}, inputs=made_from)
+    missing = [case.id for case in assignment.cases if case.id not in rows]
+    plot = draw_scores(rows, missing, classes, study.figure("scores"), task)
+    write_pages(study, task, assignment, classes, rows, dict(_models(study, assignment, rows)))
+    return missing, plot
+
+
+def _result(
+    study: Study, rows: Mapping[str, CaseScores], missing: list[str], plot: bytes, inputs: Inputs
+) -> dg.MaterializeResult:
+    return dg.MaterializeResult(
+        data_version=dg.DataVersion(file_hash(study.results_csv)),
+        metadata={
+            "file": metadata.path(study.results_csv),
+            "scores": metadata.picture(plot),
+            "figure": metadata.path(study.figure("scores")),
+            "patients, worst first": metadata.path(study.patient_index),
+            "inputs": listed(inputs),
+            "patients": len(rows),
+            **metadata.means(read_summary(study.results_csv)),
+            "lowest first": metadata.table(worst_first(rows)),
+        },
+        check_results=[
+            dg.AssetCheckResult(
+                passed=not missing,
+                check_name="every_patient_scored",
+                severity=dg.AssetCheckSeverity.WARN,
+                metadata={"not predicted yet": dg.MetadataValue.json(missing)},
+            )
+        ],
+    )
 
 
 def _by_id(pairs: Sequence[Pair], inputs: Inputs) -> dict[str, dict[str, str | None]]:

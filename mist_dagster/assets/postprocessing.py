@@ -12,6 +12,7 @@ from mist_dagster.progress import Progress
 from mist_dagster.provenance import CODE_VERSION, asset_key, interruptible
 from mist_ops.config import read_config
 from mist_ops.dataset import read_train_paths
+from mist_ops.errors import few
 from mist_ops.evaluation.objective import mean_overlap
 from mist_ops.evaluation.score import Classes
 from mist_ops.files import file_hash, write_json
@@ -60,7 +61,7 @@ def postprocessing_assets(study: Study) -> list[dg.AssetsDefinition]:
         if choice.failures:
             raise dg.Failure(
                 f"{len(choice.failures)} of {len(predictions)} patients had no say in {study.strategy}: "
-                f"{', '.join(choice.failures)}."
+                f"{few(list(choice.failures))}."
             )
         return dg.MaterializeResult(
             data_version=dg.DataVersion(file_hash(study.strategy)),

@@ -37,7 +37,7 @@ from mist_dagster.studies import register
 from mist_ops.analysis.folds import check_folds, make_fold
 from mist_ops.config import NAMES, StudyConfig, check_names, edits, override, read_config, write_config
 from mist_ops.dataset import Assignment, Fold, read_description, read_paths, read_train_paths
-from mist_ops.errors import ConfigError
+from mist_ops.errors import ConfigError, few
 from mist_ops.files import write_text
 from mist_ops.inference.records import NOT_ON_RECORD
 from mist_ops.preprocessing.case import DAMAGED, NOT_THERE
@@ -80,7 +80,7 @@ def preprocess(launcher: Launcher, options: PreprocessOptions, settings: Setting
     if outdated and not options.overwrite:
         raise ConfigError(
             f"{study.numpy} holds arrays of {len(outdated)} patients that were made from other files or settings, or "
-            f"by another program ({_some(outdated)}). Give --overwrite to replace them, or another folder with --numpy."
+            f"by another program ({few(outdated)}). Give --overwrite to replace them, or another folder with --numpy."
         )
     todo = [case.id for case in cases if options.overwrite or case.id in reasons]
     if todo and study.data:
@@ -180,12 +180,10 @@ def finalize(launcher: Launcher, options: FinalizeOptions, settings: Settings) -
         _score_and_test(launcher, study, config, options.num_workers_evaluate, device)
     untrained = [fold for fold in config.training.folds if fold not in trained]
     if untrained:
-        raise ConfigError(
-            f"Folds {_some(untrained)} have no models, so the scores are of the others alone. Train them."
-        )
+        raise ConfigError(f"Folds {few(untrained)} have no models, so the scores are of the others alone. Train them.")
     stale = [fold for fold in study_status(study).folds if study.passport(fold).exists()]
     if stale:
-        raise ConfigError(f"The models of folds {_some(stale)} are out of date, and so the scores. Train them anew.")
+        raise ConfigError(f"The models of folds {few(stale)} are out of date, and so the scores. Train them anew.")
 
 
 def status(launcher: Launcher, options: StatusOptions, settings: Settings) -> None:
@@ -268,7 +266,7 @@ def _predict_test_set(launcher: Launcher, study: Study, config: StudyConfig, dev
     if not study.test_paths.exists():
         return
     if untrained:
-        launcher.progress.note(f"The test set waits for the models of folds {_some(untrained)}.")
+        launcher.progress.note(f"The test set waits for the models of folds {few(untrained)}.")
         return
     cases = read_paths(study.test_paths, config.dataset_info.images)
     if study.data:
@@ -339,12 +337,12 @@ def _folds_to_train(
     folds = training.folds if options.folds is None else sorted(set(options.folds))
     unknown = sorted(set(folds) - set(range(training.nfolds)))
     if unknown:
-        raise ConfigError(f"There are no folds {_some(unknown)}. This study has folds 0 to {training.nfolds - 1}.")
+        raise ConfigError(f"There are no folds {few(unknown)}. This study has folds 0 to {training.nfolds - 1}.")
     check_folds(assignment, training.nfolds)
     begun = [fold for fold in folds if study.model(fold).exists() or study.checkpoint(fold).exists()]
     if begun and not options.resume and not options.overwrite:
         raise ConfigError(
-            f"Folds {_some(begun)} have models or checkpoints in {study.results}. Give --resume to go on with them, "
+            f"Folds {few(begun)} have models or checkpoints in {study.results}. Give --resume to go on with them, "
             "--overwrite to train them anew, or --folds for others."
         )
     return {fold: make_fold(assignment, fold, training.val_percent, training.seed) for fold in folds}
@@ -399,8 +397,3 @@ def _pretrained(options: TrainOptions, config: StudyConfig) -> dict[str, Any]:
     check(Pretrained(weights.expanduser(), of_weights.expanduser(), options.input_channel_strategy), config)
     paths = absolute({"weights": weights, "config_file": of_weights})
     return {"pretrained": {**paths, "input_channels": options.input_channel_strategy}}
-
-
-def _some(items: Sequence[object], most: int = 5) -> str:
-    shown = ", ".join(str(item) for item in items[:most])
-    return shown if len(items) <= most else f"{shown} and {len(items) - most} more"

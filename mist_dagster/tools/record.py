@@ -9,6 +9,7 @@ import dagster as dg
 from mist_dagster import metadata
 from mist_dagster.lineage import CONTENT, OUTPUTS, stands_on
 from mist_dagster.provenance import CODE_VERSION, Inputs, listed
+from mist_ops.errors import few
 from mist_ops.files import file_hash, json_hash
 
 
@@ -39,7 +40,7 @@ def finish(collected: tuple[Mapping[str, object], Mapping[str, str]]) -> None:
     """Fail if any item did, once all the others are done."""
     results, failures = collected
     if failures:
-        raise dg.Failure(f"{len(failures)} of {len(failures) + len(results)} failed: {', '.join(failures)}.")
+        raise dg.Failure(f"{len(failures)} of {len(failures) + len(results)} failed: {few(list(failures))}.")
 
 
 def recorded(

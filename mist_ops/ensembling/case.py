@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mist_ops.errors import CaseError, ConfigError, DatasetError, ImageError, MistError, listing
+from mist_ops.errors import CaseError, ConfigError, DatasetError, ImageError, MistError, few, listing
 from mist_ops.imaging.geometry import Geometry
 from mist_ops.imaging.labels import to_labels
 from mist_ops.imaging.nifti import read_labels, write_labels
@@ -39,7 +39,7 @@ def find_predictions(folders: Sequence[Path]) -> list[Predictions]:
     found = [_files(folder) for folder in folders]
     everyone = sorted(set().union(*found))
     problems = [
-        f"{folder} lacks {_some(missing)}"
+        f"{folder} lacks {few(missing)}"
         for folder, files in zip(folders, found, strict=True)
         if (missing := [case_id for case_id in everyone if case_id not in files])
     ]
@@ -59,12 +59,8 @@ def _files(folder: Path) -> dict[str, Path]:
         raise DatasetError(f"{folder} holds no predictions. They must be files that end in .nii.gz or .nii.")
     twice = [case_id for case_id, count in Counter(ids).items() if count > 1]
     if twice:
-        raise DatasetError(f"{folder} holds both .nii and .nii.gz of {_some(twice)}. Remove one of them.")
+        raise DatasetError(f"{folder} holds both .nii and .nii.gz of {few(twice)}. Remove one of them.")
     return dict(zip(ids, paths, strict=True))
-
-
-def _some(ids: Sequence[str], most: int = 5) -> str:
-    return ", ".join(ids[:most]) + (f" and {len(ids) - most} more" if len(ids) > most else "")
 
 
 def check_output(output: Path, folders: Sequence[Path]) -> None:

@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mist_ops.errors import ConfigError
+from mist_ops.errors import ConfigError, few
 from mist_ops.files import atomic
 
 if TYPE_CHECKING:
@@ -124,9 +124,8 @@ def check_fit(path: Path, found: Mapping[str, Tensor], wanted: Mapping[str, Tens
     wrong = [name for name in {**wanted, **found} if name not in found or name not in wanted]
     wrong += [name for name in wanted if name in found and found[name].shape != wanted[name].shape]
     if wrong:
-        names = ", ".join(wrong[:_SHOWN]) + (f" and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else "")
         raise ConfigError(
-            f"{path} belongs to another network: {names} missing, left over or of another shape. "
+            f"{path} belongs to another network: {few(wrong, _SHOWN)} missing, left over or of another shape. "
             "Use the architecture, channels, patch size and spacing that it was trained with."
         )
     broken = [name for name, tensor in found.items() if not bool(tensor.isfinite().all())]

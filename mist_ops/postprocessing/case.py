@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mist_ops.errors import CaseError, DatasetError, MistError
+from mist_ops.errors import CaseError, DatasetError, MistError, few
 from mist_ops.imaging.nifti import read_labels, write_labels
 from mist_ops.postprocessing.strategy import Strategy, apply_counted
 from mist_ops.types import LabelMap
@@ -94,8 +94,7 @@ def check_output(output: Path, predictions: Sequence[Prediction]) -> None:
     held = [path.name for path in output.iterdir()] if output.is_dir() else []
     others = sorted(name for name in held if name.endswith(_ENDINGS) and name not in expected and name[0] != ".")
     if others:
-        shown = ", ".join(others[:5]) + (f" and {len(others) - 5} more" if len(others) > 5 else "")
-        raise DatasetError(f"{output} holds masks that are not among the predictions: {shown}. Remove them.")
+        raise DatasetError(f"{output} holds masks that are not among the predictions: {few(others)}. Remove them.")
 
 
 def postprocess_case(prediction: Prediction, strategy: Strategy, output: Path) -> Counts:

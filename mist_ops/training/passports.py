@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -13,13 +13,11 @@ from pydantic import BaseModel, StrictInt, ValidationError, model_validator
 
 from mist_ops.config import STEP_VERSIONS, StudyConfig, read_config
 from mist_ops.dataset import Fold
-from mist_ops.errors import ConfigError
+from mist_ops.errors import ConfigError, few
 from mist_ops.files import file_hash, json_hash, read_object
 from mist_ops.schema import mistakes
 from mist_ops.study import Study
 from mist_ops.types import Json
-
-_SHOWN = 5
 
 
 class _Epoch(BaseModel):
@@ -104,7 +102,7 @@ def regrouped(weights: Path, fold: Fold) -> list[str]:
     ):
         then = set(content.get(part, {}))
         come, gone = sorted(set(now) - then), sorted(then - set(now))
-        changes = [*([f"with {_some(gone)}"] if gone else []), *([f"without {_some(come)}"] if come else [])]
+        changes = [*([f"with {few(gone)}"] if gone else []), *([f"without {few(come)}"] if come else [])]
         told += [f"{what} {' and '.join(changes)}, which is not so any more."] if changes else []
     return told
 
@@ -175,9 +173,9 @@ def _changed_arrays(passport: Json, besides: Collection[str], content_of: Callab
         gone = [case_id for case_id, content in found.items() if not content]
         changed = [case_id for case_id, content in found.items() if content and content != cases[case_id]]
         if gone:
-            yield f"The arrays of {_some(gone)} ({part}) are gone."
+            yield f"The arrays of {few(gone)} ({part}) are gone."
         if changed:
-            yield f"The arrays of {_some(changed)} ({part}) are not those that were used."
+            yield f"The arrays of {few(changed)} ({part}) are not those that were used."
 
 
 def differences(first: Json, second: Json) -> list[str]:
@@ -207,10 +205,10 @@ def _of_cases(part: str, first: Json, second: Json) -> Iterator[str]:
     for name, mine, theirs in (("A", one, other), ("B", other, one)):
         alone = sorted(set(mine) - set(theirs))
         if alone:
-            yield f"{name} alone {use} {len(alone)} patients: {_some(alone)}."
+            yield f"{name} alone {use} {len(alone)} patients: {few(alone)}."
     altered = sorted(case_id for case_id in set(one) & set(other) if one[case_id] != other[case_id])
     if altered:
-        yield f"Both {use.replace('s ', ' ', 1)} {_some(altered)}, but on different arrays."
+        yield f"Both {use.replace('s ', ' ', 1)} {few(altered)}, but on different arrays."
 
 
 _FACTS = ("fold", "seed", "mist_version", "version", "device", "processes", "versions", "pretrained", "changes")
@@ -246,7 +244,3 @@ def _differing(one: Mapping[str, Any], other: Mapping[str, Any], prefix: str = "
 
 def _told(value: Any) -> str:
     return "not there" if value is None else json.dumps(value)
-
-
-def _some(items: Sequence[str]) -> str:
-    return ", ".join(items[:_SHOWN]) + (f" and {len(items) - _SHOWN} more" if len(items) > _SHOWN else "")
