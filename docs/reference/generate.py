@@ -205,8 +205,11 @@ def faults() -> str:
         reference = {row["key"]: f"*{row['verdict']}*: {row['phrase']}" for row in csv.DictReader(stream)}
     found = list(_faults())
     verdicts = Counter(reference[key].split("*")[1] for key, _, _ in found if key in reference)
-    counts = ", ".join(f"{count} {verdict}" for verdict, count in sorted(verdicts.items()))
-    parts = [FAULTS_INTRODUCTION, f"Of the {sum(verdicts.values())} faults that both met, MIST takes {counts}.\n"]
+    outcome = (
+        f"Of the {sum(verdicts.values())} faults that both met, MIST takes {verdicts['well']} well, ends in a traceback "
+        f"with {verdicts['traceback']} and does wrong with {verdicts['wrong']}.\n"
+    )
+    parts = [FAULTS_INTRODUCTION, outcome]
     for group, rows in groupby(sorted(found), key=lambda row: row[0].partition("/")[0]):
         parts.append(f"## {group}\n\n| Fault | MIST 2.3.0 | Here |\n| --- | --- | --- |")
         parts += [f"| {_cell(what)} | {_cell(reference.get(key, ''))} | {_cell(ours)} |" for key, what, ours in rows]
