@@ -206,8 +206,8 @@ def faults() -> str:
     found = list(_faults())
     verdicts = Counter(reference[key].split("*")[1] for key, _, _ in found if key in reference)
     outcome = (
-        f"Of the {sum(verdicts.values())} faults that both met, MIST takes {verdicts['well']} well, ends in a traceback "
-        f"with {verdicts['traceback']} and does wrong with {verdicts['wrong']}.\n"
+        f"Of the {sum(verdicts.values())} faults that both met, MIST takes {verdicts['well']} well, ends in a "
+        f"traceback with {verdicts['traceback']} and does wrong with {verdicts['wrong']}.\n"
     )
     parts = [FAULTS_INTRODUCTION, outcome]
     for group, rows in groupby(sorted(found), key=lambda row: row[0].partition("/")[0]):
