@@ -16,6 +16,7 @@ import dagster as dg
 import numpy as np
 import pytest
 
+from mist_dagster.home import instance
 from mist_dagster.jobs import STAGES
 from mist_dagster.launch import CODE_LOCATION
 from mist_ops.dataset import read_train_paths
@@ -123,22 +124,6 @@ def test_a_fold_shows_its_model_and_its_curve(browser: Any, address: str, finish
     keep(browser, "fold")
 
 
-def test_dagster_asset_materialize_writes_the_same_arrays(address: str, finished: Study) -> None:
-    case = read_train_paths(finished.train_paths).cases[1].id
-    before = finished.image(case).read_bytes()
-    finished.image(case).unlink()
-    command = ["asset", "materialize", "-m", "mist_dagster.definitions", "--partition", case]
-    done = subprocess.run(
-        [sys.executable, "-m", "dagster", *command, "--select", f"{finished.name}/preprocessed_case"],
-        env={**os.environ, "DAGSTER_HOME": str(finished.results.parent / "dagster_home")},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert finished.image(case).read_bytes() == before
-
-
 def test_one_edited_mask_from_its_blast_radius_to_its_new_picture(browser: Any, story: Study) -> None:
     case = read_train_paths(story.train_paths).cases[0]
     others = [story.image(other.id) for other in read_train_paths(story.train_paths).cases[1:]]
@@ -178,6 +163,26 @@ def launched(browser: Any) -> bool:
 
 def finished_run(study: Study, stage: str) -> bool:
     """Whether a run of a stage ended well."""
-    with dg.DagsterInstance.from_config(str(study.results.parent / "dagster_home")) as opened:
-        runs = opened.get_runs(dg.RunsFilter(tags={"mist/study": study.name, "mist/stage": stage}))
-        return any(run.is_success for run in runs)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(
+            "DAGSTER_HOME", str(study.results.parent / "dagster_home")
+        )  # the storages lie in the home of the process
+        with instance() as opened:
+            runs = opened.get_runs(dg.RunsFilter(tags={"mist/study": study.name, "mist/stage": stage}))
+            return any(run.is_success for run in runs)
+
+
+def test_dagster_asset_materialize_writes_the_same_arrays(address: str, finished: Study) -> None:
+    case = read_train_paths(finished.train_paths).cases[1].id
+    before = finished.image(case).read_bytes()
+    finished.image(case).unlink()
+    command = ["asset", "materialize", "-m", "mist_dagster.definitions", "--partition", case]
+    done = subprocess.run(
+        [sys.executable, "-m", "dagster", *command, "--select", f"{finished.name}/preprocessed_case"],
+        env={**os.environ, "DAGSTER_HOME": str(finished.results.parent / "dagster_home")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert finished.image(case).read_bytes() == before
