@@ -239,7 +239,7 @@ FAULTS = [
         )
         for key, what, case_id in (
             ("id-dotdot", "an id that leads out of the folder", "../x"),
-            ("id-absolute", "an id that is a path", "/tmp/x"),
+            ("id-absolute", "an id that is a path", "/elsewhere/x"),
             ("id-very-long", "an id of 300 letters", "x" * 300),
         )
     ),
