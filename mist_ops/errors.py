@@ -1,28 +1,70 @@
-"""What can go wrong for a user. A mistake in the program itself stays a ``TypeError`` or ``ValueError``.
+"""Errors that a user can fix. A programming error stays a ``TypeError`` or ``ValueError``.
 
     MistError
     ├── DatasetError     dataset.json, a table of paths, a folder
-    ├── ConfigError      config.json, a flag, a name in no registry
-    ├── ImageError       one file that is no usable image
-    ├── CaseError        one patient; the others go on
-    ├── MachineError     no space, no permission; nothing goes on
-    └── DivergedError    a loss that is no longer finite; the last good checkpoint stays
+    ├── ConfigError      config.json, a flag, a name that no registry knows
+    ├── ImageError       one file that is not a usable image
+    ├── CaseError        one patient; the others continue
+    ├── MachineError     disk full, permission denied, out of memory
+    └── DivergedError    the loss is no longer finite; the last good checkpoint is kept
 
-A message says which thing, what was found, what is allowed and what to do, in that order.
+A message states what is wrong, where, what was expected and what to do, in that order. Each error also has a stable
+code, which ends the message on the terminal as in ``[unknown-loss]``, and its facts as attributes. Programs and tests
+read the code and the facts; the wording may change.
 """
 
 from __future__ import annotations
 
 import errno
 from collections.abc import Sequence
+from typing import Any
 
 
 class MistError(Exception):
-    """Base of every error that a user can put right."""
+    """Base of every error that a user can fix.
+
+    Attributes:
+        message: What is wrong and what to do, without the code.
+        code: Stable name of the kind of error, in kebab case.
+        case: Id of the patient.
+        file: The file or folder.
+        field: The setting, flag, column or header field.
+        found: The offending value.
+        expected: What is allowed instead.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str = "unclassified",
+        case: str | None = None,
+        file: object = None,
+        field: str | None = None,
+        found: object = None,
+        expected: object = None,
+    ) -> None:
+        super().__init__(message)
+        self.message, self.code = message, code
+        self.case, self.file, self.field, self.found, self.expected = case, file, field, found, expected
+
+    def __str__(self) -> str:
+        return self.message if self.code == "unclassified" else f"{self.message} [{self.code}]"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Exceptions are rebuilt from their positional arguments, which hold neither code nor facts.
+        return _rebuilt, (type(self), self.args, self.__dict__)
+
+
+def _rebuilt(kind: type[MistError], arguments: tuple[Any, ...], state: dict[str, Any]) -> MistError:
+    error = kind.__new__(kind, *arguments)
+    error.args = arguments
+    error.__dict__.update(state)
+    return error
 
 
 class DatasetError(MistError):
-    """The dataset as described cannot be used."""
+    """The dataset cannot be used as described."""
 
 
 class ConfigError(MistError):
@@ -30,88 +72,103 @@ class ConfigError(MistError):
 
 
 class ImageError(MistError):
-    """A file is not an image that can be used."""
+    """A file is not a usable image."""
 
 
 class CaseError(MistError):
-    """One case cannot be used."""
+    """One case cannot be used.
 
-    def __init__(self, case_id: str, problem: str) -> None:
-        super().__init__(case_id, problem)
-        self.case_id = case_id
+    Attributes:
+        problem: The message without the case.
+    """
+
+    def __init__(self, case_id: str, problem: str, *, code: str = "unclassified", **facts: Any) -> None:
+        super().__init__(f"Case '{case_id}': {problem}", code=code, case=case_id, **facts)
         self.problem = problem
 
-    def __str__(self) -> str:
-        return f"Case '{self.case_id}': {self.problem}"
+    @classmethod
+    def of(cls, case_id: str, error: MistError) -> CaseError:
+        """Say which case an error is about; code and facts are kept."""
+        if isinstance(error, CaseError):
+            return error
+        facts = {name: getattr(error, name) for name in ("file", "field", "found", "expected")}
+        return cls(case_id, error.message, code=error.code, **facts)
 
 
 class DivergedError(MistError):
-    """Training met a loss that is not finite."""
+    """The loss or its gradient is not finite."""
 
 
 class MachineError(MistError):
-    """The machine is in the way: what has begun is not finished, and what was there is kept.
+    """The machine stopped the work; what was finished is kept.
 
     Attributes:
-        everywhere: Whether other cases would meet the same, as on a full disk.
+        everywhere: Whether other cases would fail in the same way, as on a full disk.
     """
 
-    def __init__(self, problem: str, everywhere: bool) -> None:
-        super().__init__(problem, everywhere)
-        self.problem = problem
+    def __init__(self, message: str, *, everywhere: bool, code: str = "unclassified", **facts: Any) -> None:
+        super().__init__(message, code=code, **facts)
         self.everywhere = everywhere
 
-    def __str__(self) -> str:
-        return self.problem
 
-
-_NO_WRITING = {
-    errno.ENOSPC: "there is no space left. Free some",
-    errno.EDQUOT: "the quota is used up. Free some space",
-    errno.EROFS: "the file system may only be read. Choose another folder",
-    errno.EIO: "the disk reports an error. Check it",
+_NOT_WRITABLE = {
+    errno.ENOSPC: ("disk-full", "the disk is full. Free some space"),
+    errno.EDQUOT: ("quota-exceeded", "the disk quota is exceeded. Free some space"),
+    errno.EROFS: ("read-only", "the file system is read-only. Choose another folder"),
+    errno.EIO: ("disk-error", "the disk reports an error. Check it"),
 }
-_NO_ACCESS = {
-    errno.EACCES: "permission is denied. Change the permissions",
-    errno.EPERM: "permission is denied. Change the permissions",
-    errno.EMFILE: "too many files are open. Raise the limit (ulimit -n) or use fewer workers",
-    errno.ENOTDIR: "a file is in the place of a folder. Choose another folder",
-    errno.EEXIST: "a file is in the place of a folder. Choose another folder",
-    errno.ENAMETOOLONG: "the name is too long. Choose a shorter one",
+_NOT_ACCESSIBLE = {
+    errno.EACCES: ("permission-denied", "permission denied. Change the permissions"),
+    errno.EPERM: ("permission-denied", "permission denied. Change the permissions"),
+    errno.EMFILE: ("too-many-files", "too many open files. Raise the limit (ulimit -n) or use fewer workers"),
+    errno.ENOTDIR: ("file-not-folder", "a file is where a folder is expected. Choose another folder"),
+    errno.EEXIST: ("file-not-folder", "a file is where a folder is expected. Choose another folder"),
+    errno.ENAMETOOLONG: ("name-too-long", "the name is too long. Choose a shorter one"),
 }
 
-
-UNDERSTOOD = {**_NO_WRITING, **_NO_ACCESS}
-"""What is wrong and what to do, by the number of the operating system's error."""
+UNDERSTOOD = {**_NOT_WRITABLE, **_NOT_ACCESSIBLE}
+"""Code, problem and remedy by the number of the operating system's error."""
 
 
 def machine_error(error: BaseException | None) -> MachineError | None:
-    """An error, or what caused it, as one that the machine is to blame for; None for others."""
+    """Return an error, or its cause, as a ``MachineError`` if the machine is to blame, else None."""
     while error is not None:
         if isinstance(error, MachineError):
             return error
         if isinstance(error, OSError) and error.errno in UNDERSTOOD:
-            return MachineError(explained(error), error.errno in _NO_WRITING)
+            code, _ = UNDERSTOOD[error.errno]
+            return MachineError(
+                _of_system(error), code=code, everywhere=error.errno in _NOT_WRITABLE, file=error.filename
+            )
         error = error.__cause__ or error.__context__
     return None
 
 
 def explained(error: Exception) -> str:
-    """What a user should read of an error that is not ours."""
+    """Describe an error that is not a ``MistError`` to a user."""
     if isinstance(error, OSError) and error.errno in UNDERSTOOD:
-        where = f"{error.filename}: " if error.filename else "Files cannot be used: "
-        return f"{where}{UNDERSTOOD[error.errno]}, and run the same command again; what was finished is kept."
+        return f"{_of_system(error)} [{UNDERSTOOD[error.errno][0]}]"
     if isinstance(error, FileNotFoundError) and error.filename:
-        return f"There is no {error.filename}. Restore it, or run the command that makes it."
+        return f"{error.filename} does not exist. Restore it, or run the command that creates it. [file-missing]"
     return str(error) or type(error).__name__
 
 
+def _of_system(error: OSError) -> str:
+    where = f"{error.filename}: " if error.filename else "Files cannot be used: "
+    return f"{where}{UNDERSTOOD[error.errno or 0][1]}, then run the same command again; finished work is kept."
+
+
 def few(items: Sequence[object], most: int = 5) -> str:
-    """The first of many items, and how many there are besides."""
+    """List the first items, and count the rest."""
     shown = ", ".join(str(item) for item in items[:most])
     return shown + (f" and {len(items) - most} more" if len(items) > most else "")
 
 
+def counted(number: int, noun: str, plural: str | None = None) -> str:
+    """A number with its noun: ``1 patient``, ``3 patients``, ``5,000 patients``."""
+    return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
+
+
 def listing(problems: Sequence[str]) -> str:
-    """All problems as one message: a sentence for one, an indented list for several."""
+    """Join problems into one message: a line for one, an indented list for several."""
     return problems[0] if len(problems) == 1 else "".join(f"\n  - {problem}" for problem in problems)

@@ -4,26 +4,29 @@ import errno
 import os
 import pickle
 
-from mist_ops.errors import MachineError, explained, machine_error
+import pytest
+
+from mist_ops.errors import CaseError, ImageError, MachineError, MistError, counted, explained, machine_error
 
 
 def full() -> OSError:
     return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/results/a.npy")
 
 
-def test_a_full_disk_is_found_behind_other_errors_and_said_in_a_sentence() -> None:
+def test_a_full_disk_is_found_behind_other_errors() -> None:
     error = RuntimeError("writing failed")
     error.__cause__ = full()
     found = machine_error(error)
     assert found is not None
     assert found.everywhere
-    assert str(found).startswith("/results/a.npy: there is no space left. Free some, and run the same command again")
+    assert (found.code, found.file) == ("disk-full", "/results/a.npy")
 
 
-def test_one_forbidden_file_is_not_everyones_trouble() -> None:
+def test_one_forbidden_file_does_not_stop_the_other_cases() -> None:
     found = machine_error(PermissionError(errno.EACCES, "Permission denied", "/data/a.nii.gz"))
     assert found is not None
     assert not found.everywhere
+    assert found.code == "permission-denied"
 
 
 def test_other_errors_are_not_blamed_on_the_machine() -> None:
@@ -32,7 +35,37 @@ def test_other_errors_are_not_blamed_on_the_machine() -> None:
     assert explained(KeyError()) == "KeyError"
 
 
-def test_an_error_of_the_machine_survives_the_way_back_from_a_worker() -> None:
-    error = pickle.loads(pickle.dumps(machine_error(full())))
-    assert isinstance(error, MachineError)
-    assert error.everywhere
+@pytest.mark.parametrize(
+    "error",
+    [
+        machine_error(full()),
+        ImageError("a.nii.gz is empty.", code="empty-image", file="a.nii.gz"),
+        CaseError("007", "its mask is empty.", code="empty-mask", found=0),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_errors_survive_the_way_back_from_a_worker(error: MistError) -> None:
+    copy = pickle.loads(pickle.dumps(error))
+    assert type(copy) is type(error)
+    assert str(copy) == str(error)
+    assert vars(copy) == vars(error)
+
+
+def test_a_message_ends_with_its_code() -> None:
+    assert str(ImageError("a.nii.gz is empty.", code="empty-image")) == "a.nii.gz is empty. [empty-image]"
+
+
+def test_an_error_that_gets_a_case_keeps_its_code_and_facts() -> None:
+    error = CaseError.of("007", ImageError("a.nii.gz is empty.", code="empty-image", file="a.nii.gz"))
+    assert str(error) == "Case '007': a.nii.gz is empty. [empty-image]"
+    assert (error.case, error.code, error.file) == ("007", "empty-image", "a.nii.gz")
+    assert CaseError.of("008", error) is error
+
+
+def test_a_machine_error_survives_as_one() -> None:
+    assert isinstance(pickle.loads(pickle.dumps(machine_error(full()))), MachineError)
+
+
+def test_nouns_agree_with_their_number() -> None:
+    assert [counted(number, "patient") for number in (0, 1, 5000)] == ["0 patients", "1 patient", "5,000 patients"]
+    assert counted(2, "class", "classes") == "2 classes"

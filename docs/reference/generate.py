@@ -233,7 +233,7 @@ def _is(value: object) -> bool:
 
 
 def _ends(fault: Any) -> str:
-    return f"{fault.status}: {fault.says}" if fault.says else str(fault.status)
+    return ": ".join([str(fault.status), *filter(None, [" · ".join(fault.parts)])])
 
 
 def _cell(text: str) -> str:

@@ -149,7 +149,7 @@ FAULTS = [
         "average_weights/output-below-a-file",
         "an output in a folder that is a file",
         lambda box: ["--output", weights(box) / "average.pt"],
-        "a file is in the place of a folder",
+        "[file-not-folder]",
     ),
     Fault(
         "average_weights/output-folder-missing",

@@ -1,4 +1,4 @@
-"""The machine in the way: full disks, folders that may only be read, killed commands, two runs at once, odd clocks."""
+"""The machine in the way: full disks, read-only folders, killed commands, two runs at once, odd clocks."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from .harness import Sandbox
 Mount = Callable[[Path, str], None]
 
 TABLE = [
-    ("machine/full-disk", "a disk that is full, in four stages", "1: there is no space left. Free some"),
-    ("machine/read-only", "a folder that may only be read, in four stages", "1: the file system may only be read"),
+    ("machine/full-disk", "a disk that is full, in four stages", "1: [disk-full]"),
+    ("machine/read-only", "a read-only folder, in four stages", "1: [read-only]"),
     ("machine/killed", "SIGINT, SIGTERM and SIGKILL in the midst", "130, 130, killed; the next run goes on"),
     ("machine/two-runs", "another run on the same study", "1: is being trained by another run"),
     ("machine/clock", "a clock that jumped back or ahead", "0: nothing is out of date"),
@@ -99,7 +99,7 @@ def test_a_full_disk_is_told_leaves_nothing_half_written_and_work_goes_on_once_t
     ballast = fill(folder, leaving=12_288 if command == "analyze" else 65_536)
     ended = sandbox.run(command, *arguments)
     assert ended.status == 1, ended.said
-    assert "there is no space left. Free some" in ended.said, ended.said
+    assert "[disk-full]" in ended.said, ended.said
     assert "Traceback" not in ended.said
     ballast.unlink()
     after = sandbox.files()
@@ -121,7 +121,7 @@ def test_a_folder_that_may_only_be_read_is_told_and_nothing_is_lost(
     before = sandbox.files()
     ended = sandbox.run(command, *arguments)
     assert ended.status == 1, ended.said
-    assert "may only be read. Choose another folder" in ended.said, ended.said
+    assert "[read-only]" in ended.said, ended.said
     assert sandbox.files() == before
 
 

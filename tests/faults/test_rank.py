@@ -244,7 +244,7 @@ FAULTS = [
         "rank/output-below-a-file",
         "an output in a folder that is a file",
         lambda box: ["--output-csv", table(box) / "ranks.csv"],
-        "a file is in the place of a folder",
+        "[file-not-folder]",
     ),
     taken(
         "rank/output-folder-missing",

@@ -25,5 +25,6 @@ class SwinUNETR(swin_unetr.SwinUNETR):
         # In BF16 on a CPU the gradients of its attention overflow within ten steps; in FP32 their norm stays near 1.5.
         full_precision = x.device.type == "cpu"
         with torch.autocast("cpu", enabled=False) if full_precision else nullcontext():
-            logits: Tensor = super().forward(x.float() if full_precision else x)  # type: ignore[no-untyped-call]
+            halved = full_precision and x.dtype in (torch.bfloat16, torch.float16)
+            logits: Tensor = super().forward(x.float() if halved else x)  # type: ignore[no-untyped-call]
         return [logits] if self.training else logits
