@@ -63,6 +63,20 @@ def _rebuilt(kind: type[MistError], arguments: tuple[Any, ...], state: dict[str,
     return error
 
 
+def to_json(error: MistError) -> dict[str, Any]:
+    """Return an error as JSON, as the nearest class of this module; facts that JSON does not know become text."""
+    kind = next(kind for kind in type(error).__mro__ if kind.__module__ == __name__)
+    plain = str | int | float | bool | None
+    facts = {name: value if isinstance(value, plain) else str(value) for name, value in vars(error).items()}
+    return {"kind": kind.__name__, "facts": facts}
+
+
+def from_json(content: dict[str, Any]) -> MistError:
+    """Return the error of ``to_json``."""
+    kind: type[MistError] = globals()[content["kind"]]
+    return _rebuilt(kind, (content["facts"]["message"],), content["facts"])
+
+
 class DatasetError(MistError):
     """The dataset cannot be used as described."""
 

@@ -82,14 +82,19 @@ class Registry(Mapping[str, T], Generic[T]):
 
 
 class UnknownName(ConfigError, KeyError):
-    """A name that is in no registry. Says the nearest one and all there are."""
+    """A name that is not in a registry. The message suggests the nearest one and lists all."""
 
-    __str__ = Exception.__str__  # KeyError's would put the sentence in quotes
+    __str__ = ConfigError.__str__  # that of KeyError would quote the message
 
     def __init__(self, kind: str, name: str, known: list[str]) -> None:
         near = difflib.get_close_matches(name, known, n=1)
-        guess = f" Did you mean {near[0]!r}?" if near else ""
-        super().__init__(f"There is no {kind} {name!r}.{guess} Known: {', '.join(known)}.")
+        guess = f" Did you mean '{near[0]}'?" if near else ""
+        super().__init__(
+            f"Unknown {kind} '{name}'.{guess} Known: {', '.join(known)}.",
+            code=f"unknown-{kind.replace(' ', '-')}",
+            found=name,
+            expected=known,
+        )
 
 
 MODELS: Registry[Architecture] = Registry("model", home="mist_ops.models")

@@ -23,8 +23,7 @@ from typing import IO, TextIO
 import torch
 from torch import Tensor, distributed, nn
 
-from mist_ops import errors
-from mist_ops.errors import MistError
+from mist_ops.errors import MistError, from_json
 from mist_ops.types import Json
 
 GRACE_SECONDS = 5
@@ -102,7 +101,7 @@ def train_together(job: Json, devices: Sequence[torch.device]) -> Generator[Json
                 name, level, message = content
                 logging.getLogger(name).log(level, message)
             elif kind == "error":
-                raise told(*content)
+                raise from_json(content)
             else:
                 # That another was killed would explain the trace; only the agent knows.
                 traces.append(content)
@@ -120,18 +119,6 @@ def tell(messages: TextIO, kind: str, content: object) -> None:
     """Write what ``train_together`` reads."""
     messages.write(json.dumps([kind, content]) + "\n")
     messages.flush()
-
-
-def told(family: str, arguments: Sequence[object]) -> MistError:
-    """The error that another process met."""
-    error: MistError = getattr(errors, family)(*arguments)
-    return error
-
-
-def telling(error: MistError) -> tuple[str, list[object]]:
-    """An error in words that ``told`` understands: the nearest kind in ``mist_ops.errors``, and its arguments."""
-    family = next(kind for kind in type(error).__mro__ if kind.__module__ == errors.__name__)
-    return family.__name__, list(error.args)
 
 
 @contextmanager

@@ -20,8 +20,8 @@ from typing import TextIO
 
 import torch
 
-from mist_ops.errors import MistError, machine_error
-from mist_ops.training.distributed import join, tell, telling
+from mist_ops.errors import MistError, machine_error, to_json
+from mist_ops.training.distributed import join, tell
 from mist_ops.training.fold import Plan, train_rank
 from mist_ops.types import Json
 
@@ -40,12 +40,12 @@ def main() -> int:
             plan = Path(sys.argv[1])
             _train(json.loads(plan.read_text(encoding="utf-8")), plan.with_name("ranks"), messages)
         except MistError as error:
-            tell(messages, "error", telling(error))
+            tell(messages, "error", to_json(error))
             return 1
         except Exception as error:
             trouble = machine_error(error)
             if trouble:
-                tell(messages, "error", telling(trouble))
+                tell(messages, "error", to_json(trouble))
                 return 1
             # What fits into a pipe at once cannot be torn by what the others write.
             tell(messages, "trace", traceback.format_exc()[-_TRACE:])

@@ -150,7 +150,7 @@ def test_a_label_is_sought_in_the_whole_file(tmp_path: Path) -> None:
         (scored([1], {"lesion_wise_f1": {"protocol": "brats"}}), "'protocol': Input should be 'mist' or 'brats2023'"),
         (scored([1], {"lesion_wise_dice": {"min_volume": 5}}), "'min_volume' is not known. Did you mean 'min_lesion_v"),
         (scored([1], {"cldice": {"tolerance": 1.0}}), "'tolerance' is not known"),
-        (scored([1], {"haus59": {}}), "class 'WT': There is no metric 'haus59'. Did you mean 'haus95'"),
+        (scored([1], {"haus59": {}}), "class 'WT': Unknown metric 'haus59'. Did you mean 'haus95'"),
         (scored([1], {"dice": {"tolerence": 2}}), "class 'WT', metric 'dice': the key 'tolerence' is not known"),
         (scored([1, 9]), r"class 'WT' names labels \[9\] that are not among those of the dataset, \[0, 1, 2\]"),
     ],

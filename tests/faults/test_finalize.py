@@ -133,7 +133,7 @@ OF_FINALIZE = [
         "finalize/metric-unknown",
         "a metric that does not exist",
         lambda box: edit_text(box.study.config, lambda text: text.replace('"haus95"', '"haus59"')),
-        "'core': There is no metric 'haus59'. Did you mean 'haus95'?",
+        "'core': Unknown metric 'haus59'. Did you mean 'haus95'?",
     ),
     refused(
         "finalize/paths-missing",

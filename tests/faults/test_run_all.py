@@ -43,14 +43,14 @@ FAULTS = [
         "run_all/unknown-loss",
         "a loss that there is not, before anything is analyzed",
         lambda box: ["--overwrite", "--loss", "dicee"],
-        "There is no loss 'dicee'. Did you mean 'dice'?",
+        "Unknown loss 'dicee'. Did you mean 'dice'?",
         touches=False,
     ),
     Fault(
         "run_all/unknown-model",
         "a model that there is not, before anything is analyzed",
         lambda box: ["--overwrite", "--model", "nnunett"],
-        "There is no model 'nnunett'. Did you mean 'nnunet'?",
+        "Unknown model 'nnunett'. Did you mean 'nnunet'?",
         touches=False,
     ),
     Fault(

@@ -221,21 +221,21 @@ FLAGS = [
         "train/unknown-model",
         "a model that there is not",
         lambda box: ["--model", "nnunett"],
-        "There is no model 'nnunett'. Did you mean 'nnunet'?",
+        "Unknown model 'nnunett'. Did you mean 'nnunet'?",
         touches=False,
     ),
     Fault(
         "train/unknown-loss",
         "a loss that there is not",
         lambda box: ["--loss", "dicee"],
-        "There is no loss 'dicee'. Did you mean 'dice'?",
+        "Unknown loss 'dicee'. Did you mean 'dice'?",
         touches=False,
     ),
     Fault(
         "train/unknown-optimizer",
         "an optimizer that there is not",
         lambda box: ["--optimizer", "adamm"],
-        "There is no optimizer 'adamm'. Did you mean 'adam",
+        "Unknown optimizer 'adamm'. Did you mean 'adam",
         touches=False,
     ),
     Fault(
@@ -422,7 +422,7 @@ TABLES = [
         "train/config-no-loss",
         "a loss in config.json that there is not",
         lambda box: edit_section(box.study.config, "training", loss={"name": "dicee"}),
-        "There is no loss 'dicee'. Did you mean 'dice'?",
+        "Unknown loss 'dicee'. Did you mean 'dice'?",
         touches=False,
     ),
     Fault(
