@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from expect import refuses
 
 from mist_ops.ensembling.case import check_backend, combine_labels, combine_probabilities, find_predictions
 from mist_ops.ensembling.probabilities import mean
@@ -102,9 +103,9 @@ def test_another_number_of_classes_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_way_of_combining_that_is_not_known_is_refused_with_a_guess() -> None:
-    with pytest.raises(ConfigError, match=r"no ensemble backend 'stapel'\. Did you mean 'staple'"):
+    with refuses("unknown-ensemble-backend", ConfigError, names="Did you mean 'staple'?", found="stapel"):
         check_backend(True, "stapel")
-    with pytest.raises(ConfigError, match="probability ensemble backend 'median'"):
+    with refuses("unknown-probability-ensemble-backend", ConfigError, found="median"):
         check_backend(False, "median")
 
 

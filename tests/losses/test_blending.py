@@ -66,7 +66,7 @@ def test_a_name_alone_gets_its_default_parameters() -> None:
         ({"name": "constant", "params": {"value": float("nan")}}, "from 0 to 1, found nan"),
         ({"name": "linear", "params": {"init_pause": 2.5}}, "init_pause is a number of epochs"),
         ({"name": "linear", "params": [1]}, "names with values"),
-        ({"name": ["linear"]}, "There is no composite loss weighting"),
+        ({"name": ["linear"]}, "unknown-composite-loss-weighting"),
         ({"params": {}}, "keys 'name' and 'params'"),
         ({}, "keys 'name' and 'params'"),
     ],
