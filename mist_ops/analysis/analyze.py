@@ -287,7 +287,7 @@ def _write(
         data = os.path.relpath(study.data, base) if study.data and base else str(study.data)
         write_train_paths(staged.train_paths, assignment, base)
         write_boxes(staged, {case.id: case.box for case in cases}, {case.id: case.size for case in cases})
-        write_json(staged.fingerprint, {**fingerprint.model_dump(mode="json"), "data": data})
+        write_json(staged.fingerprint, fingerprint.model_copy(update={"data": data}).model_dump(mode="json"))
         write_config(staged.config, config)
         if tests:
             write_test_paths(staged.test_paths, tests, base)

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float32, Int64
 
-from mist_ops.types import Json
+from mist_ops.analysis.dump import PERCENTILE_NAMES, ChannelIntensity
 
-PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
+PERCENTILES = tuple(int(name[1:]) for name in PERCENTILE_NAMES)
 
 _DROPPED_BITS = 8
 """Of the 24 significant bits of a float32."""
@@ -66,12 +66,12 @@ def pooled(first: Intensities, second: Intensities) -> Intensities:
     return Intensities(values, counts, mean, first.m2 + second.m2 + gap**2 * (first.count * second.count / total))
 
 
-def summary(intensities: Intensities) -> Json:
+def summary(intensities: Intensities) -> ChannelIntensity:
     """Mean, standard deviation and percentiles, rounded to four decimals. There must be a voxel."""
     spread = (intensities.m2 / intensities.count) ** 0.5
-    names = [f"p{percentile:02d}" for percentile in PERCENTILES]
     numbers = [intensities.mean, spread, *percentiles(intensities, PERCENTILES)]
-    return {name: round(number, _DECIMALS) for name, number in zip(["mean", "std", *names], numbers, strict=True)}
+    fields = ChannelIntensity.model_fields
+    return ChannelIntensity(**{name: round(number, _DECIMALS) for name, number in zip(fields, numbers, strict=True)})
 
 
 def percentiles(intensities: Intensities, percents: Sequence[int]) -> list[float]:

@@ -5,12 +5,25 @@ Whatever is said of a formula here is what ``shapes``, ``intensities`` and ``sta
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
-from mist_ops.analysis.intensities import PERCENTILES
+from mist_ops.analysis.dump import (
+    PERCENTILE_NAMES,
+    ClassImbalance,
+    ClassStatistics,
+    DataDump,
+    DatasetSummary,
+    Dimensions,
+    ImageStatistics,
+    IntensityStatistics,
+    Labels,
+    LabelStatistics,
+    MeanShape,
+    SpacingStatistics,
+    Statistics,
+)
 from mist_ops.analysis.shapes import MAX_SKELETON_VOXELS
 from mist_ops.analysis.statistics import ANISOTROPIC_ABOVE, SIZES
-from mist_ops.types import Json
 
 FEW_PATIENTS, MANY_PATIENTS = 50, 500
 LOW_DENSITY = 0.2
@@ -22,60 +35,59 @@ THIN_SKELETON = 0.05
 _NONE = "\N{EM DASH}"
 
 
-def observations(dump: Json) -> list[str]:
+def observations(dump: Statistics) -> list[str]:
     """What stands out, as sentences: first the dataset, then the images, then each label."""
     return [
-        *_of_the_dataset(dump["dataset_summary"]),
-        *_of_the_images(dump),
-        *_of_the_balance(dump["label_statistics"]["class_imbalance"]),
-        *_of_the_labels(dump["label_statistics"]["per_label"]),
-        *_of_the_excluded(dump["dataset_summary"]),
+        *_of_the_dataset(dump.dataset_summary),
+        *_of_the_images(dump.image_statistics, dump.dataset_summary),
+        *_of_the_balance(dump.label_statistics.class_imbalance),
+        *_of_the_labels(dump.label_statistics.per_label),
+        *_of_the_excluded(dump.dataset_summary),
     ]
 
 
-def _of_the_dataset(summary: Json) -> Iterator[str]:
-    patients = summary["num_patients"]
+def _of_the_dataset(summary: DatasetSummary) -> Iterator[str]:
+    patients = summary.num_patients
     if patients < FEW_PATIENTS:
         yield f"Small dataset: {patients} patients. Strong augmentation or pretrained weights may be needed."
     elif patients > MANY_PATIENTS:
         yield f"Large dataset: {patients} patients. A larger network and a longer training may pay off."
-    if summary["num_channels"] > 1:
-        yield f"Several channels: {summary['num_channels']} ({', '.join(summary['channel_names'])})."
+    if summary.num_channels > 1:
+        yield f"Several channels: {summary.num_channels} ({', '.join(summary.channel_names)})."
 
 
-def _of_the_images(dump: Json) -> Iterator[str]:
-    images, summary = dump["image_statistics"], dump["dataset_summary"]
-    if images["spacing"]["is_anisotropic"]:
-        ratio = images["spacing"]["anisotropy_ratio"]
+def _of_the_images(images: ImageStatistics, summary: DatasetSummary) -> Iterator[str]:
+    if images.spacing.is_anisotropic:
+        ratio = images.spacing.anisotropy_ratio
         yield (
             f"Anisotropic spacing: the coarsest median spacing is {ratio:.2f} times the finest. "
             "A patch that is flat in voxels, or a network with anisotropic kernels, suits such images."
         )
-    density = images["intensity"]["foreground_fraction"]["mean"]
-    if density < LOW_DENSITY and sum(label != 0 for label in summary["labels"]) > 1:
+    density = images.intensity.foreground_fraction.mean
+    if density < LOW_DENSITY and sum(label != 0 for label in summary.labels) > 1:
         yield (
             f"Low foreground density: labels fill {density * 100:.2f} % of the image region on average. "
             "This is normal for small structures."
         )
-    if summary["modality"] == "ct":
-        for name, values in images["intensity"]["per_channel"].items():
+    if summary.modality == "ct":
+        for name, values in images.intensity.per_channel.items():
             yield (
-                f"CT intensities of {name}: labelled voxels lie between {values['p01']:.0f} and {values['p99']:.0f} HU "
-                f"(1st to 99th percentile), at {values['mean']:.1f} ± {values['std']:.1f} HU."
+                f"CT intensities of {name}: labelled voxels lie between {values.p01:.0f} and {values.p99:.0f} HU "
+                f"(1st to 99th percentile), at {values.mean:.1f} ± {values.std:.1f} HU."
             )
 
 
-def _of_the_balance(balance: Json) -> Iterator[str]:
-    ratio, minority = balance["imbalance_ratio"], balance["minority_label"]
+def _of_the_balance(balance: ClassImbalance) -> Iterator[str]:
+    ratio, minority = balance.imbalance_ratio, balance.minority_label
     if minority is not None and ratio > MODERATE_IMBALANCE:
         degree = "Severe" if ratio > SEVERE_IMBALANCE else "Moderate"
         yield (
-            f"{degree} class imbalance: label {balance['dominant_label']} has {ratio:.1f} times the voxels of "
+            f"{degree} class imbalance: label {balance.dominant_label} has {ratio:.1f} times the voxels of "
             f"label {minority}."
         )
 
 
-def _of_the_labels(labels: Json) -> Iterator[str]:
+def _of_the_labels(labels: Mapping[int, LabelStatistics]) -> Iterator[str]:
     for rule in (_frequency, _sparsity, _shape, _too_coarse):
         for name, label in labels.items():
             said = rule(label)
@@ -83,74 +95,75 @@ def _of_the_labels(labels: Json) -> Iterator[str]:
                 yield f"Label {name} {said}"
 
 
-def _frequency(label: Json) -> str:
-    presence = label["presence_rate_pct"]
-    if label["size_category"] == "tiny":
-        share = label["mean_volume_fraction_of_foreground_pct"]
+def _frequency(label: LabelStatistics) -> str:
+    presence = label.presence_rate_pct
+    if label.size_category == "tiny":
+        share = label.mean_volume_fraction_of_foreground_pct
         return f"is very small: {share:.4f} % of the labelled voxels, in {presence:.1f} % of the patients."
     return f"is absent in {100 - presence:.1f} % of the patients." if presence < RARE_PERCENT else ""
 
 
-def _sparsity(label: Json) -> str:
-    share = label["mean_volume_fraction_of_image_pct"]
+def _sparsity(label: LabelStatistics) -> str:
+    share = label.mean_volume_fraction_of_image_pct
     if share >= SPARSE_PERCENT:
         return ""
     degree = "very sparse" if share < VERY_SPARSE_PERCENT else "sparse"
     return f"is {degree}: {share:.4f} % of the image region."
 
 
-def _shape(label: Json) -> str:
-    shape = label["shape"]
-    if shape["shape_class"] == "unknown":
+def _shape(label: LabelStatistics) -> str:
+    shape = label.shape
+    if shape.shape_class == "unknown":
         return ""
     shares = (
-        f"linearity {shape['linearity']:.2f}, planarity {shape['planarity']:.2f}, sphericity {shape['sphericity']:.2f}"
+        f"linearity {_number(shape.linearity, 2)}, planarity {_number(shape.planarity, 2)}, "
+        f"sphericity {_number(shape.sphericity, 2)}"
     )
-    compactness = f"compactness {_number(shape['compactness'], 3)}"
-    skeleton = f"skeleton ratio {_number(shape['skeleton_ratio'], 3)}"
+    compactness = f"compactness {_number(shape.compactness, 3)}"
+    skeleton = f"skeleton ratio {_number(shape.skeleton_ratio, 3)}"
     if _is_thin(shape):
         return f"is thin or branching ({shares}, {compactness}, {skeleton}); losses of thin structures may help."
-    if shape["shape_class"] == "tubular":
+    if shape.shape_class == "tubular":
         return f"is elongated ({shares}, {skeleton})."
-    look = "sheet-like" if shape["shape_class"] == "planar" else "compact"
+    look = "sheet-like" if shape.shape_class == "planar" else "compact"
     return f"is {look} ({shares}, {compactness}, {skeleton})."
 
 
-def _too_coarse(label: Json) -> str:
-    shape = label["shape"]
-    flat = shape["skeleton_ratio"] is None and shape["shape_class"] in ("tubular", "planar")
-    if label["size_category"] in ("tiny", "small") and (_is_thin(shape) or flat):
+def _too_coarse(label: LabelStatistics) -> str:
+    shape = label.shape
+    flat = shape.skeleton_ratio is None and shape.shape_class in ("tubular", "planar")
+    if label.size_category in ("tiny", "small") and (_is_thin(shape) or flat):
         return "is small and thin: check that the target spacing is not too coarse for it."
     return ""
 
 
-def _is_thin(shape: Json) -> bool:
-    return shape["skeleton_ratio"] is not None and shape["skeleton_ratio"] > THIN_SKELETON
+def _is_thin(shape: MeanShape) -> bool:
+    return shape.skeleton_ratio is not None and shape.skeleton_ratio > THIN_SKELETON
 
 
-def _of_the_excluded(summary: Json) -> Iterator[str]:
-    for case_id, reason in summary.get("excluded_patients", {}).items():
+def _of_the_excluded(summary: DatasetSummary) -> Iterator[str]:
+    for case_id, reason in summary.excluded_patients.items():
         yield f"Patient {case_id} could not be measured and is in none of these numbers: {reason}"
 
 
-def markdown(dump: Json) -> str:
+def markdown(dump: DataDump) -> str:
     """The whole data dump for people, with room for what only they know."""
     sections = [
-        _opening(dump["dataset_summary"]),
-        _summary(dump["dataset_summary"]),
-        _images(dump["image_statistics"]),
-        _labels(dump["label_statistics"]),
+        _opening(dump.dataset_summary),
+        _summary(dump.dataset_summary),
+        _images(dump.image_statistics),
+        _labels(dump.label_statistics),
         _DEFINITIONS,
         "## Observations\n\n"
-        + _bullets(dump["observations"] or ["Nothing stands out."])
+        + _bullets(dump.observations or ["Nothing stands out."])
         + "\n\n<!-- Your own remarks: what of this was expected, and what was not? -->",
-        f"---\n\nConfiguration: `{dump['mist_config_path']}`",
+        f"---\n\nConfiguration: `{dump.mist_config_path}`",
     ]
     return "\n\n".join(sections)
 
 
-def _opening(summary: Json) -> str:
-    return f"""# Data dump: {summary["task"]}
+def _opening(summary: DatasetSummary) -> str:
+    return f"""# Data dump: {summary.task}
 
 > How to use this page: fill in the section on goals, check the observations at the end, and read it before settings are
 > chosen, or hand it to whoever advises on them. Every number comes from the training data and can be made again.
@@ -163,99 +176,109 @@ def _opening(summary: Json) -> str:
 which mistakes matter most (missed lesions, borders, volumes); limits on memory and on time. -->"""
 
 
-def _summary(summary: Json) -> str:
-    classes = [f"{name} ({_listed(labels)})" for name, labels in summary["final_classes"].items()]
+def _summary(summary: DatasetSummary) -> str:
+    classes = [f"{name} ({_listed(labels)})" for name, labels in summary.final_classes.items()]
     lines = [
-        f"Task: {summary['task']}",
-        f"Modality: {summary['modality']}",
-        f"Patients: {summary['num_patients']}",
-        f"Channels: {summary['num_channels']} ({', '.join(summary['channel_names'])})",
-        f"Labels, background included: {summary['num_labels']} ({_listed(summary['labels'])})",
+        f"Task: {summary.task}",
+        f"Modality: {summary.modality}",
+        f"Patients: {summary.num_patients}",
+        f"Channels: {summary.num_channels} ({', '.join(summary.channel_names)})",
+        f"Labels, background included: {summary.num_labels} ({_listed(summary.labels)})",
         f"Final classes: {', '.join(classes)}",
-        f"Size on disk: {summary['dataset_size_gb']} GB",
+        f"Size on disk: {summary.dataset_size_gb} GB",
     ]
     return "## Dataset Summary\n\n" + _bullets(lines)
 
 
-def _images(images: Json) -> str:
+def _images(images: ImageStatistics) -> str:
     return "\n\n".join(
         [
             "## Image Statistics",
-            _spacing(images["spacing"]),
-            _dimensions(images["dimensions"]),
-            _intensity(images["intensity"]),
+            _spacing(images.spacing),
+            _dimensions(images.dimensions),
+            _intensity(images.intensity),
         ]
     )
 
 
-def _spacing(spacing: Json) -> str:
-    columns = ("mean", "std", "min", "median", "max")
-    rows = [[axis, *(values[name] for name in columns)] for axis, values in spacing["per_axis"].items()]
-    kind = "anisotropic" if spacing["is_anisotropic"] else "isotropic"
-    table = _table(["Axis", "Mean", "Std", "Min", "Median", "Max"], rows)
-    return f"### Spacing (mm)\n\n{table}\n\nAnisotropy ratio: {spacing['anisotropy_ratio']:.2f} ({kind})"
-
-
-def _dimensions(dimensions: Json) -> str:
-    decimals = {"mean": 1, "std": 1, "min": 0, "median": 1, "max": 0}
+def _spacing(spacing: SpacingStatistics) -> str:
     rows = [
-        [axis, *(f"{values[name]:.{digits}f}" for name, digits in decimals.items())]
-        for axis, values in dimensions["original"]["per_axis"].items()
+        [axis, values.mean, values.std, values.min, values.median, values.max]
+        for axis, values in spacing.per_axis.items()
+    ]
+    kind = "anisotropic" if spacing.is_anisotropic else "isotropic"
+    table = _table(["Axis", "Mean", "Std", "Min", "Median", "Max"], rows)
+    return f"### Spacing (mm)\n\n{table}\n\nAnisotropy ratio: {spacing.anisotropy_ratio:.2f} ({kind})"
+
+
+def _dimensions(dimensions: Dimensions) -> str:
+    rows = [
+        [
+            axis,
+            *(f"{number:.1f}" for number in (values.mean, values.std)),
+            f"{values.min:.0f}",
+            f"{values.median:.1f}",
+            f"{values.max:.0f}",
+        ]
+        for axis, values in dimensions.original.per_axis.items()
     ]
     table = _table(["Axis", "Mean", "Std", "Min", "Median", "Max"], rows)
-    resampled = " × ".join(str(voxels) for voxels in dimensions["resampled_median"])
+    resampled = " × ".join(str(voxels) for voxels in dimensions.resampled_median)
     return f"### Original Dimensions (voxels)\n\n{table}\n\nMedian dimensions after resampling: {resampled}"
 
 
-def _intensity(intensity: Json) -> str:
-    names = [f"p{percentile:02d}" for percentile in PERCENTILES]
+def _intensity(intensity: IntensityStatistics) -> str:
     rows = [
-        [name, f"{values['mean']:.2f} ± {values['std']:.2f}", *(f"{values[key]:.2f}" for key in names)]
-        for name, values in intensity["per_channel"].items()
+        [
+            name,
+            f"{values.mean:.2f} ± {values.std:.2f}",
+            *(f"{getattr(values, percentile):.2f}" for percentile in PERCENTILE_NAMES),
+        ]
+        for name, values in intensity.per_channel.items()
     ]
-    table = _table(["Channel", "Mean ± std", *names], rows)
-    density = intensity["foreground_fraction"]
+    table = _table(["Channel", "Mean ± std", *PERCENTILE_NAMES], rows)
+    density = intensity.foreground_fraction
     return (
         f"### Intensity of Labelled Voxels\n\n{table}\n\n"
-        f"Foreground density: {density['mean']:.3f} ± {density['std']:.3f} "
-        f"({density['min']:.3f} to {density['max']:.3f})"
+        f"Foreground density: {density.mean:.3f} ± {density.std:.3f} "
+        f"({density.min:.3f} to {density.max:.3f})"
     )
 
 
-def _labels(labels: Json) -> str:
+def _labels(labels: Labels) -> str:
     heads = ["Label", "Voxels", "Presence (%)", "Of foreground (%)", "Of image (%)", "Size"]
     shapes = ["Shape", "Lin.", "Plan.", "Sph.", "IQ", "Skel."]
-    per_label = _table([*heads, *shapes], [_label_row(name, label) for name, label in labels["per_label"].items()])
+    per_label = _table([*heads, *shapes], [_label_row(name, label) for name, label in labels.per_label.items()])
     classes = _table(
         ["Class", "Labels", "Of foreground (%)", "Presence (%)", "Size"],
-        [_class_row(name, found) for name, found in labels["final_classes"].items()],
+        [_class_row(name, found) for name, found in labels.final_classes.items()],
     )
-    balance = labels["class_imbalance"]
-    largest, smallest = balance["dominant_label"], balance["minority_label"]
+    balance = labels.class_imbalance
+    largest, smallest = balance.dominant_label, balance.minority_label
     return (
         f"## Label Statistics\n\n### Per-Label Summary\n\n{per_label}\n\n### Final Classes\n\n{classes}\n\n"
-        f"Class imbalance: {balance['imbalance_ratio']:.1f} (most frequent label: {largest}, least: {smallest})"
+        f"Class imbalance: {balance.imbalance_ratio:.1f} (most frequent label: {largest}, least: {smallest})"
     )
 
 
-def _label_row(name: str, label: Json) -> list[str]:
-    voxels, shape = label["voxel_count"], label["shape"]
+def _label_row(label: int, found: LabelStatistics) -> list[str]:
+    voxels, shape = found.voxel_count, found.shape
     return [
-        name,
-        f"{voxels['mean']:.1f} ± {voxels['std']:.1f}",
-        f"{label['presence_rate_pct']:.1f}",
-        f"{label['mean_volume_fraction_of_foreground_pct']:.4f}",
-        f"{label['mean_volume_fraction_of_image_pct']:.4f}",
-        label["size_category"],
-        shape["shape_class"],
-        *(_number(shape[key], 2) for key in ("linearity", "planarity", "sphericity")),
-        *(_number(shape[key], 3) for key in ("compactness", "skeleton_ratio")),
+        str(label),
+        f"{voxels.mean:.1f} ± {voxels.std:.1f}",
+        f"{found.presence_rate_pct:.1f}",
+        f"{found.mean_volume_fraction_of_foreground_pct:.4f}",
+        f"{found.mean_volume_fraction_of_image_pct:.4f}",
+        found.size_category,
+        shape.shape_class,
+        *(_number(share, 2) for share in (shape.linearity, shape.planarity, shape.sphericity)),
+        *(_number(ratio, 3) for ratio in (shape.compactness, shape.skeleton_ratio)),
     ]
 
 
-def _class_row(name: str, found: Json) -> list[str]:
-    share, presence = found["mean_volume_fraction_of_foreground_pct"], found["presence_rate_pct"]
-    return [name, _listed(found["constituent_labels"]), f"{share:.4f}", f"{presence:.1f}", found["size_category"]]
+def _class_row(name: str, found: ClassStatistics) -> list[str]:
+    share, presence = found.mean_volume_fraction_of_foreground_pct, found.presence_rate_pct
+    return [name, _listed(found.constituent_labels), f"{share:.4f}", f"{presence:.1f}", found.size_category]
 
 
 def _number(value: float | None, decimals: int) -> str:

@@ -6,21 +6,21 @@ MIST's; its numbers come from all voxels, never from a sample.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 
+from mist_ops.analysis.dump import DataDump, Statistics
 from mist_ops.analysis.intensities import Intensities, pooled
 from mist_ops.analysis.measures import CaseMeasures, measure_case
 from mist_ops.analysis.narrative import markdown, observations
 from mist_ops.analysis.statistics import statistics
 from mist_ops.boxes import read_boxes
-from mist_ops.config import StudyConfig, read_config
+from mist_ops.config import read_config
 from mist_ops.dataset import Case, read_train_paths
 from mist_ops.errors import CaseError, DatasetError, listing
 from mist_ops.files import write_json, write_text
 from mist_ops.study import Study
-from mist_ops.types import Json
 from mist_ops.workers import Outcome, outcomes
 
 
@@ -58,27 +58,21 @@ def data_dump(study: Study, workers: int = 1) -> Iterator[Outcome[Case, CaseMeas
             yield Outcome(outcome.item, measured[-1])
         if not measured:
             raise DatasetError(f"No case could be measured, and nothing was written. {listing([*excluded.values()])}")
-        write_dump(study, build_dump(study, config, measured, pool, excluded))
+        write_dump(study, build_dump(study, statistics(config, measured, pool, excluded)))
 
     return run()
 
 
-def write_dump(study: Study, dump: Json) -> None:
+def write_dump(study: Study, dump: DataDump) -> None:
     """Write a data dump as JSON and as Markdown."""
-    write_json(study.data_dump, dump)
+    write_json(study.data_dump, dump.model_dump())
     write_text(study.data_dump_md, markdown(dump))
 
 
-def build_dump(
-    study: Study,
-    config: StudyConfig,
-    cases: Sequence[CaseMeasures],
-    pool: Mapping[str, Intensities],
-    excluded: Mapping[str, str],
-) -> Json:
-    """Everything in data_dump.json, of the study that it names; the other arguments are those of ``statistics``."""
-    numbers = statistics(config, cases, pool, excluded)
-    return {**numbers, "observations": observations(numbers), "mist_config_path": str(study.config.resolve())}
+def build_dump(study: Study, numbers: Statistics) -> DataDump:
+    """Add observations to the statistics of a study."""
+    config_path = str(study.config.resolve())
+    return DataDump(**dict(numbers), observations=observations(numbers), mist_config_path=config_path)
 
 
 def _reason(error: Exception | None) -> str:

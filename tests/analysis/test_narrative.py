@@ -4,11 +4,13 @@ import copy
 import math
 import re
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import pytest
 
+from mist_ops.analysis.dump import DataDump
 from mist_ops.analysis.narrative import markdown, observations
 from mist_ops.analysis.shapes import measure_shape
 from mist_ops.types import Json
@@ -23,6 +25,12 @@ LABEL = {
     "presence_rate_pct": 100.0,
     "size_category": "large",
     "shape": {**BLOB, "compactness": 0.4, "skeleton_ratio": 0.01},
+}
+WHOLE = {
+    "constituent_labels": [1, 2],
+    "mean_volume_fraction_of_foreground_pct": 100.0,
+    "presence_rate_pct": 100.0,
+    "size_category": "large",
 }
 PLAIN: Json = {
     "dataset_summary": {
@@ -49,15 +57,12 @@ PLAIN: Json = {
     "label_statistics": {
         "per_label": {"1": LABEL},
         "final_classes": {
-            "whole": {
-                "constituent_labels": [1, 2],
-                "mean_volume_fraction_of_foreground_pct": 100.0,
-                "presence_rate_pct": 100.0,
-                "size_category": "large",
-            }
+            "whole": WHOLE,
         },
         "class_imbalance": {"imbalance_ratio": 1.0, "dominant_label": 1, "minority_label": None},
     },
+    "observations": [],
+    "mist_config_path": "/x/config.json",
 }
 SHAPE = "label_statistics.per_label.1.shape"
 ALWAYS = (
@@ -65,8 +70,8 @@ ALWAYS = (
 )
 
 
-def dump(changes: Mapping[str, Any]) -> Json:
-    """The plain dump with values put in at dotted paths."""
+def dump(changes: Mapping[str, Any] = MappingProxyType({})) -> DataDump:
+    """The plain data dump with values changed at dotted paths."""
     changed = copy.deepcopy(PLAIN)
     for path, value in changes.items():
         *parents, name = path.split(".")
@@ -74,11 +79,11 @@ def dump(changes: Mapping[str, Any]) -> Json:
         for parent in parents:
             inner = inner[parent]
         inner[name] = value
-    return changed
+    return DataDump.model_validate(changed)
 
 
 def test_of_a_plain_dataset_only_the_shape_is_said():
-    assert observations(PLAIN) == [ALWAYS]
+    assert observations(dump()) == [ALWAYS]
 
 
 @pytest.mark.parametrize(
@@ -142,10 +147,7 @@ def test_patients_that_were_left_out_are_named_with_the_reason():
 
 def test_the_markdown_has_its_sections_in_order_and_dashes_for_what_is_not_known():
     unknown = dict.fromkeys(("linearity", "planarity", "sphericity", "compactness", "skeleton_ratio"))
-    known = dump(
-        {SHAPE: {**unknown, "shape_class": "unknown"}, "observations": [], "mist_config_path": "/x/config.json"}
-    )
-    text = markdown(known)
+    text = markdown(dump({SHAPE: {**unknown, "shape_class": "unknown"}}))
     assert re.findall(r"^##? (.*)$", text, re.MULTILINE) == [
         "Data dump: Toy",
         "Dataset Description and Goals",
@@ -165,9 +167,8 @@ def test_a_bar_in_a_name_opens_no_column_and_a_reason_on_several_lines_is_one_bu
     text = markdown(
         dump(
             {
-                "label_statistics.final_classes": {"a|b": PLAIN["label_statistics"]["final_classes"]["whole"]},
+                "label_statistics.final_classes": {"a|b": WHOLE},
                 "observations": ["first\n  - second"],
-                "mist_config_path": "x",
             }
         )
     )
@@ -176,7 +177,7 @@ def test_a_bar_in_a_name_opens_no_column_and_a_reason_on_several_lines_is_one_bu
 
 
 def test_the_numbers_in_the_definitions_are_those_that_are_computed():
-    text = markdown(dump({"observations": [], "mist_config_path": "x"}))
+    text = markdown(dump())
     cube = measure_shape(np.ones((9, 9, 9), dtype=bool), (1.0, 1.0, 1.0))
     distance = np.square(np.indices((123,) * 3) - 61).sum(axis=0)
     ball = measure_shape(distance <= 60**2, (1.0, 1.0, 1.0))

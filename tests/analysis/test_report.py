@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from mist_ops.analysis.analyze import analyze
+from mist_ops.analysis.dump import DataDump
 from mist_ops.analysis.report import data_dump
 from mist_ops.conversion.msd import convert_msd
 from mist_ops.errors import DatasetError, MistError
@@ -90,6 +91,7 @@ def test_the_files_are_the_same_for_any_number_of_workers(phantom_dataset: Path,
     alone = study.data_dump.read_bytes(), study.data_dump_md.read_bytes()
     outcomes = list(data_dump(study, workers=2))
     assert (study.data_dump.read_bytes(), study.data_dump_md.read_bytes()) == alone
+    assert json.loads(alone[0]) == json.loads(DataDump.model_validate_json(alone[0]).model_dump_json())
     assert all(outcome.result is not None and not outcome.result.intensities for outcome in outcomes)
 
 
