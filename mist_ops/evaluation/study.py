@@ -1,0 +1,125 @@
+"""Scores of a study's cross-validation: which predictions are scored, and the files that the scores fill."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from mist_ops.config import STEP_VERSIONS, StudyConfig, read_config
+from mist_ops.dataset import Assignment, read_train_paths
+from mist_ops.evaluation.pages import Model, write_pages
+from mist_ops.evaluation.picture import draw_scores
+from mist_ops.evaluation.score import CaseScores, check_classes
+from mist_ops.evaluation.table import Pair, evaluate, write_evaluation, write_pairs
+from mist_ops.study import Study
+from mist_ops.types import Json
+from mist_ops.workers import Outcome
+
+Hashes = Mapping[str, Mapping[str, str]]
+"""SHA-256 by path, for each part of ``StudyEvaluation.inputs``."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """What ``StudyEvaluation.write`` reports.
+
+    Attributes:
+        missing: Patients without scores.
+        plot: Thumbnail of the plot of all scores, a PNG.
+    """
+
+    missing: Sequence[str]
+    plot: bytes
+
+
+@dataclass(frozen=True)
+class StudyEvaluation:
+    """The evaluation of a study's held-out predictions.
+
+    Attributes:
+        study: The study.
+        config: Its settings.
+        assignment: Its patients with their folds.
+    """
+
+    study: Study
+    config: StudyConfig
+    assignment: Assignment
+
+    @cached_property
+    def expected(self) -> Sequence[Pair]:
+        """Patients with a mask that are predicted, or that the model of their fold should have predicted."""
+        study, fold_of = self.study, self.assignment.fold_of
+        pairs = [Pair(case.id, case.mask, study.cv_prediction(case.id)) for case in self.assignment.cases if case.mask]
+        return [pair for pair in pairs if pair.prediction.exists() or study.model(fold_of[pair.id]).exists()]
+
+    @cached_property
+    def pairs(self) -> Sequence[Pair]:
+        """The pairs to score: the expected ones whose prediction exists."""
+        return [pair for pair in self.expected if pair.prediction.exists()]
+
+    @property
+    def inputs(self) -> Mapping[str, Sequence[Path]]:
+        """The files that the scores depend on."""
+        return {
+            "config": [self.study.config],
+            "models": [self.study.model(fold) for fold in self.config.training.folds],
+            "masks": [pair.mask for pair in self.pairs],
+            "predictions": [pair.prediction for pair in self.pairs],
+        }
+
+    def score(self, workers: int = 1) -> Iterator[Outcome[Pair, CaseScores]]:
+        """Write the table of pairs, then score each; yield the outcomes in the order of the table."""
+        write_pairs(self.study.evaluation_paths, self.pairs)
+        return evaluate(self.pairs, self.config.evaluation, workers)
+
+    def write(
+        self,
+        rows: Mapping[str, CaseScores],
+        failures: Mapping[str, str],
+        hashes: Hashes,
+        models: Mapping[str, Model],
+    ) -> Written:
+        """Write results.csv with the files beside it, the plot, and a page for each patient.
+
+        Args:
+            rows: Scores by id.
+            failures: Reasons by id, of patients that could not be scored.
+            hashes: Those of ``inputs``, taken before anything was scored.
+            models: The model that predicted each patient, where it is known.
+        """
+        study, classes, task = self.study, self.config.evaluation, self.config.dataset_info.task
+        predicted = {pair.id for pair in self.pairs}
+        unpredicted = {
+            pair.id: f"Case '{pair.id}': it is not predicted." for pair in self.expected if pair.id not in predicted
+        }
+        provenance = self._provenance(hashes)
+        write_evaluation(
+            study.results_csv, self.expected, classes, rows, {**failures, **unpredicted}, inputs=provenance
+        )
+        missing = [case.id for case in self.assignment.cases if case.id not in rows]
+        plot = draw_scores(rows, missing, classes, study.figure("scores"), task)
+        write_pages(study, task, self.assignment, classes, rows, models)
+        return Written(missing, plot)
+
+    def _provenance(self, hashes: Hashes) -> Json:
+        """The inputs by id and not by path, so that results may be moved."""
+        return {
+            "settings": self.config.digest("evaluation"),
+            "version": STEP_VERSIONS["evaluation"],
+            "masks": {pair.id: hashes["masks"].get(str(pair.mask)) for pair in self.pairs},
+            "predictions": {pair.id: hashes["predictions"].get(str(pair.prediction)) for pair in self.pairs},
+        }
+
+
+def open_evaluation(study: Study) -> StudyEvaluation:
+    """Read what the evaluation of a study needs, and check the classes to score.
+
+    Raises:
+        MistError: config.json or the table of patients cannot be used.
+    """
+    config = read_config(study.config)
+    check_classes(config.evaluation, config.dataset_info.labels)
+    return StudyEvaluation(study, config, read_train_paths(study.train_paths))
