@@ -45,10 +45,10 @@ def main() -> None:
 
 def _steps(folder: Path, patients: int) -> Iterator[tuple[str, float]]:
     from mist_dagster.definitions import build_definitions
+    from mist_dagster.freshness.status import status
+    from mist_dagster.instance.studies import register
     from mist_dagster.launch import launcher
-    from mist_dagster.progress import LogProgress
-    from mist_dagster.status import status
-    from mist_dagster.studies import register
+    from mist_dagster.runtime.progress import LogProgress
 
     data = write_phantoms(folder / "data", patients=patients, size=SIZE)
     study = register(folder / "results", numpy=folder / "numpy", data=data, name="many")

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import dagster as dg
 
-from mist_dagster.executors import executor
-from mist_dagster.progress import LogProgress, Progress
-from mist_dagster.studies import registered_studies
+from mist_dagster.instance.studies import registered_studies
+from mist_dagster.runtime.executors import executor
+from mist_dagster.runtime.progress import LogProgress, Progress
 from mist_dagster.tools import TOOLS, tool_definitions
 from mist_ops.study import Study
 

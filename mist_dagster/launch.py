@@ -22,10 +22,10 @@ from dagster._core.storage.tags import (
 )
 from dagster_shared.error import SerializableErrorInfo
 
-from mist_dagster import home
 from mist_dagster.definitions import build_definitions
+from mist_dagster.instance import home
 from mist_dagster.jobs import STAGES, job_name
-from mist_dagster.progress import Progress
+from mist_dagster.runtime.progress import Progress
 from mist_ops.errors import UNDERSTOOD, ConfigError, MistError, explained
 from mist_ops.study import Study
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import dagster as dg
 
+from mist_dagster.instance.studies import registered_studies
 from mist_dagster.partitions import fold_key
 from mist_dagster.provenance import asset_key, version_of
-from mist_dagster.studies import registered_studies
 from mist_dagster.tools import TOOLS
 from mist_ops.files import file_hash
 from mist_ops.study import Study

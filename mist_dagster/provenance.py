@@ -21,7 +21,7 @@ from dagster._core.definitions.data_version import (
 )
 
 from mist_dagster.metadata import Metadata
-from mist_dagster.progress import Progress
+from mist_dagster.runtime.progress import Progress
 from mist_ops.analysis.analyze import EDITED, fold_origins
 from mist_ops.config import STAGE_SECTIONS, STEP_VERSIONS, StudyConfig
 from mist_ops.dataset import Case

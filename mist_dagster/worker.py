@@ -21,7 +21,7 @@ from dagster_celery.app import app
 from dagster_shared.serdes import unpack_value
 
 import mist_dagster.assets  # noqa: F401 - once, and not by the process of each step
-from mist_dagster.executors import BACKEND, BROKER
+from mist_dagster.runtime.executors import BACKEND, BROKER
 
 _SECONDS_BETWEEN_LOOKS = 5.0
 

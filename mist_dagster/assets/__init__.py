@@ -10,8 +10,8 @@ from mist_dagster.assets.evaluation import evaluation_assets
 from mist_dagster.assets.postprocessing import postprocessing_assets
 from mist_dagster.assets.prediction import prediction_assets
 from mist_dagster.assets.preprocessing import preprocessing_assets
-from mist_dagster.assets.status import plan_job, status_checks
 from mist_dagster.assets.training import training_assets
+from mist_dagster.freshness.checks import plan_job, status_checks
 from mist_dagster.jobs import study_jobs
 from mist_dagster.partitions import study_partitions
 from mist_dagster.sensors import study_sensors

@@ -12,9 +12,9 @@ import dagster as dg
 from pydantic import Field, create_model
 
 from mist_dagster import metadata
-from mist_dagster.busy import at_work
-from mist_dagster.progress import Progress
 from mist_dagster.provenance import CODE_VERSION, asset_key, config_versions, interruptible, shown_settings
+from mist_dagster.runtime.locks import at_work
+from mist_dagster.runtime.progress import Progress
 from mist_ops.analysis.analyze import analyze, fold_origins
 from mist_ops.config import STAGE_SECTIONS, StudyConfig, read_config
 from mist_ops.dataset import read_train_paths

@@ -10,8 +10,8 @@ from pydantic import Field
 
 from mist_dagster.jobs import raw_case_checks
 from mist_dagster.metadata import table
-from mist_dagster.progress import Progress
 from mist_dagster.provenance import asset_key, collect
+from mist_dagster.runtime.progress import Progress
 from mist_ops.analysis.analyze import find_leaks, read_fingerprint
 from mist_ops.analysis.verify import verify
 from mist_ops.config import read_config

@@ -4,8 +4,8 @@ import dagster as dg
 from pydantic import Field
 
 from mist_dagster import metadata
-from mist_dagster.progress import Progress
 from mist_dagster.provenance import CODE_VERSION, asset_key, interruptible
+from mist_dagster.runtime.progress import Progress
 from mist_ops.files import file_hash
 from mist_ops.study import Study
 

@@ -7,9 +7,9 @@ import dagster as dg
 from pydantic import Field
 
 from mist_dagster import metadata
-from mist_dagster.busy import at_work
-from mist_dagster.progress import Progress
 from mist_dagster.provenance import Inputs, asset_key, code_version, collect, hashed, interruptible, listed
+from mist_dagster.runtime.locks import at_work
+from mist_dagster.runtime.progress import Progress
 from mist_ops.dataset import Assignment
 from mist_ops.errors import ConfigError, counted, few
 from mist_ops.evaluation.pages import Model

@@ -8,8 +8,8 @@ import dagster as dg
 from pydantic import Field
 
 from mist_dagster import metadata
-from mist_dagster.progress import Progress
 from mist_dagster.provenance import CODE_VERSION, asset_key, interruptible
+from mist_dagster.runtime.progress import Progress
 from mist_ops.config import read_config
 from mist_ops.dataset import read_train_paths
 from mist_ops.errors import few

@@ -11,13 +11,13 @@ import dagster as dg
 from pydantic import Field
 
 from mist_dagster import metadata
-from mist_dagster.busy import at_work
-from mist_dagster.executors import GPU_QUEUE
-from mist_dagster.gpu import leased_devices
-from mist_dagster.memory import claim
 from mist_dagster.partitions import StudyPartitions
-from mist_dagster.progress import Progress
 from mist_dagster.provenance import Made, asset_key, code_version, interruptible, materialize_each
+from mist_dagster.runtime.executors import GPU_QUEUE
+from mist_dagster.runtime.gpu import leased_devices
+from mist_dagster.runtime.locks import at_work
+from mist_dagster.runtime.memory import claim
+from mist_dagster.runtime.progress import Progress
 from mist_ops.config import StudyConfig, read_config
 from mist_ops.dataset import Assignment, Case, read_paths, read_train_paths
 from mist_ops.errors import CaseError

@@ -7,10 +7,10 @@ import dagster as dg
 from pydantic import Field
 
 from mist_dagster import metadata
-from mist_dagster.busy import at_work
 from mist_dagster.partitions import StudyPartitions
-from mist_dagster.progress import Progress
 from mist_dagster.provenance import Made, asset_key, code_version, interruptible, materialize_each
+from mist_dagster.runtime.locks import at_work
+from mist_dagster.runtime.progress import Progress
 from mist_ops.boxes import read_boxes, read_sizes
 from mist_ops.config import StudyConfig, read_config
 from mist_ops.dataset import Case, read_train_paths

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Literal, Optional
 import dagster as dg
 from pydantic import Field
 
-from mist_dagster import metadata, tensorboard
-from mist_dagster.busy import at_work
-from mist_dagster.executors import GPU_QUEUE
-from mist_dagster.gpu import leased_devices
+from mist_dagster import metadata
+from mist_dagster.instance import tensorboard
 from mist_dagster.partitions import StudyPartitions, fold_index
-from mist_dagster.progress import Progress
 from mist_dagster.provenance import CODE_VERSION, asset_key, code_version, interruptible
+from mist_dagster.runtime.executors import GPU_QUEUE
+from mist_dagster.runtime.gpu import leased_devices
+from mist_dagster.runtime.locks import at_work
+from mist_dagster.runtime.progress import Progress
 from mist_ops.analysis.analyze import find_leaks
 from mist_ops.analysis.folds import check_folds, make_fold
 from mist_ops.config import StudyConfig, read_config

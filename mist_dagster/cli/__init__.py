@@ -11,11 +11,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
-from mist_dagster import options
+from mist_dagster.cli import options
 from mist_ops.errors import MistError
 
 if TYPE_CHECKING:
-    from mist_dagster.options import Options
+    from mist_dagster.cli.options import Options
 
 Arguments = Sequence[str] | None
 
@@ -122,9 +122,9 @@ def passport(arguments: Arguments = None) -> int:
 def ui(arguments: Arguments = None) -> int:
     """Serve the web UI, the daemon and TensorBoard on this machine, and nowhere else, until Ctrl-C."""
     chosen, _ = options.parse("mist_ui", ui.__doc__, options.UiOptions, [], arguments)
-    from mist_dagster import tensorboard
-    from mist_dagster.home import serve
-    from mist_dagster.studies import registered_studies
+    from mist_dagster.instance import tensorboard
+    from mist_dagster.instance.home import serve
+    from mist_dagster.instance.studies import registered_studies
 
     with tensorboard.serving(chosen.tensorboard_port, registered_studies()):
         return serve(chosen.port)
@@ -151,7 +151,7 @@ def _run(
     chosen, settings = options.parse(f"mist_{name}", purpose, kind, stages, arguments)
     with _loading():
         from mist_dagster.launch import RunCanceledError, RunFailedError, launcher
-        from mist_dagster.progress import TerminalProgress
+        from mist_dagster.runtime.progress import TerminalProgress
 
         work: Any = getattr(importlib.import_module(f"{__name__}.{module}"), name)
     with TerminalProgress() as progress, ExitStack() as stack:
@@ -182,7 +182,7 @@ def _unforeseen(error: Exception) -> str:
     if isinstance(error, OSError):
         return explained(error)
     if type(error).__module__.startswith(("sqlite3", "sqlalchemy")):
-        from mist_dagster.home import dagster_home
+        from mist_dagster.instance.home import dagster_home
 
         return (
             f"The records in {dagster_home()} cannot be used ({str(error).splitlines()[0]}). The files of your studies "

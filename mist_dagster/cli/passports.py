@@ -33,7 +33,7 @@ def run(arguments: Sequence[str] | None, purpose: str | None) -> int:
 
 
 def _verify(model: Path, numpy: Path | None) -> list[str]:
-    from mist_dagster.studies import registered_studies
+    from mist_dagster.instance.studies import registered_studies
     from mist_ops.study import Study
     from mist_ops.training.passports import verify
 

@@ -9,12 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mist_dagster.assets.analysis import launchpad
-from mist_dagster.assets.status import PlanRun
-from mist_dagster.cli.run_config import Settings, absolute, given
-from mist_dagster.gpu import ALL_GPUS
-from mist_dagster.home import dagster_home
-from mist_dagster.launch import Launcher, others_first, submit
-from mist_dagster.options import (
+from mist_dagster.cli.options import (
     AcceptOptions,
     AnalyzeOptions,
     ChoosePostprocessingOptions,
@@ -26,14 +21,19 @@ from mist_dagster.options import (
     StudyOptions,
     TrainOptions,
 )
-from mist_dagster.outputs import outdated_outputs
+from mist_dagster.cli.run_config import Settings, absolute, given
+from mist_dagster.freshness.checks import PlanRun
+from mist_dagster.freshness.outputs import outdated_outputs
+from mist_dagster.freshness.rebuild import rebuild
+from mist_dagster.freshness.status import Status, patients_to_preprocess, predictions_to_make, sentences, stale_results
+from mist_dagster.freshness.status import status as study_status
+from mist_dagster.instance.home import dagster_home
+from mist_dagster.instance.studies import register
+from mist_dagster.launch import Launcher, others_first, submit
 from mist_dagster.partitions import fold_key
-from mist_dagster.plan import analyze_anew, make_current, show_status
+from mist_dagster.pipeline import analyze_anew, make_current, show_status
 from mist_dagster.provenance import adopt_config
-from mist_dagster.rebuild import rebuild
-from mist_dagster.status import Status, patients_to_preprocess, predictions_to_make, sentences, stale_results
-from mist_dagster.status import status as study_status
-from mist_dagster.studies import register
+from mist_dagster.runtime.gpu import ALL_GPUS
 from mist_ops.analysis.folds import check_folds, make_fold
 from mist_ops.config import NAMES, StudyConfig, check_names, edits, override, read_config, write_config
 from mist_ops.dataset import Assignment, Fold, read_description, read_paths, read_train_paths

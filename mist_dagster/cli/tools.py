@@ -7,9 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mist_dagster.cli.run_config import Settings, absolute, given
-from mist_dagster.launch import Launcher, others_first
-from mist_dagster.options import (
+from mist_dagster.cli.options import (
     AverageWeightsOptions,
     ConvertCsvOptions,
     ConvertMsdOptions,
@@ -19,6 +17,8 @@ from mist_dagster.options import (
     PredictOptions,
     RankOptions,
 )
+from mist_dagster.cli.run_config import Settings, absolute, given
+from mist_dagster.launch import Launcher, others_first
 from mist_ops.errors import ConfigError
 
 

@@ -6,8 +6,8 @@ from typing import Optional
 import dagster as dg
 from pydantic import Field
 
-from mist_dagster.progress import Progress
 from mist_dagster.provenance import collect, hashed, interruptible
+from mist_dagster.runtime.progress import Progress
 from mist_dagster.tools.record import finish, recorded, tool_asset
 from mist_ops.conversion.csv import convert_csv
 

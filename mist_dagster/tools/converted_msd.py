@@ -5,8 +5,8 @@ from pathlib import Path
 import dagster as dg
 from pydantic import Field
 
-from mist_dagster.progress import Progress
 from mist_dagster.provenance import collect, hashed, interruptible
+from mist_dagster.runtime.progress import Progress
 from mist_dagster.tools.record import finish, recorded, tool_asset
 from mist_ops.conversion.msd import convert_msd
 

@@ -8,8 +8,8 @@ import dagster as dg
 from pydantic import Field
 
 from mist_dagster import metadata
-from mist_dagster.progress import Progress
 from mist_dagster.provenance import collect, hashed, interruptible
+from mist_dagster.runtime.progress import Progress
 from mist_dagster.tools.record import finish, recorded, tool_asset
 from mist_ops.evaluation.picture import draw_scores
 from mist_ops.evaluation.score import Absent, read_evaluation

@@ -7,8 +7,8 @@ import dagster as dg
 from pydantic import Field
 
 from mist_dagster import metadata
-from mist_dagster.progress import Progress
 from mist_dagster.provenance import collect, hashed, interruptible
+from mist_dagster.runtime.progress import Progress
 from mist_dagster.tools.record import finish, recorded, tool_asset
 from mist_ops.postprocessing.case import check_output, find_predictions, postprocess_case
 from mist_ops.postprocessing.strategy import read_strategy, write_strategy

@@ -8,10 +8,10 @@ from typing import Optional
 import dagster as dg
 from pydantic import Field
 
-from mist_dagster.gpu import leased_devices
-from mist_dagster.memory import claim
-from mist_dagster.progress import Progress
 from mist_dagster.provenance import collect, hashed, interruptible
+from mist_dagster.runtime.gpu import leased_devices
+from mist_dagster.runtime.memory import claim
+from mist_dagster.runtime.progress import Progress
 from mist_dagster.tools.record import finish, recorded, tool_asset
 from mist_ops.config import read_config
 from mist_ops.dataset import Case, read_paths

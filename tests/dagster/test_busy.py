@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mist_dagster.busy import BusyError, at_work
+from mist_dagster.runtime.locks import BusyError, at_work
 from mist_ops.study import Study
 
 STUDY = Study("s", numpy=Path("numpy"), results=Path("results"))

@@ -12,7 +12,7 @@ import pytest
 
 from mist_dagster import cli
 from mist_dagster.definitions import build_definitions
-from mist_dagster.home import instance
+from mist_dagster.instance.home import instance
 from mist_ops.dataset import find_training_cases, read_description, read_train_paths
 from mist_ops.files import write_json
 from mist_ops.imaging.nifti import read_image, read_labels, write_image, write_labels

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mist_dagster import cli
-from mist_dagster.studies import registered_studies
+from mist_dagster.instance.studies import registered_studies
 from mist_ops.dataset import read_train_paths
 from mist_ops.phantoms import write_phantoms
 from mist_ops.study import Study

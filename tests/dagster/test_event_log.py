@@ -7,13 +7,13 @@ from pathlib import Path
 import dagster as dg
 from dagster._core.storage.event_log.sqlite.sqlite_event_log import SqliteEventLogStorage
 
-from mist_dagster.event_log import KeptSqliteEventLog
-from mist_dagster.home import instance
+from mist_dagster.instance.event_log import KeptSqliteEventLog
+from mist_dagster.instance.home import instance
 
 KEY = dg.AssetKey("case")
 REPORT = """
 import sys, dagster as dg
-from mist_dagster.home import instance
+from mist_dagster.instance.home import instance
 with instance() as opened:
     for index in range(20):
         opened.report_runless_asset_event(dg.AssetMaterialization("case", partition=f"{sys.argv[1]}_{index}"))

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from mist_dagster.gpu import POOL, fit_pool, lease, leased_devices
-from mist_dagster.home import instance
+from mist_dagster.instance.home import instance
+from mist_dagster.runtime.gpu import POOL, fit_pool, lease, leased_devices
 from mist_ops.errors import ConfigError
 
 TWO = {"cuda:0": "first", "cuda:1": "second"}
@@ -18,7 +18,7 @@ TWO = {"cuda:0": "first", "cuda:1": "second"}
 HOLDER = """
 import sys
 from pathlib import Path
-from mist_dagster.gpu import lease
+from mist_dagster.runtime.gpu import lease
 with lease(1, {"cuda:0": "first", "cuda:1": "second"}, Path(sys.argv[1])) as names:
     print(*names, flush=True)
     sys.stdin.read()

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mist_dagster import cli
-from mist_dagster.home import instance
+from mist_dagster.instance.home import instance
 from mist_ops.config import read_config
 from mist_ops.study import Study
 

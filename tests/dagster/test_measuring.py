@@ -12,8 +12,8 @@ import pytest
 
 from mist_dagster import cli
 from mist_dagster.definitions import build_definitions
-from mist_dagster.home import instance
-from mist_dagster.studies import registered_studies
+from mist_dagster.instance.home import instance
+from mist_dagster.instance.studies import registered_studies
 from mist_dagster.tools import TOOLS
 from mist_ops.config import read_config
 from mist_ops.dataset import read_train_paths

@@ -5,12 +5,12 @@ import sys
 import threading
 from pathlib import Path
 
-from mist_dagster.memory import claim
+from mist_dagster.runtime.memory import claim
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from mist_dagster.memory import claim
+from mist_dagster.runtime.memory import claim
 with claim(int(sys.argv[1]), 100, Path(sys.argv[2])):
     print("held", flush=True)
     time.sleep(60)

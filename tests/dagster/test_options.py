@@ -2,7 +2,7 @@
 
 import pytest
 
-from mist_dagster.options import AnalyzeOptions, PreprocessOptions, RunAllOptions, TrainOptions, parse
+from mist_dagster.cli.options import AnalyzeOptions, PreprocessOptions, RunAllOptions, TrainOptions, parse
 from mist_ops.config import StudyConfig
 from mist_ops.schema import flagged_fields
 

@@ -5,7 +5,7 @@ import logging
 import pytest
 
 from mist_dagster import cli
-from mist_dagster.progress import LogProgress, TerminalProgress, rate
+from mist_dagster.runtime.progress import LogProgress, TerminalProgress, rate
 from mist_ops.study import Study
 
 

@@ -13,8 +13,8 @@ import dagster as dg
 import pytest
 
 from mist_dagster import cli
-from mist_dagster.gpu import POOL
-from mist_dagster.home import instance
+from mist_dagster.instance.home import instance
+from mist_dagster.runtime.gpu import POOL
 from mist_ops.study import Study
 
 from .conftest import preprocessed

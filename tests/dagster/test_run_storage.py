@@ -8,7 +8,7 @@ import dagster as dg
 import pytest
 from dagster._core.storage.runs import SqliteRunStorage
 
-from mist_dagster.home import instance
+from mist_dagster.instance.home import instance
 
 
 @dg.op

@@ -20,11 +20,11 @@ from tiny import TINY
 
 from mist_dagster import cli
 from mist_dagster.definitions import defs
-from mist_dagster.executors import executor
-from mist_dagster.home import instance
+from mist_dagster.instance.home import instance
 from mist_dagster.jobs import job_name
 from mist_dagster.launch import CODE_LOCATION, LAUNCH, RELOAD
 from mist_dagster.partitions import study_partitions
+from mist_dagster.runtime.executors import executor
 from mist_ops.config import override, read_config, write_config
 from mist_ops.errors import ConfigError
 from mist_ops.study import Study

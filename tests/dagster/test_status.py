@@ -9,9 +9,9 @@ import pytest
 
 from mist_dagster import cli
 from mist_dagster.definitions import build_definitions
-from mist_dagster.home import instance
+from mist_dagster.freshness.status import sentences, status
+from mist_dagster.instance.home import instance
 from mist_dagster.jobs import CHECKED, in_sync_checks
-from mist_dagster.status import sentences, status
 from mist_ops.config import STEP_VERSIONS, override, read_config, write_config
 from mist_ops.dataset import read_train_paths
 from mist_ops.imaging.nifti import read_labels, write_labels

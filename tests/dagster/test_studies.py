@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from mist_dagster.home import dagster_home, instance
+from mist_dagster.instance.home import dagster_home, instance
+from mist_dagster.instance.studies import register, registered_studies
 from mist_dagster.launch import _partition_tags
 from mist_dagster.partitions import study_partitions
-from mist_dagster.studies import register, registered_studies
 from mist_ops.errors import ConfigError
 from mist_ops.phantoms import write_phantoms
 from mist_ops.study import Study
@@ -75,3 +75,13 @@ def test_patients_are_done_in_as_few_runs_as_there_are_unbroken_ranges() -> None
     tags = [list(tag.values()) for tag in _partition_tags(["a", "b", "c", "d", "e"], ["e", "b", "a"])]
     assert tags == [["a", "b"], ["e"]]
     assert list(_partition_tags([], None)) == [{}]
+
+
+def test_a_home_of_an_earlier_version_finds_the_modules_that_moved(home: Path) -> None:
+    dagster_home()
+    settings = home / "dagster.yaml"
+    now = settings.read_text()
+    settings.write_text(now.replace("mist_dagster.instance.", "mist_dagster.") + "# mine\n")
+    with instance():
+        pass
+    assert settings.read_text() == now + "# mine\n"

@@ -10,9 +10,9 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from mist_dagster import tensorboard
+from mist_dagster.instance import tensorboard
+from mist_dagster.instance.studies import register
 from mist_dagster.provenance import asset_key
-from mist_dagster.studies import register
 from mist_ops.study import Study
 
 from .serving import free_port, serving, wait_until

@@ -16,7 +16,7 @@ import dagster as dg
 import numpy as np
 import pytest
 
-from mist_dagster.home import instance
+from mist_dagster.instance.home import instance
 from mist_dagster.jobs import STAGES
 from mist_dagster.launch import CODE_LOCATION
 from mist_ops.dataset import read_train_paths

@@ -12,7 +12,7 @@ import pytest
 from dagster._cli import dev
 from starlette.responses import PlainTextResponse
 
-from mist_dagster.webserver import OwnPagesAlone
+from mist_dagster.instance.webserver import OwnPagesAlone
 
 from .serving import ask, serving
 

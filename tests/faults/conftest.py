@@ -11,7 +11,7 @@ import pytest
 from tiny import TINY
 
 from mist_dagster import cli
-from mist_dagster.home import instance
+from mist_dagster.instance.home import instance
 from mist_ops.config import override, read_config, write_config
 from mist_ops.phantoms import write_phantoms
 

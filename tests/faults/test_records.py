@@ -7,9 +7,9 @@ from pathlib import Path
 
 import dagster as dg
 
-from mist_dagster.home import instance
+from mist_dagster.instance.home import instance
+from mist_dagster.instance.studies import registered_studies
 from mist_dagster.provenance import asset_key
-from mist_dagster.studies import registered_studies
 
 from .harness import Sandbox
 

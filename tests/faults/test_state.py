@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 
 from mist_dagster.cli import studies
-from mist_dagster.home import instance
+from mist_dagster.cli.options import TrainOptions
+from mist_dagster.instance.home import instance
 from mist_dagster.launch import Launcher
-from mist_dagster.options import TrainOptions
-from mist_dagster.progress import LogProgress
+from mist_dagster.runtime.progress import LogProgress
 from mist_ops.config import override, read_config, write_config
 from mist_ops.dataset import read_train_paths
 from mist_ops.errors import ConfigError

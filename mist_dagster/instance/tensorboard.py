@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from urllib.parse import quote
 
-from mist_dagster.home import dagster_home
+from mist_dagster.instance.home import dagster_home
 from mist_ops.study import Study
 
 _ADDRESS = "tensorboard.url"

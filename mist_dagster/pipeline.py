@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
-from mist_dagster.assets.status import PlanRun
-from mist_dagster.gpu import ALL_GPUS
+from mist_dagster.freshness.checks import PlanRun
+from mist_dagster.freshness.outputs import make_outputs
+from mist_dagster.freshness.status import Status, status, told_unused, unused
 from mist_dagster.launch import Launcher, ask_for_reload, others_first
-from mist_dagster.outputs import make_outputs
 from mist_dagster.partitions import fold_key
 from mist_dagster.provenance import adopt_config
-from mist_dagster.status import Status, status, told_unused, unused
+from mist_dagster.runtime.gpu import ALL_GPUS
 from mist_ops.analysis.analyze import read_fingerprint
 from mist_ops.config import read_config
 from mist_ops.dataset import read_train_paths

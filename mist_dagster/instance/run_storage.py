@@ -10,7 +10,7 @@ from dagster._core.storage.runs import SqliteRunStorage
 from dagster._core.storage.sqlite import SQLITE_BUSY_TIMEOUT_SECONDS
 from dagster._serdes import ConfigurableClassData
 
-from mist_dagster.home import dagster_home
+from mist_dagster.instance.home import dagster_home
 
 
 class PatientSqliteRunStorage(SqliteRunStorage):

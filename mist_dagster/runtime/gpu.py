@@ -17,7 +17,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from mist_dagster.claims import own_folder
+from mist_dagster.runtime.reservations import own_folder
 
 if TYPE_CHECKING:
     from dagster import AssetExecutionContext, DagsterInstance
@@ -157,7 +157,7 @@ def _count() -> int:
 
 _COUNT = """
 import sys
-from mist_dagster.gpu import _visible
+from mist_dagster.runtime.gpu import _visible
 from mist_ops.errors import MistError
 try:
     print(len(_visible(None)))

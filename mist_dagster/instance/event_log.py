@@ -16,7 +16,7 @@ from dagster._core.storage.sqlite import SQLITE_BUSY_TIMEOUT_SECONDS
 from dagster._serdes import ConfigurableClassData
 from sqlalchemy import Connection, Engine, create_engine
 
-from mist_dagster.home import dagster_home
+from mist_dagster.instance.home import dagster_home
 
 _MOST_KEPT = 8
 """The index and the latest runs: a web server looks at thousands, each with a file of its own."""

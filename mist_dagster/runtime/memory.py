@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
-from mist_dagster.claims import own_folder, put, turn
+from mist_dagster.runtime.reservations import own_folder, put, turn
 from mist_ops.machine import installed_memory
 
 _SHARE = 0.9

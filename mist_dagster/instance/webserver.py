@@ -65,7 +65,7 @@ class ClosedWebserver(DagsterWebserver[Any, Any]):
 def _start(command: list[str], **how: Any) -> Any:
     """Start a process of ``dagster dev``: this module in the place of Dagster's web server."""
     return open_ipc_subprocess(
-        ["mist_dagster.webserver" if word == "dagster_webserver" else word for word in command], **how
+        ["mist_dagster.instance.webserver" if word == "dagster_webserver" else word for word in command], **how
     )
 
 

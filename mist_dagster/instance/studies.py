@@ -12,8 +12,8 @@ from typing import Any
 import yaml
 from pydantic import Field
 
-from mist_dagster import tensorboard
-from mist_dagster.home import dagster_home
+from mist_dagster.instance import tensorboard
+from mist_dagster.instance.home import dagster_home
 from mist_ops.errors import ConfigError
 from mist_ops.files import write_text
 from mist_ops.schema import Section

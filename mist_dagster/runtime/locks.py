@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from datetime import datetime
 
-from mist_dagster.claims import put, turn
+from mist_dagster.runtime.reservations import put, turn
 from mist_ops.errors import MistError
 from mist_ops.files import remove_leftovers
 from mist_ops.study import Study

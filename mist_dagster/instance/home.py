@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import os
+import re
 import shutil
 import signal
 import socket
@@ -13,7 +14,8 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mist_dagster.gpu import fit_pool
+from mist_dagster.runtime.gpu import fit_pool
+from mist_ops.files import write_text
 
 if TYPE_CHECKING:
     from dagster import DagsterInstance
@@ -28,11 +30,21 @@ def dagster_home() -> Path:
     """Return ``$DAGSTER_HOME``, or the embedded default, made ready for use."""
     home = Path(os.environ.get("DAGSTER_HOME") or Path.home() / ".mist" / "dagster_home").expanduser().resolve()
     (home / "studies").mkdir(parents=True, exist_ok=True)
-    if not (home / "dagster.yaml").exists():
-        with as_file(files(__package__) / "dagster.yaml") as packaged:
-            shutil.copyfile(packaged, home / "dagster.yaml")
+    settings = home / "dagster.yaml"
+    if not settings.exists():
+        with as_file(files("mist_dagster") / "dagster.yaml") as packaged:
+            shutil.copyfile(packaged, settings)
+    _follow_moved_modules(settings)
     os.environ["DAGSTER_HOME"] = str(home)
     return home
+
+
+def _follow_moved_modules(settings: Path) -> None:
+    """Rename the modules of storage in the settings of a home that an earlier version created."""
+    before = settings.read_text(encoding="utf-8")
+    after = re.sub(r"(module: mist_dagster)\.(event_log|run_storage)\b", r"\1.instance.\2", before)
+    if after != before:
+        write_text(settings, after)
 
 
 @contextlib.contextmanager
@@ -74,8 +86,8 @@ def serve(port: int) -> int:
     home, address = dagster_home(), f"http://127.0.0.1:{port}"
     with instance() as opened:  # made, if this is the first use, before two processes do it at once
         fit_pool(opened)
-    workspace = str(files(__package__) / "workspace.yaml")
-    dev = [sys.executable, "-m", "mist_dagster.webserver", "dev"]
+    workspace = str(files("mist_dagster") / "workspace.yaml")
+    dev = [sys.executable, "-m", "mist_dagster.instance.webserver", "dev"]
     command = [*dev, "-h", "127.0.0.1", "-p", str(port), "-w", workspace]
     print(f"The UI of {home} will be at {address}; Ctrl-C ends it.", flush=True)  # noqa: T201 - a command's answer
     url = home / _ADDRESS

@@ -11,10 +11,10 @@ import dagster as dg
 from pydantic import Field
 
 from mist_dagster import metadata
+from mist_dagster.freshness.status import Status, sentences, status
 from mist_dagster.jobs import in_sync_checks
 from mist_dagster.partitions import fold_key
-from mist_dagster.progress import Progress
-from mist_dagster.status import Status, sentences, status
+from mist_dagster.runtime.progress import Progress
 from mist_ops.study import Study
 
 
@@ -76,9 +76,9 @@ def plan_job(study: Study) -> dg.JobDefinition:
 
     @dg.op(name=f"{study.name}__plan_op", description="Find out what is out of date, and make just that again.")
     def plan(context: dg.OpExecutionContext, config: PlanRun, progress: dg.ResourceParam[Progress]) -> None:
+        from mist_dagster.freshness.outputs import outdated_outputs
         from mist_dagster.launch import Launcher  # it builds the definitions, of which this is one
-        from mist_dagster.outputs import outdated_outputs
-        from mist_dagster.plan import make_current
+        from mist_dagster.pipeline import make_current
 
         found = status(study)
         outputs = outdated_outputs(context.instance, study, found)

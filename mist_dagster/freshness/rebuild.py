@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import dagster as dg
 
 from mist_dagster.definitions import build_definitions
+from mist_dagster.freshness.status import Status
 from mist_dagster.launch import Launcher
 from mist_dagster.partitions import fold_key
 from mist_dagster.provenance import asset_key, config_versions, provenance_tags, version_tags
-from mist_dagster.status import Status
 from mist_ops.config import read_config
 from mist_ops.dataset import read_paths, read_train_paths
 from mist_ops.files import file_hash

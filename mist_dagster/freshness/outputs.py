@@ -10,8 +10,8 @@ from typing import Any
 
 import dagster as dg
 
+from mist_dagster.freshness.status import Status
 from mist_dagster.launch import Launcher
-from mist_dagster.status import Status
 from mist_dagster.tools import TOOLS
 from mist_ops.files import file_hash
 from mist_ops.study import Study

@@ -1,0 +1,1 @@
+"""What of a study is stale, why, and what to rebuild."""
