@@ -24,7 +24,8 @@ from mist_ops.config import StudyConfig, read_config
 from mist_ops.dataset import read_train_paths
 from mist_ops.files import file_hash, write_json
 from mist_ops.phantoms import write_phantoms
-from mist_ops.preprocessing.case import read_content_hash, remove_case, write_case
+from mist_ops.preprocessing.case import write_case
+from mist_ops.records.arrays import read_content_hash, remove_case
 from mist_ops.study import Study
 
 SIZE = (16, 16, 16)

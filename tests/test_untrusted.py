@@ -39,11 +39,12 @@ from mist_ops.inference.records import why_outdated as prediction_outdated
 from mist_ops.models.weights import write_tensors
 from mist_ops.phantoms import write_phantoms
 from mist_ops.postprocessing.strategy import Step, read_strategy, write_strategy
-from mist_ops.preprocessing.case import input_hashes, read_case_geometry, read_content_hash, write_case
-from mist_ops.preprocessing.case import why_outdated as case_outdated
+from mist_ops.preprocessing.case import write_case
 from mist_ops.ranking.tables import read_scores
+from mist_ops.records.arrays import case_content, input_hashes, read_case_geometry, read_content_hash
+from mist_ops.records.arrays import why_outdated as case_outdated
 from mist_ops.study import Study, check_id
-from mist_ops.training.passports import case_content, differences, read_passport, verify
+from mist_ops.training.passports import differences, read_passport, verify
 from mist_ops.types import Json
 
 JSON = st.recursive(

@@ -19,7 +19,7 @@ from mist_ops.dataset import (
 )
 from mist_ops.errors import ConfigError
 from mist_ops.files import file_hash, json_hash
-from mist_ops.preprocessing.case import input_hashes
+from mist_ops.records.arrays import input_hashes
 from mist_ops.study import Study
 
 # Observation of partitions is a beta feature that behaves (measured on 1.13); its warning says nothing to a user.

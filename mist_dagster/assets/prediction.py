@@ -24,8 +24,9 @@ from mist_ops.errors import CaseError
 from mist_ops.evaluation.picture import dice_of, draw_case
 from mist_ops.files import file_hash
 from mist_ops.inference.records import Origin, recording
+from mist_ops.records.arrays import case_content
 from mist_ops.study import Study
-from mist_ops.training.passports import case_content, trained_on
+from mist_ops.training.passports import trained_on
 from mist_ops.workers import Outcome, outcomes
 
 if TYPE_CHECKING:

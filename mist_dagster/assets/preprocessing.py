@@ -14,7 +14,8 @@ from mist_dagster.runtime.progress import Progress
 from mist_ops.boxes import read_boxes, read_sizes
 from mist_ops.config import StudyConfig, read_config
 from mist_ops.dataset import Case, read_train_paths
-from mist_ops.preprocessing.case import read_case_geometry, write_case
+from mist_ops.preprocessing.case import write_case
+from mist_ops.records.arrays import read_case_geometry
 from mist_ops.study import Study
 from mist_ops.types import Box, Size
 from mist_ops.workers import outcomes

@@ -23,7 +23,7 @@ from mist_ops.config import StudyConfig, read_config
 from mist_ops.dataset import Fold, read_train_paths
 from mist_ops.errors import DatasetError, listing
 from mist_ops.files import file_hash, json_hash
-from mist_ops.preprocessing.case import read_content_hash
+from mist_ops.records.arrays import read_content_hash
 from mist_ops.study import Study
 
 if TYPE_CHECKING:

@@ -40,7 +40,7 @@ from mist_ops.dataset import Assignment, Fold, read_description, read_paths, rea
 from mist_ops.errors import ConfigError, few
 from mist_ops.files import write_text
 from mist_ops.inference.records import NOT_ON_RECORD
-from mist_ops.preprocessing.case import DAMAGED, NOT_THERE
+from mist_ops.records.arrays import DAMAGED, NOT_THERE
 from mist_ops.study import Study
 from mist_ops.training.passports import regrouped, verify
 

@@ -14,8 +14,9 @@ from mist_ops.config import read_config
 from mist_ops.dataset import read_paths, read_train_paths
 from mist_ops.files import file_hash
 from mist_ops.inference.records import read_mask_hash
+from mist_ops.records.arrays import case_content
 from mist_ops.study import Study
-from mist_ops.training.passports import case_content, read_passport
+from mist_ops.training.passports import read_passport
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,9 @@ from mist_ops.evaluation.table import summary_path
 from mist_ops.files import file_hash, read_object
 from mist_ops.inference.records import Origin, read_mask_hash
 from mist_ops.inference.records import why_outdated as prediction_outdated
-from mist_ops.preprocessing.case import input_hashes, why_outdated
+from mist_ops.records.arrays import case_content, input_hashes, why_outdated
 from mist_ops.study import Study
-from mist_ops.training.passports import case_content, read_passport, regrouped, verify
+from mist_ops.training.passports import read_passport, regrouped, verify
 
 _NO_OUTPUTS: Mapping[Path, str] = MappingProxyType({})
 

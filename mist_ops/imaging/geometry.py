@@ -12,7 +12,7 @@ import nibabel as nib
 import numpy as np
 from jaxtyping import Float
 
-from mist_ops.types import Box, Json, Size, Spacing
+from mist_ops.types import Box, Size, Spacing
 
 Affine = Float[np.ndarray, "4 4"]
 Vector = Float[np.ndarray, "3"]
@@ -146,15 +146,24 @@ class Geometry:
         x, y, z = (max(1, round(voxels)) for voxels in exact.tolist())
         return replace(self, size=(x, y, z), spacing=target_spacing)
 
-    def to_json(self) -> Json:
-        """The fields as JSON."""
-        fields = ("size", "spacing", "origin", "direction")
-        return {name: list(getattr(self, name)) for name in fields}
 
-    @classmethod
-    def from_json(cls, value: Json) -> Geometry:
-        """The inverse of ``to_json``."""
-        return cls(*(tuple(value[name]) for name in ("size", "spacing", "origin", "direction")))
+@dataclass(frozen=True)
+class CaseGeometry:
+    """The grids of a case before and after preprocessing, from which a prediction is restored to the original grid.
+
+    Attributes:
+        original: Grid of the files.
+        box: The part of it that was cropped out, in its voxel indices; None for all of it.
+        preprocessed: Canonical grid of the arrays; the original one where preprocessing is skipped.
+    """
+
+    original: Geometry
+    box: Box | None
+    preprocessed: Geometry
+
+    def canonical(self) -> tuple[Geometry, Reorientation]:
+        """The cropped original grid in canonical order, and the reorientation that leads there."""
+        return (self.original.cropped(self.box) if self.box else self.original).canonical()
 
 
 def _triple(values: Vector) -> tuple[float, float, float]:

@@ -20,7 +20,7 @@ from mist_ops.dataset import Case
 from mist_ops.devices import memory_told
 from mist_ops.errors import CaseError, ConfigError
 from mist_ops.files import read_object
-from mist_ops.imaging.geometry import Geometry
+from mist_ops.imaging.geometry import CaseGeometry, Geometry
 from mist_ops.imaging.nifti import write_labels
 from mist_ops.imaging.vectors import write_vectors
 from mist_ops.inference.restore import restore_slabs
@@ -28,7 +28,8 @@ from mist_ops.inference.slabs import slab_bytes
 from mist_ops.inference.sliding_window import planned_slabs, predict_slabs, window_batch
 from mist_ops.models.weights import load_weights
 from mist_ops.postprocessing.strategy import Strategy, apply
-from mist_ops.preprocessing.case import CaseGeometry, preprocess, read_case_geometry
+from mist_ops.preprocessing.case import preprocess
+from mist_ops.records.arrays import read_case_geometry
 from mist_ops.registry import MODELS
 from mist_ops.study import Study
 from mist_ops.types import Channels, LabelMap, Size

@@ -9,11 +9,10 @@ import numpy as np
 from jaxtyping import Float32
 from numpy.typing import ArrayLike
 
-from mist_ops.imaging.geometry import Geometry, Reorientation
+from mist_ops.imaging.geometry import CaseGeometry, Geometry, Reorientation
 from mist_ops.imaging.labels import to_labels
 from mist_ops.imaging.resample import resample_onto
 from mist_ops.inference.slabs import Slab
-from mist_ops.preprocessing.case import CaseGeometry
 from mist_ops.types import Box, LabelMap
 
 Probabilities: TypeAlias = Float32[np.ndarray, "class i j k"]

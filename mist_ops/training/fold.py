@@ -28,13 +28,13 @@ from mist_ops.files import file_hash, write_json
 from mist_ops.losses.blending import alpha
 from mist_ops.losses.objective import Objective, make_objective
 from mist_ops.models.weights import write_tensors
+from mist_ops.records.arrays import case_content
 from mist_ops.registry import AUGMENTATIONS, LOSSES, MODELS, OPTIMIZERS
 from mist_ops.schedulers import learning_rate
 from mist_ops.study import Study
 from mist_ops.training.batches import Batch, CaseArrays, PatchSampler, default_workers, index_case, stream
 from mist_ops.training.distributed import Ranks, train_together
 from mist_ops.training.loop import Epoch, train
-from mist_ops.training.passports import case_content
 from mist_ops.training.state import TrainingState, load_checkpoint, save_checkpoint
 from mist_ops.training.transfer import Pretrained, check, transfer
 from mist_ops.training.validation import validate

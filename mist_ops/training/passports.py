@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,8 @@ from pydantic import BaseModel, StrictInt, ValidationError, model_validator
 from mist_ops.config import STEP_VERSIONS, StudyConfig, read_config
 from mist_ops.dataset import Fold
 from mist_ops.errors import ConfigError, few
-from mist_ops.files import file_hash, json_hash, read_object
+from mist_ops.files import file_hash, read_object
+from mist_ops.records.arrays import case_content
 from mist_ops.schema import mistakes
 from mist_ops.study import Study
 from mist_ops.types import Json
@@ -40,16 +40,6 @@ class _Passport(BaseModel):
         if not 0 <= self.best_epoch < len(self.history):
             raise ValueError(f"'best_epoch' is {self.best_epoch}, and there are {len(self.history)} epochs")
         return self
-
-
-def case_content(study: Study, case_id: str) -> str:
-    """The hash of a case's arrays: that which preprocessing noted, or else that of the files; empty without any."""
-    noted = study.geometry(case_id)
-    with suppress(FileNotFoundError, ValueError):
-        if found := read_object(noted).get("content"):
-            return str(found)
-    arrays = [path for path in (study.image(case_id), study.label(case_id), study.dtm(case_id)) if path.is_file()]
-    return json_hash([file_hash(path) for path in arrays]) if arrays else ""
 
 
 def read_passport(weights: Path) -> Json:

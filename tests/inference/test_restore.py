@@ -8,10 +8,10 @@ from inference.settings import settings
 
 from mist_ops.config import StudyConfig, override
 from mist_ops.dataset import Case
-from mist_ops.imaging.geometry import Geometry
+from mist_ops.imaging.geometry import CaseGeometry, Geometry
 from mist_ops.imaging.nifti import write_image, write_labels
 from mist_ops.inference.restore import restore
-from mist_ops.preprocessing.case import CaseGeometry, preprocess
+from mist_ops.preprocessing.case import preprocess
 from mist_ops.types import Box, LabelMap, Spacing
 
 Flipped = tuple[int, ...]

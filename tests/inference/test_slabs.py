@@ -18,13 +18,12 @@ from torch import Tensor, nn
 
 from mist_ops.config import StudyConfig, override
 from mist_ops.dataset import Case
-from mist_ops.imaging.geometry import Geometry
+from mist_ops.imaging.geometry import CaseGeometry, Geometry
 from mist_ops.imaging.nifti import write_image
 from mist_ops.inference import case
 from mist_ops.inference.restore import restore, restore_slabs
 from mist_ops.inference.slabs import Slab, divide, reach, slab_bytes
 from mist_ops.inference.sliding_window import memory_budget, predict, predict_slabs
-from mist_ops.preprocessing.case import CaseGeometry
 from mist_ops.types import Size
 
 CPU = torch.device("cpu")

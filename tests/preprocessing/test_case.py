@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,22 +14,11 @@ from scipy.ndimage import gaussian_filter
 from mist_ops.config import StudyConfig
 from mist_ops.dataset import Case
 from mist_ops.errors import CaseError
-from mist_ops.files import stamp, write_json
 from mist_ops.imaging.geometry import Geometry
 from mist_ops.imaging.nifti import write_image, write_labels
 from mist_ops.imaging.resample import resample_onto
-from mist_ops.preprocessing.case import (
-    DAMAGED,
-    CaseGeometry,
-    input_hashes,
-    is_current,
-    preprocess,
-    read_case_geometry,
-    read_content_hash,
-    remove_case,
-    why_outdated,
-    write_case,
-)
+from mist_ops.preprocessing.case import preprocess, write_case
+from mist_ops.records.arrays import read_record
 from mist_ops.study import Study
 from mist_ops.types import Box, Image, LabelMap, Spacing
 
@@ -296,15 +284,15 @@ def test_a_missing_channel_is_refused(case: Case) -> None:
 def test_a_case_is_written_with_its_record(study: Study, case: Case) -> None:
     config = settings(compute_dtms=True)
     content = write_case(study, case, config, None)
-    made, record = preprocess(case, config, None), json.loads(study.geometry("007").read_text())
+    made, record = preprocess(case, config, None), read_record(study, "007")
     assert made.classes is not None
     np.testing.assert_array_equal(np.load(study.image("007")), made.image)
     np.testing.assert_array_equal(np.load(study.label("007")), made.classes[..., None])
     assert np.load(study.dtm("007"), mmap_mode="r").flags.c_contiguous
     assert np.load(study.label("007"), mmap_mode="r").dtype == np.uint8
-    assert read_case_geometry(study, "007") == made.geometry
-    assert (record["content"], record["settings"]) == (content, config.digest("preprocessing"))
-    assert list(record["inputs"]) == ["t1", "mask"]
+    assert record.geometry == made.geometry
+    assert (record.content, record.settings) == (content, config.digest("preprocessing"))
+    assert list(record.inputs) == ["t1", "mask"]
     assert write_case(study, case, config, None) == content
 
 
@@ -320,71 +308,3 @@ def test_distance_maps_that_are_no_longer_wanted_disappear(study: Study, case: C
     write_case(study, case, settings(compute_dtms=True), None)
     write_case(study, case, settings(), None)
     assert not study.dtm("007").exists()
-
-
-def test_arrays_are_current_until_a_file_or_a_setting_changes(study: Study, case: Case, labels: LabelMap) -> None:
-    assert not is_current(study, case, settings())
-    content = write_case(study, case, settings(), None)
-    assert read_content_hash(study, "007") == content
-    assert is_current(study, case, settings())
-    assert not is_current(study, case, settings((1.0, 1.0, 1.0)))
-    assert case.mask is not None
-    write_labels(case.mask, labels * 0, GRID)
-    assert not is_current(study, case, settings())
-
-
-def test_arrays_that_were_cut_short_or_altered_are_outdated(study: Study, case: Case) -> None:
-    write_case(study, case, settings(), None)
-    for locate in (study.image, study.label):
-        path = locate("007")
-        whole = path.read_bytes()
-        for other in (whole[:-1], whole[:-1] + bytes([whole[-1] ^ 1]), b""):
-            path.write_bytes(other)
-            assert why_outdated(study, case, settings().digest("preprocessing")) == DAMAGED
-        path.write_bytes(whole)
-    assert is_current(study, case, settings())
-
-
-def test_files_are_read_only_where_their_times_are_not_on_record(study: Study, case: Case) -> None:
-    write_case(study, case, settings(), None)
-    hashes, record = input_hashes(study, case), json.loads(study.geometry("007").read_text())
-    write_json(study.geometry("007"), {**record, "inputs": {**hashes, "t1": "as noted"}})
-    assert input_hashes(study, case)["t1"] == "as noted"
-    case.images["t1"].touch()
-    assert input_hashes(study, case) == hashes
-
-
-def test_a_file_that_was_only_touched_is_current_and_its_new_times_are_noted(study: Study, case: Case) -> None:
-    write_case(study, case, settings(), None)
-    for path in (case.images["t1"], study.image("007")):
-        path.touch()
-    assert is_current(study, case, settings())
-    noted = json.loads(study.geometry("007").read_text())["stamps"]
-    assert noted["inputs"]["t1"] == stamp(case.images["t1"])
-    assert noted["arrays"]["image"] == stamp(study.image("007"))
-
-
-def test_a_case_that_is_not_there_says_what_to_do(study: Study, case: Case) -> None:
-    remove_case(study, "007")
-    with pytest.raises(CaseError, match="Preprocess the case first"):
-        read_case_geometry(study, "007")
-    write_case(study, case, settings(), None)
-    study.geometry("007").write_text("{}")
-    with pytest.raises(CaseError, match="damaged"):
-        read_case_geometry(study, "007")
-
-
-def test_the_record_of_a_geometry_survives_json() -> None:
-    geometry = CaseGeometry(GRID, Box((1, 2, 3), (4, 5, 6)), GRID.canonical()[0])
-    assert CaseGeometry.from_json(json.loads(json.dumps(geometry.to_json()))) == geometry
-
-
-def test_arrays_whose_writing_was_ended_are_damaged_and_not_of_another_program(study: Study, case: Case) -> None:
-    write_case(study, case, settings(), None)
-    whole = study.geometry(case.id).read_text()
-    study.geometry(case.id).write_text('{"content": null}')
-    assert why_outdated(study, case, settings().digest("preprocessing")) == DAMAGED
-    with pytest.raises(CaseError, match="Preprocess the case again"):
-        read_case_geometry(study, case.id)
-    study.geometry(case.id).write_text(whole)
-    assert is_current(study, case, settings())

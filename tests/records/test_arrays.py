@@ -1,0 +1,173 @@
+"""Records of preprocessed arrays, and when the arrays are stale."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from expect import refuses
+
+from mist_ops.config import STEP_VERSIONS
+from mist_ops.dataset import Case
+from mist_ops.errors import CaseError
+from mist_ops.files import stamp, write_array, write_json
+from mist_ops.imaging.geometry import CaseGeometry, Geometry
+from mist_ops.records.arrays import (
+    DAMAGED,
+    NOT_THERE,
+    Inputs,
+    case_content,
+    input_hashes,
+    mark_unfinished,
+    read_case_geometry,
+    read_content_hash,
+    read_record,
+    remove_case,
+    why_outdated,
+    write_record,
+)
+from mist_ops.study import Study
+from mist_ops.types import Box
+
+GRID = Geometry((12, 14, 10), (1.0, 0.1, 2 / 3), (5.0, 6.0, -7e-9), (0.0, 0.6, -0.8, 0.0, 0.8, 0.6, 1.0, 0.0, 0.0))
+GRIDS = CaseGeometry(GRID, Box((1, 2, 3), (4, 5, 6)), GRID.canonical()[0])
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Study:
+    return Study("study", tmp_path / "numpy", tmp_path / "results")
+
+
+@pytest.fixture
+def case(tmp_path: Path) -> Case:
+    for name in ("t1", "mask"):
+        (tmp_path / f"{name}.nii.gz").write_text(name)
+    return Case("007", {"t1": tmp_path / "t1.nii.gz"}, tmp_path / "mask.nii.gz")
+
+
+def write(study: Study, case: Case, geometry: CaseGeometry = GRIDS) -> str:
+    for number, locate in enumerate((study.image, study.label)):
+        write_array(locate(case.id), np.full((2, 2, 2), number))
+    return write_record(study, case.id, Inputs.of(case), geometry, "settings")
+
+
+def test_a_record_has_the_same_bytes_as_ever(study: Study, case: Case) -> None:
+    content = write(study, case)
+    arrays = {"image": study.image(case.id), "label": study.label(case.id)}
+    grids = {"original": GRID, "box": GRIDS.box, "preprocessed": GRIDS.preprocessed}
+    expected = {
+        **{name: {key: list(value) for key, value in vars(grid).items()} for name, grid in grids.items()},
+        "inputs": input_hashes(study, case),
+        "settings": "settings",
+        "version": STEP_VERSIONS["preprocessing"],
+        "content": content,
+        "stamps": {
+            "inputs": {"t1": stamp(case.images["t1"]), "mask": stamp(case.mask or Path())},
+            "arrays": {name: stamp(path) for name, path in arrays.items()},
+        },
+    }
+    assert study.geometry(case.id).read_text() == json.dumps(expected, indent=2)
+
+
+@pytest.mark.parametrize("geometry", [GRIDS, CaseGeometry(GRID, None, GRID)])
+def test_a_geometry_survives_its_record(study: Study, case: Case, geometry: CaseGeometry) -> None:
+    content = write(study, case, geometry)
+    assert read_case_geometry(study, case.id) == geometry
+    assert read_content_hash(study, case.id) == case_content(study, case.id) == content
+
+
+@pytest.mark.parametrize("changed", ["t1", "mask"])
+def test_arrays_are_stale_after_a_file_changes(study: Study, case: Case, changed: str) -> None:
+    assert why_outdated(study, case, "settings") == NOT_THERE
+    write(study, case)
+    assert why_outdated(study, case, "settings") is None
+    (study.numpy.parent / f"{changed}.nii.gz").write_text("another")
+    assert changed in str(why_outdated(study, case, "settings"))
+
+
+def test_arrays_are_stale_after_settings_or_the_version_change(study: Study, case: Case) -> None:
+    write(study, case)
+    assert "settings" in str(why_outdated(study, case, "others"))
+    record = json.loads(study.geometry(case.id).read_text())
+    write_json(study.geometry(case.id), {**record, "version": 0})
+    assert "version" in str(why_outdated(study, case, "settings"))
+
+
+def test_arrays_without_required_distance_maps_are_stale(study: Study, case: Case) -> None:
+    write(study, case)
+    assert why_outdated(study, case, "settings", with_dtm=True) == DAMAGED
+
+
+def test_truncated_and_altered_arrays_are_stale(study: Study, case: Case) -> None:
+    write(study, case)
+    for locate in (study.image, study.label):
+        path = locate("007")
+        whole = path.read_bytes()
+        for other in (whole[:-1], whole[:-1] + bytes([whole[-1] ^ 1]), b""):
+            path.write_bytes(other)
+            assert why_outdated(study, case, "settings") == DAMAGED
+        path.write_bytes(whole)
+    assert why_outdated(study, case, "settings") is None
+
+
+def test_files_are_read_only_if_their_times_differ_from_the_recorded_ones(study: Study, case: Case) -> None:
+    write(study, case)
+    hashes, record = input_hashes(study, case), json.loads(study.geometry("007").read_text())
+    write_json(study.geometry("007"), {**record, "inputs": {**hashes, "t1": "recorded"}})
+    assert input_hashes(study, case)["t1"] == "recorded"
+    case.images["t1"].touch()
+    assert input_hashes(study, case) == hashes
+
+
+def test_touched_files_are_current_and_their_new_times_are_recorded(study: Study, case: Case) -> None:
+    write(study, case)
+    before = json.loads(study.geometry("007").read_text())
+    for path in (case.images["t1"], study.image("007")):
+        path.touch()
+    assert why_outdated(study, case, "settings") is None
+    after = json.loads(study.geometry("007").read_text())
+    assert after["stamps"]["inputs"]["t1"] == stamp(case.images["t1"])
+    assert after["stamps"]["arrays"]["image"] == stamp(study.image("007"))
+    assert {**after, "stamps": before["stamps"]} == before
+
+
+def test_a_record_from_before_stamps_and_versions_is_read(study: Study, case: Case) -> None:
+    write(study, case)
+    record = json.loads(study.geometry("007").read_text())
+    del record["stamps"], record["version"]
+    write_json(study.geometry("007"), record)
+    assert read_record(study, "007").version == 1
+    why = why_outdated(study, case, "settings")
+    assert why is None if STEP_VERSIONS["preprocessing"] == 1 else "version" in str(why)
+
+
+def test_a_missing_or_corrupted_record_is_refused(study: Study, case: Case) -> None:
+    remove_case(study, "007")
+    path = study.geometry("007")
+    with refuses("not-preprocessed", CaseError, case="007", file=path):
+        read_case_geometry(study, "007")
+    write(study, case)
+    path.write_text("{}")
+    with refuses("record-corrupted", CaseError, case="007", file=path):
+        read_case_geometry(study, "007")
+    assert case_content(study, "007")
+
+
+def test_arrays_whose_writing_was_interrupted_are_corrupted(study: Study, case: Case) -> None:
+    write(study, case)
+    whole = study.geometry(case.id).read_text()
+    mark_unfinished(study, case.id)
+    assert why_outdated(study, case, "settings") == DAMAGED
+    with refuses("arrays-incomplete", CaseError, case="007", file=study.geometry(case.id)):
+        read_content_hash(study, case.id)
+    study.geometry(case.id).write_text(whole)
+    assert why_outdated(study, case, "settings") is None
+
+
+def test_a_removed_case_leaves_no_file(study: Study, case: Case) -> None:
+    write(study, case)
+    remove_case(study, case.id)
+    assert [path for path in study.numpy.rglob("*") if path.is_file()] == []
+    assert case_content(study, case.id) == ""
