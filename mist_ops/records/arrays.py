@@ -137,7 +137,7 @@ def read_record(study: Study, case_id: str) -> ArraysRecord:
         ) from error
     except ValueError as error:
         raise CaseError(
-            case_id, f"{path} is corrupted. Preprocess the case again.", code="record-corrupted", file=path
+            case_id, f"{path} is corrupted. Preprocess the case again.", code="record-invalid", file=path
         ) from error
 
 

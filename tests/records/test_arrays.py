@@ -150,7 +150,7 @@ def test_a_missing_or_corrupted_record_is_refused(study: Study, case: Case) -> N
         read_case_geometry(study, "007")
     write(study, case)
     path.write_text("{}")
-    with refuses("record-corrupted", CaseError, case="007", file=path):
+    with refuses("record-invalid", CaseError, case="007", file=path):
         read_case_geometry(study, "007")
     assert case_content(study, "007")
 
