@@ -1,33 +1,36 @@
-"""Which patches a network takes that halves all its axes alike, whatever the spacing.
+"""Patch sizes of networks of fixed depth, which halve all axes whatever the spacing.
 
-Shared by the families of a fixed depth: each edge must be a multiple of the network's reduction, and more than one
-voxel must be left at the bottleneck, for the norms there have nothing to normalize in a single one.
+Each edge must be a multiple of the network's total stride, and more than one voxel must be left at the bottleneck,
+where the norms cannot normalize a single voxel.
 """
 
 from __future__ import annotations
 
 import math
 
-from mist_ops.errors import ConfigError
+from mist_ops.models import size_text, unsupported_patch_size
 from mist_ops.types import Size, Spacing
 
 
 def check_patch_size(patch_size: Size, spacing: Spacing, *, multiple: int) -> None:
-    """Raise ``ConfigError`` for a patch that the network cannot take, naming the nearest ones that it can."""
+    """Raise ``ConfigError`` for a patch size that the network does not support."""
     divides = all(n > 0 and n % multiple == 0 for n in patch_size)
     if divides and _several_left(patch_size, multiple):
         return
-    reason = "leaves one voxel at the bottleneck" if divides else f"is no multiple of {_words((multiple,) * 3)}"
+    reason = (
+        "leaves a single voxel at the bottleneck"
+        if divides
+        else f"is not a multiple of {size_text((multiple, multiple, multiple))}"
+    )
     smaller = fit_patch_size(patch_size, spacing, multiple=multiple)
     larger = _widened(_triple([math.ceil(n / multiple) * multiple for n in patch_size]), spacing, multiple)
-    allowed = " or ".join(dict.fromkeys((_words(smaller), _words(larger))))
-    raise ConfigError(f"The patch size {_words(patch_size)} {reason}. Use {allowed}.")
+    raise unsupported_patch_size(patch_size, reason, (smaller, larger))
 
 
 def fit_patch_size(patch_size: Size, spacing: Spacing, *, multiple: int) -> Size:
-    """The largest legal patch inside the one given, of which an edge below the multiple is raised to it.
+    """Largest supported patch size no larger than the one given, with edges of at least one multiple.
 
-    Where a single voxel would be left at the bottleneck, the edge along the finest axis is doubled.
+    If a single voxel would be left at the bottleneck, the edge along the finest axis is doubled.
     """
     return _widened(_triple([max(n // multiple, 1) * multiple for n in patch_size]), spacing, multiple)
 
@@ -46,7 +49,3 @@ def _several_left(patch_size: Size, multiple: int) -> bool:
 def _triple(values: list[int]) -> Size:
     x, y, z = values
     return x, y, z
-
-
-def _words(size: Size) -> str:
-    return "x".join(map(str, size))

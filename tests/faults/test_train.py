@@ -249,7 +249,7 @@ FLAGS = [
         "train/patch-odd",
         "a patch that is no multiple of what the network needs",
         lambda box: ["--patch-size", "33", "33", "33"],
-        "The patch size 33x33x33 is no multiple of",
+        ("[patch-size-unsupported]", "33x33x33"),
         touches=False,
     ),
     Fault(

@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from expect import refuses
 
 from mist_ops.errors import ConfigError
-from mist_ops.models.networks.mednext import UpBlock
+from mist_ops.models.mednext.network import UpBlock
 from mist_ops.registry import MODELS
 
 ISOTROPIC = (1.0, 1.0, 1.0)
@@ -18,13 +19,13 @@ def test_a_larger_kernel_adds_as_many_weights_as_in_the_reference(name: str, ker
 
 
 @pytest.mark.parametrize("kernel", [4, 9, 3.0, "3", True, None, [3, 3, 3]])
-def test_another_kernel_is_refused(kernel: object) -> None:
-    with pytest.raises(ConfigError, match=r"model.params.kernel_size is .*\. Use one of 3, 5, 7\."):
+def test_an_unsupported_kernel_size_is_refused(kernel: object) -> None:
+    with refuses("kernel-size-unsupported", ConfigError, found=kernel, expected=(3, 5, 7)):
         MODELS["mednext-small"].build(1, 3, (64, 64, 64), ISOTROPIC, kernel_size=kernel)
 
 
 @pytest.mark.parametrize("kernel", [3, 5, 7])
-def test_the_way_up_doubles_the_size_and_leaves_no_plane_out(kernel: int) -> None:
+def test_an_upsampling_block_doubles_the_size_and_fills_every_plane(kernel: int) -> None:
     up = UpBlock(4, 2, kernel)
     features = up(torch.randn(1, 4, 3, 2, 5))
     assert features.shape == (1, 2, 6, 4, 10)

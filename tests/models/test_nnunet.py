@@ -1,4 +1,4 @@
-"""What is particular to the nnU-Nets; what every network does is in ``test_architectures``."""
+"""Behavior specific to nnU-Net; that of every network is in ``test_architectures``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mist_ops.models.networks.unet import UNet
+from mist_ops.models.nnunet.network import UNet
 from mist_ops.registry import MODELS
 from mist_ops.types import Size, Spacing
 

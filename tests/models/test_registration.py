@@ -1,4 +1,4 @@
-"""Looking at the list of models must not cost the seconds that torch takes to import."""
+"""Listing models must not import torch, which takes seconds."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 
-def test_the_list_of_models_does_not_import_torch() -> None:
+def test_listing_models_does_not_import_torch() -> None:
     program = "import sys; from mist_ops.registry import MODELS; print(*MODELS); sys.exit('torch' in sys.modules)"
     listed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert {"nnunet", "fmgnet", "mednext-small", "swinunetr-large"} <= set(listed.stdout.split())

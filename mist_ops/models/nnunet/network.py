@@ -1,4 +1,4 @@
-"""The nnU-Net, on MONAI's DynUNet."""
+"""nnU-Net, built on MONAI's DynUNet."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from mist_ops.models.topology import Topology
 class UNet(DynUNet):
     """A U-Net with residual encoder blocks and two deep-supervision heads (Isensee et al., Nature Methods 2021).
 
-    Departs from ``DynUNet`` in two ways. Each head stays at its own resolution, where its loss is cheaper to compute
-    than that of an enlarged copy. And every weight has one name: the recursive ``skip_layers``, which name each a
-    second time, are removed, so that a file of weights is half as large and loads strictly.
+    It differs from ``DynUNet`` in two ways. Each head keeps its own resolution, where its loss is cheaper to compute
+    than on upsampled logits. And every weight has one name: the recursive ``skip_layers``, which register each weight
+    a second time, are removed, so that a weights file is half as large and loads strictly.
     """
 
     def __init__(self, in_channels: int, out_channels: int, topology: Topology, filters: list[int]) -> None:
@@ -34,7 +34,7 @@ class UNet(DynUNet):
         del self.skip_layers
 
     def forward(self, x: Float[Tensor, "batch channel x y z"]) -> Tensor | list[Tensor]:
-        """Logits at full resolution; in training mode followed by those of the next two levels, each at its own."""
+        """Return logits at full resolution; in training mode a list that adds those of the next two levels."""
         skips = [self.input_block(x)]
         for down in self.downsamples:
             skips.append(down(skips[-1]))

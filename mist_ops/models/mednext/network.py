@@ -1,13 +1,13 @@
-"""The MedNeXt, on MONAI's blocks."""
+"""MedNeXt, built from MONAI's blocks."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from jaxtyping import Float
 from monai.networks.blocks.mednext_block import MedNeXtBlock, MedNeXtOutBlock, MedNeXtUpBlock
 from monai.networks.nets import mednext
 from torch import Tensor, nn
-
-from mist_ops.models.mednext import Variant
 
 _FILTERS = 32
 
@@ -15,35 +15,51 @@ _FILTERS = 32
 class MedNeXt(mednext.MedNeXt):
     """A U-Net of ConvNeXt blocks, with four deep-supervision heads (Roy et al., MICCAI 2023).
 
-    Departs from MONAI's network in three ways. Its blocks that go up pad the transposed convolutions inside (see
-    ``UpBlock``) and its heads are plain convolutions, both as in MIST, so that weights trained there fit. And the
-    coarser heads are computed in training only.
+    It differs from MONAI's network in three ways. The upsampling blocks pad inside the transposed convolutions (see
+    ``UpBlock``) and the heads are plain convolutions, both as in MIST, so that weights trained there load. And the
+    coarser heads are computed in training mode only.
+
+    Args:
+        in_channels: Channels of the image.
+        out_channels: Classes.
+        expansion: Expansion ratio of each encoder stage, from the full resolution down.
+        blocks: Blocks of each encoder stage.
+        bottleneck: Expansion ratio and number of blocks of the bottleneck.
+        kernel_size: Edge of the depthwise convolutions.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, variant: Variant, kernel_size: int) -> None:
-        expansion, blocks = variant.bottleneck
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        expansion: Sequence[int],
+        blocks: Sequence[int],
+        bottleneck: tuple[int, int],
+        kernel_size: int,
+    ) -> None:
+        bottleneck_expansion, bottleneck_blocks = bottleneck
         super().__init__(
             init_filters=_FILTERS,
             in_channels=in_channels,
             out_channels=out_channels,
-            encoder_expansion_ratio=variant.expansion,
-            decoder_expansion_ratio=variant.expansion[::-1],
-            bottleneck_expansion_ratio=expansion,
+            encoder_expansion_ratio=expansion,
+            decoder_expansion_ratio=expansion[::-1],
+            bottleneck_expansion_ratio=bottleneck_expansion,
             kernel_size=kernel_size,
             use_residual_connection=True,
-            blocks_down=variant.blocks,
-            blocks_bottleneck=blocks,
-            blocks_up=variant.blocks[::-1],
+            blocks_down=blocks,
+            blocks_bottleneck=bottleneck_blocks,
+            blocks_up=blocks[::-1],
         )
         widths = [_FILTERS * 2**level for level in (4, 3, 2, 1)]
         self.up_blocks = nn.ModuleList(
-            UpBlock(width, ratio, kernel_size) for width, ratio in zip(widths, variant.expansion[::-1], strict=True)
+            UpBlock(width, ratio, kernel_size) for width, ratio in zip(widths, expansion[::-1], strict=True)
         )
         self.out_0 = Head(_FILTERS, out_channels)
         self.out_blocks = nn.ModuleList(Head(width, out_channels) for width in widths)
 
     def forward(self, x: Float[Tensor, "batch channel x y z"]) -> Tensor | list[Tensor]:
-        """Logits at full resolution; in training mode followed by those of the four levels below, each at its own."""
+        """Return logits at full resolution; in training mode a list that adds those of the four coarser levels."""
         x = self.stem(x)
         skips = []
         for stage, down in zip(self.enc_stages, self.down_blocks, strict=True):
@@ -59,10 +75,10 @@ class MedNeXt(mednext.MedNeXt):
 
 
 class UpBlock(MedNeXtUpBlock):
-    """Doubles the resolution and halves the channels.
+    """Double the resolution and halve the channels.
 
-    MONAI's block leaves the last plane of each axis away and puts a plane of zeros before the first, after the
-    nonlinearity. Here the transposed convolutions make the last plane themselves.
+    MONAI's block omits the last plane of each axis and pads zeros before the first, after the nonlinearity. Here the
+    transposed convolutions produce the last plane through ``output_padding``.
     """
 
     def __init__(self, channels: int, expansion: int, kernel_size: int) -> None:
@@ -71,13 +87,13 @@ class UpBlock(MedNeXtUpBlock):
             convolution.output_padding = (1, 1, 1)
 
     def forward(self, x: Float[Tensor, "batch channel x y z"]) -> Tensor:
-        """Features of half the channels on twice the voxels along each axis."""
+        """Return half the channels at twice the voxels along each axis."""
         features: Tensor = MedNeXtBlock.forward(self, x) + self.res_conv(x)  # type: ignore[no-untyped-call]
         return features
 
 
 class Head(MedNeXtOutBlock):
-    """Logits of one resolution, by a plain convolution in place of MONAI's transposed one."""
+    """Deep-supervision head: a plain 1x1x1 convolution instead of MONAI's transposed one."""
 
     def __init__(self, channels: int, classes: int) -> None:
         super().__init__(channels, classes, "3d")  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""The Swin UNETR, which is MONAI's."""
+"""Swin UNETR, MONAI's implementation."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 class SwinUNETR(swin_unetr.SwinUNETR):
     """A U-Net whose encoder is a Swin transformer, with a residual convolution before each stage.
 
-    This is its second version (He et al., MICCAI 2023). It has no deep supervision: in training mode its list has one
+    This is the second version (He et al., MICCAI 2023). It has no deep supervision: in training mode the list has one
     element.
     """
 
@@ -21,8 +21,8 @@ class SwinUNETR(swin_unetr.SwinUNETR):
         super().__init__(in_channels=in_channels, out_channels=out_channels, feature_size=features, use_v2=True)
 
     def forward(self, x: Float[Tensor, "batch channel x y z"]) -> Tensor | list[Tensor]:
-        """Logits at full resolution, in training mode as a list."""
-        # In BF16 on a CPU the gradients of its attention overflow within ten steps; in FP32 their norm stays near 1.5.
+        """Return logits at full resolution, in training mode as a list."""
+        # In BF16 on a CPU the gradients of the attention overflow within ten steps; in FP32 their norm stays near 1.5.
         full_precision = x.device.type == "cpu"
         with torch.autocast("cpu", enabled=False) if full_precision else nullcontext():
             halved = full_precision and x.dtype in (torch.bfloat16, torch.float16)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -19,21 +19,19 @@ if TYPE_CHECKING:
 _REDUCTION = 16
 _KERNEL_SIZES = (3, 5, 7)
 
-Stages = tuple[int, int, int, int]
-
 
 @dataclass(frozen=True)
 class Variant:
-    """How wide and how deep the four stages are, from the full resolution down; the way up mirrors them.
+    """Width and depth of the four encoder stages, from the full resolution down; the decoder mirrors them.
 
     Attributes:
-        expansion: By how much the channels grow inside a block.
-        blocks: Blocks of each stage.
-        bottleneck: Both of the bottleneck.
+        expansion: Expansion ratio of the channels inside a block, per stage.
+        blocks: Number of blocks per stage.
+        bottleneck: Expansion ratio and number of blocks of the bottleneck.
     """
 
-    expansion: Stages
-    blocks: Stages
+    expansion: tuple[int, int, int, int]
+    blocks: tuple[int, int, int, int]
     bottleneck: tuple[int, int]
 
 
@@ -45,35 +43,40 @@ VARIANTS: Mapping[str, Variant] = {
 }
 
 
-def _builder(name: str) -> Callable[..., nn.Module]:
-    def build(
-        in_channels: int,
-        out_channels: int,
-        patch_size: Size,
-        target_spacing: Spacing,
-        kernel_size: object = 3,
-        **unknown: object,
-    ) -> nn.Module:
-        from mist_ops.models.networks.mednext import MedNeXt
+def _build(
+    name: str,
+    in_channels: int,
+    out_channels: int,
+    patch_size: Size,
+    target_spacing: Spacing,
+    kernel_size: object = 3,
+    **unknown: object,
+) -> nn.Module:
+    from mist_ops.models.mednext.network import MedNeXt
 
-        refuse_unknown_params(name, unknown)
-        check_patch_size(patch_size, target_spacing, multiple=_REDUCTION)
-        return MedNeXt(in_channels, out_channels, VARIANTS[name], _checked_kernel_size(kernel_size))
+    refuse_unknown_params(name, unknown)
+    check_patch_size(patch_size, target_spacing, multiple=_REDUCTION)
+    of = VARIANTS[name]
+    return MedNeXt(in_channels, out_channels, of.expansion, of.blocks, of.bottleneck, _checked(kernel_size))
 
-    return build
 
-
-def _checked_kernel_size(kernel_size: object) -> int:
+def _checked(kernel_size: object) -> int:
     if isinstance(kernel_size, int) and kernel_size in _KERNEL_SIZES:
         return kernel_size
-    allowed = ", ".join(map(str, _KERNEL_SIZES))
-    raise ConfigError(f"model.params.kernel_size is {kernel_size!r}. Use one of {allowed}.")
+    raise ConfigError(
+        f"model.params.kernel_size is {kernel_size!r}. Use {', '.join(map(str, _KERNEL_SIZES[:-1]))} or "
+        f"{_KERNEL_SIZES[-1]}.",
+        code="kernel-size-unsupported",
+        field="model.params.kernel_size",
+        found=kernel_size,
+        expected=_KERNEL_SIZES,
+    )
 
 
 for _name in VARIANTS:
     MODELS.register(_name)(
         Architecture(
-            _builder(_name),
+            partial(_build, _name),
             partial(check_patch_size, multiple=_REDUCTION),
             partial(fit_patch_size, multiple=_REDUCTION),
             encoder=("stem.", "enc_stages.", "down_blocks.", "bottleneck."),

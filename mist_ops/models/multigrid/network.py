@@ -1,4 +1,4 @@
-"""The multigrid networks, built from MONAI's residual blocks."""
+"""Multigrid networks, built from MONAI's residual blocks."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ _HEADS = 2
 
 
 class MultigridNet(nn.Module):
-    """A U-Net whose decoder is preceded by spikes: partial rises from the bottleneck, each followed by a way back down.
+    """A U-Net with spikes before its decoder: partial decoders from the bottleneck, each followed by an encoder.
 
-    A block that rises sees what comes from below and the newest feature map of its level; the latter twice where the
-    last spike to reach that level turned there. The second copy carries no information. It is kept because weights
-    trained in MIST then fit and give the same logits: it costs 28,672 weights per block, which is 86,016 of the
-    1,464,329 of ``fmgnet`` and 200,704 of the 2,328,617 of ``wnet`` for a patch of 32 x 32 x 32 voxels.
+    An upsampling block takes the upsampled features and the newest feature map of its level, the latter twice if the
+    last spike that reached this level peaked there. The second copy carries no information. It is kept so that weights
+    trained in MIST load and give the same logits: it costs 28,672 weights per block, 86,016 of the 1,464,329 of
+    ``fmgnet`` and 200,704 of the 2,328,617 of ``wnet`` for a patch of 32x32x32 voxels.
 
     Args:
         in_channels: Channels of the image.
         out_channels: Classes.
         topology: Kernels and strides of each level.
-        heights: By how many levels each spike rises from the bottleneck.
+        heights: Number of levels that each spike rises from the bottleneck.
     """
 
     def __init__(self, in_channels: int, out_channels: int, topology: Topology, heights: Sequence[int]) -> None:
@@ -39,8 +39,8 @@ class MultigridNet(nn.Module):
         *copies, last_copies = skip_copies(heights, bottleneck)
         channels = [in_channels, *[_FILTERS] * bottleneck]
         self.main_encoder = nn.ModuleList(map(_block, channels, kernels, strides))
-        self.spikes = nn.ModuleList(Spike(topology, wanted) for wanted in copies)
-        self.main_decoder_upsamples, self.main_decoder_blocks = _rise(topology, last_copies)
+        self.spikes = nn.ModuleList(Spike(topology, of_spike) for of_spike in copies)
+        self.main_decoder_upsamples, self.main_decoder_blocks = _decoder(topology, last_copies)
         self.last_copies = last_copies
         self.final_output_conv = nn.Conv3d(_FILTERS, out_channels, kernel_size=1)
         self.deep_supervision_heads = nn.ModuleList(
@@ -49,14 +49,14 @@ class MultigridNet(nn.Module):
         self.apply(DynUNet.initialize_weights)
 
     def forward(self, x: Float[Tensor, "batch channel x y z"]) -> Tensor | list[Tensor]:
-        """Logits at full resolution; in training mode followed by those of the next two levels, each at its own."""
+        """Return logits at full resolution; in training mode a list that adds those of the next two levels."""
         features = []
         for down in self.main_encoder:
             x = down(x)
             features.append(x)
         for spike in self.spikes:
             features = spike(features)
-        decoded = _risen(features, self.main_decoder_upsamples, self.main_decoder_blocks, self.last_copies)
+        decoded = _decoded(features, self.main_decoder_upsamples, self.main_decoder_blocks, self.last_copies)
         logits: Tensor = self.final_output_conv(decoded[0])
         if not self.training:
             return logits
@@ -65,29 +65,30 @@ class MultigridNet(nn.Module):
 
 
 class Spike(nn.Module):
-    """A rise from the bottleneck and the way back down to it; ``copies`` as ``skip_copies`` gives for one rise."""
+    """A partial decoder from the bottleneck and an encoder back down; ``copies`` is one list of ``skip_copies``."""
 
     def __init__(self, topology: Topology, copies: Sequence[int]) -> None:
         super().__init__()
         height = len(copies)
         kernels, strides = topology.kernels[-height:], topology.strides[-height:]
         self.copies = copies
-        self.up_samples, self.up_blocks = _rise(topology, copies)
+        self.up_samples, self.up_blocks = _decoder(topology, copies)
         self.down_blocks = nn.ModuleList(map(_block, [_FILTERS] * height, kernels, strides))
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:
-        """The newest feature map of each level, finest first: those of the peak and below are replaced."""
-        peak = _risen(features, self.up_samples, self.up_blocks, self.copies)[0]
-        renewed = [peak]
+        """Return the newest feature map of each level, finest first; those at the peak and below are replaced."""
+        peak = _decoded(features, self.up_samples, self.up_blocks, self.copies)[0]
+        updated = [peak]
         for down in self.down_blocks:
-            renewed.append(down(renewed[-1]))
-        return [*features[: -len(renewed)], *renewed]
+            updated.append(down(updated[-1]))
+        return [*features[: -len(updated)], *updated]
 
 
 def skip_copies(heights: Sequence[int], bottleneck: int) -> list[list[int]]:
-    """How often each block that rises sees the newest feature map of its level: once or twice.
+    """Number of times that each upsampling block takes the newest feature map of its level: once or twice.
 
-    One list per spike and one for the last rise to the top, each from the bottleneck upwards.
+    Returns:
+        A list per spike and one for the decoder, each from the bottleneck upwards.
     """
     peaks: set[int] = set()
     found = []
@@ -98,25 +99,25 @@ def skip_copies(heights: Sequence[int], bottleneck: int) -> list[list[int]]:
     return found
 
 
-def _rise(topology: Topology, copies: Sequence[int]) -> tuple[nn.ModuleList, nn.ModuleList]:
-    """What enlarges and what follows it, for each level above the bottleneck, from there upwards."""
+def _decoder(topology: Topology, copies: Sequence[int]) -> tuple[nn.ModuleList, nn.ModuleList]:
+    """Transposed convolutions and blocks of each level above the bottleneck, from the lowest upwards."""
     strides, kernels = topology.strides[::-1], topology.kernels[::-1]
-    enlarge = [nn.ConvTranspose3d(_FILTERS, _FILTERS, step, step) for step in strides[: len(copies)]]
+    upsamples = [nn.ConvTranspose3d(_FILTERS, _FILTERS, step, step) for step in strides[: len(copies)]]
     blocks = [
         _block((1 + n) * _FILTERS, kernel, (1, 1, 1)) for n, kernel in zip(copies, kernels[: len(copies)], strict=True)
     ]
-    return nn.ModuleList(enlarge), nn.ModuleList(blocks)
+    return nn.ModuleList(upsamples), nn.ModuleList(blocks)
 
 
-def _risen(
-    features: Sequence[Tensor], enlarge: nn.ModuleList, blocks: nn.ModuleList, copies: Sequence[int]
+def _decoded(
+    features: Sequence[Tensor], upsamples: nn.ModuleList, blocks: nn.ModuleList, copies: Sequence[int]
 ) -> list[Tensor]:
-    """The feature map of each level of a rise, finest first, the bottleneck's left out."""
-    rising = [features[-1]]
+    """Feature map of each level above the bottleneck, finest first."""
+    maps = [features[-1]]
     levels = reversed(features[-1 - len(blocks) : -1])
-    for skip, up, block, n in zip(levels, enlarge, blocks, copies, strict=True):
-        rising.append(block(torch.cat([up(rising[-1]), *[skip] * n], dim=1)))
-    return rising[:0:-1]
+    for skip, up, block, n in zip(levels, upsamples, blocks, copies, strict=True):
+        maps.append(block(torch.cat([up(maps[-1]), *[skip] * n], dim=1)))
+    return maps[:0:-1]
 
 
 def _block(in_channels: int, kernel: Size, stride: Size) -> nn.Module:

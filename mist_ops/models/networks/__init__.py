@@ -1,1 +1,0 @@
-"""The networks themselves. They import torch, so only an architecture's ``build`` imports them."""
