@@ -13,8 +13,8 @@ from mist_ops.evaluation.pages import Model, write_pages
 from mist_ops.evaluation.picture import draw_scores
 from mist_ops.evaluation.score import CaseScores, check_classes
 from mist_ops.evaluation.table import Pair, evaluate, write_evaluation, write_pairs
+from mist_ops.records.scores import ScoreInputs
 from mist_ops.study import Study
-from mist_ops.types import Json
 from mist_ops.workers import Outcome
 
 Hashes = Mapping[str, Mapping[str, str]]
@@ -95,23 +95,20 @@ class StudyEvaluation:
         unpredicted = {
             pair.id: f"Case '{pair.id}': it is not predicted." for pair in self.expected if pair.id not in predicted
         }
-        provenance = self._provenance(hashes)
-        write_evaluation(
-            study.results_csv, self.expected, classes, rows, {**failures, **unpredicted}, inputs=provenance
-        )
+        inputs = self._record(hashes)
+        write_evaluation(study.results_csv, self.expected, classes, rows, {**failures, **unpredicted}, inputs=inputs)
         missing = [case.id for case in self.assignment.cases if case.id not in rows]
         plot = draw_scores(rows, missing, classes, study.figure("scores"), task)
         write_pages(study, task, self.assignment, classes, rows, models)
         return Written(missing, plot)
 
-    def _provenance(self, hashes: Hashes) -> Json:
-        """The inputs by id and not by path, so that results may be moved."""
-        return {
-            "settings": self.config.digest("evaluation"),
-            "version": STEP_VERSIONS["evaluation"],
-            "masks": {pair.id: hashes["masks"].get(str(pair.mask)) for pair in self.pairs},
-            "predictions": {pair.id: hashes["predictions"].get(str(pair.prediction)) for pair in self.pairs},
-        }
+    def _record(self, hashes: Hashes) -> ScoreInputs:
+        return ScoreInputs(
+            settings=self.config.digest("evaluation"),
+            version=STEP_VERSIONS["evaluation"],
+            masks={pair.id: hashes["masks"].get(str(pair.mask)) for pair in self.pairs},
+            predictions={pair.id: hashes["predictions"].get(str(pair.prediction)) for pair in self.pairs},
+        )
 
 
 def open_evaluation(study: Study) -> StudyEvaluation:

@@ -19,9 +19,9 @@ from mist_ops.evaluation.lesions import write_lesions
 from mist_ops.evaluation.score import Absent, CaseScores, Classes, columns, score_case
 from mist_ops.evaluation.summary import summary
 from mist_ops.files import atomic, write_json
+from mist_ops.records.scores import ScoreInputs
 from mist_ops.registry import METRICS
 from mist_ops.tables import SUMMARY_ROWS, located, read_table
-from mist_ops.types import Json
 from mist_ops.workers import Outcome, outcomes
 
 
@@ -127,7 +127,7 @@ def write_evaluation(
     rows: Mapping[str, CaseScores],
     failures: Mapping[str, str],
     absent: Absent = "best",
-    inputs: Json | None = None,
+    inputs: ScoreInputs | None = None,
 ) -> None:
     """Write results.csv and what stands beside it. Lesions of an earlier evaluation go away where this one has none.
 
@@ -138,7 +138,7 @@ def write_evaluation(
         rows: Scores by id.
         failures: Reasons by id, of patients without scores.
         absent: As given to ``evaluate``.
-        inputs: What the scores were made from, to be kept in the summary.
+        inputs: What the scores were computed from, for the summary.
     """
     order = [pair.id for pair in pairs]
     ordered = {case_id: rows[case_id] for case_id in order if case_id in rows}
@@ -149,7 +149,7 @@ def write_evaluation(
         lesions.unlink(missing_ok=True)
     write_results(path, ordered, columns(classes), order)
     # Last, as it tells whether the table is current.
-    kept = {} if inputs is None else {"inputs": inputs}
+    kept = {} if inputs is None else {"inputs": inputs.model_dump()}
     write_json(summary_path(path), {**summary(classes, ordered, failures, absent), **kept})
 
 
