@@ -7,31 +7,21 @@ from functools import cache, partial
 from pathlib import Path
 from types import MappingProxyType
 
-from pydantic import BaseModel
-
 from mist_ops.analysis.analyze import unseen_patients
 from mist_ops.analysis.folds import check_folds, make_fold
 from mist_ops.config import STEP_VERSIONS, StudyConfig, read_config
 from mist_ops.dataset import Assignment, Case, Fold, read_paths, read_train_paths
 from mist_ops.errors import ConfigError, few
 from mist_ops.evaluation.table import summary_path
-from mist_ops.files import file_hash, read_object
+from mist_ops.files import file_hash
 from mist_ops.inference.records import Origin, read_mask_hash
 from mist_ops.inference.records import why_outdated as prediction_outdated
 from mist_ops.records.arrays import case_content, input_hashes, why_outdated
+from mist_ops.records.scores import ScoreInputs, read_score_inputs
 from mist_ops.study import Study
 from mist_ops.training.passports import read_passport, regrouped, verify
 
 _NO_OUTPUTS: Mapping[Path, str] = MappingProxyType({})
-
-
-class _Inputs(BaseModel):
-    """What the summary of scores says that they were made from."""
-
-    settings: str
-    version: int = 1
-    masks: dict[str, str | None]
-    predictions: dict[str, str | None]
 
 
 @dataclass(frozen=True)
@@ -194,30 +184,22 @@ def _of_scores(study: Study, config: StudyConfig, assignment: Assignment, predic
         return "there are none"
     if predictions:
         return f"{len(predictions)} patients are to be predicted"
-    changed = list(_changed_inputs(study, config, assignment))
+    recorded = read_score_inputs(summary_path(study.results_csv))
+    if recorded is None:
+        return "what they were made from is not on record, and may have changed since"
+    changed = list(recorded.changes(_score_inputs(study, config, assignment), assignment.fold_of))
     return f"{few(changed)} changed since" if changed else None
 
 
-def _changed_inputs(study: Study, config: StudyConfig, assignment: Assignment) -> Iterator[str]:
-    """What the scores were made from that has another content now; the files are read if their times are new."""
-    try:
-        made_from = _Inputs.model_validate(read_object(summary_path(study.results_csv))["inputs"])
-    except (OSError, ValueError, KeyError):
-        yield "what they were made from is not on record, and may have"
-        return
-    if made_from.settings != config.digest("evaluation"):
-        yield "the settings of evaluation"
-    if made_from.version != STEP_VERSIONS["evaluation"]:
-        yield "the version of evaluation"
-    if not made_from.masks.keys() <= assignment.fold_of.keys():
-        yield "the patients"
-    for case in assignment.cases:
-        if assignment.fold_of[case.id] not in config.training.folds:
-            continue
-        if made_from.masks.get(case.id) != input_hashes(study, case).get("mask"):
-            yield f"the mask of {case.id}"
-        if made_from.predictions.get(case.id) != read_mask_hash(study.prediction_record("train", case.id)):
-            yield f"the prediction of {case.id}"
+def _score_inputs(study: Study, config: StudyConfig, assignment: Assignment) -> ScoreInputs:
+    """What the scores would be computed from now; files are read only if their times are new."""
+    cases = [case for case in assignment.cases if assignment.fold_of[case.id] in config.training.folds]
+    return ScoreInputs(
+        settings=config.digest("evaluation"),
+        version=STEP_VERSIONS["evaluation"],
+        masks={case.id: input_hashes(study, case).get("mask") for case in cases},
+        predictions={case.id: read_mask_hash(study.prediction_record("train", case.id)) for case in cases},
+    )
 
 
 def _hours(study: Study, config: StudyConfig, folds: Collection[int]) -> float | None:
