@@ -6,7 +6,7 @@ patch-size rules cost nothing to look up. Its ``network`` module holds the layer
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -70,6 +70,6 @@ def unsupported_patch_size(patch_size: Size, reason: str, supported: Iterable[Si
     )
 
 
-def size_text(size: Size) -> str:
-    """Format a size as ``64x64x32``."""
+def size_text(size: Sequence[int]) -> str:
+    """Format a size or a shape as ``64x64x32``."""
     return "x".join(map(str, size))

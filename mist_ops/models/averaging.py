@@ -1,4 +1,4 @@
-"""The mean of the weights of several networks of one kind (Izmailov et al., UAI 2018; Wortsman et al., ICML 2022)."""
+"""Mean of the weights of several networks (Izmailov et al., UAI 2018; Wortsman et al., ICML 2022)."""
 
 from __future__ import annotations
 
@@ -8,32 +8,33 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mist_ops.errors import ConfigError
-from mist_ops.models.weights import read_weights, write_tensors
+from mist_ops.models import size_text
+from mist_ops.models.weights import check_finite, read_weights, write_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 def average_weights(files: Sequence[Path], output: Path, *, overwrite: bool = False) -> None:
-    """Write the element-wise mean of the weights in some files, in the precision of the first.
+    """Write the element-wise mean of weights files, in the precision of the first.
 
-    Whole numbers, such as the index tables of Swin, are no weights: they must be equal everywhere, and stay. One file
-    after another is read, so that two are in memory.
+    Integer buffers, such as the index tables of Swin, must be equal in all files and are copied. Files are read one
+    after another, so that at most two are in memory.
 
     Args:
         files: Two or more.
-        output: File to write, atomically; its folder is made.
-        overwrite: Whether to replace it.
+        output: File to write, atomically; its folder is created.
+        overwrite: Whether to replace an existing file.
 
     Raises:
-        ConfigError: Fewer than two files, one of them twice, an output that is there already or one of them, or a file
-            that is missing or damaged, that differs in names or shapes, or that holds a value that is not finite.
+        ConfigError: Fewer than two files or one of them twice; an output that exists or is an input; or a file that is
+            missing, corrupted or not finite, or whose names or shapes differ.
     """
     _check_paths(files, output, overwrite)
-    first = _checked(files[0])
+    first = _read(files[0])
     total = {name: tensor.double() if tensor.is_floating_point() else tensor for name, tensor in first.items()}
     for path in files[1:]:
-        weights = _checked(path)
+        weights = _read(path)
         _compare(files[0], first, path, weights)
         for name, tensor in weights.items():
             if tensor.is_floating_point():
@@ -48,37 +49,59 @@ def average_weights(files: Sequence[Path], output: Path, *, overwrite: bool = Fa
 
 def _check_paths(files: Sequence[Path], output: Path, overwrite: bool) -> None:
     if len(files) < 2:
-        raise ConfigError(f"An average takes two files of weights or more, found {len(files)}.")
+        raise ConfigError(
+            f"--weights needs at least two files; got {len(files)}.",
+            code="too-few-inputs",
+            field="--weights",
+            found=len(files),
+            expected=2,
+        )
     twice = [path for path, count in Counter(path.resolve() for path in files).items() if count > 1]
     if twice:
-        raise ConfigError(f"{twice[0]} is given twice. Give each file once.")
+        raise ConfigError(
+            f"--weights lists {twice[0]} more than once. List each file once.",
+            code="input-duplicate",
+            field="--weights",
+            file=twice[0],
+        )
     if output.resolve() in [path.resolve() for path in files]:
-        raise ConfigError(f"{output} is one of the files themselves, and would be lost. Give another --output.")
+        raise _unusable(output, f"{output} is also an input and would be overwritten", code="output-is-input")
     if output.is_dir():
-        raise ConfigError(f"{output} is a folder. Give the name of a file as --output.")
+        raise _unusable(output, f"{output} is a folder", code="folder-not-file")
     if output.exists() and not overwrite:
-        raise ConfigError(f"{output} exists already. Give --overwrite to replace it, or another --output.")
+        raise ConfigError(
+            f"{output} already exists. Replace it with --overwrite, or choose another --output.",
+            code="output-exists",
+            field="--output",
+            file=output,
+        )
 
 
-def _checked(path: Path) -> Mapping[str, Tensor]:
+def _unusable(output: Path, problem: str, code: str) -> ConfigError:
+    return ConfigError(f"{problem}. Choose another file for --output.", code=code, field="--output", file=output)
+
+
+def _read(path: Path) -> Mapping[str, Tensor]:
     weights = read_weights(path)
-    for name, tensor in weights.items():
-        if tensor.is_floating_point() and not tensor.isfinite().all():
-            raise ConfigError(f"{path}: '{name}' holds values that are not finite. Leave this file out.")
+    check_finite(path, weights)
     return weights
 
 
-def _compare(first: Path, wanted: Mapping[str, Tensor], path: Path, found: Mapping[str, Tensor]) -> None:
-    only = sorted(wanted.keys() ^ found.keys())
+def _compare(first: Path, expected: Mapping[str, Tensor], path: Path, found: Mapping[str, Tensor]) -> None:
+    only = sorted(expected.keys() ^ found.keys())
     if only:
         owner = path if only[0] in found else first
-        raise ConfigError(
-            f"{path} belongs to another network than {first}: '{only[0]}' is in {owner} alone"
-            f"{f', and {len(only) - 1} more differ' if len(only) > 1 else ''}. Average weights of one network."
-        )
-    for name, tensor in wanted.items():
+        more = f", and {len(only) - 1} more differ" if len(only) > 1 else ""
+        raise _mismatch(path, f"{path} does not match {first}: '{only[0]}' is only in {owner}{more}", only)
+    for name, tensor in expected.items():
         if tensor.shape != found[name].shape:
-            shapes = f"{tuple(found[name].shape)} and not {tuple(tensor.shape)}"
-            raise ConfigError(f"{path}: '{name}' has the shape {shapes} as in {first}. Average weights of one network.")
+            shapes = f"{size_text(found[name].shape)}, but {size_text(tensor.shape)} in {first}"
+            raise _mismatch(path, f"{path}: '{name}' has shape {shapes}", [name])
         if not tensor.is_floating_point() and not tensor.equal(found[name]):
-            raise ConfigError(f"{path}: the whole numbers '{name}' differ from those in {first}, and have no mean.")
+            problem = f"Integer buffer '{name}' differs between {first} and {path} and cannot be averaged"
+            raise _mismatch(path, problem, [name])
+
+
+def _mismatch(path: Path, problem: str, names: Sequence[str]) -> ConfigError:
+    message = f"{problem}. Average weights of the same architecture and configuration."
+    return ConfigError(message, code="weights-mismatch", file=path, found=names)

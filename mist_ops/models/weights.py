@@ -1,4 +1,4 @@
-"""Files of weights: plain state dicts, written whole and read without running what is in them."""
+"""Weights files: plain state dicts, written atomically and read without executing code."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _REFERENCE_NAMES = {
     "unet.": "",
     "model.": "",  # swinunetr
 }
-"""How names begin in weights of MIST, and how they begin here."""
+"""Prefixes of names in MIST's weights, and those that replace them here."""
 
 
 def write_tensors(path: Path, value: Mapping[str, Any]) -> None:
@@ -31,71 +31,77 @@ def write_tensors(path: Path, value: Mapping[str, Any]) -> None:
     import torch
 
     with atomic(path) as temporary, temporary.open("wb") as stream:
-        # To a stream: given a path, torch puts the temporary name into the file.
+        # To a stream: given a path, torch stores the temporary name in the file.
         torch.save(dict(value), stream)
 
 
 def read_tensors(path: Path) -> Any:
-    """Read a file of tensors and plain values, running nothing that is in it.
+    """Read tensors and plain values without executing code from the file.
 
     Raises:
-        ConfigError: The file is missing, damaged, or holds more than that.
+        ConfigError: The file is missing, corrupted, or holds other objects.
     """
     import torch
 
-    _tell_of_holes(str(torch.__version__))
+    _warn_if_unsafe(str(torch.__version__))
     try:
-        _check_sums(path)
+        _check_crc(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
-        raise ConfigError(f"There is no {path}. Train the fold first.") from error
-    except Exception as error:  # What the restricted unpickler makes of damage is not declared: IndexError, KeyError, …
-        raise ConfigError(f"{path} is damaged, or no file of weights. Train the fold again.") from error
+        raise ConfigError(
+            f"{path} does not exist. Check the path, or train the fold.", code="weights-missing", file=path
+        ) from error
+    except Exception as error:  # The restricted unpickler raises IndexError, KeyError and others for a corrupted file.
+        raise ConfigError(
+            f"{path} is corrupted or not a weights file. Restore it, or train the fold again.",
+            code="weights-unreadable",
+            file=path,
+        ) from error
 
 
-def _check_sums(path: Path) -> None:
-    """Raise for a file of which a byte changed: torch reads it without a look at the sums in it."""
-    if zipfile.is_zipfile(path):  # files of old versions of torch are none
+def _check_crc(path: Path) -> None:
+    """Raise if a byte of the file changed, since torch ignores the checksums of the archive."""
+    if zipfile.is_zipfile(path):  # old versions of torch write no archive
         with zipfile.ZipFile(path) as archive:
             if archive.testzip() is not None:
                 raise zipfile.BadZipFile
 
 
 @cache
-def _tell_of_holes(version: str) -> None:
+def _warn_if_unsafe(version: str) -> None:
     from torch.torch_version import TorchVersion
 
     if TorchVersion(version) < "2.10":
         _LOG.warning(
-            "PyTorch %s can be made to run what is in a file of weights. Use 2.10 or later, or read none but your own.",
+            "PyTorch %s may execute code from a weights file. Use 2.10 or later, or read only files that you trust.",
             version,
         )
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Read the weights of a network, under our names for its parts.
+    """Read the weights of a network; names of MIST are converted to ours.
 
     Raises:
-        ConfigError: The file is missing, damaged, or holds something else, such as a whole checkpoint.
+        ConfigError: The file is missing, corrupted, or holds something else, such as a whole checkpoint.
     """
     import torch
 
     found = read_tensors(path)
     if not (isinstance(found, dict) and found and all(isinstance(value, torch.Tensor) for value in found.values())):
         raise ConfigError(
-            f"{path} holds something else than the weights of a network, such as a whole checkpoint. "
-            "Name a file such as models/fold_0.pt."
+            f"{path} does not hold the weights of a network; it may be a whole checkpoint. "
+            "Use a file such as models/fold_0.pt.",
+            code="weights-invalid",
+            file=path,
         )
     return {_our_name(name): tensor for name, tensor in found.items()}
 
 
 def load_weights(path: Path, module: nn.Module) -> None:
-    """Put the weights in a file into a network, all of them.
-
-    Files of MIST fit too: its networks are the same, and some differ in the names of their parts.
+    """Load all weights of a file into a network. Files of MIST load too.
 
     Raises:
-        ConfigError: The file is missing, holds more than tensors, or belongs to another network.
+        ConfigError: The file is missing, corrupted, or does not match the network.
     """
     weights = read_weights(path)
     check_fit(path, weights, module.state_dict())
@@ -110,24 +116,41 @@ def _our_name(name: str) -> str:
     return name
 
 
-def check_fit(path: Path, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
-    """Refuse weights that belong to another network, or that give no number for any image.
+def check_fit(path: Path, found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    """Refuse weights that do not match a network or are not finite.
 
     Args:
-        path: Where they were found.
-        found: By name.
-        wanted: Those of the network.
+        path: File of the weights.
+        found: The weights by name.
+        expected: Those of the network.
 
     Raises:
-        ConfigError: Weights are missing, left over, of another shape or not finite.
+        ConfigError: Weights are missing, unexpected, of another shape or not finite.
     """
-    wrong = [name for name in {**wanted, **found} if name not in found or name not in wanted]
-    wrong += [name for name in wanted if name in found and found[name].shape != wanted[name].shape]
+    wrong = [name for name in {**expected, **found} if name not in found or name not in expected]
+    wrong += [name for name in expected if name in found and found[name].shape != expected[name].shape]
     if wrong:
         raise ConfigError(
-            f"{path} belongs to another network: {few(wrong, _SHOWN)} missing, left over or of another shape. "
-            "Use the architecture, channels, patch size and spacing that it was trained with."
+            f"{path} does not match the network: missing, unexpected or of another shape: {few(wrong, _SHOWN)}. "
+            "Use the architecture, channels, patch size and spacing that it was trained with.",
+            code="weights-mismatch",
+            file=path,
+            found=wrong,
         )
-    broken = [name for name, tensor in found.items() if not bool(tensor.isfinite().all())]
+    check_finite(path, found)
+
+
+def check_finite(path: Path, weights: Mapping[str, Tensor]) -> None:
+    """Refuse weights that are NaN or infinite.
+
+    Raises:
+        ConfigError: Some are.
+    """
+    broken = [name for name, tensor in weights.items() if not bool(tensor.isfinite().all())]
     if broken:
-        raise ConfigError(f"{path} holds weights that are not finite ({broken[0]}). Train the fold again.")
+        raise ConfigError(
+            f"{path} holds NaN or infinite weights ({few(broken, _SHOWN)}). Retrain the fold, or exclude this file.",
+            code="weights-not-finite",
+            file=path,
+            found=broken,
+        )

@@ -1,4 +1,4 @@
-"""``mist_average_weights`` on files of weights with one fault each; one of them holds code."""
+"""``mist_average_weights`` on weights files with one fault each."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def average(box: Sandbox) -> Path:
 
 
 def executed(box: Sandbox) -> Path:
-    """Where the code in a file of weights would leave a trace."""
+    """File that the code in a weights file would create."""
     return box.folder / "executed"
 
 
@@ -55,7 +55,7 @@ def each(change: Callable[[Any], Any]) -> Callable[[Sandbox], None]:
     return changed(lambda found: {name: change(tensor) for name, tensor in found.items()})
 
 
-def in_place_of_an_average(box: Sandbox) -> None:
+def existing_output(box: Sandbox) -> None:
     average(box).write_text("mine")
 
 
@@ -66,83 +66,88 @@ def as_output(box: Sandbox, path: Callable[[Sandbox], Path]) -> Arguments:
 refused = partial(Fault, touches=False)
 
 FAULTS = [
-    refused("average_weights/single-file", "one file alone", lambda box: ["--weights", weights(box)], "--weights", 2),
+    refused("average_weights/single-file", "a single file", lambda box: ["--weights", weights(box)], "--weights", 2),
     refused(
         "average_weights/same-file-twice",
         "the same file twice",
         lambda box: ["--weights", weights(box), weights(box)],
-        "is given twice",
+        ("[input-duplicate]", "fold_1.pt"),
     ),
     refused(
-        "average_weights/file-missing", "a file that is not there", lambda box: remove(weights(box)), "There is no"
+        "average_weights/file-missing",
+        "a file that does not exist",
+        lambda box: remove(weights(box)),
+        ("[weights-missing]", "fold_1.pt"),
     ),
     refused(
         "average_weights/truncated",
-        "a file that is cut short",
+        "a truncated file",
         lambda box: cut_short(weights(box)),
-        "fold_1.pt is damaged, or no file of weights",
+        ("[weights-unreadable]", "fold_1.pt"),
     ),
     refused(
         "average_weights/text",
-        "a text in place of weights",
+        "a text file",
         lambda box: fill(weights(box), "no weights"),
-        "fold_1.pt is damaged, or no file of weights",
+        ("[weights-unreadable]", "fold_1.pt"),
     ),
     refused(
         "average_weights/empty",
-        "a file of no bytes",
+        "an empty file",
         lambda box: fill(weights(box)),
-        "fold_1.pt is damaged, or no file of weights",
+        ("[weights-unreadable]", "fold_1.pt"),
     ),
     *(
         refused(
             f"average_weights/{key}",
             what,
             breaks,
-            "fold_1.pt is damaged, or no file of weights",
+            ("[weights-unreadable]", "fold_1.pt"),
             others_done=lambda box: not executed(box).exists(),
         )
         for key, what, breaks in (
-            ("with-code", "a pickle that would run code", pickled),
-            ("with-code-among-weights", "weights with an object that would run code", saved_with_code),
+            ("with-code", "a pickle that executes code", pickled),
+            ("with-code-among-weights", "weights with an object that executes code", saved_with_code),
         )
     ),
     refused(
         "average_weights/checkpoint",
-        "a whole checkpoint instead of weights",
+        "a checkpoint instead of weights",
         changed(lambda found: {"network": found, "epoch": 3}),
-        "holds something else than the weights of a network",
+        ("[weights-invalid]", "fold_1.pt"),
     ),
-    refused("average_weights/list", "a list of tensors", changed(lambda found: list(found.values())), "something else"),
+    refused(
+        "average_weights/list", "a list of tensors", changed(lambda found: list(found.values())), "[weights-invalid]"
+    ),
     refused(
         "average_weights/different-architectures",
         "weights of another network",
         changed(lambda found: dict(list(found.items())[1:])),
-        "fold_1.pt belongs to another network than",
+        ("[weights-mismatch]", "fold_1.pt"),
     ),
     refused(
         "average_weights/different-shapes",
-        "weights of another number of channels",
+        "weights with another number of channels",
         each(lambda tensor: tensor[:1] if tensor.ndim else tensor),
-        "Average weights of one network",
+        ("[weights-mismatch]", "fold_1.pt"),
     ),
     refused(
         "average_weights/nan-weights",
         "weights that are NaN",
         each(lambda tensor: tensor * float("nan")),
-        "holds values that are not finite",
+        ("[weights-not-finite]", "fold_1.pt"),
     ),
     refused(
         "average_weights/output-exists",
-        "an output that is there already",
-        in_place_of_an_average,
-        "average.pt exists already",
+        "an output that exists",
+        existing_output,
+        ("[output-exists]", "average.pt"),
     ),
     *(
         refused(f"average_weights/{key}", what, partial(as_output, path=path), says)
         for key, what, path, says in (
-            ("output-is-input", "an output that is one of the files", weights, "is one of the files"),
-            ("output-a-folder", "an output that is a folder", lambda box: weights(box).parent, "is a folder"),
+            ("output-is-input", "an output that is also an input", weights, "[output-is-input]"),
+            ("output-a-folder", "an output that is a folder", lambda box: weights(box).parent, "[folder-not-file]"),
         )
     ),
     refused(

@@ -115,7 +115,7 @@ OF_FINALIZE = [
         "finalize/weights-truncated",
         "the weights of a fold cut short",
         unmade(lambda box: cut_short(box.study.model(0))),
-        "fold_0.pt is damaged",
+        ("[weights-unreadable]", "fold_0.pt"),
     ),
     refused(
         "finalize/no-study",
