@@ -34,7 +34,7 @@ STAGES: Mapping[str, Sequence[str]] = {
 
 def job_name(study: Study, stage: str) -> str:
     """The name of a stage's job."""
-    return f"{study.name}__{stage}"
+    return f"{study.key}__{stage}"
 
 
 IN_SYNC = "in_sync"
@@ -62,7 +62,7 @@ def _selection(study: Study, names: Sequence[str]) -> dg.AssetSelection:
 
 def stage_tags(study: Study, stage: str) -> dict[str, str]:
     """The tags of a stage's runs; what takes minutes leaves the queue before trainings that take days."""
-    return {"mist/study": study.name, "mist/stage": stage, "dagster/priority": "0" if stage == "train" else "1"}
+    return {"mist/study": study.key, "mist/stage": stage, "dagster/priority": "0" if stage == "train" else "1"}
 
 
 def study_jobs(study: Study) -> list[UnresolvedAssetJobDefinition]:

@@ -98,7 +98,7 @@ class Launcher:
         with others_first() as waiting:
             for tags in _partition_tags(known, partitions):
                 with waiting():
-                    self._run(job, run_config, {**tags, "mist/study": study.name, "mist/stage": stage})
+                    self._run(job, run_config, {**tags, "mist/study": study.key, "mist/stage": stage})
 
     def run_tool(self, tool: str, output: Path, config: Mapping[str, Any]) -> None:
         """Run a tool, an asset that is not part of a study, on the partition of its output; errors as above."""
@@ -160,7 +160,7 @@ def launcher(progress: Progress) -> Iterator[Launcher]:
 
 def _operation(study: Study, stage: str) -> str:
     """What takes the run config of a stage."""
-    return f"{study.name}__{'analysis' if stage == 'analyze' else STAGES[stage][-1]}"
+    return f"{study.key}__{'analysis' if stage == 'analyze' else STAGES[stage][-1]}"
 
 
 def _partition_tags(known: Sequence[str], wanted: Sequence[str] | None) -> Iterator[dict[str, str]]:
@@ -230,7 +230,7 @@ def submit(study: Study, stage: str, config: Mapping[str, Any], partition: str, 
     """
     address = home.web_server()
     selector = {"repositoryLocationName": CODE_LOCATION, "repositoryName": "__repository__"}
-    own = {PARTITION_NAME_TAG: partition, "mist/study": study.name, "mist/stage": stage, "user": getpass.getuser()}
+    own = {PARTITION_NAME_TAG: partition, "mist/study": study.key, "mist/stage": stage, "user": getpass.getuser()}
     parameters = {
         "selector": {**selector, "jobName": job_name(study, stage)},
         "runConfigData": {"ops": {_operation(study, stage): {"config": dict(config)}}},

@@ -51,7 +51,7 @@ def code_version(stage: str) -> str:
 
 def asset_key(study: Study, name: str) -> dg.AssetKey:
     """The key of a study's asset."""
-    return dg.AssetKey([study.name, name])
+    return dg.AssetKey([study.key, name])
 
 
 Inputs: TypeAlias = Mapping[str, Mapping[str, str]]

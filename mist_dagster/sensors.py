@@ -26,7 +26,7 @@ def study_sensors(study: Study) -> list[dg.SensorDefinition]:
 
 def _sensor(study: Study, name: str, stage: str, description: str) -> dg.SensorDefinition:
     @dg.sensor(
-        name=f"{study.name}__{name}",
+        name=f"{study.key}__{name}",
         job_name=job_name(study, stage),
         minimum_interval_seconds=_SECONDS,
         default_status=dg.DefaultSensorStatus.STOPPED,

@@ -43,6 +43,11 @@ class Study:
     data: Path | None = None
 
     @property
+    def key(self) -> str:
+        """The name as an identifier: letters, digits and underscores."""
+        return re.sub(r"\W", "_", self.name, flags=re.ASCII)
+
+    @property
     def config(self) -> Path:
         """Every setting of the study."""
         return self.results / "config.json"

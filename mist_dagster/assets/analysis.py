@@ -62,10 +62,10 @@ def analysis_assets(study: Study) -> list[dg.AssetsDefinition]:
     """config.json with the fold assignment, and the settings of each stage."""
     config_key = asset_key(study, "study_config")
     settings = [asset_key(study, f"{stage}_settings") for stage in STAGE_SECTIONS]
-    described: dict[str, Any] = {"group_name": study.name, "code_version": CODE_VERSION, "kinds": {"json"}}
+    described: dict[str, Any] = {"group_name": study.key, "code_version": CODE_VERSION, "kinds": {"json"}}
 
     @dg.multi_asset(
-        name=f"{study.name}__analysis",
+        name=f"{study.key}__analysis",
         specs=[
             dg.AssetSpec(
                 config_key,

@@ -33,7 +33,7 @@ def raw_case_gates(study: Study) -> dg.AssetChecksDefinition:
     """Checks that read every file of every patient, as ``mist_analyze --verify`` does, and change nothing."""
 
     @dg.multi_asset_check(
-        name=f"{study.name}__verify_cases",
+        name=f"{study.key}__verify_cases",
         specs=[dg.AssetCheckSpec(check.name, asset=check.asset_key) for check in raw_case_checks(study)],
     )
     def verify_cases(config: VerifyRun, progress: dg.ResourceParam[Progress]) -> Iterator[dg.AssetCheckResult]:

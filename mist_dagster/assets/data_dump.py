@@ -21,7 +21,7 @@ def data_dump_assets(study: Study) -> list[dg.AssetsDefinition]:
 
     @dg.asset(
         key=asset_key(study, "data_dump"),
-        group_name=study.name,
+        group_name=study.key,
         deps=[asset_key(study, name) for name in ("raw_case", "study_config")],
         code_version=CODE_VERSION,
         kinds={"markdown"},

@@ -29,13 +29,13 @@ warnings.filterwarnings("ignore", category=dg.BetaWarning)
 def dataset_assets(study: Study, partitions: StudyPartitions) -> list[dg.AssetsDefinition | dg.SourceAsset]:
     """dataset.json, the training patients and the test patients, each with the hash of its content."""
 
-    @dg.observable_source_asset(key=asset_key(study, "dataset"), group_name=study.name)
+    @dg.observable_source_asset(key=asset_key(study, "dataset"), group_name=study.key)
     def dataset() -> dg.DataVersion:
         """The study's dataset.json: channels, labels, classes and folders."""
         return dg.DataVersion(file_hash(_data(study)))
 
     @dg.observable_source_asset(
-        key=asset_key(study, "raw_case"), group_name=study.name, partitions_def=partitions.patients
+        key=asset_key(study, "raw_case"), group_name=study.key, partitions_def=partitions.patients
     )
     def raw_case(context: dg.OpExecutionContext) -> dg.DataVersionsByPartition:
         """The images and the mask of a training patient, as they came."""
@@ -44,7 +44,7 @@ def dataset_assets(study: Study, partitions: StudyPartitions) -> list[dg.AssetsD
         return _changed(context, study, asset_key(study, "raw_case"), found, partitions.patients)
 
     @dg.observable_source_asset(
-        key=asset_key(study, "test_case"), group_name=study.name, partitions_def=partitions.test_patients
+        key=asset_key(study, "test_case"), group_name=study.key, partitions_def=partitions.test_patients
     )
     def test_case(context: dg.OpExecutionContext) -> dg.DataVersionsByPartition:
         """The images of a test patient, as they came."""

@@ -37,7 +37,7 @@ def evaluation_assets(study: Study) -> list[dg.AssetsDefinition]:
 
     @dg.asset(
         key=asset_key(study, "evaluation"),
-        group_name=study.name,
+        group_name=study.key,
         deps=[asset_key(study, name) for name in ("cv_prediction", "raw_case", "evaluation_settings")],
         code_version=code_version("evaluation"),
         automation_condition=_WHEN_INPUTS_CHANGE,

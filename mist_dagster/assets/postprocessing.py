@@ -34,7 +34,7 @@ def postprocessing_assets(study: Study) -> list[dg.AssetsDefinition]:
 
     @dg.asset(
         key=asset_key(study, "postprocessing_strategy"),
-        group_name=study.name,
+        group_name=study.key,
         deps=[asset_key(study, name) for name in ("cv_prediction", "raw_case", "evaluation_settings")],
         code_version=CODE_VERSION,
         kinds={"json"},

@@ -45,7 +45,7 @@ class PredictionRun(dg.Config):
 def prediction_assets(study: Study, partitions: StudyPartitions) -> list[dg.AssetsDefinition]:
     """The cross-validation predictions and the test predictions."""
     described: dict[str, Any] = {
-        "group_name": study.name,
+        "group_name": study.key,
         "code_version": code_version("prediction"),
         "backfill_policy": dg.BackfillPolicy.single_run(),
         "output_required": False,

@@ -32,7 +32,7 @@ def preprocessing_assets(study: Study, partitions: StudyPartitions) -> list[dg.A
 
     @dg.asset(
         key=asset_key(study, "preprocessed_case"),
-        group_name=study.name,
+        group_name=study.key,
         partitions_def=partitions.patients,
         deps=[asset_key(study, "raw_case"), asset_key(study, "preprocessing_settings")],
         code_version=code_version("preprocessing"),

@@ -56,7 +56,7 @@ def training_assets(study: Study, partitions: StudyPartitions) -> list[dg.Assets
 
     @dg.asset(
         key=asset_key(study, "training_set"),
-        group_name=study.name,
+        group_name=study.key,
         partitions_def=partitions.folds,
         deps=[
             dg.AssetDep(asset_key(study, "preprocessed_case"), partition_mapping=dg.AllPartitionMapping()),
@@ -83,7 +83,7 @@ def training_assets(study: Study, partitions: StudyPartitions) -> list[dg.Assets
 
     @dg.asset(
         key=asset_key(study, "fold_model"),
-        group_name=study.name,
+        group_name=study.key,
         partitions_def=partitions.folds,
         deps=[training_set, asset_key(study, "training_settings")],
         code_version=code_version("training"),

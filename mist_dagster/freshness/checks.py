@@ -42,7 +42,7 @@ def status_checks(study: Study) -> dg.AssetChecksDefinition:
     """The checks of a study, all made from one look at its files."""
 
     @dg.multi_asset_check(
-        name=f"{study.name}__in_sync",
+        name=f"{study.key}__in_sync",
         specs=[
             dg.AssetCheckSpec(check.name, asset=check.asset_key, description="Made from everything as it is now.")
             for check in in_sync_checks(study)
@@ -74,7 +74,7 @@ def _result(check: dg.AssetCheckKey, outdated: Mapping[str, str], found: Status)
 def plan_job(study: Study) -> dg.JobDefinition:
     """The job that does what ``mist_plan --apply`` does."""
 
-    @dg.op(name=f"{study.name}__plan_op", description="Find out what is out of date, and make just that again.")
+    @dg.op(name=f"{study.key}__plan_op", description="Find out what is out of date, and make just that again.")
     def plan(context: dg.OpExecutionContext, config: PlanRun, progress: dg.ResourceParam[Progress]) -> None:
         from mist_dagster.freshness.outputs import outdated_outputs
         from mist_dagster.launch import Launcher  # it builds the definitions, of which this is one
@@ -88,8 +88,8 @@ def plan_job(study: Study) -> dg.JobDefinition:
             make_current(Launcher(context.instance, progress), study, found, config)
 
     @dg.job(
-        name=f"{study.name}__make_current",
-        tags={"mist/study": study.name, "mist/stage": "make_current"},
+        name=f"{study.key}__make_current",
+        tags={"mist/study": study.key, "mist/stage": "make_current"},
         description="Make what is out of date again, and nothing else; each stage is a run of its own.",
     )
     def make_current_job() -> None:

@@ -1,26 +1,28 @@
-"""The register of studies: a small YAML each, written by every command that names a results folder."""
+"""Registered studies: a YAML file each, written by every command that takes ``--results``."""
 
 import hashlib
 import json
 import logging
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from mist_dagster.instance import tensorboard
 from mist_dagster.instance.home import dagster_home
-from mist_ops.errors import ConfigError
+from mist_ops.errors import ConfigError, listing
 from mist_ops.files import write_text
-from mist_ops.schema import Section
+from mist_ops.schema import Section, mistakes
 from mist_ops.study import Study
 
 _logger = logging.getLogger("mist")
-_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,79}")
+_NAME = re.compile(r"[^\W_][\w. -]{0,79}")
+_TOOLS = "tools"
+"""Asset key prefix of the tools."""
 
 
 class StudyRecord(Section):
@@ -32,29 +34,42 @@ class StudyRecord(Section):
 
 
 def registered_studies() -> list[Study]:
-    """Every study of this home, by name; a record that cannot be read is told of and left out."""
-    found = []
+    """List the studies of this home by name; log a warning for records that are invalid."""
+    found: dict[str, Study] = {}
     for path in sorted((dagster_home() / "studies").glob("*.yaml")):
         try:
-            found.append(_read(path))
-        except ConfigError as error:  # which must not take the other studies with it
+            study = _read(path)
+            _check_key(study, found.values())
+        except ConfigError as error:  # the other studies remain usable
             _logger.warning("%s", error)
-    return found
+        else:
+            found[study.key] = study
+    return list(found.values())
 
 
 def register(results: Path, *, numpy: Path | None = None, data: Path | None = None, name: str | None = None) -> Study:
-    """Return the study of a results folder, recording what is newly known of it.
+    """Return the study of a results folder, and register it or update its record.
 
     Args:
-        results: The study's results folder, which tells it from other studies.
+        results: The study's results folder, which identifies it.
         numpy: Folder of its arrays; if None the recorded one, else ``./numpy``.
-        data: Its dataset.json; if None the recorded one, or that which the analysis noted.
-        name: Name to register it by; if None the recorded one, else the task and a short hash of the results folder.
+        data: Its dataset.json; if None the recorded one, or the one in ``fingerprint.json``.
+        name: Its name; if None the recorded one, else the task and a short hash of the results folder.
+
+    Raises:
+        ConfigError: The name is invalid or taken, or the study has another one.
     """
     results = results.expanduser().resolve()
-    known = next((study for study in registered_studies() if study.results == results), None)
+    studies = registered_studies()
+    known = next((study for study in studies if study.results == results), None)
     if known and name not in (None, known.name):
-        raise ConfigError(f"{results} is already the study '{known.name}', not '{name}'. Leave --study out.")
+        raise ConfigError(
+            f"{results} is already registered as the study '{known.name}', not '{name}'. Omit --study.",
+            code="study-registered",
+            field="--study",
+            found=name,
+            expected=known.name,
+        )
     name = _checked(name or (known.name if known else _default_name(results, data)))
     study = Study(
         name=name,
@@ -64,7 +79,8 @@ def register(results: Path, *, numpy: Path | None = None, data: Path | None = No
     )
     path = dagster_home() / "studies" / f"{name}.yaml"
     if not known and path.exists():
-        raise ConfigError(f"The study '{name}' is already that of {_read(path).results}. Choose another --study.")
+        raise _taken(name, _read(path))
+    _check_key(study, (other for other in studies if other != known))
     if study != known:
         record = StudyRecord(results=study.results, numpy=study.numpy, data=study.data)
         write_text(path, yaml.safe_dump(record.model_dump(mode="json"), sort_keys=False))
@@ -76,12 +92,15 @@ def _read(path: Path) -> Study:
     try:
         record = StudyRecord.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
-        raise ConfigError(f"{path} is no record of a study: {error}. Correct it, or remove it.") from error
+        problem = listing(mistakes(error, StudyRecord)) if isinstance(error, ValidationError) else str(error)
+        raise ConfigError(
+            f"{path} is not a valid study record: {problem}. Correct or remove it.", code="record-invalid", file=path
+        ) from error
     return Study(name=_checked(path.stem), results=record.results, numpy=record.numpy, data=record.data)
 
 
 def _dataset_of(results: Path) -> Path | None:
-    """The dataset.json that a study was analyzed from, as noted beside its results: both may have moved."""
+    """The dataset.json named in fingerprint.json, relative to the results, since both may have moved."""
     try:
         data = json.loads((results / "fingerprint.json").read_text(encoding="utf-8"))["data"]
         path = Path(os.path.normpath(results / data))
@@ -95,19 +114,41 @@ def _absolute(path: Path | None) -> Path | None:
 
 
 def _checked(name: str) -> str:
-    if not _NAME.fullmatch(name):
-        raise ConfigError(f"The study name {name!r} is not allowed: a letter, then at most 79 letters, digits or _.")
+    if not _NAME.fullmatch(name) or name[-1] in " ." or name == _TOOLS:
+        raise ConfigError(
+            f"'{name}' is not a valid study name. A name starts with a letter or digit, continues with letters, "
+            f"digits, spaces, '-', '_' or '.', has at most 80 characters and is not '{_TOOLS}'.",
+            code="study-name-invalid",
+            field="--study",
+            found=name,
+        )
     return name
 
 
+def _check_key(study: Study, others: Iterable[Study]) -> None:
+    """Refuse a study whose assets would have the keys of another study's."""
+    taken = next((other for other in others if other.key == study.key), None)
+    if taken:
+        raise _taken(study.name, taken)
+
+
+def _taken(name: str, other: Study) -> ConfigError:
+    if name == other.name:
+        problem = f"The study name '{name}' is already used by {other.results}"
+    else:
+        problem = f"The study names '{name}' and '{other.name}' ({other.results}) have the same asset key '{other.key}'"
+    return ConfigError(
+        f"{problem}. Choose another name with --study.", code="study-name-taken", field="--study", found=name
+    )
+
+
 def _default_name(results: Path, data: Path | None) -> str:
-    task = re.sub(r"\W+", "_", next(_tasks(results, data), "study"), flags=re.ASCII).strip("_") or "study"
-    named = task if task[0].isalpha() else f"study_{task}"
-    return f"{named[:60]}_{hashlib.sha256(str(results).encode()).hexdigest()[:6]}"
+    task = re.sub(r"[^\w.-]+", "_", next(_tasks(results, data), "")).strip("_.-")[:60] or "study"
+    return f"{task}_{hashlib.sha256(str(results).encode()).hexdigest()[:6]}"
 
 
 def _tasks(results: Path, data: Path | None) -> Iterator[str]:
-    """The task's name from whichever file tells it; one that cannot be read is for its reader to complain of."""
+    """The task in config.json or dataset.json; whoever reads an invalid file next reports it."""
     for path, keys in ((results / "config.json", ("dataset_info", "task")), (data, ("task",))):
         try:
             value: Any = json.loads(path.read_text()) if path else None

@@ -18,7 +18,7 @@ _USUAL = "http://127.0.0.1:6006"
 
 def show(study: Study) -> None:
     """Have TensorBoard show a study's curves, from when there are any; it looks for new ones every few seconds."""
-    link = _folder() / study.name
+    link = _folder() / study.key
     with contextlib.suppress(OSError):  # another command does the same, or there are no links on this disk
         if not link.is_symlink() or link.readlink() != study.curves:
             link.unlink(missing_ok=True)
@@ -29,7 +29,7 @@ def page(study: Study, fold: int) -> str:
     """The address of a fold's curves, where TensorBoard was last served or else is by default."""
     noted = dagster_home() / _ADDRESS
     address = noted.read_text() if noted.exists() else _USUAL
-    run = quote(f"^{study.name}/{study.logs(fold).name}$")
+    run = quote(f"^{study.key}/{study.logs(fold).name}$")
     return f"{address}/?runFilter={run}#timeseries"
 
 

@@ -98,7 +98,7 @@ def test_every_patient_can_be_verified_gate_by_gate(finished: Study, home: Path,
     voxels, grid = read_image(image)
     voxels[0, 0, 0] = np.nan
     write_image(image, voxels, replace(grid, origin=(9.0, 9.0, 9.0)))
-    job = build_definitions([study]).resolve_job_def(f"{study.name}__verify")
+    job = build_definitions([study]).resolve_job_def(f"{study.key}__verify")
     with instance() as opened:
         result = job.execute_in_process(instance=opened)
     found = {made.check_name: made for made in result.get_asset_check_evaluations()}

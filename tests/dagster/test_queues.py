@@ -41,7 +41,7 @@ def submitting(study: Study, *flags: str) -> list[str]:
 
 def trainings(records: dg.DagsterInstance, study: Study) -> list[dg.DagsterRun]:
     """The trainings of a study, the latest first."""
-    return list(records.get_runs(dg.RunsFilter(tags={"mist/stage": "train", "mist/study": study.name})))
+    return list(records.get_runs(dg.RunsFilter(tags={"mist/stage": "train", "mist/study": study.key})))
 
 
 def process_of(records: dg.DagsterInstance, run: dg.DagsterRun) -> int | None:

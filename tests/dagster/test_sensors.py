@@ -16,16 +16,16 @@ def tick(study: Study, name: str, cursor: str | None) -> tuple[list[dg.RunReques
     """The runs that a sensor asks for, and its next cursor."""
     repository = build_definitions([study]).get_repository_def()
     context = dg.build_sensor_context(cursor=cursor, repository_def=repository)
-    found = repository.get_sensor_def(f"{study.name}__{name}").evaluate_tick(context)
+    found = repository.get_sensor_def(f"{study.key}__{name}").evaluate_tick(context)
     return list(found.run_requests or []), found.cursor
 
 
 @pytest.mark.parametrize("name, job", [("watch", "status"), ("keep_current", "make_current")])
 def test_an_edit_asks_for_one_run(copied_study: Study, name: str, job: str) -> None:
     study = copied_study
-    sensor = build_definitions([study]).get_repository_def().get_sensor_def(f"{study.name}__{name}")
+    sensor = build_definitions([study]).get_repository_def().get_sensor_def(f"{study.key}__{name}")
     assert sensor.default_status == dg.DefaultSensorStatus.STOPPED
-    assert sensor.job_name == f"{study.name}__{job}"
+    assert sensor.job_name == f"{study.key}__{job}"
     asked, cursor = tick(study, name, None)
     assert asked == []
     write_config(study.config, override(read_config(study.config), {"training.epochs": 9}))
@@ -55,7 +55,7 @@ def test_a_study_whose_files_are_gone_is_skipped(copied_study: Study) -> None:
 def test_scores_are_asked_for_once_predictions_are_new(copied_study: Study) -> None:
     study = copied_study
     definitions = build_definitions([study])
-    predicted, scores = dg.AssetKey([study.name, "cv_prediction"]), dg.AssetKey([study.name, "evaluation"])
+    predicted, scores = dg.AssetKey([study.key, "cv_prediction"]), dg.AssetKey([study.key, "evaluation"])
     with dg.DagsterInstance.ephemeral() as records:
         before = dg.evaluate_automation_conditions(definitions, records)
         assert before.total_requested == 0

@@ -130,7 +130,7 @@ def test_what_is_missing_is_told(copied_study: Study) -> None:
 
 def test_the_checks_in_the_ui_say_what_the_command_says(edited: tuple[Study, str]) -> None:
     study, patient = edited
-    job = build_definitions([study]).resolve_job_def(f"{study.name}__status")
+    job = build_definitions([study]).resolve_job_def(f"{study.key}__status")
     with instance() as opened:
         result = job.execute_in_process(instance=opened)
     found = {made.asset_key.path[-1]: made for made in result.get_asset_check_evaluations()}
@@ -145,9 +145,9 @@ def test_a_job_makes_just_that_again(copied_study: Study) -> None:
     study = copied_study
     kept = study.model(0).stat().st_mtime_ns
     study.model(1).unlink()
-    job = build_definitions([study]).resolve_job_def(f"{study.name}__make_current")
+    job = build_definitions([study]).resolve_job_def(f"{study.key}__make_current")
     with instance() as opened:
-        config = {"ops": {f"{study.name}__plan_op": {"config": {"device": "cpu"}}}}
+        config = {"ops": {f"{study.key}__plan_op": {"config": {"device": "cpu"}}}}
         assert job.execute_in_process(instance=opened, run_config=config).success
         stages = [run.tags["mist/stage"] for run in opened.get_runs()]
         checked = opened.event_log_storage.get_latest_asset_check_execution_by_key(in_sync_checks(study))

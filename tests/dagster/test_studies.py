@@ -2,62 +2,93 @@
 
 from pathlib import Path
 
+import dagster as dg
 import pytest
+from expect import refuses
 
+from mist_dagster.definitions import build_definitions
 from mist_dagster.instance.home import dagster_home, instance
 from mist_dagster.instance.studies import register, registered_studies
 from mist_dagster.launch import _partition_tags
 from mist_dagster.partitions import study_partitions
+from mist_dagster.provenance import asset_key
 from mist_ops.errors import ConfigError
 from mist_ops.phantoms import write_phantoms
 from mist_ops.study import Study
 
 
-def test_a_home_is_made_with_telemetry_off(home: Path) -> None:
+def test_a_new_home_has_telemetry_off(home: Path) -> None:
     assert dagster_home() == home
     with instance() as opened:
         assert not opened.telemetry_enabled
 
 
-def test_a_study_is_named_after_its_task_and_its_folder(home: Path) -> None:
+def test_default_name_is_the_task_and_a_hash_of_the_results_folder(home: Path) -> None:
     data = home.parent / "dataset.json"
-    data.write_text('{"task": "Liver & spleen"}')
+    data.write_text('{"task": "Liver & spleen-v1.2"}')
     one, other = register(Path("a"), data=data), register(Path("b"), data=data)
-    assert one.name.startswith("Liver_spleen_")
+    assert one.name.startswith("Liver_spleen-v1.2_")
     assert one.name != other.name
     assert registered_studies() == sorted([one, other], key=lambda study: study.name)
 
 
-def test_a_results_folder_keeps_its_study_and_remembers_its_arrays(home: Path) -> None:
+def test_registered_results_keep_their_name_and_arrays(home: Path) -> None:
     first = register(Path("results"), numpy=Path("arrays"), name="brains")
     assert register(Path("results")) == first
     assert register(Path("results"), numpy=Path("others")).numpy == Path("others").resolve()
 
 
-def test_one_name_is_not_given_to_two_studies(home: Path) -> None:
-    register(Path("one"), name="brains")
-    with pytest.raises(ConfigError, match="already that of"):
-        register(Path("other"), name="brains")
-    with pytest.raises(ConfigError, match="is already the study 'brains', not 'livers'"):
+@pytest.mark.parametrize(
+    "name, key", [("mednext-base", "mednext_base"), ("Prostate 3.0 T", "Prostate_3_0_T"), ("7T", "7T"), ("b_1", "b_1")]
+)
+def test_names_as_people_type_them_have_a_safe_asset_key(home: Path, name: str, key: str) -> None:
+    study = register(Path("results"), name=name)
+    assert registered_studies() == [study]
+    assert (study.name, study.key) == (name, key)
+    assert asset_key(study, "evaluation") == dg.AssetKey([key, "evaluation"])
+    build_definitions([study]).resolve_job_def(f"{key}__train")
+
+
+def test_a_study_name_is_unique_and_belongs_to_one_results_folder(home: Path) -> None:
+    register(Path("one"), name="brain-mets")
+    with refuses("study-name-taken", ConfigError, field="--study"):
+        register(Path("other"), name="brain-mets")
+    with refuses("study-name-taken", ConfigError, names="brain_mets"):
+        register(Path("other"), name="brain.mets")
+    with refuses("study-registered", ConfigError, found="livers", expected="brain-mets"):
         register(Path("one"), name="livers")
-    with pytest.raises(ConfigError, match="is not allowed"):
-        register(Path("third"), name="../escape")
+
+
+@pytest.mark.parametrize("name", ["../escape", "-rf", "a/b", "a ", "a.", "x" * 81, "tools"])
+def test_invalid_study_names(home: Path, name: str) -> None:
+    with refuses("study-name-invalid", ConfigError, found=name):
+        register(Path("results"), name=name)
+
+
+def test_a_copied_record_with_the_asset_key_of_another_study_is_skipped(
+    home: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    study = register(Path("results"), name="brain-mets")
+    record = dagster_home() / "studies" / "brain-mets.yaml"
+    record.with_stem("brain_mets").write_text(record.read_text())
+    assert registered_studies() == [study]
+    assert "[study-name-taken]" in caplog.text
 
 
 @pytest.mark.parametrize("text", ["results: [", "- a", "results: 7", "a: &a [*a, *a]", "\0", "[" * 10_000, "é"])
-def test_a_record_that_cannot_be_read_is_told_of_and_takes_no_other_study_with_it(
+def test_invalid_records_are_reported_and_leave_other_studies_usable(
     home: Path, text: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     study = register(Path("results"), name="brains")
     broken = dagster_home() / "studies" / "livers.yaml"
     broken.write_text(text, encoding="latin-1")
     assert registered_studies() == [study]
-    assert f"{broken} is no record of a study" in caplog.text
-    with pytest.raises(ConfigError, match="is no record of a study"):
+    assert str(broken) in caplog.text
+    with refuses("record-invalid", ConfigError, file=broken):
         register(Path("other"), name="livers")
 
 
-def test_patients_before_analysis_are_those_of_the_dataset_in_the_folds_to_come(home: Path) -> None:
+def test_partitions_before_analysis_are_those_that_the_analysis_will_assign(home: Path) -> None:
     data = write_phantoms(home.parent / "data", patients=6, tests=1, size=(24, 26, 22))
     found = study_partitions(Study("s", numpy=Path("n"), results=Path("none"), data=data))
     assert found.folds.get_partition_keys() == [f"fold_{index}" for index in range(5)]
@@ -66,18 +97,18 @@ def test_patients_before_analysis_are_those_of_the_dataset_in_the_folds_to_come(
     assert len(found.test_patients.get_partition_keys()) == 1
 
 
-def test_a_study_whose_files_are_gone_has_no_patients_and_breaks_nothing(home: Path) -> None:
+def test_a_study_with_missing_files_has_no_partitions(home: Path) -> None:
     found = study_partitions(Study("s", numpy=Path("n"), results=Path("none"), data=Path("gone.json")))
     assert list(found.patients.get_partition_keys()) == []
 
 
-def test_patients_are_done_in_as_few_runs_as_there_are_unbroken_ranges() -> None:
+def test_each_contiguous_range_of_patients_is_one_run() -> None:
     tags = [list(tag.values()) for tag in _partition_tags(["a", "b", "c", "d", "e"], ["e", "b", "a"])]
     assert tags == [["a", "b"], ["e"]]
     assert list(_partition_tags([], None)) == [{}]
 
 
-def test_a_home_of_an_earlier_version_finds_the_modules_that_moved(home: Path) -> None:
+def test_module_paths_in_an_older_dagster_yaml_are_updated(home: Path) -> None:
     dagster_home()
     settings = home / "dagster.yaml"
     now = settings.read_text()

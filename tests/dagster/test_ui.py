@@ -168,7 +168,7 @@ def finished_run(study: Study, stage: str) -> bool:
             "DAGSTER_HOME", str(study.results.parent / "dagster_home")
         )  # the storages lie in the home of the process
         with instance() as opened:
-            runs = opened.get_runs(dg.RunsFilter(tags={"mist/study": study.name, "mist/stage": stage}))
+            runs = opened.get_runs(dg.RunsFilter(tags={"mist/study": study.key, "mist/stage": stage}))
             return any(run.is_success for run in runs)
 
 

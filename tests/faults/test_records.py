@@ -39,7 +39,7 @@ def test_lost_records_are_made_again_from_the_files(trained: Sandbox) -> None:
             assert records.get_materialized_partitions(asset_key(study, name)) == partitions
         made = records.get_latest_materialization_event(asset_key(study, "evaluation"))
         assert made is not None
-        assert made.asset_materialization.tags[f"dagster/input_data_version/{study.name}/cv_prediction"]
+        assert made.asset_materialization.tags[f"dagster/input_data_version/{study.key}/cv_prediction"]
         assert records.get_runs_count(dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE])) == 0
     assert trained.run("train", "--resume", "--folds", "0", "--device", "cpu").status == 0
 
