@@ -1,4 +1,4 @@
-"""The fixed settings of the optimizers, and that each lowers a simple loss."""
+"""Settings of the optimizers, and convergence on a simple loss."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def test_an_optimizer_has_the_settings_of_the_reference(name: str, settings: dic
 
 
 @pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
-def test_every_optimizer_goes_downhill(name: str) -> None:
+def test_an_optimizer_lowers_the_loss(name: str) -> None:
     parameter = torch.nn.Parameter(torch.ones(2))
     optimizer = OPTIMIZERS[name]([parameter], 0.1, 0.0)
     for _ in range(30):
@@ -30,5 +30,5 @@ def test_every_optimizer_goes_downhill(name: str) -> None:
     assert parameter.square().sum().item() < 0.5
 
 
-def test_there_are_these_three() -> None:
+def test_the_three_optimizers_are_registered() -> None:
     assert set(OPTIMIZERS) >= {"adam", "adamw", "sgd"}

@@ -1,4 +1,4 @@
-"""Learning rates against those of the reference."""
+"""Learning rates compared with the reference."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from mist_ops.schedulers import learning_rate
         ("constant", 3, [0.01, 0.34, 0.67, 1, 1, 1, 1, 1, 1, 1]),
     ],
 )  # fmt: skip
-def test_rates_are_those_of_the_reference(schedule: str, warmup: int, expected: list[float]) -> None:
+def test_rates_equal_those_of_the_reference(schedule: str, warmup: int, expected: list[float]) -> None:
     rates = [learning_rate(schedule, epoch, epochs=10, warmup=warmup, base=1e-3) for epoch in range(10)]
     assert rates == pytest.approx([1e-3 * factor for factor in expected], rel=1e-5)
 
 
 @pytest.mark.parametrize("schedule", ["constant", "cosine", "polynomial"])
 @given(epochs=st.integers(1, 2000), data=st.data())
-def test_a_rate_is_positive_and_never_above_its_base(schedule: str, epochs: int, data: st.DataObject) -> None:
+def test_a_rate_is_positive_and_at_most_the_base_rate(schedule: str, epochs: int, data: st.DataObject) -> None:
     epoch, warmup = data.draw(st.integers(0, epochs - 1)), data.draw(st.integers(0, epochs - 1))
     assert 0.0 < learning_rate(schedule, epoch, epochs, warmup, base=0.5) <= 0.5
 
 
-def test_a_run_that_is_made_longer_goes_on_upon_the_new_curve() -> None:
+def test_a_run_that_is_made_longer_continues_on_the_new_curve() -> None:
     assert learning_rate("cosine", 5, epochs=10, warmup=0, base=1e-3) == pytest.approx(5e-4)
     assert learning_rate("cosine", 10, epochs=20, warmup=0, base=5e-3) == pytest.approx(2.5e-3)
 
 
 @pytest.mark.parametrize("warmup", [-1, 10, 11])
-def test_a_warmup_that_leaves_no_epoch_is_refused(warmup: int) -> None:
+def test_a_warmup_as_long_as_the_run_is_refused(warmup: int) -> None:
     with pytest.raises(ValueError, match="fewer epochs"):
         learning_rate("cosine", 0, epochs=10, warmup=warmup, base=1e-3)

@@ -1,7 +1,7 @@
-"""Random changes to training patches: a function each, filed with what must be known about it.
+"""Data augmentation of training patches: spatial and intensity transforms.
 
-What moves voxels is in ``spatial``, what changes their values in ``intensity``. An augmentation draws from the
-generator it is given and from nothing else, so that a patch is the same in whichever process it is made.
+An augmentation draws only from the generator that it is given, so that a patch does not depend on the process that
+creates it.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ AXES: Mapping[str, int] = {"x": 1, "y": 2, "z": 3}
 """The spatial dimensions of a patch's tensors."""
 
 _ANISOTROPY = 3.0
-"""An axis is coarse if its spacing is more than this times the narrowest one."""
+"""An axis is coarse if its spacing is more than this times the smallest one."""
 
 
 @dataclass(frozen=True)
 class Patch:
-    """A piece of a case: image channels, class indices and, where the loss needs them, distance maps.
+    """A patch of a case: image channels, class indices and, if the loss needs them, distance maps.
 
     Attributes:
         image: Normalized intensities.
         label: Class indices.
-        dtm: Signed distances to each class.
+        dtm: Signed distance map of each class.
         spacing: In mm.
-        flip_axes: Those of x, y and z that may be mirrored without making a left side a right one.
+        flip_axes: Those of x, y and z that may be flipped, for labels that do not distinguish left from right.
     """
 
     image: Float32[Tensor, "channel x y z"]
@@ -44,12 +44,12 @@ class Patch:
 
     @property
     def fine(self) -> tuple[bool, bool, bool]:
-        """Whether each of x, y, z is fine enough to interpolate along: thick slices are far from one another."""
+        """Whether each of x, y, z is fine enough for interpolation, unlike the axis across thick slices."""
         x, y, z = (width <= _ANISOTROPY * min(self.spacing) for width in self.spacing)
         return x, y, z
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Patch:
-        """The same change of the grid made to image, label and distance maps alike."""
+        """Apply the same spatial change to image, label and distance maps."""
         return replace(
             self, image=change(self.image), label=change(self.label), dtm=None if self.dtm is None else change(self.dtm)
         )
@@ -63,32 +63,32 @@ class Augmentation:
     """An entry of ``AUGMENTATIONS``.
 
     Attributes:
-        change: Makes a changed copy of a patch.
-        place: Augmentations are applied in ascending order of this, whatever order they are named in.
-        probability: How often it is applied at all.
-        keeps_distances: False if it scales the grid, so that distances in voxels would no longer be true; such an
-            augmentation is left out for patches with distance maps.
+        change: Returns an augmented copy of a patch.
+        order: Augmentations are applied in ascending order of this number.
+        probability: Probability of being applied to a patch.
+        keeps_distances: False if it scales the grid, which would make distances in voxels wrong; it is then skipped for
+            patches with distance maps.
     """
 
     change: Change
-    place: int
+    order: int
     probability: float
     keeps_distances: bool = True
 
 
 def augment(patch: Patch, names: Iterable[str], generator: Generator) -> Patch:
-    """Apply the named augmentations, each with its probability, in the order of their ``place``.
+    """Apply augmentations by name, each with its probability, in ascending ``order``.
 
     Raises:
-        UnknownName: A name is in no registry; all there are is listed.
+        UnknownName: A name is not in ``AUGMENTATIONS``.
     """
-    for augmentation in sorted((AUGMENTATIONS[name] for name in names), key=lambda augmentation: augmentation.place):
-        possible = augmentation.keeps_distances or patch.dtm is None
-        if possible and uniform(generator, 0.0, 1.0) < augmentation.probability:
+    for augmentation in sorted((AUGMENTATIONS[name] for name in names), key=lambda augmentation: augmentation.order):
+        applicable = augmentation.keeps_distances or patch.dtm is None
+        if applicable and uniform(generator, 0.0, 1.0) < augmentation.probability:
             patch = augmentation.change(patch, generator)
     return patch
 
 
 def uniform(generator: Generator, low: float, high: float) -> float:
-    """One draw from ``[low, high)``."""
+    """Draw a number from ``[low, high)``."""
     return low + (high - low) * float(torch.rand((), generator=generator))

@@ -1,4 +1,4 @@
-"""What training minimizes: one module per paper, each a function of logits, probabilities and one-hot truth."""
+"""Loss functions of logits, probabilities and one-hot truth, a module per paper."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ class Loss:
     Attributes:
         function: Maps ``objective.Prediction`` (logits, probabilities, one-hot truth, and the ``needs``) to a scalar.
         needs: Which of ``"dtm"`` and ``"spacing"`` it reads.
-        blended_with: Name of the loss that takes the weight alpha beside this one's ``1 - alpha``, where alpha may
-            change over the epochs; None for a loss that stands alone.
-        native: Whether coarser outputs are compared with a truth thinned out to their own resolution, which is
-            cheaper. Otherwise they are enlarged to full resolution first.
+        blended_with: Name of the loss with weight alpha in a composite loss, where this one has ``1 - alpha``; alpha
+            may change over the epochs. None for a loss that is not composite.
+        native: Whether coarser outputs are compared with a truth subsampled to their resolution, which is cheaper.
+            Otherwise they are upsampled to full resolution first.
     """
 
     function: Callable[..., Tensor]

@@ -11,7 +11,7 @@ from mist_ops.registry import LOSSES
 
 
 def boundary(prediction: Prediction) -> Float[Tensor, ""]:
-    """Mean of distance map times probability over the labels: negative where probability lies inside the truth."""
+    """Mean of distance map times probability over the labels, negative where the probability is inside the truth."""
     _, probabilities = prediction.foreground
     return (prediction.distances * probabilities).mean()
 

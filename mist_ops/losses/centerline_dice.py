@@ -1,4 +1,4 @@
-"""Centerline Dice loss (Shit et al., CVPR 2021): whether skeletons lie inside the other mask."""
+"""Centerline Dice loss (Shit et al., CVPR 2021)."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _SPACE = (2, 3, 4)
 
 
 def centerline_dice(prediction: Prediction) -> Float[Tensor, ""]:
-    """One minus the mean over samples and labels of the harmonic mean of topology precision and sensitivity.
+    """One minus the harmonic mean of topology precision and sensitivity, averaged over samples and labels.
 
-    A label that is absent, and predicted nowhere, costs nothing.
+    A label that is absent and not predicted has loss 0.
     """
     truth, probabilities = prediction.foreground
     precision = _inside(skeleton(probabilities, _ITERATIONS), truth)
@@ -27,9 +27,9 @@ def centerline_dice(prediction: Prediction) -> Float[Tensor, ""]:
 
 
 def _inside(centerlines: Tensor, masks: Tensor) -> Tensor:
-    """How much of each centerline lies inside the mask."""
+    """Fraction of each centerline inside the mask."""
     return ((centerlines * masks).sum(_SPACE) + _SMOOTH) / (centerlines.sum(_SPACE) + _SMOOTH)
 
 
-# Not at the resolution of coarser outputs: a vessel of a voxel or two is lost where every second voxel is kept.
+# Not native: subsampling would remove vessels that are one or two voxels wide.
 LOSSES.register("cldice")(Loss(centerline_dice, blended_with="dice_ce", native=False))

@@ -1,4 +1,4 @@
-"""Deep supervision (Lee et al., AISTATS 2015): coarser outputs are trained too, each weighing half the one before."""
+"""Deep supervision (Lee et al., AISTATS 2015): losses at coarser resolutions, each with half the weight of the last."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from torch import Tensor
 
 
 def head_weights(heads: int) -> list[float]:
-    """Weights of the heads, finest first: each half the one before, together 1."""
+    """Weights of the heads, finest first: each half of the previous one; they sum to 1."""
     powers = [0.5**level for level in range(heads)]
     return [power / sum(powers) for power in powers]
 
 
-def thin_out(target: Tensor, size: Sequence[int]) -> Tensor:
-    """Keep every n-th voxel of a target ``(batch, channel, x, y, z)``, so that ``size`` is left.
+def subsample(target: Tensor, size: Sequence[int]) -> Tensor:
+    """Keep every n-th voxel of a target ``(batch, channel, x, y, z)`` to get a spatial size.
 
-    This is nearest-neighbour resampling, which keeps class indices what they are.
+    This is nearest-neighbor resampling, so class indices stay valid.
 
     Raises:
-        ValueError: The target's size is no multiple of ``size``.
+        ValueError: The size of the target is not a multiple of ``size``.
     """
-    steps = [whole // left for whole, left in zip(target.shape[2:], size, strict=True)]
-    if [left * step for left, step in zip(size, steps, strict=True)] != list(target.shape[2:]):
+    steps = [whole // part for whole, part in zip(target.shape[2:], size, strict=True)]
+    if [part * step for part, step in zip(size, steps, strict=True)] != list(target.shape[2:]):
         raise ValueError(f"A head of size {tuple(size)} does not divide a target of size {tuple(target.shape[2:])}.")
     x, y, z = steps
     return target[:, :, ::x, ::y, ::z]

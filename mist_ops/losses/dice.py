@@ -1,4 +1,4 @@
-"""Soft Dice (Milletari et al., 3DV 2016) with squared terms, alone and with cross-entropy."""
+"""Soft Dice (Milletari et al., 3DV 2016) with squared terms, with and without cross-entropy."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _EPSILON = 1e-6
 def dice(prediction: Prediction) -> Float[Tensor, ""]:
     """Mean of ``sum (t - p)^2 / (sum t^2 + sum p^2 + 1e-6)`` over samples and classes.
 
-    A class that the patch lacks costs nearly 1 unless its probability is zero almost everywhere.
+    A class absent from the patch has a loss near 1 unless its probability is almost zero everywhere.
     """
     loss = DiceLoss(
         include_background=prediction.include_background, squared_pred=True, smooth_nr=_EPSILON, smooth_dr=_EPSILON
@@ -27,7 +27,7 @@ def dice(prediction: Prediction) -> Float[Tensor, ""]:
 
 
 def dice_ce(prediction: Prediction) -> Float[Tensor, ""]:
-    """Half ``dice``, half the mean cross-entropy of the voxels over all classes."""
+    """Mean of ``dice`` and the cross-entropy over all classes."""
     return 0.5 * dice(prediction) + 0.5 * cross_entropy(prediction.logits, prediction.truth)
 
 

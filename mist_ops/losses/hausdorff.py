@@ -11,7 +11,7 @@ from mist_ops.registry import LOSSES
 
 
 def hausdorff(prediction: Prediction) -> Float[Tensor, ""]:
-    """Mean of ``(t - p)^2 d^2`` over the labels, with the distance maps of the truth alone."""
+    """Mean of ``(t - p)^2 d^2`` over the labels, with the distance maps of the truth."""
     truth, probabilities = prediction.foreground
     return ((truth - probabilities) ** 2 * prediction.distances**2).mean()
 

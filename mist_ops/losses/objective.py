@@ -1,7 +1,6 @@
-"""From a network's outputs to the number that training minimizes.
+"""Training objective: a loss applied to the outputs of a network.
 
-What all losses share happens here, once: softmax, one-hot truth, whether the background counts, the blend of a
-composite loss with its partner, and deep supervision.
+Everything that losses share is here: softmax, one-hot truth, background, composite losses and deep supervision.
 """
 
 from __future__ import annotations
@@ -16,22 +15,22 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from mist_ops.losses import Loss
-from mist_ops.losses.deep_supervision import head_weights, thin_out
+from mist_ops.losses.deep_supervision import head_weights, subsample
 from mist_ops.registry import LOSSES
 from mist_ops.types import Spacing
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a loss looks at.
+    """Input of a loss.
 
     Attributes:
         logits: Output of the network, as FP32.
         probabilities: Their softmax over the classes.
         truth: One-hot truth.
-        dtm: Signed distance map per class, where the loss needs one.
-        spacing: Spacing of the voxels in mm, where the loss needs it.
-        include_background: Whether overlap terms count class 0. Cross-entropy always does.
+        dtm: Signed distance map per class, if the loss needs one.
+        spacing: Voxel spacing in mm, if the loss needs it.
+        include_background: Whether overlap terms include class 0. Cross-entropy always does.
     """
 
     logits: Float[Tensor, "batch class x y z"]
@@ -43,7 +42,7 @@ class Prediction:
 
     @property
     def foreground(self) -> tuple[Float[Tensor, "batch label x y z"], Float[Tensor, "batch label x y z"]]:
-        """Truth and probabilities without the background, which boundary and topology terms never count."""
+        """Truth and probabilities without the background, which boundary and topology terms ignore."""
         return self.truth[:, 1:], self.probabilities[:, 1:]
 
     @property
@@ -55,7 +54,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Objective:
-    """A loss made ready for a network's outputs; see ``make_objective``."""
+    """A loss with the settings of a study; see ``make_objective``."""
 
     loss: Loss
     spacing: Spacing | None = None
@@ -68,35 +67,35 @@ class Objective:
         dtm: Float[Tensor, "batch class x y z"] | None = None,
         alpha: float = 0.5,
     ) -> Float[Tensor, ""]:
-        """The weighted mean of the loss over the outputs, finest first.
+        """Return the weighted mean of the loss over the outputs.
 
         Args:
-            outputs: Logits per head, compared with the truth at their own resolution where the loss allows it.
+            outputs: Logits per head, finest first.
             classes: Class indices at the resolution of the first head.
             dtm: Signed distance maps at that resolution.
-            alpha: Weight of the loss that a composite loss is blended with; its own term weighs ``1 - alpha``.
+            alpha: Weight of the ``blended_with`` term of a composite loss; its own term has ``1 - alpha``.
         """
         if classes.shape != (outputs[0].shape[0], 1, *outputs[0].shape[2:]):
             raise ValueError(f"Logits {tuple(outputs[0].shape)} and classes {tuple(classes.shape)} do not match.")
         if "dtm" in self.loss.needs and dtm is None:
-            raise ValueError("This loss needs distance maps (dtm), and the batch has none.")
+            raise ValueError("This loss needs distance maps (dtm), but the batch has none.")
         total = torch.zeros((), device=classes.device)
         for weight, logits in zip(head_weights(len(outputs)), outputs, strict=True):
             total = total + weight * self._at(logits.float(), classes, dtm, alpha)
         return total
 
     def _at(self, logits: Tensor, classes: Tensor, dtm: Tensor | None, alpha: float) -> Tensor:
-        """The loss of one output, which may be coarser than the truth."""
+        """Loss of one output, which may be coarser than the truth."""
         if not self.loss.native and logits.shape[2:] != classes.shape[2:]:
             logits = interpolate(logits, size=classes.shape[2:], mode="trilinear")
         size = logits.shape[2:]
-        distances = None if dtm is None or "dtm" not in self.loss.needs else thin_out(dtm, size)
-        prediction = _prediction(logits, thin_out(classes, size), distances, self.spacing, self.include_background)
+        distances = None if dtm is None or "dtm" not in self.loss.needs else subsample(dtm, size)
+        prediction = _prediction(logits, subsample(classes, size), distances, self.spacing, self.include_background)
         return _blended(self.loss, prediction, alpha)
 
 
 def _blended(loss: Loss, prediction: Prediction, alpha: float) -> Tensor:
-    """A loss, blended with its partner if it has one; a term without weight is not computed."""
+    """Value of a possibly composite loss; terms with weight 0 are not computed."""
     if loss.blended_with is None:
         own: Tensor = loss.function(prediction)
         return own
@@ -109,24 +108,24 @@ def _blended(loss: Loss, prediction: Prediction, alpha: float) -> Tensor:
 
 
 def make_objective(name: str, *, spacing: Spacing | None = None, include_background: bool = True) -> Objective:
-    """The objective for a loss of ``LOSSES``.
+    """Return the objective for a loss.
 
     Args:
         name: Name in ``LOSSES``.
-        spacing: Spacing of the patches in mm; some losses need it.
-        include_background: Whether overlap terms count class 0.
+        spacing: Voxel spacing in mm; some losses need it.
+        include_background: Whether overlap terms include class 0.
 
     Raises:
-        ConfigError: There is no such loss.
+        ConfigError: The loss is unknown.
     """
     loss = LOSSES[name]
     if "spacing" in loss.needs and spacing is None:
-        raise ValueError(f"The loss {name!r} needs the spacing of the patches.")
+        raise ValueError(f"Loss '{name}' needs the spacing of the patches.")
     return Objective(loss, spacing, include_background)
 
 
 def validation_loss(logits: Float[Tensor, "batch class x y z"], classes: Integer[Tensor, "batch 1 x y z"]) -> Tensor:
-    """Soft Dice loss of whole volumes without the background: what the best weights are chosen by."""
+    """Soft Dice loss of whole volumes without the background, which selects the best weights."""
     return make_objective("dice", include_background=False)([logits], classes)
 
 
@@ -134,6 +133,6 @@ def _prediction(
     logits: Tensor, classes: Tensor, dtm: Tensor | None, spacing: Spacing | None, include_background: bool
 ) -> Prediction:
     if logits.shape[1] < 2:
-        raise ValueError(f"A softmax needs at least two classes, found {logits.shape[1]}.")
+        raise ValueError(f"A softmax needs at least two classes; got {logits.shape[1]}.")
     truth = one_hot(classes, num_classes=logits.shape[1])
     return Prediction(logits, logits.softmax(dim=1), truth, dtm, spacing, include_background)

@@ -1,6 +1,6 @@
-"""Surface-dilation Dice losses: overlap of the boundaries of truth and prediction, both made as thick as a tolerance.
+"""Surface-dilation Dice losses: overlap of the boundaries of truth and prediction, dilated by a tolerance.
 
-``volumetric_sddl`` blends it with ``dice_ce``, ``vessel_sddl`` with the blend of ``dice_ce`` and ``cldice``.
+``volumetric_sddl`` blends it with ``dice_ce``, ``vessel_sddl`` with ``cldice``, itself a blend with ``dice_ce``.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ _SPACE = (2, 3, 4)
 
 
 def surface_dilation(prediction: Prediction) -> Float[Tensor, ""]:
-    """One minus the soft Dice of the dilated boundaries, in the mean over samples and labels.
+    """One minus the soft Dice of the dilated boundaries, averaged over samples and labels.
 
-    The tolerance is 1.25 times the longest edge of a voxel; boundaries grow by it, in mm, along each axis.
+    The tolerance is 1.25 times the longest edge of a voxel. Boundaries are dilated by it, in mm, along each axis.
     """
     assert prediction.spacing is not None
     kernel = dilation_kernel(prediction.spacing)
@@ -34,12 +34,12 @@ def surface_dilation(prediction: Prediction) -> Float[Tensor, ""]:
 
 
 def dilation_kernel(spacing: Spacing) -> Size:
-    """Edges in voxels of the box that reaches the tolerance on both sides along x, y and z."""
+    """Edges in voxels of the box that covers the tolerance on both sides along x, y and z."""
     tolerance = _SAFETY * max(spacing)
     x, y, z = (2 * math.ceil(tolerance / length) + 1 for length in spacing)
     return x, y, z
 
 
-# Not at the resolution of coarser outputs, where the tolerance would be twice or four times as wide.
+# Not native: at coarser resolutions the tolerance would be two or four times as wide.
 LOSSES.register("volumetric_sddl")(Loss(surface_dilation, {"spacing"}, blended_with="dice_ce", native=False))
 LOSSES.register("vessel_sddl")(Loss(surface_dilation, {"spacing"}, blended_with="cldice", native=False))

@@ -5,11 +5,13 @@ from itertools import compress
 
 import pytest
 import torch
+from expect import refuses
 from torch import Tensor
 
 from mist_ops.augmentation import Patch, augment
 from mist_ops.config import AugmentationConfig
-from mist_ops.registry import AUGMENTATIONS, UnknownName
+from mist_ops.errors import ConfigError
+from mist_ops.registry import AUGMENTATIONS
 from mist_ops.types import Spacing
 
 ALL = tuple(AUGMENTATIONS)
@@ -30,7 +32,7 @@ def tensors(patch: Patch) -> list[Tensor]:
     return [patch.image, patch.label, *([] if patch.dtm is None else [patch.dtm])]
 
 
-def test_all_of_the_configuration_exist_and_some_have_to_be_asked_for() -> None:
+def test_default_transforms_are_registered_and_others_are_optional() -> None:
     default = set(AugmentationConfig().transforms)
     assert default == {"zoom", "flips", "noise", "blur", "brightness", "contrast"}
     assert set(ALL) - default == {"rotation", "gamma", "low_resolution"}
@@ -47,17 +49,17 @@ def test_the_order_of_the_names_does_not_matter() -> None:
     assert torch.equal(first.image, second.image)
 
 
-def test_nothing_named_changes_nothing() -> None:
+def test_without_names_a_patch_is_unchanged() -> None:
     assert augment(random_patch(), (), generator()).image.equal(random_patch().image)
 
 
 def test_an_unknown_name_is_refused_with_a_guess() -> None:
-    with pytest.raises(UnknownName, match=r"'nois'\. Did you mean 'noise'"):
+    with refuses("unknown-augmentation", ConfigError, names="Did you mean 'noise'", found="nois"):
         augment(random_patch(), ["nois"], generator())
 
 
 @pytest.mark.parametrize("name, share", [("noise", 0.15), ("contrast", 0.15), ("flips", 0.875)])
-def test_each_is_applied_as_often_as_it_says(name: str, share: float) -> None:
+def test_each_is_applied_with_its_probability(name: str, share: float) -> None:
     patch, draws = random_patch(), generator()
     changed = sum(not augment(patch, [name], draws).image.equal(patch.image) for _ in range(1000))
     assert changed / 1000 == pytest.approx(share, abs=0.04)
@@ -70,7 +72,7 @@ def test_a_patch_with_distance_maps_is_never_zoomed() -> None:
 
 @pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (1.0, 1.0, 6.0), (4.0, 0.5, 4.0)])
 @pytest.mark.parametrize("name", ALL)
-def test_shape_type_and_class_indices_stay_and_the_original_too(name: str, spacing: Spacing) -> None:
+def test_shape_type_and_class_indices_are_kept_and_the_original_is_unchanged(name: str, spacing: Spacing) -> None:
     patch = random_patch(dtm=AUGMENTATIONS[name].keeps_distances, spacing=spacing)
     before = [tensor.clone() for tensor in tensors(patch)]
     changed = AUGMENTATIONS[name].change(patch, generator())
@@ -80,7 +82,7 @@ def test_shape_type_and_class_indices_stay_and_the_original_too(name: str, spaci
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_the_image_is_changed_and_what_is_known_of_its_grid_stays(name: str) -> None:
+def test_the_image_is_changed_and_spacing_and_flip_axes_are_kept(name: str) -> None:
     patch = replace(random_patch(spacing=(1.0, 1.0, 6.0)), flip_axes=("x", "y"))
     changed = AUGMENTATIONS[name].change(patch, generator(2))
     assert not changed.image.equal(patch.image)
@@ -91,5 +93,5 @@ def test_the_image_is_changed_and_what_is_known_of_its_grid_stays(name: str) -> 
     "spacing, fine",
     [((1.0, 1.0, 3.0), "xyz"), ((1.0, 1.0, 3.1), "xy"), ((4.0, 1.0, 4.0), "y"), ((5.0, 1.0, 1.0), "yz")],
 )
-def test_an_axis_is_coarse_above_three_times_the_narrowest_spacing(spacing: Spacing, fine: str) -> None:
+def test_an_axis_is_coarse_above_three_times_the_smallest_spacing(spacing: Spacing, fine: str) -> None:
     assert "".join(compress("xyz", random_patch(spacing=spacing).fine)) == fine

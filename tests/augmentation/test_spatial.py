@@ -22,7 +22,7 @@ def test_image_label_and_distances_are_flipped_together(seed: int) -> None:
     assert flipped.dtm.equal(flipped.image)
 
 
-def test_every_one_of_the_eight_flips_occurs() -> None:
+def test_all_eight_flips_occur() -> None:
     label = torch.arange(8, dtype=torch.uint8).reshape(1, 2, 2, 2)
     draws = generator(0)
     found = {tuple(flips(Patch(label.float(), label), draws).label.flatten().tolist()) for _ in range(200)}
@@ -30,7 +30,7 @@ def test_every_one_of_the_eight_flips_occurs() -> None:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_zooming_magnifies_a_ball_in_the_middle(seed: int) -> None:
+def test_zooming_magnifies_a_ball_in_the_center(seed: int) -> None:
     grid = torch.meshgrid(*[torch.arange(24) - 11.5] * 3, indexing="ij")
     ball = (torch.stack(grid).norm(dim=0) < 6)[None]
     zoomed = zoom(Patch(ball.float(), ball.byte()), generator(seed))
@@ -39,7 +39,7 @@ def test_zooming_magnifies_a_ball_in_the_middle(seed: int) -> None:
     assert float(((zoomed.image > 0.5) == (zoomed.label == 1)).float().mean()) > 0.98
 
 
-def test_zooming_neither_overshoots_nor_invents_classes() -> None:
+def test_zooming_neither_overshoots_nor_adds_classes() -> None:
     label = torch.randint(2, (1, 12, 12, 12), dtype=torch.uint8, generator=generator(0)) * 3
     zoomed = zoom(Patch(label.float(), label), generator(0))
     assert set(zoomed.label.unique().tolist()) == {0, 3}
@@ -55,14 +55,14 @@ def test_a_coarse_axis_is_not_zoomed() -> None:
 
 
 @pytest.mark.parametrize("axes, firsts", [("", {0}), ("x", {0, 4}), ("yz", {0, 1, 2, 3})])
-def test_only_axes_that_may_be_mirrored_are(axes: str, firsts: set[int]) -> None:
+def test_only_flip_axes_are_flipped(axes: str, firsts: set[int]) -> None:
     label = torch.arange(8, dtype=torch.uint8).reshape(1, 2, 2, 2)
     patch, draws = Patch(label.float(), label, flip_axes=tuple(axes)), generator(0)
     assert {int(flips(patch, draws).label[0, 0, 0, 0]) for _ in range(100)} == firsts
 
 
 @pytest.mark.parametrize("axis, turned", [(0, (2, 3)), (1, (3, 1)), (2, (1, 2))])
-def test_a_quarter_turn_is_that_of_rot90_for_image_label_and_distances(axis: int, turned: tuple[int, int]) -> None:
+def test_a_rotation_by_90_degrees_equals_rot90_for_image_label_and_dtm(axis: int, turned: tuple[int, int]) -> None:
     label = torch.arange(5**3, dtype=torch.uint8).reshape(1, 5, 5, 5)
     x, y, z = (math.pi / 2 if dim == axis else 0.0 for dim in range(3))
     rotated = rotate(Patch(label.float(), label, label.float()), (x, y, z))
@@ -72,21 +72,21 @@ def test_a_quarter_turn_is_that_of_rot90_for_image_label_and_distances(axis: int
     assert rotated.dtm.equal(rotated.image)
 
 
-def test_a_quarter_turn_goes_by_mm_and_not_by_voxels() -> None:
+def test_a_rotation_by_90_degrees_is_in_mm_and_not_in_voxels() -> None:
     label = torch.zeros((1, 9, 9, 1), dtype=torch.uint8)
-    label[0, 8, 4] = 1  # 4 mm from the middle along x are 2 voxels along y
+    label[0, 8, 4] = 1  # 4 mm from the center along x are 2 voxels along y
     rotated = rotate(Patch(label.float(), label, spacing=(1.0, 2.0, 1.0)), (0.0, 0.0, math.pi / 2))
     assert rotated.label[0, 4, 6] == 1
 
 
-def test_rotations_about_several_axes_follow_one_another() -> None:
+def test_rotations_about_x_y_and_z_are_applied_in_this_order() -> None:
     label = torch.arange(5**3, dtype=torch.uint8).reshape(1, 5, 5, 5)
     rotated = rotate(Patch(label.float(), label), (math.pi / 2, math.pi, math.pi / 2)).label
     assert rotated.equal(torch.rot90(torch.rot90(torch.rot90(label, 1, (2, 3)), 2, (3, 1)), 1, (1, 2)))
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_a_ball_stays_where_it_is_rotated_and_its_label_with_it(seed: int) -> None:
+def test_rotating_a_centered_ball_does_not_move_it_or_its_label(seed: int) -> None:
     grid = torch.meshgrid(*[(torch.arange(24) - 11.5)] * 3, indexing="ij")
     ball = (torch.stack(grid).norm(dim=0) < 8)[None]
     rotated = rotation(Patch(ball.float(), ball.byte()), generator(seed))
@@ -96,7 +96,7 @@ def test_a_ball_stays_where_it_is_rotated_and_its_label_with_it(seed: int) -> No
 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("coarse", [1, 2, 3])
-def test_thick_slices_are_rotated_in_their_plane_alone(seed: int, coarse: int) -> None:
+def test_thick_slices_are_rotated_only_in_plane(seed: int, coarse: int) -> None:
     slices = torch.arange(8, dtype=torch.uint8).expand(1, 8, 8, 8).movedim(3, coarse)
     across = torch.arange(8, dtype=torch.uint8).expand(1, 8, 8, 8).movedim(3, coarse % 3 + 1)
     x, y, z = (5.0 if dim == coarse else 1.0 for dim in (1, 2, 3))
@@ -106,7 +106,7 @@ def test_thick_slices_are_rotated_in_their_plane_alone(seed: int, coarse: int) -
     assert not rotated.image[1:].allclose(across.float(), atol=1e-3)
 
 
-def test_the_border_is_continued_into_the_corners_of_a_rotated_patch() -> None:
+def test_the_corners_of_a_rotated_patch_are_padded_with_the_edge_value() -> None:
     full = torch.full((1, 9, 9, 9), 3, dtype=torch.uint8)
     rotated = rotate(Patch(full.float(), full), (0.3, 0.4, 0.5))
     assert rotated.label.equal(full)

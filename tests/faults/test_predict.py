@@ -320,7 +320,7 @@ MODEL_FILES = [
         "predict/weights-checkpoint",
         "a checkpoint in place of weights",
         lambda box: shutil.copy(box.study.checkpoint(1), weights(box)) and None,
-        "such as a whole checkpoint",
+        "[weights-invalid]",
         touches=False,
     ),
     Fault(

@@ -622,7 +622,7 @@ PRETRAINED = [
         "train/pretrained-checkpoint",
         "a whole checkpoint for pretrained weights",
         lambda box: pretrained(box, lambda path: shutil.copy(checkpoint(box), path)),
-        "such as a whole checkpoint",
+        "[weights-invalid]",
         touches=False,
     ),
     Fault(

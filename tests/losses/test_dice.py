@@ -1,4 +1,4 @@
-"""Dice and cross-entropy against the numbers of the reference."""
+"""Dice and cross-entropy compared with the reference."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def all_background(confidence: float) -> tuple[Tensor, Tensor]:
     return logits, torch.zeros(1, 1, 8, 8, 8, dtype=torch.uint8)
 
 
-def test_the_example_is_that_of_the_reference() -> None:
+def test_the_example_equals_that_of_the_reference() -> None:
     logits, classes = example()
     assert logits.sum().item() == pytest.approx(-5.40744, abs=1e-4)
     assert classes.sum().item() == 981
@@ -42,20 +42,20 @@ def test_the_validation_loss_is_dice_without_the_background() -> None:
 
 
 @pytest.mark.parametrize("confidence, expected", [(5.0, 0.99996), (20.0, 2e-9)])
-def test_an_absent_class_costs_one_unless_its_probability_is_zero_everywhere(
+def test_an_absent_class_has_loss_one_unless_its_probability_is_zero_everywhere(
     confidence: float, expected: float
 ) -> None:
     assert validation_loss(*all_background(confidence)).item() == pytest.approx(expected, abs=5e-6)
 
 
 @pytest.mark.parametrize("name", ["dice", "dice_ce"])
-def test_a_perfect_prediction_costs_nothing(name: str) -> None:
+def test_a_perfect_prediction_has_loss_zero(name: str) -> None:
     _, classes = example()
     logits = 50.0 * torch.nn.functional.one_hot(classes[:, 0], 3).movedim(-1, 1).float()
     assert make_objective(name)([logits], classes).item() == pytest.approx(0.0, abs=1e-6)
 
 
-def test_half_precision_logits_are_scored_in_single_precision() -> None:
+def test_half_precision_logits_are_evaluated_in_single_precision() -> None:
     logits, classes = example()
     loss = make_objective("dice_ce")([logits.bfloat16()], classes)
     assert loss.dtype == torch.float32

@@ -1,4 +1,4 @@
-"""Every loss: golden numbers of the reference, and what must hold whatever the input is."""
+"""Every loss: golden numbers of the reference, and properties that hold for any input."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def value(name: str, alpha: float = 0.5, spacing: Spacing = ISOTROPIC, backgroun
     return float(objective([logits], classes, dtm, alpha))
 
 
-def test_the_inputs_are_those_of_the_golden_numbers() -> None:
+def test_the_inputs_equal_those_of_the_golden_numbers() -> None:
     logits, classes, dtm = inputs()
     assert logits.flatten()[:3].tolist() == pytest.approx([-1.1258398, -1.1523602, -0.2505786], abs=1e-7)
     assert (int(classes.sum()), float(dtm.sum())) == (981, pytest.approx(-26.41187, abs=1e-3))
@@ -66,16 +66,16 @@ def test_a_composite_loss_has_the_values_of_the_reference(name: str, expected: t
         ("vessel_sddl", 0.449436),
     ],
 )
-def test_without_the_background_only_overlap_changes(name: str, expected: float) -> None:
+def test_excluding_the_background_changes_only_overlap_terms(name: str, expected: float) -> None:
     assert value(name, 0.5, background=False) == pytest.approx(expected, abs=2e-6)
 
 
-def test_thick_slices_are_dilated_in_mm() -> None:
+def test_dilation_of_thick_slices_is_in_mm() -> None:
     assert value("volumetric_sddl", 0.0, spacing=(1.0, 1.0, 3.0)) == pytest.approx(0.062146, abs=2e-6)
 
 
-def test_a_point_grows_as_far_in_mm_along_each_axis() -> None:
-    # The reference swaps x and y here, and grows it by 44 mm along x.
+def test_a_point_is_dilated_by_the_same_distance_along_each_axis() -> None:
+    # The reference swaps x and y here and dilates by 44 mm along x.
     assert dilation_kernel((4.0, 1.0, 1.0)) == (5, 11, 11)
     point = torch.zeros(1, 1, 21, 21, 21)
     point[..., 10, 10, 10] = 1
@@ -83,7 +83,7 @@ def test_a_point_grows_as_far_in_mm_along_each_axis() -> None:
     assert [int(found[0, 0].amax(dim=axes).sum()) for axes in ((1, 2), (0, 2), (0, 1))] == [5, 11, 11]
 
 
-def test_swapping_axes_and_spacing_together_changes_nothing() -> None:
+def test_permuting_axes_and_spacing_together_does_not_change_the_loss() -> None:
     logits, classes, _ = inputs()
     one = make_objective("volumetric_sddl", spacing=(4.0, 1.0, 2.0))([logits], classes, alpha=0.0)
     turned = make_objective("volumetric_sddl", spacing=(1.0, 2.0, 4.0))
@@ -106,7 +106,7 @@ def distances(classes: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize("present", [True, False])
-def test_value_and_gradient_are_finite_with_and_without_every_class(name: str, present: bool) -> None:
+def test_value_and_gradient_are_finite_with_and_without_a_class(name: str, present: bool) -> None:
     classes = box(present)
     generator = torch.Generator().manual_seed(1)
     heads = [torch.randn(1, 3, n, n, n, generator=generator, requires_grad=True) for n in (16, 8, 4)]
@@ -117,7 +117,7 @@ def test_value_and_gradient_are_finite_with_and_without_every_class(name: str, p
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_the_truth_costs_less_than_a_shifted_truth_and_that_less_than_nothing(name: str) -> None:
+def test_the_truth_has_a_lower_loss_than_a_shifted_truth_and_than_no_prediction(name: str) -> None:
     classes = box()
     sure = 20.0 * torch.nn.functional.one_hot(classes[:, 0].long(), 3).movedim(-1, 1).float()
     candidates = (sure, sure.roll(2, dims=2), torch.zeros_like(sure))
@@ -138,7 +138,7 @@ def test_the_truth_is_near_a_minimum(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["cldice", "volumetric_sddl", "vessel_sddl"])
-def test_a_truth_that_is_all_background_and_found_so_gives_a_finite_gradient(name: str) -> None:
+def test_an_empty_truth_and_prediction_give_a_finite_gradient(name: str) -> None:
     classes = torch.zeros(1, 1, 8, 8, 8, dtype=torch.uint8)
     logits = torch.zeros(1, 3, 8, 8, 8)
     logits[:, 0] = 200.0

@@ -1,9 +1,10 @@
-"""Deep supervision, blending and refusals of the objective."""
+"""Deep supervision, composite losses and errors of the objective."""
 
 from __future__ import annotations
 
 import pytest
 import torch
+from expect import refuses
 from torch import Tensor
 
 from mist_ops.errors import ConfigError
@@ -37,7 +38,7 @@ def test_a_coarse_head_is_compared_with_every_second_voxel() -> None:
     assert objective([fine, coarse], CLASSES).item() == pytest.approx(expected.item(), abs=1e-6)
 
 
-def test_a_composite_loss_is_blended_with_its_partner() -> None:
+def test_a_composite_loss_is_the_weighted_sum_of_its_terms() -> None:
     objective = Objective(Loss(lambda prediction: prediction.logits.new_tensor(3.0), blended_with="dice_ce"))
     plain = make_objective("dice_ce")([logits(8, 8, 8)], CLASSES)
     blended = objective([logits(8, 8, 8)], CLASSES, alpha=0.25)
@@ -53,7 +54,7 @@ def test_a_term_without_weight_is_not_computed() -> None:
     assert objective([logits(8, 8, 8)], CLASSES, alpha=1.0).item() == pytest.approx(plain.item(), abs=1e-6)
 
 
-def test_a_loss_of_thin_structures_sees_coarse_heads_enlarged() -> None:
+def test_a_loss_that_is_not_native_gets_upsampled_heads() -> None:
     sizes: list[tuple[int, ...]] = []
 
     def sees(prediction: Prediction) -> Tensor:
@@ -64,7 +65,7 @@ def test_a_loss_of_thin_structures_sees_coarse_heads_enlarged() -> None:
     assert sizes == [(8, 8, 8), (8, 8, 8)]
 
 
-def test_distance_maps_are_thinned_out_with_the_truth() -> None:
+def test_distance_maps_are_subsampled_with_the_truth() -> None:
     def sees(prediction: Prediction) -> Tensor:
         assert prediction.dtm is not None
         assert prediction.dtm.shape == prediction.truth.shape
@@ -91,11 +92,11 @@ def test_a_single_class_is_refused() -> None:
         make_objective("dice")([torch.zeros(2, 1, 8, 8, 8)], CLASSES)
 
 
-def test_a_class_that_the_network_does_not_know_is_refused() -> None:
+def test_a_class_beyond_those_of_the_network_is_refused() -> None:
     with pytest.raises(RuntimeError):
         make_objective("dice")([logits(8, 8, 8)[:, :2]], CLASSES)
 
 
 def test_an_unknown_loss_is_refused_with_a_guess() -> None:
-    with pytest.raises(ConfigError, match="Did you mean 'dice_ce'"):
+    with refuses("unknown-loss", ConfigError, names="Did you mean 'dice_ce'", found="dice_cee"):
         make_objective("dice_cee")
