@@ -11,7 +11,9 @@ import pandas as pd
 
 from mist_ops.files import atomic
 from mist_ops.metrics import Metric
-from mist_ops.metrics.lesions import Rules, ScoredLesion, Status, scored_lesions
+from mist_ops.metrics.lesions import ScoredLesion, scored_lesions
+from mist_ops.metrics.lesions.matching import Status
+from mist_ops.metrics.lesions.rules import Rules
 from mist_ops.metrics.pair import MaskPair
 from mist_ops.types import Json
 

@@ -13,11 +13,11 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model, model_validator
-from scipy.ndimage import find_objects
 
 from mist_ops.config import DatasetInfo, EvaluationClass
 from mist_ops.errors import ConfigError, ImageError, MistError, listing
 from mist_ops.evaluation.lesions import LesionRow, lesion_rows
+from mist_ops.imaging.components import label_boxes
 from mist_ops.imaging.foreground import union_box
 from mist_ops.imaging.geometry import Geometry
 from mist_ops.imaging.nifti import read_labels
@@ -228,8 +228,7 @@ def _read(mask: Path, prediction: Path, known: Collection[int] | None) -> tuple[
 
 
 def _boxed(labels: LabelMap, path: Path, known: Collection[int] | None) -> _Labels:
-    places = enumerate(find_objects(labels), start=1)
-    boxes = {label: Box(*zip(*((cut.start, cut.stop) for cut in at), strict=True)) for label, at in places if at}
+    boxes = label_boxes(labels)
     unknown = sorted(set(boxes) - set(known)) if known is not None else []
     if unknown:
         raise ImageError(f"{path} holds labels {unknown}; known are {sorted({0, *(known or [])})}. Correct the file.")

@@ -1,4 +1,4 @@
-"""Connected components of masks: where the pieces of a label lie, and how large they are."""
+"""Connected components of masks, and bounding boxes of labels."""
 
 from __future__ import annotations
 
@@ -9,24 +9,22 @@ from typing import Literal
 import cc3d
 import numpy as np
 from jaxtyping import Int64, UInt
-from scipy import ndimage
 
-from mist_ops.types import LabelMap, Mask
+from mist_ops.types import Box, LabelMap, Mask, Size
 
 Connectivity = Literal[6, 18, 26]
-"""Neighbors of a voxel: those across a face; across an edge as well; across a corner as well."""
+"""Neighbors of a voxel: across faces (6), faces and edges (18), or faces, edges and corners (26)."""
 
 ComponentMap = UInt[np.ndarray, "x y z"]
-Slices = tuple[slice, slice, slice]
 
 
 @dataclass(frozen=True)
 class Components:
-    """The pieces of a mask, numbered from 1 in the order of their first voxels.
+    """The components of a mask, numbered from 1 in the order of their first voxels.
 
     Attributes:
-        map: The number of the component that each voxel belongs to; 0 outside the mask.
-        voxels: Voxels of each component; entry ``i`` is that of component ``i + 1``.
+        map: Number of the component of each voxel; 0 outside the mask.
+        voxels: Size of each component in voxels; entry ``i`` belongs to component ``i + 1``.
     """
 
     map: ComponentMap
@@ -36,31 +34,30 @@ class Components:
         return len(self.voxels)
 
     @cached_property
-    def boxes(self) -> list[Slices]:
-        """The box of each component, in the order of ``voxels``."""
-        found = ndimage.find_objects(self.map, max_label=len(self)) if len(self) else []
-        return [(box[0], box[1], box[2]) for box in found]
+    def boxes(self) -> list[Box]:
+        """Bounding box of each component, in the order of ``voxels``."""
+        return list(label_boxes(self.map).values())
 
 
 def components(mask: Mask, connectivity: Connectivity = 26) -> Components:
-    """Find the components of a mask; none of an empty one."""
+    """Label the connected components of a mask."""
     # cc3d scans the axis of its Fortran order first; seen transposed, an array in C order is numbered in C order.
     found, number = cc3d.connected_components(np.ascontiguousarray(mask).T, connectivity=connectivity, return_N=True)
-    return described(found.T, number)
+    return measure_components(found.T, number)
 
 
-def described(found: ComponentMap, number: int) -> Components:
+def measure_components(found: ComponentMap, number: int) -> Components:
     """Measure the components of a map that numbers them from 1 to ``number``."""
-    # Most labels are in one piece, and counting that takes a hundredth of the time of counting by number.
+    # Most labels have one component, which ``count_nonzero`` counts 100 times faster than ``bincount``.
     voxels = np.bincount(found[found != 0])[1:] if number > 1 else [np.count_nonzero(found)] * number
     return Components(found, np.asarray(voxels, dtype=np.int64))
 
 
-def label_boxes(labels: LabelMap) -> dict[int, Slices]:
-    """The box of each label above 0, by label in ascending order.
+def label_boxes(labels: LabelMap) -> dict[int, Box]:
+    """Bounding box of each label above 0, by label in ascending order.
 
-    Only where a label begins or ends along x can it reach its box, which is a small share of the voxels: on a CT of
-    6 million voxels and 31 labels this takes 4 ms instead of the 16 ms of ``scipy.ndimage.find_objects``.
+    Only the first and last voxels of a label along x are compared, a small share of all: on a CT of 6 million voxels
+    and 31 labels this takes 4 ms, and ``scipy.ndimage.find_objects`` 16 ms.
     """
     rows = np.ascontiguousarray(labels).reshape(len(labels), -1)
     ends, changes = rows != 0, rows[1:] != rows[:-1]
@@ -72,19 +69,18 @@ def label_boxes(labels: LabelMap) -> dict[int, Slices]:
     order = np.argsort(found, kind="stable")
     found, where = found[order], where[order]
     first = np.flatnonzero(np.concatenate([[True], found[1:] != found[:-1]]))
-    x, y, z = (_spans(coordinates, first) for coordinates in np.unravel_index(where, labels.shape))
-    return dict(zip(found[first].tolist(), zip(x, y, z, strict=True), strict=True))
+    low, high = zip(*(_ends(coordinates, first) for coordinates in np.unravel_index(where, labels.shape)), strict=True)
+    boxes = (Box(*ends) for ends in zip(zip(*low, strict=True), zip(*high, strict=True), strict=True))
+    return dict(zip(found[first].tolist(), boxes, strict=True))
 
 
-def _spans(coordinates: Int64[np.ndarray, " voxel"], first: Int64[np.ndarray, " label"]) -> list[slice]:
-    lowest, highest = (reduce(coordinates, first).tolist() for reduce in (np.minimum.reduceat, np.maximum.reduceat))
-    return [slice(low, high + 1) for low, high in zip(lowest, highest, strict=True)]
+def _ends(coordinates: Int64[np.ndarray, " voxel"], first: Int64[np.ndarray, " label"]) -> tuple[list[int], list[int]]:
+    """Start and stop of each label along an axis."""
+    return np.minimum.reduceat(coordinates, first).tolist(), (np.maximum.reduceat(coordinates, first) + 1).tolist()
 
 
-def grown(box: Slices, margin: int, size: tuple[int, ...]) -> Slices:
-    """A box with a margin on every side, as far as the array goes."""
-    x, y, z = (
-        slice(max(0, span.start - margin), min(voxels, span.stop + margin))
-        for span, voxels in zip(box, size, strict=True)
-    )
-    return x, y, z
+def grown(box: Box, margin: int, size: Size) -> Box:
+    """A box with a margin on every side, clipped to the array."""
+    x, y, z = (max(0, start - margin) for start in box.start)
+    end_x, end_y, end_z = (min(voxels, stop + margin) for stop, voxels in zip(box.stop, size, strict=True))
+    return Box((x, y, z), (end_x, end_y, end_z))

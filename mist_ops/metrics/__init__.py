@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mist_ops.metrics.lesions import Rules
+    from mist_ops.metrics.lesions.rules import Rules
 
 
 @dataclass(frozen=True)

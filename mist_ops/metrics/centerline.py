@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-import cc3d
 import numpy as np
 
+from mist_ops.imaging.components import components
 from mist_ops.metrics import Metric
 from mist_ops.metrics.pair import MaskPair
 from mist_ops.registry import METRICS
@@ -40,10 +40,10 @@ def centerlines(mask: Mask) -> Mask:
 
 def _of_lost(mask: Mask, found: Mask, thinned: Callable[[Mask], Mask]) -> Mask:
     """What ``thinned`` makes of the components of a mask of which nothing is found yet."""
-    components = cc3d.connected_components(mask, connectivity=26)
-    reached = np.zeros(int(components.max(initial=0)) + 1, dtype=bool)
-    reached[components[found]] = True
-    lost: Mask = mask & ~reached[components]
+    pieces = components(mask)
+    reached = np.zeros(len(pieces) + 1, dtype=bool)
+    reached[pieces.map[found]] = True
+    lost: Mask = mask & ~reached[pieces.map]
     return thinned(lost) if lost.any() else lost
 
 

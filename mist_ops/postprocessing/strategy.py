@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
 
@@ -13,11 +14,12 @@ from pydantic import Field, RootModel, ValidationError
 
 from mist_ops.errors import ConfigError, listing
 from mist_ops.files import write_json
-from mist_ops.imaging.components import Slices, grown, label_boxes
+from mist_ops.imaging.components import grown, label_boxes
+from mist_ops.imaging.foreground import union_box
 from mist_ops.postprocessing import Region, Transform
 from mist_ops.registry import TRANSFORMS
 from mist_ops.schema import Section, mistakes, parameters_of, read_checked
-from mist_ops.types import Json, LabelMap, Mask, Spacing
+from mist_ops.types import Box, Json, LabelMap, Mask, Spacing
 
 ALL = -1
 """Stands for all labels that a mask holds, background apart."""
@@ -201,34 +203,27 @@ def _applied(step: Step, labels: LabelMap, spacing: Spacing) -> LabelMap:
     transform = TRANSFORMS[step.transform]
     result = labels.copy()
     for box, mask in _regions(step, labels):
-        region = Region(labels[box], mask, spacing)
+        region = Region(labels[box.slices], mask, spacing)
         changed = transform.function(region, **step.params)
         if changed is not region.labels:
             result = result.astype(np.promote_types(result.dtype, changed.dtype), copy=False)
-            np.copyto(result[box], changed, where=changed != region.labels)
+            np.copyto(result[box.slices], changed, where=changed != region.labels)
     return result
 
 
-def _regions(step: Step, labels: LabelMap) -> Iterator[tuple[Slices, Mask]]:
+def _regions(step: Step, labels: LabelMap) -> Iterator[tuple[Box, Mask]]:
     boxes = label_boxes(labels)
     present = [label for label in boxes if step.labels == (ALL,) or label in step.labels]
     if step.per_label:
         for label in present:
-            near = grown(boxes[label], 1, labels.shape)
-            yield near, labels[near] == label
+            box = grown(boxes[label], 1, labels.shape)
+            yield box, labels[box.slices] == label
     elif present:
-        near = grown(_around([boxes[label] for label in present]), 1, labels.shape)
-        yield near, _any_of(labels[near], present)
+        box = grown(reduce(union_box, (boxes[label] for label in present)), 1, labels.shape)
+        yield box, _any_of(labels[box.slices], present)
 
 
 def _any_of(labels: LabelMap, wanted: Sequence[int]) -> Mask:
     chosen = np.zeros(int(labels.max()) + 1, dtype=bool)
     chosen[list(wanted)] = True
     return np.take(chosen, labels)
-
-
-def _around(boxes: Sequence[Slices]) -> Slices:
-    x, y, z = (
-        slice(min(span.start for span in spans), max(span.stop for span in spans)) for spans in zip(*boxes, strict=True)
-    )
-    return x, y, z
