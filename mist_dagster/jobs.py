@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 
 import dagster as dg
-from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
+from mist_dagster.dagster_private import UnresolvedAssetJobDefinition
 from mist_dagster.provenance import asset_key
 from mist_ops.analysis.verify import GATES
 from mist_ops.study import Study

@@ -12,16 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
-from dagster._core.definitions.job_base import InMemoryJob
-from dagster._core.execution.api import execute_run
-from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
-from dagster._core.storage.tags import (
+
+from mist_dagster.dagster_private import (
     ASSET_PARTITION_RANGE_END_TAG,
     ASSET_PARTITION_RANGE_START_TAG,
     PARTITION_NAME_TAG,
+    InMemoryJob,
+    RegisteredCodeLocationOrigin,
+    RemoteJobOrigin,
+    RemoteRepositoryOrigin,
+    SerializableErrorInfo,
+    execute_run,
 )
-from dagster_shared.error import SerializableErrorInfo
-
 from mist_dagster.definitions import build_definitions
 from mist_dagster.instance import home
 from mist_dagster.jobs import STAGES, job_name

@@ -1,8 +1,4 @@
-"""What a record in the graph says of its origin.
-
-Dagster's private names for that are here, those of runs in ``launch``, those of storage and servers in ``event_log``,
-``run_storage``, ``webserver`` and ``worker``; each has a test that fails first when an upgrade moves them.
-"""
+"""Provenance of what is recorded in the graph: data versions, inputs and their hashes."""
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -11,7 +7,8 @@ from pathlib import Path
 from typing import Any, Protocol, TypeAlias, TypeVar, cast
 
 import dagster as dg
-from dagster._core.definitions.data_version import (
+
+from mist_dagster.dagster_private import (
     CODE_VERSION_TAG,
     DATA_VERSION_IS_USER_PROVIDED_TAG,
     DATA_VERSION_TAG,
@@ -19,7 +16,6 @@ from dagster._core.definitions.data_version import (
     get_input_data_version_tag,
     get_input_event_pointer_tag,
 )
-
 from mist_dagster.metadata import Metadata
 from mist_dagster.runtime.progress import Progress
 from mist_ops.analysis.analyze import EDITED, fold_origins

@@ -16,11 +16,10 @@ import dagster as dg
 # It comes with mist-dagster[celery] and has no types.
 from celery.signals import task_prerun, worker_process_init, worker_shutting_down
 from celery.worker.state import active_requests
-from dagster._grpc.types import ExecuteStepArgs
 from dagster_celery.app import app
-from dagster_shared.serdes import unpack_value
 
 import mist_dagster.assets  # noqa: F401 - once, and not by the process of each step
+from mist_dagster.dagster_private import run_of_step
 from mist_dagster.runtime.executors import BACKEND, BROKER
 
 _SECONDS_BETWEEN_LOOKS = 5.0
@@ -43,8 +42,8 @@ def _stand_alone(**_: object) -> None:
 
 def _watch(kwargs: Mapping[str, Any], **_: object) -> None:
     """End a step when nobody waits for it any more."""
-    step = unpack_value(kwargs["execute_step_args_packed"], as_type=ExecuteStepArgs)
-    threading.Thread(target=_end_with, args=[step.run_id, os.getppid()], daemon=True).start()
+    run_id = run_of_step(kwargs["execute_step_args_packed"])
+    threading.Thread(target=_end_with, args=[run_id, os.getppid()], daemon=True).start()
 
 
 def _end_with(run_id: str, worker: int) -> None:

@@ -25,6 +25,13 @@ PROCESS_TAG = "mist/process"
 
 _ADDRESS = "webserver.url"
 
+_MOVED = {
+    "mist_dagster.event_log": "mist_dagster.instance.event_log",
+    "mist_dagster.run_storage": "mist_dagster.instance.run_storage",
+    "dagster._core.storage.noop_compute_log_manager": "mist_dagster.dagster_private",
+}
+"""Modules that ``dagster.yaml`` names, and where they are now."""
+
 
 def dagster_home() -> Path:
     """Return ``$DAGSTER_HOME``, or the embedded default, made ready for use."""
@@ -40,9 +47,10 @@ def dagster_home() -> Path:
 
 
 def _follow_moved_modules(settings: Path) -> None:
-    """Rename the modules of storage in the settings of a home that an earlier version created."""
-    before = settings.read_text(encoding="utf-8")
-    after = re.sub(r"(module: mist_dagster)\.(event_log|run_storage)\b", r"\1.instance.\2", before)
+    """Update the names of modules in the settings of a home that an earlier version created."""
+    before = after = settings.read_text(encoding="utf-8")
+    for old, new in _MOVED.items():
+        after = re.sub(rf"(module: ){re.escape(old)}\b", rf"\g<1>{new}", after)
     if after != before:
         write_text(settings, after)
 

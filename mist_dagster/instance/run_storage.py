@@ -6,10 +6,7 @@ By itself it gives up after five seconds, as Python's ``sqlite3`` does, and a co
 from pathlib import Path
 from typing import Any
 
-from dagster._core.storage.runs import SqliteRunStorage
-from dagster._core.storage.sqlite import SQLITE_BUSY_TIMEOUT_SECONDS
-from dagster._serdes import ConfigurableClassData
-
+from mist_dagster.dagster_private import SQLITE_BUSY_TIMEOUT_SECONDS, ConfigurableClassData, SqliteRunStorage
 from mist_dagster.instance.home import dagster_home
 
 

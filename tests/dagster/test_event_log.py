@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 
 import dagster as dg
-from dagster._core.storage.event_log.sqlite.sqlite_event_log import SqliteEventLogStorage
 
+from mist_dagster.dagster_private import SqliteEventLogStorage
 from mist_dagster.instance.event_log import KeptSqliteEventLog
 from mist_dagster.instance.home import instance
 

@@ -6,8 +6,6 @@ from pathlib import Path
 import dagster as dg
 import nibabel as nib
 import pytest
-from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
-from dagster._core.loader import LoadingContextForTest
 
 from mist_dagster.definitions import build_definitions
 from mist_dagster.jobs import STAGES
@@ -16,10 +14,7 @@ from mist_ops.config import override, read_config, write_config
 from mist_ops.dataset import read_train_paths
 from mist_ops.study import Study
 
-
-def staleness(study: Study, records: dg.DagsterInstance) -> CachingStaleStatusResolver:
-    graph = build_definitions([study]).resolve_asset_graph()
-    return CachingStaleStatusResolver(records, graph, LoadingContextForTest(records))
+from .staleness import StaleStatus, staleness
 
 
 def test_every_file_of_the_layout_is_there(finished: Study) -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
-from dagster._core.storage.runs import SqliteRunStorage
 
+from mist_dagster.dagster_private import SqliteRunStorage
 from mist_dagster.instance.home import instance
 
 
