@@ -2,11 +2,12 @@
 
 Arrays are ``(x, y, z)`` in LPS voxel order (the index grows towards Left, Posterior, Superior) once an image has been
 brought to its canonical orientation, with the channel last on disk and in ``imaging``. Tensors are
-``(batch, channel, x, y, z)``. Spacings (mm) and patch sizes (voxels) stand in the same order.
+``(batch, channel, x, y, z)``. Spacings (mm) and patch sizes (voxels) are in the same order.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -17,7 +18,7 @@ Size: TypeAlias = tuple[int, int, int]
 """Voxels along x, y, z."""
 
 Spacing: TypeAlias = tuple[float, float, float]
-"""Millimetres between voxel centres along x, y, z."""
+"""Distance between voxel centers along x, y, z, in mm."""
 
 Volume: TypeAlias = Num[np.ndarray, "x y z"]
 Image: TypeAlias = Float32[np.ndarray, "x y z"]
@@ -26,6 +27,11 @@ LabelMap: TypeAlias = Integer[np.ndarray, "x y z"]
 Mask: TypeAlias = Bool[np.ndarray, "x y z"]
 
 Json: TypeAlias = dict[str, Any]
+
+
+def by(lengths: Iterable[int] | Iterable[float]) -> str:
+    """Format a size or a spacing: ``64x64x32``."""
+    return "x".join(f"{length:g}" if isinstance(length, float) else str(length) for length in lengths)
 
 
 @dataclass(frozen=True)

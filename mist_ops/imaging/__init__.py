@@ -1,1 +1,1 @@
-"""Files to arrays and arrays to arrays: geometry, NIfTI, resampling, labels, distances. The only home of nibabel."""
+"""Reading, writing and resampling of images: geometry, NIfTI, labels, distances. Only this package imports nibabel."""

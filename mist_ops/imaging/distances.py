@@ -1,4 +1,4 @@
-"""Signed distance maps, which boundary losses weigh their errors with."""
+"""Signed distance maps for boundary losses."""
 
 from __future__ import annotations
 
@@ -10,33 +10,32 @@ from scipy import ndimage
 from mist_ops.types import Image, LabelMap, Mask, Spacing
 
 VOXELS = (1.0, 1.0, 1.0)
-"""The spacing that makes distances count voxels."""
+"""The spacing for distances in voxels."""
 
 
 def distance_maps(
     indices: LabelMap, n_classes: int, normalize: bool, spacing: Spacing = VOXELS
 ) -> Float16[np.ndarray, "x y z class"]:
-    """The signed distance to the boundary of each class, background included: negative inside, positive outside.
+    """Signed distance to the boundary of each class, background included: negative inside, positive outside.
 
-    Distances are in the unit of ``spacing``. Preprocessing takes mm: where slices are 5 mm apart, an error of one slice
-    then weighs as much as one of five voxels of 1 mm in plane, which is what it costs in the surface metrics. With the
-    reference's resampling it counts voxels as the reference does, which is the same for voxels of equal edges once the
-    maps are normalized.
+    Distances are in the unit of ``spacing``. Preprocessing uses mm: with slices 5 mm apart, an error of one slice
+    weighs as much as one of five voxels of 1 mm in plane, as it does in the surface metrics. With the reference's
+    resampling rules, distances are in voxels, as in the reference; for isotropic voxels, normalized maps are the same.
 
-    Half precision keeps a distance to a part in 2000, never moves it across the boundary, and halves the file: for four
-    classes of 240x240x155 it has 71 MB and is written in 0.05 s; a patch of 64^3 is read in 5 ms, as from FP32. A byte
-    per value would halve that again, but puts voxels next to the boundary on it where a map reaches 254 voxels. zlib
-    packs it to 28 MB, but then every patch waits 0.3 s for the whole.
+    Half precision has a relative error of 1/2000, never moves a voxel across the boundary, and halves the file: for
+    four classes of 240x240x155 it has 71 MB and is written in 0.05 s; a patch of 64^3 is read in 5 ms, as from FP32.
+    One byte per value would halve it again, but moves voxels next to the boundary onto it in maps that reach 254
+    voxels. zlib compresses it to 28 MB, but then each patch takes 0.3 s, since the whole file is decompressed.
 
-    The boundary is the voxels of the class, distance 0, that touch another class by a face, edge or corner. A class
-    that is absent is farther away than anything, by the diagonal of the volume; in one that fills the volume every
-    voxel is as far inside.
+    The boundary consists of the voxels of the class, distance 0, that touch another class by a face, edge or corner.
+    For an absent class, all distances are the diagonal of the volume; for a class that fills the volume, the negative
+    diagonal.
 
     Args:
         indices: Class indices.
         n_classes: Number of classes, background included.
-        normalize: Divide what is inside by its depth and what is outside by its height, for values in [-1, 1].
-        spacing: Of the voxels, in mm; ``VOXELS`` to count them.
+        normalize: Divide inside and outside distances by their maxima, for values in [-1, 1].
+        spacing: Voxel spacing in mm; ``VOXELS`` for distances in voxels.
     """
     maps = np.empty((*indices.shape, n_classes), dtype=np.float16)
     for index in range(n_classes):

@@ -1,4 +1,4 @@
-"""Images of any format to compressed NIfTI files. The only module that knows formats other than NIfTI."""
+"""Conversion of any image format to compressed NIfTI. The only module that reads formats other than NIfTI."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from mist_ops.errors import ImageError
+from mist_ops.errors import ImageError, counted
 from mist_ops.files import atomic
 
 
 def store_as_nifti(path: Path, target: Path) -> None:
-    """Store an image as a ``.nii.gz`` file, atomically, with its voxels, their type and their place in the patient.
+    """Store an image as a ``.nii.gz`` file, atomically; voxels, data type and geometry are kept.
 
-    ``.nii.gz`` is copied byte for byte and ``.nii`` compressed, so that their headers stay whole. Anything else (NRRD,
-    MetaImage, GIPL and what else ITK reads) is read and written anew.
+    ``.nii.gz`` is copied byte for byte and ``.nii`` is compressed, so that their headers are kept. Other formats that
+    ITK reads (NRRD, MetaImage, GIPL …) are converted.
 
     Args:
-        path: Its ending tells its format.
+        path: Image whose extension names its format.
         target: Ends in ``.nii.gz``.
 
     Raises:
-        ImageError: No such file; or one of another format that is no three-dimensional image of real numbers.
+        ImageError: The file is missing, or is in another format and not a 3D image with one value per voxel.
     """
     if not path.is_file():
-        raise ImageError(f"There is no file {path}.")
+        raise ImageError(f"{path} does not exist. Restore it, or correct its path.", code="image-missing", file=path)
     with atomic(target) as temporary:
         if path.name.endswith(".nii.gz"):
             shutil.copyfile(path, temporary)
@@ -36,23 +36,30 @@ def store_as_nifti(path: Path, target: Path) -> None:
 
 
 def _compress(path: Path, target: Path) -> None:
-    # Without the time, so that the same file gives the same bytes.
+    # No modification time, so that equal files give equal bytes.
     with path.open("rb") as stream, target.open("wb") as raw, gzip.GzipFile("", "wb", mtime=0, fileobj=raw) as packed:
         shutil.copyfileobj(stream, packed)
 
 
 def _convert(path: Path, target: Path) -> None:
-    import SimpleITK  # 0.3 s, which NIfTI files need not wait
+    import SimpleITK  # takes 0.3 s, and NIfTI files do not need it
 
     try:
         image: Any = SimpleITK.ReadImage(str(path))
     except RuntimeError as error:
         *_, reason = str(error).splitlines()
         raise ImageError(
-            f"{path} cannot be read as an image: {reason.removeprefix('sitk::ERROR: ')}. Export it anew."
+            f"{path} cannot be read as an image. Export it again. (ITK: {reason.removeprefix('sitk::ERROR: ')})",
+            code="image-unreadable",
+            file=path,
         ) from error
     size, values = image.GetSize(), image.GetNumberOfComponentsPerPixel()
     if len(size) != 3 or values != 1:
-        found = f"the size {size} and {values} values a voxel"
-        raise ImageError(f"{path} has {found}. It must have three dimensions and one value; split it first.")
+        raise ImageError(
+            f"{path} has {len(size)} dimensions and {counted(values, 'value')} per voxel. "
+            "An image must have three dimensions and one value per voxel. Split it first.",
+            code="image-not-3d",
+            file=path,
+            found=(*size, values),
+        )
     SimpleITK.WriteImage(image, str(target), useCompression=True)

@@ -1,6 +1,6 @@
-"""Where voxels lie in the patient: grids, their canonical orientation, and what becomes of them in preprocessing.
+"""Voxel grids in patient space: affine, canonical orientation, crop and resampling.
 
-Nothing here touches voxel values except to permute and flip them. Positions are LPS millimetres, as in DICOM and ITK.
+Voxel values are only permuted and flipped here. Positions are in LPS millimeters, as in DICOM and ITK.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ AnyDtype = TypeVar("AnyDtype", bound=np.generic)
 
 RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
-# Headers hold float32: public data sets have masks whose origin is 6e-4 mm from that of their image.
+# Headers store float32: in public datasets, origins of an image and its mask differ by up to 6e-4 mm.
 _RELATIVE_SPACING = 1e-3
 _DIRECTION = 1e-3
 _ORIGIN_IN_VOXELS = 1e-2
@@ -29,11 +29,11 @@ _ORIGIN_IN_VOXELS = 1e-2
 
 @dataclass(frozen=True)
 class Reorientation:
-    """The permutation and flips that bring an array to LPS voxel order.
+    """Permutation and flips that bring an array to LPS voxel order.
 
     Attributes:
-        axes: For each canonical axis, the axis of the original array that it was.
-        flipped: Canonical axes that run against the original one.
+        axes: For each canonical axis, the corresponding axis of the original array.
+        flipped: Canonical axes whose direction is opposite to the original one.
     """
 
     axes: tuple[int, int, int]
@@ -51,12 +51,12 @@ class Reorientation:
 
 @dataclass(frozen=True)
 class Geometry:
-    """A grid of voxels in the patient.
+    """A voxel grid in patient space.
 
     Attributes:
         size: Voxels along each axis.
-        spacing: Millimetres between voxel centres along each axis.
-        origin: LPS position of the centre of voxel (0, 0, 0), in mm.
+        spacing: Distance between voxel centers along each axis, in mm.
+        origin: LPS position of the center of voxel (0, 0, 0), in mm.
         direction: Row-major 3x3 matrix whose columns are the directions of the axes in LPS.
     """
 
@@ -67,7 +67,7 @@ class Geometry:
 
     @classmethod
     def from_ras_affine(cls, affine: np.ndarray, size: Size) -> Geometry:
-        """The grid of a 4x4 matrix from voxel indices to RAS millimetres, as NIfTI holds it.
+        """The grid of a 4x4 matrix from voxel indices to RAS millimeters, as in NIfTI headers.
 
         Raises:
             ValueError: A column of the matrix is zero or not finite.
@@ -79,17 +79,17 @@ class Geometry:
         with np.errstate(over="ignore"):
             spacing = np.linalg.norm(affine[:3, :3], axis=0)
         if not (np.isfinite(affine).all() and np.isfinite(spacing).all() and (spacing > 0).all()):
-            raise ValueError(f"the affine {affine.tolist()} has a column that is zero or not finite")
+            raise ValueError(f"a column of the affine {affine.tolist()} is zero or not finite")
         return cls(size, _triple(spacing), _triple(affine[:3, 3]), _direction(affine[:3, :3] / spacing))
 
     @property
     def axes(self) -> Float[np.ndarray, "3 3"]:
-        """The directions of the axes in LPS, a column each."""
+        """Directions of the axes in LPS, one per column."""
         return np.array(self.direction).reshape(3, 3)
 
     @property
     def lps_affine(self) -> Affine:
-        """The 4x4 matrix from voxel indices to LPS millimetres."""
+        """The 4x4 matrix from voxel indices to LPS millimeters."""
         affine = np.eye(4)
         affine[:3, :3] = self.axes * self.spacing
         affine[:3, 3] = self.origin
@@ -97,17 +97,17 @@ class Geometry:
 
     @property
     def ras_affine(self) -> Affine:
-        """The 4x4 matrix from voxel indices to RAS millimetres."""
+        """The 4x4 matrix from voxel indices to RAS millimeters."""
         affine: Affine = RAS_TO_LPS @ self.lps_affine
         return affine
 
     @property
     def diagonal(self) -> float:
-        """Length of the diagonal of the volume in mm, voxels counted with their full width."""
+        """Length of the diagonal of the volume in mm, including the full width of the outer voxels."""
         return float(np.linalg.norm(np.multiply(self.size, self.spacing)))
 
     def differences(self, other: Geometry) -> list[str]:
-        """The fields in which another grid differs, in words; empty for the same grid up to header precision."""
+        """Describe the fields in which another grid differs; empty if they are equal up to header precision."""
         gap = self.axes.T @ np.subtract(other.origin, self.origin)
         fields = {
             "size": self.size == other.size,
@@ -116,17 +116,18 @@ class Geometry:
             "direction": np.allclose(self.direction, other.direction, rtol=0.0, atol=_DIRECTION),
         }
         different = [name for name, same in fields.items() if not same]
-        return [f"{name} {_short(self, name)} against {_short(other, name)}" for name in different]
+        units = {"size": " voxels", "spacing": " mm", "origin": " mm", "direction": ""}
+        return [f"{name} {_short(self, name)} and {_short(other, name)}{units[name]}" for name in different]
 
     def canonical(self) -> tuple[Geometry, Reorientation]:
-        """The same voxels in LPS order, and how to bring an array there. Obliquity stays in the direction."""
+        """The grid in LPS voxel order, and the reorientation of arrays to it. Oblique directions are kept."""
         current = nib.orientations.io_orientation(self.ras_affine)
         towards = nib.orientations.ornt_transform(current, nib.orientations.axcodes2ornt(("L", "P", "S")))
         x, y, z = np.argsort(towards[:, 0]).tolist()
         flipped = tuple(axis for axis, old in enumerate((x, y, z)) if towards[old, 1] < 0)
         affine = self.lps_affine @ nib.orientations.inv_ornt_aff(towards, self.size)
         reoriented = Geometry._from_lps_affine(affine, (self.size[x], self.size[y], self.size[z]))
-        # Spacings are permuted rather than computed anew, which would change their last digits.
+        # Permuted instead of recomputed, which would change the last digits.
         spacing = (self.spacing[x], self.spacing[y], self.spacing[z])
         return replace(reoriented, spacing=spacing), Reorientation((x, y, z), flipped)
 
@@ -136,9 +137,9 @@ class Geometry:
         return replace(self, size=box.size, origin=_triple(origin))
 
     def resampled(self, target_spacing: Spacing) -> Geometry:
-        """The grid at another spacing that covers the same volume; the centres of the first voxels coincide.
+        """The grid at another spacing that covers the same volume; the centers of the first voxels coincide.
 
-        The size is rounded half to even and at least one voxel.
+        The size is rounded half to even and is at least one voxel.
         """
         if np.allclose(self.spacing, target_spacing):
             return self

@@ -1,4 +1,4 @@
-"""Dataset labels (what a mask holds) to class indices (positions in the list of labels) and back."""
+"""Conversion between dataset labels (the values of a mask) and class indices (positions in the list of labels)."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import UInt8
 
-from mist_ops.errors import ImageError
+from mist_ops.errors import ImageError, few
 from mist_ops.types import LabelMap
 
 
 def to_indices(labels_map: LabelMap, labels: Sequence[int]) -> UInt8[np.ndarray, "x y z"]:
-    """Class indices of a mask: index k wherever the mask holds ``labels[k]``.
+    """Class indices of a mask: index k where the mask is ``labels[k]``.
 
     Args:
         labels_map: Dataset labels, not negative.
-        labels: The labels that exist, at most 256.
+        labels: The labels of the dataset, at most 256.
 
     Raises:
-        ImageError: The mask holds a label that is not among ``labels``; all such are named.
+        ImageError: The mask holds labels that are not in ``labels``.
     """
     highest = max(int(labels_map.max(initial=0)), *labels)
     indices = np.zeros(highest + 1, dtype=np.uint8)
@@ -28,7 +28,13 @@ def to_indices(labels_map: LabelMap, labels: Sequence[int]) -> UInt8[np.ndarray,
     known[list(labels)] = True
     if not np.take(known, labels_map).all():
         unknown = sorted(set(np.unique(labels_map).tolist()) - set(labels))
-        raise ImageError(f"The mask holds labels {unknown}; listed are {sorted(labels)}. Correct it or 'labels'.")
+        raise ImageError(
+            f"the mask holds the {'label' if len(unknown) == 1 else 'labels'} {few(unknown)}, which 'labels' "
+            f"({few(sorted(labels), 20)}) does not list. Correct the mask or 'labels'.",
+            code="unknown-label",
+            found=unknown,
+            expected=sorted(labels),
+        )
     return np.take(indices, labels_map)
 
 

@@ -1,6 +1,6 @@
-"""NIfTI files to arrays and back. The only module that reads or writes a medical image.
+"""Reading and writing of NIfTI files. The only module that reads or writes medical images.
 
-A file that cannot be used is refused with an ``ImageError`` that names it, from its header where that tells enough.
+A file that cannot be used raises an ``ImageError`` that names it, before its voxels are read if the header suffices.
 """
 
 from __future__ import annotations
@@ -25,26 +25,26 @@ from nibabel.openers import ImageOpener
 from nibabel.spatialimages import HeaderDataError, HeaderTypeError, SpatialImage
 from nibabel.wrapstruct import WrapStructError
 
-from mist_ops.errors import ImageError
+from mist_ops.errors import ImageError, counted
 from mist_ops.files import atomic
 from mist_ops.imaging.geometry import Geometry
 from mist_ops.machine import installed_memory
-from mist_ops.types import Image, LabelMap, Size
+from mist_ops.types import Image, LabelMap, Size, by
 
 MAX_VOXELS = 2**31
-"""Larger than any scan; a header that claims more is damaged."""
+"""More than any scan has; a header with more is corrupted."""
 
 MAX_LABEL = 65535
 
-# Cosine of the angle between two axes: 0.6 degrees. Real tilts (gantry) are far above, rounding errors far below.
+# Cosine of the angle between two axes (0.6 degrees off): gantry tilts are far above, rounding errors far below.
 _SHEAR = 1e-2
 
 _NIFTI_2 = (struct.pack("<i", 540), struct.pack(">i", 540))
 
-# Bytes that a byte of a gzip file becomes at most.
+# Highest compression ratio of gzip.
 _MOST_PACKED = 1032
 
-# Bytes that may follow the voxels, as some writers pad their files.
+# Bytes that may follow the voxels: some writers pad their files.
 _PADDING = 2**20
 
 
@@ -52,15 +52,15 @@ def read_geometry(path: Path) -> Geometry:
     """The grid of an image, from its header alone.
 
     Raises:
-        ImageError: No such file, no image, not three-dimensional, no usable affine.
+        ImageError: The file is missing, not an image, not 3D, or has an unusable affine.
     """
     return _geometry(open_image(path), path)
 
 
 def form_gap(path: Path) -> float:
-    """How far apart, in mm, the two forms of a header place a corner of the image; 0 if one of them is not set.
+    """Largest distance in mm between the corners of an image by its sform and its qform; 0 if one is not set.
 
-    The sform is the one that counts here, as in nibabel; other programs go by the qform.
+    This program uses the sform, as nibabel does; others use the qform.
 
     Raises:
         ImageError: As ``read_geometry``.
@@ -70,7 +70,7 @@ def form_gap(path: Path) -> float:
         return 0.0
     try:
         (sform, _), (qform, _) = image.header.get_sform(coded=True), image.header.get_qform(coded=True)
-    except ValueError:  # no rotation, which nobody can go by
+    except ValueError:  # not a rotation, so no program can use it
         return 0.0
     if sform is None or qform is None:
         return 0.0
@@ -80,37 +80,51 @@ def form_gap(path: Path) -> float:
 
 
 def read_image(path: Path) -> tuple[Image, Geometry]:
-    """Intensities as float32, with the header's slope and intercept applied, in the file's own orientation.
+    """Read intensities as float32 in the orientation of the file, with the header's slope and intercept applied.
 
     Raises:
-        ImageError: As ``read_geometry``; damaged or complex voxels, or a voxel that is not finite.
+        ImageError: As ``read_geometry``, or voxels are corrupted, complex or not finite.
     """
     raw, geometry = _read(path)
-    with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, and told of
+    with np.errstate(over="ignore"):  # values beyond float32 become infinite, checked below
         image = np.ascontiguousarray(raw, dtype=np.float32)
     if not np.isfinite(image).all():
         count = int(np.count_nonzero(~np.isfinite(image)))
-        raise ImageError(f"{path} holds {count} NaN or infinite voxels. Intensities must be finite; export it anew.")
+        raise ImageError(
+            f"{path} holds {counted(count, 'NaN or infinite voxel')}. Intensities must be finite; export it again.",
+            code="image-not-finite",
+            file=path,
+            found=count,
+        )
     return image, geometry
 
 
 def read_labels(path: Path) -> tuple[LabelMap, Geometry]:
-    """Labels as the smallest unsigned integers that hold them, in the file's own orientation.
+    """Read labels as the smallest sufficient unsigned integers, in the orientation of the file.
 
     Raises:
-        ImageError: As ``read_geometry``; a value that is fractional, negative, not finite or above 65535.
+        ImageError: As ``read_geometry``, or a value is fractional, negative, not finite or above 65535.
     """
     raw, geometry = _read(path)
     low, high = raw.min(), raw.max()
-    # NaN fails every comparison, and so lands here too.
+    # NaN fails every comparison.
     if not (low >= 0 and high <= MAX_LABEL):
         raise ImageError(
-            f"{path} holds values from {low:g} to {high:g}. Labels must lie between 0 and {MAX_LABEL}; correct it."
+            f"{path} holds values from {low:g} to {high:g}. Labels must be between 0 and {MAX_LABEL}; correct it.",
+            code="labels-out-of-range",
+            file=path,
+            found=(float(low), float(high)),
+            expected=(0, MAX_LABEL),
         )
     labels = np.ascontiguousarray(raw, dtype=np.min_scalar_type(int(high)))
     if not np.issubdtype(raw.dtype, np.integer) and not np.array_equal(labels, raw):
         example = raw[labels != raw].flat[0]
-        raise ImageError(f"{path} holds the value {example:g}. Labels must be whole; was the mask interpolated?")
+        raise ImageError(
+            f"{path} holds the value {example:g}. Labels must be integers. Was the mask resampled with interpolation?",
+            code="labels-not-integer",
+            file=path,
+            found=float(example),
+        )
     return labels, geometry
 
 
@@ -120,29 +134,32 @@ def write_image(path: Path, image: Image, geometry: Geometry) -> None:
 
 
 def write_labels(path: Path, labels: LabelMap, geometry: Geometry) -> None:
-    """Write labels as uint8, or as uint16 where one is above 255, atomically."""
+    """Write labels as uint8, or as uint16 if one is above 255, atomically."""
     highest = int(labels.max(initial=0))
     if labels.min(initial=0) < 0 or highest > MAX_LABEL:
-        raise ValueError(f"labels must lie between 0 and {MAX_LABEL}")
+        raise ValueError(f"labels must be between 0 and {MAX_LABEL}")
     _write(path, labels.astype(np.min_scalar_type(highest)), geometry)
 
 
 def count_channels(path: Path) -> int:
-    """Volumes in a file: 1 for a three-dimensional one, the size of the fourth axis otherwise. Reads the header.
+    """Number of volumes in a 3D or 4D file, from its header alone.
 
     Raises:
-        ImageError: No such file, no image, neither three nor four dimensions.
+        ImageError: The file is missing, not an image, or has neither three nor four dimensions.
     """
     shape = open_image(path).shape
     if len(shape) not in (3, 4):
-        raise ImageError(f"{path} has the size {shape}. It must have three dimensions, or four with its channels.")
+        raise ImageError(
+            f"{path} has {counted(len(shape), 'dimension')}. It must have three, or four including channels.",
+            code="image-not-3d",
+            file=path,
+            found=shape,
+        )
     return int(shape[3]) if len(shape) == 4 else 1
 
 
 def split_channels(path: Path, channels: Sequence[Path]) -> None:
-    """Write each volume of a four-dimensional NIfTI file to a path of its own, atomically.
-
-    Voxels stay as stored, in type and scaling, and so does the place of the volumes in the patient.
+    """Write each volume of a 4D NIfTI file to its own path, atomically; data type, scaling and geometry are kept.
 
     Raises:
         ImageError: As ``count_channels``, or the voxels cannot be read.
@@ -151,7 +168,12 @@ def split_channels(path: Path, channels: Sequence[Path]) -> None:
     voxels = image.dataobj
     checked_size(image.shape, path)
     if not isinstance(voxels, ArrayProxy):
-        raise ImageError(f"{path} is a {type(image).__name__}, whose channels cannot be split. Save it as NIfTI.")
+        raise ImageError(
+            f"{path} is a {type(image).__name__}, whose channels cannot be split. Save it as NIfTI.",
+            code="image-format",
+            file=path,
+            found=type(image).__name__,
+        )
     check_voxels(image, path)
     with readable(path):
         whole: Any = (_unpacked(path, image) if _is_packed(path) else image).dataobj
@@ -165,7 +187,7 @@ def split_channels(path: Path, channels: Sequence[Path]) -> None:
 
 def _write(path: Path, array: Num[np.ndarray, "x y z"], geometry: Geometry) -> None:
     if array.shape != geometry.size:
-        raise ValueError(f"an array of {array.shape} does not fit a grid of {geometry.size}")
+        raise ValueError(f"an array of shape {array.shape} does not fit a grid of {geometry.size}")
     image = nib.Nifti1Image(array, geometry.ras_affine)
     affine_header(image, geometry)
     with atomic(path) as temporary:
@@ -173,7 +195,7 @@ def _write(path: Path, array: Num[np.ndarray, "x y z"], geometry: Geometry) -> N
 
 
 def affine_header(image: nib.Nifti1Image, geometry: Geometry) -> None:
-    """Put a grid into a header, with code 1 in both forms: other programs read one or the other."""
+    """Store a grid as sform and qform with code 1, since programs read one or the other."""
     image.set_sform(geometry.ras_affine, code=1)
     image.set_qform(geometry.ras_affine, code=1)
     image.header.set_xyzt_units("mm")
@@ -187,59 +209,79 @@ _UNREADABLE = (
 
 @contextmanager
 def readable(path: Path) -> Iterator[None]:
-    """Tell whatever goes wrong in reading a file as an ``ImageError`` that names it."""
+    """Raise errors of reading a file as an ``ImageError`` that names it."""
     try:
         yield
     except ImageError:
         raise
     except _UNREADABLE as error:
         raise ImageError(
-            f"{path} cannot be read as a NIfTI image: {str(error).rstrip('.')}. Copy or export it anew."
+            f"{path} cannot be read as a NIfTI image. Copy or export it again. ({str(error).rstrip('.')})",
+            code="image-unreadable",
+            file=path,
         ) from error
 
 
 def open_image(path: Path) -> SpatialImage:
-    """A file whose header is read and whose voxels are not.
+    """Open an image: its header is read, its voxels are not.
 
     Raises:
-        ImageError: No such file, or no image.
+        ImageError: The file is missing or not an image.
     """
     if not path.is_file():
-        raise ImageError(f"There is no file {path}. Restore it, or correct its path.")
+        raise ImageError(f"{path} does not exist. Restore it, or correct its path.", code="image-missing", file=path)
     if not path.stat().st_size:
-        raise ImageError(f"{path} is empty. Copy or export it anew.")
-    with readable(path), np.errstate(all="ignore"):  # an affine that is not finite is told of by ``grid_of``
+        raise ImageError(f"{path} is empty. Copy or export it again.", code="image-unreadable", file=path)
+    with readable(path), np.errstate(all="ignore"):  # ``grid_of`` refuses affines that are not finite
         image = _nifti(str(path)) if _is_nifti(path) else nib.load(path)
     if not isinstance(image, SpatialImage):
-        raise ImageError(f"{path} is no volume but a {type(image).__name__}.")
+        raise ImageError(
+            f"{path} is a {type(image).__name__} and not a volume. Save it as NIfTI.",
+            code="image-format",
+            file=path,
+            found=type(image).__name__,
+        )
     return image
 
 
 def check_voxels(image: SpatialImage, path: Path) -> None:
-    """Check what a header tells of the voxels, before memory is taken for them.
+    """Check type and number of voxels in the header, before memory is allocated for them.
 
     Raises:
-        ImageError: They are no real numbers, or more than the file or this machine can hold.
+        ImageError: They are not real numbers, or more than the file or the memory can hold.
     """
     stored, claimed = image.get_data_dtype(), _claimed(image)
     if not np.issubdtype(stored, np.integer) and not np.issubdtype(stored, np.floating):
-        raise ImageError(f"{path} holds voxels of type {stored}. A voxel must be one real number; convert it first.")
+        raise ImageError(
+            f"{path} holds voxels of type {stored}. A voxel must be one real number; convert it first.",
+            code="voxel-type",
+            file=path,
+            found=str(stored),
+        )
     held = path.stat().st_size * (_MOST_PACKED if path.suffix.lower() == ".gz" else 1)
     if _is_nifti(path) and claimed > held:
         raise ImageError(
-            f"{path} tells of {claimed} bytes, and cannot hold more than {held}. It is cut off or damaged; copy or "
-            "export it anew."
+            f"{path} is truncated or corrupted: its header claims {claimed:,} bytes, and the file can hold at most "
+            f"{held:,}. Copy or export it again.",
+            code="image-truncated",
+            file=path,
+            found=held,
+            expected=claimed,
         )
     memory = installed_memory()
     if claimed > memory:
         raise ImageError(
             f"{path} holds {claimed / 2**30:.1f} GiB of voxels, and this machine has {memory / 2**30:.1f} GiB of "
-            "memory. Crop or resample it, or use a larger machine."
+            "memory. Crop or resample it, or use a larger machine.",
+            code="image-too-large",
+            file=path,
+            found=claimed,
+            expected=memory,
         )
 
 
 def _claimed(image: SpatialImage) -> int:
-    """Bytes to the end of the voxels, as the header has them."""
+    """Bytes up to the end of the voxels, according to the header."""
     before = image.dataobj.offset if isinstance(image.dataobj, ArrayProxy) else 0
     return int(before) + math.prod(image.shape) * image.get_data_dtype().itemsize
 
@@ -253,7 +295,7 @@ def _is_packed(path: Path) -> bool:
 
 
 def _nifti(source: str | io.BytesIO) -> nib.Nifti1Image:
-    """An image without the extensions of its header, which are not needed and say themselves how long they are."""
+    """An image without its header extensions, which are not needed and may claim any length."""
     with ImageOpener(source) as stream:
         start = stream.read(len(_NIFTI_2[0]))
         version: type[nib.Nifti1Header] = nib.Nifti2Header if start in _NIFTI_2 else nib.Nifti1Header
@@ -273,12 +315,12 @@ def _read(path: Path) -> tuple[Num[np.ndarray, "x y z"], Geometry]:
 
 
 def _unpacked(path: Path, image: SpatialImage) -> nib.Nifti1Image:
-    """The image in memory, read to the checksum at the end of its file, which nibabel leaves unread."""
+    """Read an image into memory up to the checksum at the end of its file, which nibabel does not verify."""
     most = _claimed(image) + _PADDING
     with gzip.open(path) as stream:
         content = stream.read(most)
         if stream.read(1):
-            raise ValueError(f"it unpacks to more than the {most} bytes that its header tells of")
+            raise ValueError(f"it decompresses to more than the {most:,} bytes that its header claims")
     return _nifti(io.BytesIO(content))
 
 
@@ -287,13 +329,17 @@ def _geometry(image: SpatialImage, path: Path) -> Geometry:
 
 
 def grid_of(image: SpatialImage, size: Size, path: Path) -> Geometry:
-    """The grid of an image's first three axes; an ``ImageError`` if it is none."""
+    """The grid of an image's first three axes; ``ImageError`` if its affine is unusable."""
     with readable(path):
         geometry = Geometry.from_ras_affine(image.affine, size)
     if np.abs(geometry.axes.T @ geometry.axes - np.eye(3)).max() > _SHEAR:
-        raise ImageError(f"{path} has a sheared grid (a tilted gantry?). Axes must be perpendicular; resample it.")
+        raise ImageError(
+            f"{path} has a sheared grid (a tilted gantry?). Axes must be perpendicular; resample it.",
+            code="grid-sheared",
+            file=path,
+        )
     x, y, z = (float(zoom) for zoom in image.header.get_zooms()[:3])
-    # The affine of an oblique image carries rounding errors that its stated spacing does not.
+    # The affine of an oblique image has rounding errors that the spacing in the header does not have.
     return replace(geometry, spacing=(x, y, z)) if np.allclose((x, y, z), geometry.spacing, rtol=1e-4) else geometry
 
 
@@ -301,13 +347,23 @@ def _size(image: SpatialImage, path: Path) -> Size:
     shape = tuple(int(voxels) for voxels in image.shape)
     if len(shape) < 3 or math.prod(shape[3:]) != 1:
         advice = "stack its slices" if len(shape) < 3 else "split it first"
-        raise ImageError(f"{path} has the size {shape}. An image must have three dimensions; {advice}.")
+        raise ImageError(
+            f"{path} has the size {by(shape)}. An image must have three dimensions; {advice}.",
+            code="image-not-3d",
+            file=path,
+            found=shape,
+        )
     return checked_size(shape, path)
 
 
 def checked_size(shape: tuple[int, ...], path: Path) -> Size:
-    """The first three axes of a shape; an ``ImageError`` if no scan is that large."""
+    """The first three axes of a shape; ``ImageError`` if a scan cannot have that size."""
     x, y, z = shape[:3]
     if min(x, y, z) < 1 or x * y * z > MAX_VOXELS:
-        raise ImageError(f"{path} claims a size of {shape} voxels, which no scan has. Copy or export it anew.")
+        raise ImageError(
+            f"{path} is corrupted: its header claims a size of {by(shape)} voxels. Copy or export it again.",
+            code="image-size",
+            file=path,
+            found=shape,
+        )
     return x, y, z

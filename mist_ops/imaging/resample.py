@@ -1,12 +1,12 @@
-"""Intensities, classes and probabilities from one grid to another.
+"""Resampling of intensities, classes and probabilities.
 
-Every rule is separable, so a rule is a matrix of weights per axis, ``(samples, voxels)``, and resampling is three
-matrix products. The centres of the first voxels of the two grids coincide. There are two sets of rules:
+Interpolation is separable: a matrix of weights ``(samples, voxels)`` per axis, applied by three matrix products. The
+centers of the first voxels of both grids coincide. There are two sets of rules:
 
-* ``reference`` repeats MIST 2.3: cubic B-spline for intensities, linear for classes, nearest neighbor along the
-  coarse axis of an anisotropic grid. Samples half a voxel or more behind the last voxel are zero.
-* ``accurate`` continues the border instead, and where the target is coarser it also averages over what a wider voxel
-  covers, so that nothing falls between the samples.
+* ``reference`` reproduces MIST 2.3: cubic B-spline for intensities, linear for classes, nearest neighbor along the
+  coarse axis of an anisotropic grid. Samples half a voxel or more beyond the last voxel are zero.
+* ``accurate`` extends the border instead and, for a coarser target, averages over the width of a target voxel, so that
+  no detail falls between samples.
 """
 
 from __future__ import annotations
@@ -31,25 +31,25 @@ Values: TypeAlias = Shaped[np.ndarray, "x y z"]
 Resampled: TypeAlias = Float32[np.ndarray, "new_x new_y new_z"]
 Slices: TypeAlias = tuple[slice, ...]
 
-# A grid is anisotropic where its widest spacing is more than this times its narrowest.
+# A grid is anisotropic if its largest spacing is more than this times its smallest.
 _ANISOTROPY = 3.0
 
-# Points per voxel of width at which an average is taken.
+# Points per voxel of width in an average.
 _POINTS_PER_VOXEL = 8
 
-# Shares are float32: two that are closer than this are a tie.
+# Shares are float32: a difference below this is a tie.
 _TIE = 1e-6
 
 
 def resample_image(image: Image, spacing: Spacing, target_spacing: Spacing, rules: Rules) -> Resampled:
-    """Intensities at another spacing; the very image if the spacings are equal."""
+    """Intensities at another spacing; the same array if the spacings are equal."""
     if np.allclose(spacing, target_spacing):
         return image
     return _apply(_operators(_cubic, image, spacing, target_spacing, rules), image)
 
 
 def resample_mask(mask: Mask, spacing: Spacing, target_spacing: Spacing) -> Bool[np.ndarray, "new_x new_y new_z"]:
-    """The nearest voxel of a mask at each sample of another spacing, borders continued."""
+    """A mask at another spacing: nearest neighbor, border extended."""
     if np.allclose(spacing, target_spacing):
         return mask
     nearest = [operator.argmax(axis=1) for operator in _operators(_nearest, mask, spacing, target_spacing, "accurate")]
@@ -59,16 +59,16 @@ def resample_mask(mask: Mask, spacing: Spacing, target_spacing: Spacing) -> Bool
 def resample_classes(
     classes: LabelMap, n_classes: int, spacing: Spacing, target_spacing: Spacing, rules: Rules
 ) -> UInt8[np.ndarray, "new_x new_y new_z"]:
-    """Class indices at another spacing: a sample goes to the class with the largest share in it.
+    """Class indices at another spacing: each sample becomes the class with the largest interpolated share.
 
-    A tie goes to the earlier class. Each class is computed in its own surroundings only.
+    Ties go to the lower index. Each class is only computed around its bounding box.
 
     Args:
         classes: Indices below ``n_classes``, which is at most 256.
         n_classes: Number of classes, background included.
-        spacing: Of ``classes``, in mm.
-        target_spacing: In mm.
-        rules: See the head of this module.
+        spacing: Spacing of ``classes``, in mm.
+        target_spacing: Spacing of the result, in mm.
+        rules: See the module docstring.
     """
     if np.allclose(spacing, target_spacing):
         return classes.astype(np.uint8)
@@ -92,13 +92,13 @@ def resample_classes(
 def resample_onto(
     probabilities: Float32[np.ndarray, "class x y z"], source: Geometry, target: Geometry
 ) -> Float32[np.ndarray, "class new_x new_y new_z"]:
-    """Probabilities on another grid with the same directions, wherever it begins: linear, borders continued.
+    """Probabilities on another grid with the same directions: linear, border extended.
 
     Raises:
-        ValueError: The directions differ; the caller has to bring both grids to canonical order first.
+        ValueError: The directions differ; bring both grids to canonical order first.
     """
     if not np.allclose(source.direction, target.direction, atol=1e-3):
-        raise ValueError(f"the grids run in different directions: {source.direction} and {target.direction}")
+        raise ValueError(f"the grids have different directions: {source.direction} and {target.direction}")
     if source == target:
         return probabilities
     begin = source.axes.T @ np.subtract(target.origin, source.origin)
@@ -128,7 +128,7 @@ def _operators(kernel: Kernel, volume: Values, spacing: Spacing, target_spacing:
 
 
 def _operator(kernel: Kernel, voxels: int, step: float, samples: int, rules: Rules) -> Weights:
-    """Weights of ``samples`` positions that are ``step`` voxels apart; float64 where MIST's digits are wanted."""
+    """Weights of ``samples`` positions that are ``step`` voxels apart; float64 for the digits of the reference."""
     positions = np.arange(samples) * step
     if math.isclose(step, 1.0, rel_tol=1e-5):
         return np.eye(voxels, dtype=np.float32)
@@ -136,8 +136,8 @@ def _operator(kernel: Kernel, voxels: int, step: float, samples: int, rules: Rul
         weights = kernel(positions, voxels)
         weights[positions >= voxels - 0.5] = 0.0
         return weights
-    # A voxel is already the mean over its own width, of variance 1/12. To become that of a wider one, step^2/12, it
-    # takes a box of this width, which vanishes with the difference between the two spacings.
+    # A voxel averages over its own width, a box filter of variance 1/12; a target voxel has variance step^2/12. The box
+    # of this width adds the difference.
     width = math.sqrt(max(0.0, step**2 - 1.0))
     points = math.ceil(width * _POINTS_PER_VOXEL) or 1
     offsets = ((np.arange(points) + 0.5) / points - 0.5) * width
@@ -147,7 +147,7 @@ def _operator(kernel: Kernel, voxels: int, step: float, samples: int, rules: Rul
 
 
 def _nearest(positions: Positions, voxels: int) -> Weights:
-    """Halves round up."""
+    """Nearest neighbor; halves are rounded up."""
     indices = np.floor(positions + 0.5).astype(int).clip(0, voxels - 1)
     weights: Weights = np.eye(voxels)[indices]
     return weights
@@ -162,26 +162,26 @@ def _linear(positions: Positions, voxels: int) -> Weights:
 
 
 def _cubic(positions: Positions, voxels: int) -> Weights:
-    """Interpolating cubic B-spline with mirrored ends (Unser, 1999)."""
+    """Interpolating cubic B-spline, mirrored at the border (Unser, 1999)."""
     columns = [ndimage.map_coordinates(unit, [positions], order=3, mode="mirror") for unit in np.eye(voxels)]
     return np.stack(columns, axis=1)
 
 
 def _apply(operators: Operators, volume: Values) -> Resampled:
     along_x, along_y, along_z = operators
-    # A flipped view would keep numpy from using BLAS.
+    # NumPy does not use BLAS for flipped views.
     volume = np.ascontiguousarray(volume, dtype=np.result_type(*operators))
     result = np.tensordot(along_x, np.matmul(along_y, np.matmul(volume, along_z.T)), axes=1)
     return np.asarray(result, dtype=np.float32)
 
 
 def _reach(operators: Operators, box: Slices) -> Slices:
-    """The samples on which the voxels of a box have an influence."""
+    """The samples that depend on the voxels of a box."""
     return tuple(_span(operator[:, voxels].sum(axis=1)) for operator, voxels in zip(operators, box, strict=True))
 
 
 def _share(operators: Operators, classes: LabelMap, index: int, samples: Slices) -> Resampled:
-    """The share of a class in each of some samples."""
+    """The share of a class in the given samples."""
     rows = [operator[chosen] for operator, chosen in zip(operators, samples, strict=True)]
     box = tuple(_span(row.sum(axis=0)) for row in rows)
     inside = [row[:, voxels] for row, voxels in zip(rows, box, strict=True)]
@@ -189,13 +189,13 @@ def _share(operators: Operators, classes: LabelMap, index: int, samples: Slices)
 
 
 def _span(used: np.ndarray) -> slice:
-    """From the first to the last that is used; empty if none is."""
+    """Slice from the first to the last nonzero entry; empty if there is none."""
     found = np.flatnonzero(used)
     return slice(int(found[0]), int(found[-1]) + 1) if found.size else slice(0, 0)
 
 
 def _hull(spans: Sequence[Slices]) -> Slices:
-    """The smallest slices around several; empty ones do not count."""
+    """The smallest slices that contain all given ones; empty ones are ignored."""
     filled = ([span for span in along if span.stop > span.start] for along in zip(*spans, strict=True))
     return tuple(
         slice(min((span.start for span in along), default=0), max((span.stop for span in along), default=0))

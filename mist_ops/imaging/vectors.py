@@ -1,7 +1,7 @@
-"""Images with several values per voxel, such as the probabilities of classes: one NIfTI file, read value by value.
+"""Vector images, such as class probabilities, in one NIfTI file.
 
-On disk they are vector images as ITK writes them: five dimensions, of which the fourth is 1 and the fifth counts the
-values, with the intent of a vector.
+The files have the layout of ITK's vector images: five dimensions, the fourth of size 1 and the fifth for the values,
+and the intent code of a vector.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ Vectors = Float32[np.ndarray, "value x y z"]
 
 
 def write_vectors(path: Path, vectors: Vectors, geometry: Geometry) -> None:
-    """Write a value after the other as float32, atomically."""
+    """Write a vector image as float32, atomically."""
     if vectors.shape[1:] != geometry.size:
-        raise ValueError(f"values of {vectors.shape[1:]} voxels do not fit a grid of {geometry.size}")
+        raise ValueError(f"values of shape {vectors.shape[1:]} do not fit a grid of {geometry.size}")
     image = nib.Nifti1Image(np.moveaxis(vectors, 0, -1)[:, :, :, None], geometry.ras_affine)
     image.header.set_intent("vector")
     affine_header(image, geometry)
@@ -37,39 +37,48 @@ def write_vectors(path: Path, vectors: Vectors, geometry: Geometry) -> None:
 
 
 def read_vector_grid(path: Path) -> tuple[int, Geometry]:
-    """How many values a voxel has, and the grid, from the header alone; also of a file with four dimensions.
+    """Number of values per voxel and the grid, from the header alone; four dimensions are accepted as well.
 
     Raises:
-        ImageError: No such file, no image, or one value per voxel.
+        ImageError: The file is missing, not an image, or has one value per voxel.
     """
     image = open_image(path)
     shape = image.shape
     values = shape[4] if len(shape) == 5 and shape[3] == 1 else shape[3] if len(shape) == 4 else 1
     if values < 2:
-        raise ImageError(f"{path} has the size {shape}. Probabilities have a value for each class; predict them anew.")
+        raise ImageError(
+            f"{path} has one value per voxel. Probabilities have one per class; run the prediction again.",
+            code="not-probabilities",
+            file=path,
+            found=shape,
+        )
     return int(values), grid_of(image, checked_size(shape, path), path)
 
 
 def read_values(path: Path) -> Iterator[Image]:
-    """The volumes of a file one after another, as float32, so that two are never in memory.
+    """Read the volumes of a file one by one, as float32, so that only one is in memory at a time.
 
     Raises:
-        ImageError: As ``read_vector_grid``; a value that is not finite.
+        ImageError: As ``read_vector_grid``, or a value is not finite.
     """
     values, geometry = read_vector_grid(path)
     image = open_image(path)
     stored = image.dataobj
     if not isinstance(stored, ArrayProxy):
-        raise ImageError(f"{path} is no NIfTI file. Predict the case anew.")
+        raise ImageError(f"{path} is not a NIfTI file. Run the prediction again.", code="image-unreadable", file=path)
     check_voxels(image, path)
     kind = np.dtype(stored.dtype)
-    # Not by index: in a compressed file, each index would unpack all that lies before it.
+    # Not by index: in a compressed file, each access would decompress everything before it.
     with readable(path), ImageOpener(str(path)) as stream:
         stream.seek(stored.offset)
         for _ in range(values):
             raw = np.frombuffer(stream.read(kind.itemsize * math.prod(geometry.size)), dtype=kind)
-            with np.errstate(over="ignore", invalid="ignore"):  # what float32 cannot hold is not finite
+            with np.errstate(over="ignore", invalid="ignore"):  # values beyond float32 become infinite, checked below
                 volume = np.float32(stored.slope) * raw.reshape(geometry.size, order="F") + np.float32(stored.inter)
             if not np.isfinite(volume).all():
-                raise ImageError(f"{path} holds NaN or infinite values. Predict the case anew.")
+                raise ImageError(
+                    f"{path} holds NaN or infinite values. Run the prediction again.",
+                    code="image-not-finite",
+                    file=path,
+                )
             yield volume.astype(np.float32, copy=False)

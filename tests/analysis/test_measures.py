@@ -64,10 +64,10 @@ def test_a_channel_that_is_missing_or_on_another_grid_is_named(case: Case, phant
     with pytest.raises(CaseError, match="Case 'p': the channel 't2' has no file"):
         measure_case(replace(case, images={"t1": case.images["t1"]}), phantom_config, WHOLE)
     write_image(case.images["t2"], np.zeros((6, 7, 9), dtype=np.float32), replace(GRID, size=(6, 7, 9)))
-    with pytest.raises(CaseError, match=r"the mask and t2 differ: size \(6, 7, 8\) against \(6, 7, 9\)"):
+    with pytest.raises(CaseError, match=r"the mask and t2 differ: size \(6, 7, 8\) and \(6, 7, 9\)"):
         measure_case(case, phantom_config, WHOLE)
     case.images["t2"].unlink()
-    with pytest.raises(CaseError, match="Case 'p': There is no file"):
+    with pytest.raises(CaseError, match="does not exist"):
         measure_case(case, phantom_config, WHOLE)
 
 

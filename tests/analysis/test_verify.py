@@ -52,7 +52,7 @@ def test_a_missing_and_a_damaged_file_are_both_named(case: Case):
 def test_files_on_different_grids_are_told_with_what_differs(case: Case):
     write(case.images["t2"], IMAGE, np.diag([1.0, 1.0, 3.0, 1.0]))
     (problem,) = verify(case, DESCRIPTION)
-    assert problem.startswith("the mask and t2 differ: spacing (1, 1, 1) against (1, 1, 3)")
+    assert problem.startswith("the mask and t2 differ: spacing (1, 1, 1) and (1, 1, 3)")
     with pytest.raises(UnusableCase):
         read(case, DESCRIPTION, thorough=False)
 

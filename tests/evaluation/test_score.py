@@ -119,7 +119,7 @@ def test_a_class_is_the_union_of_its_labels(tmp_path: Path) -> None:
 def test_a_different_grid_is_refused_and_the_field_named(tmp_path: Path) -> None:
     other = Geometry(GRID.size, (1.0, 1.5, 2.5))
     mask, prediction = write(tmp_path / "m.nii.gz"), write(tmp_path / "p.nii.gz", grid=other)
-    with pytest.raises(ImageError, match=r"different grids: spacing \(1, 1\.5, 2\) against \(1, 1\.5, 2\.5\)"):
+    with pytest.raises(ImageError, match=r"different grids: spacing \(1, 1\.5, 2\) and \(1, 1\.5, 2\.5\)"):
         score(mask, prediction, {"C": scored([1])})
 
 

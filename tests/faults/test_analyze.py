@@ -118,7 +118,7 @@ DAMAGED = [
         "analyze/image-4d",
         "an image with two volumes",
         lambda box: change(box.image(), lambda array: np.stack([array, array], axis=-1)),
-        "An image must have three dimensions; split it first",
+        "[image-not-3d]",
     ),
     Fault(
         "analyze/image-rgb",
@@ -142,7 +142,7 @@ DAMAGED = [
         "analyze/absurd-header",
         "a header that tells of 35 million million voxels",
         lambda box: edit_header(box.image(), dim=[3, 32767, 32767, 32767, 1, 1, 1, 1]),
-        "claims a size of (32767, 32767, 32767) voxels, which no scan has",
+        "[image-size]",
     ),
     Fault(
         "analyze/negative-header",
@@ -208,7 +208,7 @@ LABELS = [
         "analyze/fractional-labels",
         "a mask that was interpolated",
         lambda box: put(box.mask(), 0.4),
-        "holds the value 0.4. Labels must be whole; was the mask interpolated?",
+        "[labels-not-integer]",
     ),
     Fault(
         "analyze/empty-mask",
@@ -222,7 +222,7 @@ LABELS = [
         "analyze/negative-labels",
         "a mask with a negative label",
         lambda box: put(box.mask(), -1, np.int16),
-        "Labels must lie between 0 and",
+        "[labels-out-of-range]",
     ),
     Fault(
         "analyze/nan-labels",

@@ -113,13 +113,13 @@ OF_LABELS = [
         "ensemble/float-labels",
         "probabilities instead of labels",
         in_rated(lambda array: array * np.float32(0.45)),
-        "Labels must be whole",
+        "[labels-not-integer]",
     ),
     of_a_patient(
         "ensemble/nan",
         "a mask with NaN in it",
         in_rated(lambda array: np.where(array > 0, np.nan, 0).astype(np.float32)),
-        "Labels must lie between 0 and 65535",
+        "[labels-out-of-range]",
     ),
     refused("ensemble/folders-empty", "folders without predictions", emptied, "a holds no predictions"),
     refused(
@@ -193,7 +193,7 @@ OF_PROBABILITIES = [
         "ensemble/probabilities-are-labels",
         "labels instead of probabilities",
         labels,
-        "Probabilities have a value for each class",
+        "[not-probabilities]",
     ),
     refused(
         "ensemble/probabilities-config-broken",

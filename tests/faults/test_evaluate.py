@@ -165,7 +165,7 @@ FAULTS = [
         "evaluate/prediction-a-folder",
         "a prediction that is a folder",
         in_pairs("predicted/phantom_001.nii.gz", "predicted"),
-        "There is no file",
+        "[image-missing]",
     ),
     *(
         of_a_patient(
@@ -186,13 +186,13 @@ FAULTS = [
         "evaluate/prediction-probabilities",
         "probabilities instead of labels",
         in_prediction(lambda array: array.astype(np.float32) * np.float32(0.45)),
-        "Labels must be whole",
+        "[labels-not-integer]",
     ),
     of_a_patient(
         "evaluate/prediction-nan",
         "a prediction with NaN in it",
         in_prediction(lambda array: filled(np.nan, array.astype(np.float32))),
-        "Labels must lie between 0 and 65535",
+        "[labels-out-of-range]",
     ),
     of_a_patient(
         "evaluate/prediction-negative",

@@ -118,13 +118,13 @@ OF_A_FOLDER = [
         "postprocess/mask-probabilities",
         "probabilities instead of labels",
         lambda box: save(box.prediction(), voxels(box.prediction()) * np.float32(0.45)),
-        "Labels must be whole",
+        "[labels-not-integer]",
     ),
     of_a_patient(
         "postprocess/mask-a-broken-link",
         "a mask that is a link to nothing",
         broken_link,
-        "There is no file",
+        "[image-missing]",
         again=False,
     ),
     taken(

@@ -17,7 +17,7 @@ TABLE = [
     ("records/lost", "records that were deleted", "0: mist_status --rebuild restores them"),
     ("records/damaged", "records that are damaged", "1: The records in ... cannot be used; files are not touched"),
     ("records/moved", "a study that was moved with its data", "0: goes on where it is"),
-    ("records/moved-alone", "results that were moved away from their data", "1: There is no file; --update finds it"),
+    ("records/moved-alone", "results that were moved away from their data", "1: [image-missing]; --update finds it"),
 ]
 """The faults below: key, fault, and how a command ends."""
 
@@ -63,7 +63,7 @@ def test_results_that_moved_away_from_their_data_say_which_file_is_missing(analy
     shutil.move(analyzed.study.results, away / "results")
     ended = analyzed.run("preprocess", "--results", away / "results")
     assert ended.status == 1
-    assert "There is no file" in ended.said
+    assert "[image-missing]" in ended.said
     data = analyzed.study.data
     assert analyzed.run("analyze", "--update", "--data", data, "--results", away / "results").status == 0
     assert analyzed.run("preprocess", "--results", away / "results").status == 0

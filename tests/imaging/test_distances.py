@@ -38,13 +38,13 @@ def test_the_inside_of_a_cube_is_negative() -> None:
     np.testing.assert_allclose(scaled * np.sqrt(12), expected, rtol=HALF)
 
 
-def test_the_end_of_the_volume_is_no_boundary() -> None:
+def test_the_edge_of_the_volume_is_not_a_boundary() -> None:
     classes = np.zeros((1, 1, 5), dtype=np.uint8)
     classes[..., 2:] = 1
     assert distance_maps(classes, 2, False)[0, 0, :, 1].tolist() == [2, 1, 0, -1, -2]
 
 
-def test_an_absent_class_and_a_full_one_are_finite(point: LabelMap) -> None:
+def test_distances_of_absent_and_full_classes_are_finite(point: LabelMap) -> None:
     classes = np.zeros_like(point)
     diagonal = np.float16(np.linalg.norm(classes.shape))
     plain, scaled = distance_maps(classes, 2, False), distance_maps(classes, 2, True)
@@ -54,7 +54,7 @@ def test_an_absent_class_and_a_full_one_are_finite(point: LabelMap) -> None:
     assert (scaled[..., 1] == 1).all()
 
 
-def test_a_hippocampus_has_the_distances_of_the_reference(shared: Path) -> None:
+def test_distances_of_a_hippocampus_equal_the_reference(shared: Path) -> None:
     path = shared / "data/Task04_Hippocampus/labelsTr/hippocampus_001.nii.gz"
     reorientation = read_geometry(path).canonical()[1]
     maps = distance_maps(reorientation.apply(read_labels(path)[0]), 3, True)
@@ -71,6 +71,6 @@ def test_distances_are_in_mm() -> None:
     assert maps[:, 2, 2].tolist() == [2, 1, 0, 1, 2]
 
 
-def test_an_absent_class_is_as_far_away_as_the_volume_is_wide_in_mm() -> None:
+def test_distances_of_an_absent_class_are_the_diagonal_in_mm() -> None:
     maps = distance_maps(np.zeros((3, 4, 1), dtype=np.uint8), 2, False, spacing=(1.0, 1.0, 12.0))
     assert (maps[..., 1] == 13).all()

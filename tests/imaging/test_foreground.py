@@ -1,4 +1,4 @@
-"""Boxes around what is bright."""
+"""Foreground boxes."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def test_an_empty_mask_has_no_box() -> None:
     assert bounding_box(np.zeros((3, 4, 5), dtype=bool)) is None
 
 
-def test_the_union_holds_both_boxes() -> None:
+def test_the_union_contains_both_boxes() -> None:
     assert union_box(Box((1, 5, 2), (3, 6, 9)), Box((2, 4, 2), (8, 5, 3))) == Box((1, 4, 2), (8, 6, 9))
 
 
-def test_the_boxes_of_real_scans_are_those_of_the_reference(shared: Path) -> None:
+def test_boxes_of_real_scans_equal_the_reference(shared: Path) -> None:
     brain, _ = read_image(shared / "data/Task04_Hippocampus/imagesTr/hippocampus_001.nii.gz")
     thorax, _ = read_image(shared / "data/ct/example_ct_sm.nii.gz")
     assert foreground_box(brain) == Box((0, 0, 0), (35, 51, 35))

@@ -23,7 +23,7 @@ def rotated(degrees: float) -> Geometry:
     return replace(RAS, direction=tuple(float(value) for value in direction))
 
 
-def test_an_affine_survives_the_way_through_a_geometry() -> None:
+def test_an_affine_survives_a_round_trip_through_a_geometry() -> None:
     affine = rotated(20).ras_affine
     np.testing.assert_allclose(Geometry.from_ras_affine(affine, RAS.size).ras_affine, affine, atol=1e-12)
 
@@ -34,7 +34,7 @@ def test_an_affine_without_volume_is_refused(affine: np.ndarray) -> None:
         Geometry.from_ras_affine(affine, (2, 2, 2))
 
 
-def test_an_ras_grid_is_flipped_in_x_and_y_and_begins_at_its_last_voxel() -> None:
+def test_an_ras_grid_is_flipped_in_x_and_y_and_starts_at_its_last_voxel() -> None:
     canonical, reorientation = RAS.canonical()
     assert (reorientation.axes, reorientation.flipped) == ((0, 1, 2), (0, 1))
     assert canonical == Geometry((4, 5, 6), (1.0, 2.0, 3.0), (7.0, 12.0, 30.0))
@@ -47,7 +47,7 @@ def test_a_pir_grid_is_permuted_with_its_spacing() -> None:
 
 
 @pytest.mark.parametrize("grid", [RAS, PIR, rotated(20), rotated(130)])
-def test_every_voxel_keeps_its_place_in_the_patient(grid: Geometry) -> None:
+def test_every_voxel_keeps_its_position_in_the_patient(grid: Geometry) -> None:
     canonical, reorientation = grid.canonical()
     indices = np.indices(grid.size)
     places = np.moveaxis(np.tensordot(grid.lps_affine[:3, :3], indices, axes=1), 0, -1) + grid.origin
@@ -58,7 +58,7 @@ def test_every_voxel_keeps_its_place_in_the_patient(grid: Geometry) -> None:
     np.testing.assert_array_equal(reorientation.undo(moved), places)
 
 
-def test_obliquity_stays_in_the_direction() -> None:
+def test_oblique_directions_are_kept() -> None:
     canonical, _ = rotated(20).canonical()
     assert canonical.axes[0, 0] == pytest.approx(np.cos(np.radians(20)))
 
@@ -68,12 +68,12 @@ def test_a_crop_moves_the_origin_along_the_axes() -> None:
     assert cropped == replace(RAS, size=(2, 2, 3), origin=(9.0, 16.0, 39.0))
 
 
-def test_sizes_are_rounded_half_to_even_and_never_vanish() -> None:
+def test_sizes_are_rounded_half_to_even_and_at_least_one() -> None:
     grid = Geometry((5, 3, 1), (1.0, 1.0, 1.0))
     assert grid.resampled((2.0, 2.0, 9.0)).size == (2, 2, 1)
 
 
-def test_a_spacing_that_is_the_same_up_to_rounding_leaves_the_grid_alone() -> None:
+def test_a_target_spacing_equal_up_to_rounding_keeps_the_grid() -> None:
     assert RAS.resampled((1.0, 2.000001, 3.0)) is RAS
 
 
@@ -81,13 +81,16 @@ def test_the_diagonal_counts_whole_voxels() -> None:
     assert Geometry((3, 4, 12), (1.0, 1.0, 1.0)).diagonal == 13.0
 
 
-def test_rounding_in_headers_is_no_difference() -> None:
+def test_rounding_in_headers_is_not_a_difference() -> None:
     assert RAS.differences(replace(RAS, origin=(10.0006, 20.0, 30.0), spacing=(1.0, 2.0005, 3.0))) == []
 
 
-def test_differences_are_told_in_words() -> None:
+def test_differences_name_field_and_values() -> None:
     other = replace(RAS, size=(4, 5, 7), origin=(10.0, 20.0, 31.0))
-    assert RAS.differences(other) == ["size (4, 5, 6) against (4, 5, 7)", "origin (10, 20, 30) against (10, 20, 31)"]
+    assert RAS.differences(other) == [
+        "size (4, 5, 6) and (4, 5, 7) voxels",
+        "origin (10, 20, 30) and (10, 20, 31) mm",
+    ]
     assert rotated(180).differences(rotated(175))[0].startswith("direction (")
 
 
@@ -96,20 +99,20 @@ FIELDS = st.tuples(st.tuples(*[st.integers(1, 6)] * 3), TRIPLES, TRIPLES, st.tup
 
 
 def grid(fields: tuple[tuple[int, int, int], *tuple[tuple[float, float, float], ...]], mirrored: bool) -> Geometry:
-    """A grid turned by a rotation vector, in rad, and perhaps mirrored."""
+    """A grid rotated by a rotation vector, in rad, and optionally mirrored."""
     size, spacing, origin, turn = fields
     axes = Rotation.from_rotvec(turn).as_matrix() * ([-1.0, 1.0, 1.0] if mirrored else 1.0)
     return Geometry(size, spacing, origin, tuple(axes.ravel().tolist()))
 
 
 def positions(geometry: Geometry) -> np.ndarray:
-    """Where each voxel lies, in mm, as an image with a channel per axis."""
+    """Position of each voxel in mm, as an image with one channel per axis."""
     indices = np.moveaxis(np.indices(geometry.size, dtype=np.float64), 0, -1)
     return indices @ geometry.lps_affine[:3, :3].T + geometry.lps_affine[:3, 3]
 
 
 @given(FIELDS, st.booleans())
-def test_every_voxel_stays_where_it_is_in_canonical_order_and_back(fields: tuple, mirrored: bool) -> None:
+def test_reorientation_keeps_positions_and_is_inverted_by_undo(fields: tuple, mirrored: bool) -> None:
     original = grid(fields, mirrored)
     canonical, reorientation = original.canonical()
     np.testing.assert_allclose(reorientation.apply(positions(original)), positions(canonical), atol=1e-9)
@@ -117,7 +120,7 @@ def test_every_voxel_stays_where_it_is_in_canonical_order_and_back(fields: tuple
 
 
 @given(FIELDS, st.booleans(), st.data())
-def test_every_voxel_of_a_crop_stays_where_it_is(fields: tuple, mirrored: bool, data: st.DataObject) -> None:
+def test_a_crop_keeps_positions(fields: tuple, mirrored: bool, data: st.DataObject) -> None:
     whole = grid(fields, mirrored)
     start = tuple(data.draw(st.integers(0, size - 1)) for size in whole.size)
     stop = tuple(data.draw(st.integers(first + 1, size)) for first, size in zip(start, whole.size, strict=True))
@@ -126,7 +129,7 @@ def test_every_voxel_of_a_crop_stays_where_it_is(fields: tuple, mirrored: bool, 
 
 
 @given(FIELDS, st.booleans(), TRIPLES)
-def test_a_grid_at_another_spacing_begins_in_the_same_place_and_covers_the_same_volume(
+def test_a_resampled_grid_has_the_same_first_voxel_and_covers_the_same_volume(
     fields: tuple, mirrored: bool, target: tuple[float, float, float]
 ) -> None:
     original = grid(fields, mirrored)

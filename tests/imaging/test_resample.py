@@ -20,7 +20,7 @@ ISOTROPIC = (1.0, 1.0, 1.0)
 def line(
     values: Sequence[float], spacing: float, target: float, rules: Rules, others: float | None = None
 ) -> np.ndarray:
-    """A row of voxels along z; ``others`` is the spacing across, that along z where not given."""
+    """A row of voxels along z; ``others`` is the spacing along x and y, by default that along z."""
     image = np.array(values, dtype=np.float32)[None, None]
     across = others or spacing
     return resample_image(image, (across, across, spacing), (across, across, target), rules)[0, 0]
@@ -37,10 +37,10 @@ def ball(size: Size, spacing: Spacing, radius: float = 15.0) -> LabelMap:
     return (np.square(places).sum(axis=-1) <= radius**2).astype(np.uint8)
 
 
-# ── The reference's rules ────────────────────────────────────────────────────────────────────────────────────────────
+# ── Reference rules ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_the_coarse_axis_takes_the_nearest_slice_and_ends_in_zeros() -> None:
+def test_the_coarse_axis_uses_the_nearest_slice_and_ends_in_zeros() -> None:
     fine = line(range(6), 4.0, 1.0, "reference", others=1.0)
     assert fine.tolist() == [0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3, 4, 4, 4, 4, 5, 5, 5, 5, 0, 0]
     half = line(range(6), 4.0, 2.0, "reference", others=1.0)
@@ -53,13 +53,13 @@ def test_a_ramp_follows_the_mirrored_spline() -> None:
     np.testing.assert_allclose(ramp[-6:], [8, 8.447, 8.835, 9, 8.835, 0], atol=6e-4)
 
 
-def test_a_step_rings() -> None:
+def test_a_step_overshoots() -> None:
     step = line([0] * 6 + [1000] * 6, 2.0, 1.0, "reference")
     np.testing.assert_allclose(step[7:17], [26.9, 0, -100.5, 0, 500, 1000, 1100.5, 1000, 973.1, 1000], atol=0.05)
     assert step[-1] == 0
 
 
-def test_a_spline_is_that_of_scipy_wherever_it_is_inside() -> None:
+def test_the_spline_equals_scipy_inside_the_volume() -> None:
     image = np.random.default_rng(0).normal(size=(7, 9, 8)).astype(np.float32)
     found = resample_image(image, ISOTROPIC, (0.8, 0.7, 1.3), "reference")
     positions = np.moveaxis(np.moveaxis(np.indices(found.shape), 0, -1) * (0.8, 0.7, 1.3), -1, 0)
@@ -73,23 +73,23 @@ def test_a_tie_goes_to_the_background_and_the_end_is_background() -> None:
     assert classes_line([0, 0, 1, 1], 2.0, 1.0, "reference") == [0, 0, 0, 0, 1, 1, 1, 0]
 
 
-# ── The accurate rules ───────────────────────────────────────────────────────────────────────────────────────────────
+# ── Accurate rules ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_the_border_is_continued() -> None:
+def test_the_border_is_extended() -> None:
     assert line(range(6), 4.0, 1.0, "accurate", others=1.0)[-4:].tolist() == [5, 5, 5, 5]
     np.testing.assert_allclose(line(range(10), 3.0, 1.0, "accurate")[-3:], 9, atol=1e-5)
     assert classes_line([0, 0, 1, 1], 2.0, 1.0, "accurate") == [0, 0, 0, 0, 1, 1, 1, 1]
 
 
 @pytest.mark.parametrize("at", range(20, 28))
-def test_what_a_thin_bright_slice_adds_hardly_depends_on_where_it_lies(at: int) -> None:
+def test_the_sum_of_a_thin_bright_slice_hardly_depends_on_its_position(at: int) -> None:
     slices = np.zeros(49)
     slices[at] = 100.0
     assert line(slices, 0.5, 2.0, "accurate").sum() * 2.0 == pytest.approx(100.0 * 0.5, rel=0.1)
 
 
-def test_coarsening_comes_near_to_what_a_coarser_scanner_sees() -> None:
+def test_coarsening_approximates_a_coarser_scanner() -> None:
     fine = np.random.default_rng(0).normal(size=300).cumsum()
     scanned = np.convolve(fine, np.ones(3) / 3, mode="same")[0::3][2:-2]
     errors = {rules: np.std(line(fine, 1.0, 3.0, rules)[2:-2] - scanned) for rules in ("reference", "accurate")}
@@ -106,13 +106,13 @@ def test_classes_are_averaged_when_coarsening() -> None:
 
 
 @BOTH
-def test_an_image_at_its_own_spacing_is_itself(rules: Rules) -> None:
+def test_an_image_at_its_own_spacing_is_returned_unchanged(rules: Rules) -> None:
     image = np.zeros((2, 3, 4), np.float32)
     assert resample_image(image, ISOTROPIC, (1.0, 1.0 + 1e-7, 1.0), rules) is image
 
 
 @BOTH
-def test_a_constant_image_stays_constant_where_there_is_one(rules: Rules) -> None:
+def test_a_constant_image_stays_constant_inside_the_volume(rules: Rules) -> None:
     found = resample_image(np.full((5, 6, 1), 7, np.float32), (1.0, 2.0, 3.0), (0.5, 3.0, 3.0), rules)
     assert found.shape == (10, 4, 1)
     np.testing.assert_allclose(found[:9], 7, rtol=1e-6)
@@ -120,7 +120,7 @@ def test_a_constant_image_stays_constant_where_there_is_one(rules: Rules) -> Non
 
 @BOTH
 @pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (1.0, 1.0, 4.0), (0.5, 1.7, 1.0)])
-def test_classes_computed_near_each_label_are_those_computed_everywhere(rules: Rules, spacing: Spacing) -> None:
+def test_classes_computed_around_each_label_equal_those_of_the_whole_volume(rules: Rules, spacing: Spacing) -> None:
     classes = np.zeros((12, 13, 14), dtype=np.uint8)
     classes[2:5, 3:9, 0:6], classes[4:9, 8:13, 5:9], classes[11, 0, 13] = 1, 2, 4
     target = (0.9, 1.2, 1.5)
@@ -139,14 +139,14 @@ def resample_shares(mask: np.ndarray, spacing: Spacing, target: Spacing, rules: 
 
 
 @BOTH
-def test_a_mask_without_labels_stays_so(rules: Rules) -> None:
+def test_an_empty_mask_stays_empty(rules: Rules) -> None:
     found = resample_classes(np.zeros((4, 5, 6), np.uint8), 3, ISOTROPIC, (2.0, 1.0, 0.5), rules)
     assert found.shape == (2, 5, 12)
     assert found.dtype == np.uint8
     assert not found.any()
 
 
-def test_a_mask_takes_the_nearest_voxel() -> None:
+def test_a_mask_is_resampled_by_nearest_neighbor() -> None:
     mask = np.array([[[False, True, True, False]]])
     assert resample_mask(mask, ISOTROPIC, (1.0, 1.0, 0.5))[0, 0].tolist() == [0, 1, 1, 1, 1, 0, 0, 0]
 
@@ -168,7 +168,7 @@ ROUND_TRIPS = [
 
 @BOTH
 @pytest.mark.parametrize("size, spacing, target, signs, dice", ROUND_TRIPS)
-def test_a_perfect_label_comes_back_whatever_the_orientation(
+def test_labels_survive_a_round_trip_in_any_orientation(
     size: Size, spacing: Spacing, target: Spacing, signs: tuple[int, int, int], dice: float, rules: Rules
 ) -> None:
     direction = tuple(float(value) for value in np.diag(signs).ravel())
@@ -180,7 +180,7 @@ def test_a_perfect_label_comes_back_whatever_the_orientation(
     assert 2 * (restored * labels).sum() / (restored.sum() + labels.sum()) >= dice
 
 
-def test_probabilities_follow_the_origin() -> None:
+def test_probabilities_respect_the_origin() -> None:
     source = Geometry((4, 1, 1), (2.0, 1.0, 1.0), (10.0, 0.0, 0.0))
     target = Geometry((4, 1, 1), (1.0, 1.0, 1.0), (13.0, 0.0, 0.0))
     ramp = np.arange(4, dtype=np.float32).reshape(1, 4, 1, 1)
@@ -188,7 +188,7 @@ def test_probabilities_follow_the_origin() -> None:
     assert resample_onto(ramp, source, replace(target, origin=(0.0, 0.0, 0.0))).ravel().tolist() == [0, 0, 0, 0]
 
 
-def test_grids_that_run_in_different_directions_are_refused() -> None:
+def test_grids_with_different_directions_are_refused() -> None:
     source = Geometry((2, 2, 2), ISOTROPIC)
     flipped = replace(source, direction=(-1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0))
     with pytest.raises(ValueError, match="different directions"):

@@ -34,7 +34,7 @@ def test_a_mask_is_changed_on_its_grid_and_what_happened_is_counted(prediction: 
 def test_a_failure_leaves_nothing_that_looks_processed(prediction: Prediction, tmp_path: Path) -> None:
     postprocess_case(prediction, STRATEGY, tmp_path / "out")
     write_image(prediction.path, np.full(GRID.size, 0.5, dtype=np.float32), GRID)
-    with pytest.raises(CaseError, match=r"Case '007'.*Labels must be whole"):
+    with pytest.raises(CaseError, match=r"Case '007'.*labels-not-integer"):
         postprocess_case(prediction, STRATEGY, tmp_path / "out")
     assert not list((tmp_path / "out").iterdir())
 
