@@ -87,7 +87,7 @@ def _scored(classes: Classes, known: Sequence[int] | None, absent: Absent, pair:
     try:
         return score_case(pair.mask, pair.prediction, classes, known, absent)
     except MistError as error:
-        raise CaseError(pair.id, str(error)) from error
+        raise CaseError.of(pair.id, error) from error
 
 
 def results_table(

@@ -58,7 +58,7 @@ def test_a_case_that_fails_is_an_error_and_stops_no_other(tmp_path: Path) -> Non
     first.prediction.unlink()
     failed, scored = evaluate([first, second], CLASSES)
     assert isinstance(failed.error, CaseError)
-    assert str(failed.error).startswith("Case 'a': ") and "[image-missing]" in str(failed.error)
+    assert (failed.error.case, failed.error.code) == ("a", "image-missing")
     assert failed.result is None
     assert scored.result is not None
     assert scored.result.scores == {"C_dice": 0.25}
