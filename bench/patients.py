@@ -22,10 +22,11 @@ from mist_ops.analysis.folds import make_fold
 from mist_ops.boxes import read_boxes
 from mist_ops.config import StudyConfig, read_config
 from mist_ops.dataset import read_train_paths
-from mist_ops.files import file_hash, write_json
+from mist_ops.files import file_hash
 from mist_ops.phantoms import write_phantoms
 from mist_ops.preprocessing.case import write_case
 from mist_ops.records.arrays import read_content_hash, remove_case
+from mist_ops.records.passport import Content, Epoch, Passport, write_passport
 from mist_ops.study import Study
 
 SIZE = (16, 16, 16)
@@ -81,15 +82,24 @@ def _pretend_models(study: Study, config: StudyConfig) -> None:
         study.models.mkdir(parents=True, exist_ok=True)
         study.model(index).write_bytes(b"weights")
         parts = {"training": fold.training, "validation": fold.validation}
-        passport = {
-            "weights": file_hash(study.model(index)),
-            "content": {part: {name: read_content_hash(study, name) for name in ids} for part, ids in parts.items()},
-            "config": config.model_dump(mode="json"),
-            "history": [{"index": 0}],
-            "best_epoch": 0,
-            "seconds": 3600.0,
-        }
-        write_json(study.passport(index), passport)
+        content = {part: {name: read_content_hash(study, name) for name in ids} for part, ids in parts.items()}
+        passport = Passport(
+            fold=index,
+            **parts,
+            held_out=fold.held_out,
+            content=Content.model_validate(content),
+            config=config.model_dump(mode="json"),
+            settings=config.digest("training"),
+            seed=config.training.seed,
+            versions={},
+            mist_version=config.mist_version,
+            device="cpu",
+            history=(Epoch(0, 1.0, 1.0, 0.001, True, 3600.0, 0.0),),
+            best_epoch=0,
+            seconds=3600.0,
+            weights=file_hash(study.model(index)),
+        )
+        write_passport(study.passport(index), passport)
 
 
 def _seconds(work: Callable[[], object]) -> float:

@@ -4,7 +4,6 @@ A second run goes on where the first one stopped; without the folder it begins a
 """
 
 import csv
-import json
 import os
 import sys
 import time
@@ -20,6 +19,7 @@ from mist_ops.config import override, read_config, write_config
 from mist_ops.dataset import read_train_paths
 from mist_ops.files import atomic
 from mist_ops.phantoms import write_phantoms
+from mist_ops.records.passport import read_passport
 from mist_ops.study import Study
 
 FOLDER = Path("demo")
@@ -108,7 +108,7 @@ def _curves(study: Study) -> Path:
 
     folds = read_config(study.config).training.folds
     path = study.figure("learning_curves")
-    learning_curves(path, {fold: json.loads(study.passport(fold).read_text())["history"] for fold in folds})
+    learning_curves(path, {fold: read_passport(study.model(fold)).history for fold in folds})
     return path
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from records.passports import passport
 
 from mist_ops.analysis.analyze import analyze, find_leaks, unseen_patients
 from mist_ops.boxes import read_boxes
@@ -32,10 +33,7 @@ from mist_ops.errors import DatasetError, MistError
 from mist_ops.evaluation.accepted import regressions
 from mist_ops.evaluation.score import read_classes
 from mist_ops.evaluation.table import read_masks, read_pairs
-from mist_ops.files import write_json
 from mist_ops.imaging.nifti import read_labels, write_labels
-from mist_ops.inference.records import Origin, read_mask_hash, read_models, recording
-from mist_ops.inference.records import why_outdated as prediction_outdated
 from mist_ops.models.weights import write_tensors
 from mist_ops.phantoms import write_phantoms
 from mist_ops.postprocessing.strategy import Step, read_strategy, write_strategy
@@ -43,9 +41,11 @@ from mist_ops.preprocessing.case import write_case
 from mist_ops.ranking.tables import read_scores
 from mist_ops.records.arrays import case_content, input_hashes, read_case_geometry, read_content_hash
 from mist_ops.records.arrays import why_outdated as case_outdated
+from mist_ops.records.comparison import differences, verify
+from mist_ops.records.passport import Passport, read_passport, write_passport
+from mist_ops.records.prediction import Origin, read_prediction_record, recording
+from mist_ops.records.prediction import why_stale as prediction_outdated
 from mist_ops.study import Study, check_id
-from mist_ops.training.passports import differences, read_passport, verify
-from mist_ops.types import Json
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
@@ -112,7 +112,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
     case, config = patient(made), read_config(made.config)
     content = write_case(made, case, config, read_boxes(made)[case.id])
     write_tensors(made.model(0), {})
-    write_json(made.passport(0), passport(config, case.id, content))
+    write_passport(made.passport(0), passport_of(config, case.id, content))
     with recording(made.results / "record.json", made.cv_prediction(case.id), ORIGIN):
         write_labels(made.cv_prediction(case.id), *read_labels(case.mask))
     write_strategy(made.strategy, STRATEGY)
@@ -127,28 +127,19 @@ def patient(study: Study) -> Case:
     return read_train_paths(study.train_paths)["phantom_001"]
 
 
-def passport(config: StudyConfig, case_id: str, content: str) -> Json:
-    return {
-        "fold": 0,
-        "content": {"training": {case_id: content}, "validation": {}},
-        "config": config.model_dump(mode="json"),
-        "weights": "w",
-        "best_epoch": 0,
-        "history": [{"index": 0, "validation_loss": 0.5}],
-        "seconds": 1800.0,
-    }
+def passport_of(config: StudyConfig, case_id: str, content: str) -> Passport:
+    return passport(config=config.model_dump(mode="json"), content={"training": {case_id: content}})
 
 
 def read_passports(study: Study) -> None:
     weights = study.model(0)
     verify(weights, study)
-    differences(read_passport(weights), passport(read_config(study.config), "b", "2"))
+    differences(read_passport(weights), passport_of(read_config(study.config), "b", "2"))
 
 
 def read_record(study: Study) -> None:
     record, case = study.results / "record.json", patient(study)
-    read_models(record)
-    read_mask_hash(record)
+    read_prediction_record(record)
     prediction_outdated(record, study.cv_prediction(case.id), ORIGIN)
 
 

@@ -18,8 +18,8 @@ from mist_ops.config import read_config
 from mist_ops.dataset import find_training_cases, read_description
 from mist_ops.errors import ConfigError
 from mist_ops.evaluation.accepted import regressions
+from mist_ops.records.passport import read_passport
 from mist_ops.study import Study
-from mist_ops.training.passports import read_passport
 from mist_ops.workers import outcomes
 
 
@@ -70,13 +70,13 @@ def data_checks(study: Study) -> list[dg.AssetChecksDefinition]:
     @dg.asset_check(asset=asset_key(study, "fold_model"), name="finite_losses")
     def finite_losses() -> dg.AssetCheckResult:
         """Every loss of every trained fold is a number."""
-        rows = [
-            {"fold": fold, "epoch": epoch["index"], "because": f"{name} is {epoch[name]}"}
+        rows: list[dict[str, int | str]] = [
+            {"fold": fold, "epoch": epoch.index, "because": f"{name} is {loss}"}
             for fold in read_config(study.config).training.folds
             if study.passport(fold).is_file()
-            for epoch in read_passport(study.model(fold))["history"]
-            for name in ("training_loss", "validation_loss")
-            if not math.isfinite(epoch[name])
+            for epoch in read_passport(study.model(fold)).history
+            for name, loss in (("training_loss", epoch.training_loss), ("validation_loss", epoch.validation_loss))
+            if not math.isfinite(loss)
         ]
         return _result(rows, dg.AssetCheckSeverity.ERROR)
 

@@ -17,9 +17,9 @@ from mist_ops.evaluation.score import CaseScores
 from mist_ops.evaluation.study import Written, open_evaluation
 from mist_ops.evaluation.table import read_summary, worst_first
 from mist_ops.files import file_hash
-from mist_ops.inference.records import read_models
+from mist_ops.records.passport import read_passport
+from mist_ops.records.prediction import read_prediction_record
 from mist_ops.study import Study
-from mist_ops.training.passports import read_passport
 
 
 class EvaluationRun(dg.Config):
@@ -68,10 +68,10 @@ def _models(study: Study, assignment: Assignment, ids: Iterable[str]) -> Iterato
     for fold in set(assignment.fold_of.values()):
         with contextlib.suppress(ConfigError):
             passport = read_passport(study.model(fold))
-            weights = str(passport["weights"])
-            known[weights] = Model(weights, passport["best_epoch"] + 1, len(passport["history"]))
+            known[passport.weights] = Model(passport.weights, passport.best_epoch + 1, len(passport.history))
     for case_id in ids:
-        used = read_models(study.prediction_record("train", case_id)).get(assignment.fold_of[case_id])
+        record = read_prediction_record(study.prediction_record("train", case_id))
+        used = record.models.get(assignment.fold_of[case_id]) if record else None
         if used in known:
             yield case_id, known[used]
 

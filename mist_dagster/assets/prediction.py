@@ -23,10 +23,10 @@ from mist_ops.dataset import Assignment, Case, read_paths, read_train_paths
 from mist_ops.errors import CaseError
 from mist_ops.evaluation.picture import dice_of, draw_case
 from mist_ops.files import file_hash
-from mist_ops.inference.records import Origin, recording
 from mist_ops.records.arrays import case_content
+from mist_ops.records.passport import trained_on
+from mist_ops.records.prediction import Origin, recording
 from mist_ops.study import Study
-from mist_ops.training.passports import trained_on
 from mist_ops.workers import Outcome, outcomes
 
 if TYPE_CHECKING:

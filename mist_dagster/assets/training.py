@@ -1,10 +1,9 @@
 """The model of each fold, and the manifest of the arrays that it is made from."""
 
-import json
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Optional
+from typing import Literal, Optional
 
 import dagster as dg
 from pydantic import Field
@@ -24,10 +23,8 @@ from mist_ops.dataset import Fold, read_train_paths
 from mist_ops.errors import DatasetError, listing
 from mist_ops.files import file_hash, json_hash
 from mist_ops.records.arrays import read_content_hash
+from mist_ops.records.passport import Epoch, read_passport
 from mist_ops.study import Study
-
-if TYPE_CHECKING:
-    from mist_ops.training.loop import Epoch
 
 SECONDS_BETWEEN_OBSERVATIONS = 15.0
 
@@ -136,11 +133,11 @@ def _was_begun(context: dg.AssetExecutionContext, checkpoint: Path) -> bool:
     return record is not None and record.start_time is not None and checkpoint.stat().st_mtime > record.start_time
 
 
-def _losses(epoch: "Epoch") -> str:
+def _losses(epoch: Epoch) -> str:
     return f"loss {epoch.training_loss:.4f}, validation {epoch.validation_loss:.4f}"
 
 
-def _observe(context: dg.AssetExecutionContext, epochs: Iterable["Epoch"]) -> None:
+def _observe(context: dg.AssetExecutionContext, epochs: Iterable[Epoch]) -> None:
     """Show epochs in the UI while they come, at a bounded rate: an event costs the database some 10 ms."""
     said = time.monotonic()
     for epoch in epochs:
@@ -163,19 +160,20 @@ def _observe(context: dg.AssetExecutionContext, epochs: Iterable["Epoch"]) -> No
 def _result(study: Study, fold: int) -> dg.MaterializeResult:
     from mist_ops.pictures import curve_thumbnail, learning_curves
 
-    passport = json.loads(study.passport(fold).read_text())
-    learning_curves(study.figure(f"learning_curves_fold_{fold}"), {fold: passport["history"]})
+    passport = read_passport(study.model(fold))
+    pretrained = passport.pretrained
+    learning_curves(study.figure(f"learning_curves_fold_{fold}"), {fold: passport.history})
     return dg.MaterializeResult(
         data_version=dg.DataVersion(file_hash(study.model(fold))),
         metadata={
-            "curve": metadata.picture(curve_thumbnail(passport["history"])),
-            "best validation loss": passport["history"][passport["best_epoch"]]["validation_loss"],
-            "best epoch": passport["best_epoch"] + 1,  # as in TensorBoard, which counts from 1
-            "epochs": len(passport["history"]),
-            "seconds": passport["seconds"],
+            "curve": metadata.picture(curve_thumbnail(passport.history)),
+            "best validation loss": passport.best.validation_loss,
+            "best epoch": passport.best_epoch + 1,  # as in TensorBoard, which counts from 1
+            "epochs": len(passport.history),
+            "seconds": passport.seconds,
             "weights": metadata.path(study.model(fold)),
             "passport": metadata.path(study.passport(fold)),
-            **({"pretrained": dg.MetadataValue.json(passport["pretrained"])} if passport.get("pretrained") else {}),
+            **({"pretrained": dg.MetadataValue.json(pretrained.model_dump(mode="json"))} if pretrained else {}),
             "TensorBoard": metadata.path(study.logs(fold)),
             "TensorBoard page": dg.MetadataValue.url(tensorboard.page(study, fold)),
         },

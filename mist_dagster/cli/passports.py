@@ -1,4 +1,4 @@
-"""The command on passports, which reads files alone and starts no run."""
+"""``mist_passport``: reads files and starts no run."""
 
 import argparse
 import sys
@@ -9,33 +9,33 @@ from mist_ops.errors import MistError
 
 
 def run(arguments: Sequence[str] | None, purpose: str | None) -> int:
-    """Run ``mist_passport``; return 0 if all holds, 1 if something changed or cannot be read."""
+    """Run ``mist_passport``; return 1 if something changed or cannot be read, else 0."""
     parser = argparse.ArgumentParser(prog="mist_passport", description=purpose)
     commands = parser.add_subparsers(dest="command", required=True)
-    verify = commands.add_parser("verify", help="check weights, settings and arrays against the passport")
+    verify = commands.add_parser("verify", help="compare weights, settings and arrays with the passport")
     verify.add_argument("model", type=Path, help="weights, such as results/models/fold_0.pt")
-    verify.add_argument("--numpy", type=Path, help="folder of the arrays (default: that of the study)")
-    diff = commands.add_parser("diff", help="say in which ways two models differ")
+    verify.add_argument("--numpy", type=Path, help="folder of the arrays (default: the study's)")
+    diff = commands.add_parser("diff", help="list how two models differ")
     diff.add_argument("models", type=Path, nargs=2, help="weights of A and of B")
     chosen = parser.parse_args(arguments)
     try:
-        sentences = _verify(chosen.model, chosen.numpy) if chosen.command == "verify" else _diff(*chosen.models)
+        messages = _verify(chosen.model, chosen.numpy) if chosen.command == "verify" else _diff(*chosen.models)
     except MistError as error:
         print(f"Error: {error}", file=sys.stderr)  # noqa: T201 - a command's answer
         return 1
-    for sentence in sentences:
-        print(sentence)  # noqa: T201 - a command's answer
-    if chosen.command == "verify" and not sentences:
-        print(f"All holds: {chosen.model} is what its passport says.")  # noqa: T201 - a command's answer
-    if chosen.command == "diff" and not sentences:
-        print("Nothing differs.")  # noqa: T201 - a command's answer
-    return int(chosen.command == "verify" and bool(sentences))
+    for message in messages:
+        print(message)  # noqa: T201 - a command's answer
+    if chosen.command == "verify" and not messages:
+        print(f"{chosen.model} matches its passport.")  # noqa: T201 - a command's answer
+    if chosen.command == "diff" and not messages:
+        print("No differences.")  # noqa: T201 - a command's answer
+    return int(chosen.command == "verify" and bool(messages))
 
 
 def _verify(model: Path, numpy: Path | None) -> list[str]:
     from mist_dagster.instance.studies import registered_studies
+    from mist_ops.records.comparison import verify
     from mist_ops.study import Study
-    from mist_ops.training.passports import verify
 
     weights = model.expanduser().resolve()
     results = weights.parent.parent
@@ -44,6 +44,7 @@ def _verify(model: Path, numpy: Path | None) -> list[str]:
 
 
 def _diff(first: Path, second: Path) -> list[str]:
-    from mist_ops.training.passports import differences, read_passport
+    from mist_ops.records.comparison import differences
+    from mist_ops.records.passport import read_passport
 
     return differences(read_passport(first.expanduser()), read_passport(second.expanduser()))

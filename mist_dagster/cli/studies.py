@@ -39,10 +39,10 @@ from mist_ops.config import NAMES, StudyConfig, check_names, edits, override, re
 from mist_ops.dataset import Assignment, Fold, read_description, read_paths, read_train_paths
 from mist_ops.errors import ConfigError, few
 from mist_ops.files import write_text
-from mist_ops.inference.records import NOT_ON_RECORD
 from mist_ops.records.arrays import DAMAGED, NOT_THERE
+from mist_ops.records.comparison import fold_changes, verify
+from mist_ops.records.prediction import NOT_RECORDED
 from mist_ops.study import Study
-from mist_ops.training.passports import regrouped, verify
 
 _RETRIES = 2
 """How often a submitted run is begun again whose worker was lost."""
@@ -172,7 +172,7 @@ def finalize(launcher: Launcher, options: FinalizeOptions, settings: Settings) -
         raise ConfigError(f"There is no model in {study.models}. Run mist_train first.")
     outdated = predictions_to_make(study, config, assignment, trained)
     # Those of another program, or whose record is lost, are scored as they are.
-    todo = [case_id for case_id, reason in outdated.items() if reason != NOT_ON_RECORD]
+    todo = [case_id for case_id, reason in outdated.items() if reason != NOT_RECORDED]
     with others_first() as waiting:
         if todo:
             with waiting():
@@ -364,7 +364,7 @@ def _is_left(launcher: Launcher, study: Study, config: StudyConfig, fold: Fold) 
     if checkpoint.exists() or not weights.exists():
         return True
     try:
-        reasons = [*regrouped(weights, fold), *verify(weights, study, config=config)]
+        reasons = [*fold_changes(weights, fold), *verify(weights, study, config=config)]
     except ConfigError as error:
         reasons = [str(error)]
     if reasons:

@@ -13,10 +13,10 @@ from mist_dagster.provenance import asset_key, config_versions, provenance_tags,
 from mist_ops.config import read_config
 from mist_ops.dataset import read_paths, read_train_paths
 from mist_ops.files import file_hash
-from mist_ops.inference.records import read_mask_hash
 from mist_ops.records.arrays import case_content
+from mist_ops.records.passport import read_passport
+from mist_ops.records.prediction import read_prediction_record
 from mist_ops.study import Study
-from mist_ops.training.passports import read_passport
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def _arrays(study: Study, found: Status) -> Iterator[Artifact]:
 def _models(study: Study, found: Status) -> Iterator[Artifact]:
     for fold in read_config(study.config).training.folds:
         if study.model(fold).is_file() and study.passport(fold).is_file():
-            weights = str(read_passport(study.model(fold))["weights"])
+            weights = read_passport(study.model(fold)).weights
             yield Artifact("fold_model", fold_key(fold), weights, fold not in found.folds)
 
 
@@ -86,6 +86,6 @@ def _masks(study: Study, found: Status) -> Iterator[Artifact]:
     )
     for asset, part, cases, mask_of, outdated in places:
         for case in cases:
-            content = read_mask_hash(study.prediction_record(part, case.id))
-            if content and mask_of(case.id).is_file():
-                yield Artifact(asset, case.id, content, case.id not in outdated)
+            record = read_prediction_record(study.prediction_record(part, case.id))
+            if record and mask_of(case.id).is_file():
+                yield Artifact(asset, case.id, record.mask, case.id not in outdated)

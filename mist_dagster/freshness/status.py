@@ -14,12 +14,13 @@ from mist_ops.dataset import Assignment, Case, Fold, read_paths, read_train_path
 from mist_ops.errors import ConfigError, few
 from mist_ops.evaluation.table import summary_path
 from mist_ops.files import file_hash
-from mist_ops.inference.records import Origin, read_mask_hash
-from mist_ops.inference.records import why_outdated as prediction_outdated
 from mist_ops.records.arrays import case_content, input_hashes, why_outdated
+from mist_ops.records.comparison import fold_changes, verify
+from mist_ops.records.passport import read_passport
+from mist_ops.records.prediction import Origin, read_prediction_record
+from mist_ops.records.prediction import why_stale as prediction_outdated
 from mist_ops.records.scores import ScoreInputs, read_score_inputs
 from mist_ops.study import Study
-from mist_ops.training.passports import read_passport, regrouped, verify
 
 _NO_OUTPUTS: Mapping[Path, str] = MappingProxyType({})
 
@@ -68,7 +69,7 @@ def status(study: Study) -> Status:
         fold: list(_of_fold(study, config, assignment, fold, patients, content_of)) for fold in config.training.folds
     }
     folds = {fold: found for fold, found in checked.items() if found}
-    weights = {fold: str(read_passport(study.model(fold))["weights"]) for fold in checked if fold not in folds}
+    weights = {fold: read_passport(study.model(fold)).weights for fold in checked if fold not in folds}
     predictions = dict(_of_predictions(study, config, assignment, weights, patients, content_of))
     return Status(
         unseen=unseen_patients(study),
@@ -124,7 +125,7 @@ def _of_fold(
     try:
         fold = make_fold(assignment, index, config.training.val_percent, config.training.seed)
         yield from _parts_outdated(fold, patients)
-        yield from regrouped(study.model(index), fold)
+        yield from fold_changes(study.model(index), fold)
         # What preprocessing will change anyway is told above, by its reason.
         yield from verify(study.model(index), study, patients, content_of)
     except ConfigError as error:  # which must not hide what else is out of date
@@ -194,11 +195,12 @@ def _of_scores(study: Study, config: StudyConfig, assignment: Assignment, predic
 def _score_inputs(study: Study, config: StudyConfig, assignment: Assignment) -> ScoreInputs:
     """What the scores would be computed from now; files are read only if their times are new."""
     cases = [case for case in assignment.cases if assignment.fold_of[case.id] in config.training.folds]
+    records = {case.id: read_prediction_record(study.prediction_record("train", case.id)) for case in cases}
     return ScoreInputs(
         settings=config.digest("evaluation"),
         version=STEP_VERSIONS["evaluation"],
         masks={case.id: input_hashes(study, case).get("mask") for case in cases},
-        predictions={case.id: read_mask_hash(study.prediction_record("train", case.id)) for case in cases},
+        predictions={case_id: record and record.mask for case_id, record in records.items()},
     )
 
 
@@ -206,7 +208,7 @@ def _hours(study: Study, config: StudyConfig, folds: Collection[int]) -> float |
     seconds = []
     for fold in config.training.folds:
         with suppress(ConfigError):
-            seconds.append(float(read_passport(study.model(fold))["seconds"]))
+            seconds.append(read_passport(study.model(fold)).seconds)
     return len(folds) * sum(seconds) / len(seconds) / 3600 if seconds else None
 
 

@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Integer
+from pydantic import ValidationError
 from torch import nn
 
 from mist_ops.config import PreprocessingConfig, StudyConfig, check_channels
 from mist_ops.dataset import Case
 from mist_ops.devices import memory_told
 from mist_ops.errors import CaseError, ConfigError
-from mist_ops.files import read_object
 from mist_ops.imaging.geometry import CaseGeometry, Geometry
 from mist_ops.imaging.nifti import write_labels
 from mist_ops.imaging.vectors import write_vectors
@@ -30,6 +30,7 @@ from mist_ops.models.weights import load_weights
 from mist_ops.postprocessing.strategy import Strategy, apply
 from mist_ops.preprocessing.case import preprocess
 from mist_ops.records.arrays import read_case_geometry
+from mist_ops.records.passport import read_passport
 from mist_ops.registry import MODELS
 from mist_ops.study import Study
 from mist_ops.types import Channels, LabelMap, Size
@@ -83,14 +84,11 @@ def load_models(models: Study | Path, config: StudyConfig, folds: Sequence[int] 
     if missing or not found:
         wanted = f"folds {missing}" if missing else "any fold"
         raise ConfigError(f"There are no weights of {wanted} in {folder}; found folds {found}. Train them first.")
-    return [
-        _load(folder / study.model(fold).name, folder / study.passport(fold).name, config)
-        for fold in (found if folds is None else folds)
-    ]
+    return [_load(folder / study.model(fold).name, config) for fold in (found if folds is None else folds)]
 
 
-def _load(weights: Path, passport: Path, config: StudyConfig) -> nn.Module:
-    trained = _trained_config(passport, config)
+def _load(weights: Path, config: StudyConfig) -> nn.Module:
+    trained = _trained_config(weights, config)
     check_channels(trained)
     spatial, params = trained.spatial_config, trained.model.params.model_dump()
     build = MODELS[trained.model.architecture].build
@@ -99,14 +97,19 @@ def _load(weights: Path, passport: Path, config: StudyConfig) -> nn.Module:
     return network.eval()
 
 
-def _trained_config(passport: Path, config: StudyConfig) -> StudyConfig:
+def _trained_config(weights: Path, config: StudyConfig) -> StudyConfig:
     """The settings that a model was trained with; those given if it has no passport."""
+    passport = weights.with_suffix(".json")
     if not passport.is_file():
         return config
     try:
-        trained = StudyConfig.model_validate(read_object(passport)["config"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{passport} is damaged. Train the fold again, or remove it to use config.json.") from error
+        trained = StudyConfig.model_validate(read_passport(weights).config)
+    except ValidationError as error:
+        raise ConfigError(
+            f"{passport} holds settings of another version. Train the fold again, or remove it to use config.json.",
+            code="passport-invalid",
+            file=passport,
+        ) from error
     for path in _ALIKE:
         before, now = (attrgetter(path)(whole) for whole in (trained, config))
         if before != now:

@@ -5,26 +5,45 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 
 from mist_ops.files import atomic
 from mist_ops.pictures.canvas import DPI, LINES, THUMBNAIL_HEIGHT, line, new_figure, png, small_png, tidy
-from mist_ops.types import Json
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.lines import Line2D
 
 
-def learning_curves(path: Path, histories: Mapping[int, Sequence[Json]]) -> None:
+@runtime_checkable
+class Epoch(Protocol):
+    """The numbers of an epoch that are drawn."""
+
+    @property
+    def index(self) -> int:
+        """Number of the epoch, from 0."""
+
+    @property
+    def training_loss(self) -> float:
+        """Mean over its steps."""
+
+    @property
+    def validation_loss(self) -> float:
+        """Mean over the validation volumes."""
+
+    @property
+    def learning_rate(self) -> float:
+        """Learning rate of its steps."""
+
+
+def learning_curves(path: Path, histories: Mapping[int, Sequence[Epoch]]) -> None:
     """Write a PNG of the losses over the epochs, a color per fold: validation strong, training faint, the best marked.
 
     Args:
         path: Where to.
-        histories: By fold, a dictionary per epoch with ``index``, ``training_loss``, ``validation_loss`` and
-            ``learning_rate``.
+        histories: The epochs of each fold.
     """
     figure = new_figure(8.0, 5.0, "white")
     losses, rates = figure.subplots(
@@ -32,7 +51,7 @@ def learning_curves(path: Path, histories: Mapping[int, Sequence[Json]]) -> None
     )
     for (fold, history), color in zip(sorted(histories.items()), itertools.cycle(LINES), strict=False):
         _draw_losses(losses, history, color, f"fold {fold}")
-        rates.plot(_column(history, "index"), _column(history, "learning_rate"), color=color, lw=1.4)
+        rates.plot([epoch.index for epoch in history], [epoch.learning_rate for epoch in history], color=color, lw=1.4)
     losses.set_ylabel("loss")
     rates.set_ylabel("learning rate")
     rates.set_xlabel("epoch")
@@ -46,7 +65,7 @@ def learning_curves(path: Path, histories: Mapping[int, Sequence[Json]]) -> None
         temporary.write_bytes(png(figure))
 
 
-def curve_thumbnail(history: Sequence[Json]) -> bytes:
+def curve_thumbnail(history: Sequence[Epoch]) -> bytes:
     """A PNG of at most 10 KB, 128 pixels high, of one fold's losses. See ``learning_curves``."""
     figure = new_figure(3 * 200 / DPI, 3 * THUMBNAIL_HEIGHT / DPI, "white")
     axes = figure.add_axes((0.03, 0.05, 0.94, 0.9))
@@ -56,17 +75,13 @@ def curve_thumbnail(history: Sequence[Json]) -> bytes:
     return small_png(figure)
 
 
-def _draw_losses(axes: Axes, history: Sequence[Json], color: str, name: str, scale: float = 1.0) -> None:
-    epochs, validation = _column(history, "index"), _column(history, "validation_loss")
-    axes.plot(epochs, _column(history, "training_loss"), color=color, lw=1.2 * scale, alpha=0.35)
+def _draw_losses(axes: Axes, history: Sequence[Epoch], color: str, name: str, scale: float = 1.0) -> None:
+    epochs, validation = [epoch.index for epoch in history], [epoch.validation_loss for epoch in history]
+    axes.plot(epochs, [epoch.training_loss for epoch in history], color=color, lw=1.2 * scale, alpha=0.35)
     axes.plot(epochs, validation, color=color, lw=1.6 * scale, label=name)
     if validation:
         best = int(np.argmin(validation))
         axes.plot(epochs[best], validation[best], "o", color=color, ms=5 * scale, mec="white")
-
-
-def _column(history: Sequence[Json], name: str) -> list[float]:
-    return [float(epoch[name]) for epoch in history]
 
 
 def _best_marker() -> Line2D:

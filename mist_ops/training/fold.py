@@ -24,17 +24,18 @@ from mist_ops.config import STEP_VERSIONS, StudyConfig, check_channels
 from mist_ops.dataset import Fold
 from mist_ops.devices import autocast, compiled, memory_told, resolve_devices, seed_everything, tune
 from mist_ops.errors import ConfigError, DatasetError, listing
-from mist_ops.files import file_hash, write_json
+from mist_ops.files import file_hash
 from mist_ops.losses.blending import alpha
 from mist_ops.losses.objective import Objective, make_objective
 from mist_ops.models.weights import write_tensors
 from mist_ops.records.arrays import case_content
+from mist_ops.records.passport import Content, Epoch, Hardware, Passport, write_passport
 from mist_ops.registry import AUGMENTATIONS, LOSSES, MODELS, OPTIMIZERS
 from mist_ops.schedulers import learning_rate
 from mist_ops.study import Study
 from mist_ops.training.batches import Batch, CaseArrays, PatchSampler, default_workers, index_case, stream
 from mist_ops.training.distributed import Ranks, train_together
-from mist_ops.training.loop import Epoch, train
+from mist_ops.training.loop import train
 from mist_ops.training.state import TrainingState, load_checkpoint, save_checkpoint
 from mist_ops.training.transfer import Pretrained, check, transfer
 from mist_ops.training.validation import validate
@@ -163,16 +164,16 @@ def train_rank(plan: Plan, device: torch.device, ranks: Ranks) -> Iterator[Epoch
         yield from epochs
         return
     with closing(SummaryWriter(study.logs(fold.index))) as curves:
-        for record in state.history:
-            _draw(curves, record)
+        for epoch in state.history:
+            _draw(curves, epoch)
         for epoch in epochs:
-            state.history.append(asdict(epoch))
+            state.history.append(epoch)
             save_checkpoint(study.checkpoint(fold.index), state, settings)
             if epoch.improved:
                 write_tensors(study.model(fold.index), state.best_weights)
-            _draw(curves, asdict(epoch))
+            _draw(curves, epoch)
             yield epoch
-    _write_passport(plan, state, settings, device, ranks)
+    write_passport(study.passport(fold.index), _passport(plan, state, settings, device, ranks))
 
 
 def _within_memory(config: StudyConfig, epochs: Iterator[Epoch]) -> Iterator[Epoch]:
@@ -248,8 +249,11 @@ def _fresh_state(config: StudyConfig, fold: Fold, device: torch.device, ranks: R
 
 def _settings(plan: Plan, model: nn.Module) -> Json:
     """What the weights depend on; puts the pretrained ones into the model."""
-    origin = {} if plan.pretrained is None else {"pretrained": transfer(plan.pretrained, plan.config, model)}
-    return {**made_from(plan.study, plan.config, plan.fold), **origin}
+    settings = made_from(plan.study, plan.config, plan.fold)
+    if plan.pretrained is None:
+        return settings
+    encoder = transfer(plan.pretrained, plan.config, model)
+    return {**settings, "pretrained": encoder.model_dump(mode="json")}
 
 
 def made_from(study: Study, config: StudyConfig, fold: Fold) -> Json:
@@ -358,55 +362,51 @@ def _loss(
     return objective(outputs, batch.label, batch.dtm, **blended)
 
 
-def _hardware(device: torch.device) -> Json:
-    """What the fold was trained on, and the most memory that this process held there, in bytes."""
+def _hardware(device: torch.device) -> Hardware:
     on_gpu = device.type == "cuda"
-    return {
-        "machine": platform.machine(),
-        "cores": os.cpu_count(),
-        "gpu": torch.cuda.get_device_name(device) if on_gpu else None,
-        "peak_memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-        "peak_gpu_memory": torch.cuda.max_memory_allocated(device) if on_gpu else None,
-    }
+    return Hardware(
+        machine=platform.machine(),
+        cores=os.cpu_count(),
+        gpu=torch.cuda.get_device_name(device) if on_gpu else None,
+        peak_memory=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        peak_gpu_memory=torch.cuda.max_memory_allocated(device) if on_gpu else None,
+    )
 
 
-def _draw(curves: SummaryWriter, record: Json) -> None:
+def _draw(curves: SummaryWriter, epoch: Epoch) -> None:
     """Add an epoch to the curves, at the number of epochs done."""
     for name in ("training_loss", "validation_loss", "learning_rate", "alpha"):
-        if record.get(name) is not None:
-            curves.add_scalar(name, record[name], record["index"] + 1)
+        value = getattr(epoch, name)
+        if value is not None:
+            curves.add_scalar(name, value, epoch.index + 1)
     curves.flush()
 
 
-def _write_passport(plan: Plan, state: TrainingState, settings: Json, device: torch.device, ranks: Ranks) -> None:
-    """Write what the fold's model was made from and how it came about."""
+def _passport(plan: Plan, state: TrainingState, settings: Json, device: torch.device, ranks: Ranks) -> Passport:
     study, config, fold = plan.study, plan.config, plan.fold
-    best = min(state.history, key=lambda record: record["validation_loss"])
-    write_json(
-        study.passport(fold.index),
-        {
-            "fold": fold.index,
-            **{part: list(names) for part, names in _parts(fold).items()},
-            "held_out": list(fold.held_out),
-            "content": settings["cases"],
-            "config": config.model_dump(mode="json"),
-            "settings": config.digest("training"),
-            "version": STEP_VERSIONS["training"],
-            "seed": config.training.seed,
-            "changes": state.changes,
-            "pretrained": settings.get("pretrained"),
-            "versions": {
-                "python": platform.python_version(),
-                **{name: version(name) for name in ("torch", "monai", "numpy")},
-                "cuda": torch.version.cuda,
-            },
-            "hardware": _hardware(device),
-            "mist_version": config.mist_version,
-            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-            "processes": ranks.count,
-            "history": state.history,
-            "best_epoch": best["index"],
-            "seconds": sum(record["seconds"] for record in state.history),
-            "weights": file_hash(study.model(fold.index)),
+    return Passport(
+        fold=fold.index,
+        training=fold.training,
+        validation=fold.validation,
+        held_out=fold.held_out,
+        content=Content.model_validate(settings["cases"]),
+        config=config.model_dump(mode="json"),
+        settings=config.digest("training"),
+        version=STEP_VERSIONS["training"],
+        seed=config.training.seed,
+        changes=tuple(state.changes),
+        pretrained=settings.get("pretrained"),
+        versions={
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("torch", "monai", "numpy")},
+            "cuda": torch.version.cuda,
         },
+        hardware=_hardware(device),
+        mist_version=config.mist_version,
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        processes=ranks.count,
+        history=tuple(state.history),
+        best_epoch=min(state.history, key=lambda epoch: epoch.validation_loss).index,
+        seconds=sum(epoch.seconds for epoch in state.history),
+        weights=file_hash(study.model(fold.index)),
     )

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from itertools import islice
 from statistics import fmean
 from typing import NamedTuple, TypeVar
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from mist_ops.errors import DivergedError
+from mist_ops.records.passport import Epoch
 from mist_ops.training.batches import Batch
 from mist_ops.training.state import TrainingState
 
@@ -25,31 +25,6 @@ Item = TypeVar("Item")
 
 STEPS_PER_FETCH = 50
 """Steps whose losses are fetched from a GPU at once. Each fetch waits for all that the GPU still has to do."""
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """What came of one epoch.
-
-    Attributes:
-        index: Number of the epoch, from 0.
-        training_loss: Mean over its steps, and over the processes that train together.
-        validation_loss: Mean over the validation volumes.
-        learning_rate: The rate its steps were taken with.
-        improved: Whether its weights are the best so far.
-        seconds: Wall time of training and validation together.
-        waiting: Share of the training time spent waiting for batches, in [0, 1]. A GPU may have been at work meanwhile.
-        alpha: Share of the other loss in one that is blended; None for a loss that is not.
-    """
-
-    index: int
-    training_loss: float
-    validation_loss: float
-    learning_rate: float
-    improved: bool
-    seconds: float
-    waiting: float
-    alpha: float | None = None
 
 
 class Step(NamedTuple):

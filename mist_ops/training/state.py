@@ -1,21 +1,24 @@
-"""What a run is between two epochs, and its checkpoint.
+"""The state of a run between two epochs, and its checkpoint.
 
-Random numbers are no part of it: every generator is seeded from the epoch or the step, so there is nothing to restore.
+Random number generators are not part of it: each is seeded from the epoch or the step.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
+from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from mist_ops.errors import ConfigError, listing
 from mist_ops.models.weights import check_fit, read_tensors, write_tensors
+from mist_ops.records.passport import Epoch
 from mist_ops.types import Json
 
 ADJUSTABLE = frozenset(
@@ -31,11 +34,11 @@ ADJUSTABLE = frozenset(
         "inference.inferer.params.sw_batch_size",
     }
 )
-"""Settings that a resumed run may change; each epoch takes them as they are then. A smaller batch is among them, for
-want of memory is what stops many a run."""
+"""Settings that a resumed run may change; they apply from the next epoch on. The batch size is among them because many
+runs stop for lack of memory."""
 
-_BEGINNING = frozenset({"pretrained"})
-"""Settings that matter only to the first step."""
+_ONLY_AT_START = frozenset({"pretrained"})
+"""Settings that affect only the initial weights."""
 
 _SHOWN = 5
 _ABSENT = "absent"
@@ -50,12 +53,12 @@ class TrainingState:
         fold: Index of the fold.
         model: On its device.
         optimizer: Of that model.
-        epoch: Epochs done, and so the index of the next.
-        step: Optimizer steps done.
+        epoch: Number of epochs done, which is the index of the next one.
+        step: Number of optimizer steps done.
         best_validation_loss: Smallest so far.
-        best_weights: Weights that gave it, on the CPU.
-        history: What came of each epoch, as JSON.
-        changes: Settings that were changed when the run was resumed, in words.
+        best_weights: Weights with that loss, on the CPU.
+        history: The epochs done.
+        changes: Settings that changed when the run was resumed, one message each.
     """
 
     fold: int
@@ -65,11 +68,11 @@ class TrainingState:
     step: int = 0
     best_validation_loss: float = math.inf
     best_weights: dict[str, Tensor] = field(default_factory=dict)
-    history: list[Json] = field(default_factory=list)
+    history: list[Epoch] = field(default_factory=list)
     changes: list[str] = field(default_factory=list)
 
     def end_epoch(self, validation_loss: float) -> bool:
-        """Count an epoch as done; keeps its weights, and returns True, if its loss is the smallest so far."""
+        """Count an epoch as done; if its loss is the smallest so far, keep its weights and return True."""
         self.epoch += 1
         improved = validation_loss < self.best_validation_loss
         if improved:
@@ -79,101 +82,127 @@ class TrainingState:
         return improved
 
 
-_PLAIN: Mapping[str, type] = {
-    "fold": int,
-    "epoch": int,
-    "step": int,
-    "best_validation_loss": float,
-    "best_weights": dict,
-    "history": list,
-    "changes": list,
-}
-"""The attributes that a checkpoint holds as they are."""
+class _Checkpoint(BaseModel):
+    """The content of the file, in its order; the attributes of ``TrainingState``, with state dicts and settings."""
+
+    model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
+
+    fold: int
+    epoch: int
+    step: int
+    best_validation_loss: float
+    best_weights: dict[str, Tensor]
+    history: list[Epoch]
+    changes: list[str]
+    settings: Json
+    model: dict[str, Any]
+    optimizer: dict[Any, Any]
 
 
 def save_checkpoint(path: Path, state: TrainingState, settings: Json) -> None:
-    """Write everything that going on needs, with the settings it was made with, atomically."""
-    content = {name: getattr(state, name) for name in _PLAIN}
-    optimizer = state.optimizer.state_dict()["state"]
-    write_tensors(path, {**content, "settings": settings, "model": state.model.state_dict(), "optimizer": optimizer})
+    """Write everything that resuming needs, with the settings of the run, atomically."""
+    content = {
+        "fold": state.fold,
+        "epoch": state.epoch,
+        "step": state.step,
+        "best_validation_loss": state.best_validation_loss,
+        "best_weights": state.best_weights,
+        "history": [asdict(epoch) for epoch in state.history],
+        "changes": state.changes,
+        "settings": settings,
+        "model": state.model.state_dict(),
+        "optimizer": state.optimizer.state_dict()["state"],
+    }
+    write_tensors(path, content)
 
 
 def load_checkpoint(path: Path, state: TrainingState, settings: Json) -> Json:
-    """Put a checkpoint into a fresh state, and return the settings that hold from now on.
+    """Load a checkpoint into a fresh state, and return the settings that apply from now on.
 
-    The optimizer keeps the learning rate and the weight decay that it was built with, so that changed ones hold. What
-    the run began with (``pretrained``) need not be given again.
+    The optimizer keeps the learning rate and weight decay that it was built with, so changed ones take effect.
+    ``pretrained`` affects only the initial weights and may be missing from the new settings.
 
     Raises:
-        ConfigError: The file is no checkpoint, or one of other settings, which are all named, old and new.
+        ConfigError: The file is not a checkpoint, or settings changed that may not; all of them are listed.
     """
-    content = _read(path)
-    settings = {**{name: content["settings"][name] for name in _BEGINNING & content["settings"].keys()}, **settings}
-    differing = _changed(path, content, content["settings"], settings)
-    check_fit(path, content["model"], state.model.state_dict())
-    for name in _PLAIN:
-        setattr(state, name, content[name])
-    state.changes += [f"from epoch {state.epoch}: {words}" for words in differing]
-    state.model.load_state_dict(content["model"])
+    checkpoint = _read(path)
+    before = checkpoint.settings
+    settings = {**{name: before[name] for name in _ONLY_AT_START & before.keys()}, **settings}
+    changes = _changes(path, checkpoint, before, settings)
+    check_fit(path, checkpoint.model, state.model.state_dict())
+    state.fold, state.epoch, state.step = checkpoint.fold, checkpoint.epoch, checkpoint.step
+    state.best_validation_loss, state.best_weights = checkpoint.best_validation_loss, checkpoint.best_weights
+    state.history = checkpoint.history
+    state.changes = [*checkpoint.changes, *(f"from epoch {state.epoch}: {change}" for change in changes)]
+    state.model.load_state_dict(checkpoint.model)
     groups = state.optimizer.state_dict()["param_groups"]
-    state.optimizer.load_state_dict({"state": content["optimizer"], "param_groups": groups})
+    state.optimizer.load_state_dict({"state": checkpoint.optimizer, "param_groups": groups})
     return settings
 
 
 def changes_on_resuming(path: Path, settings: Json) -> list[str]:
-    """The settings that a run would change that goes on from a checkpoint, in words.
+    """List the settings that change if a run resumes from a checkpoint, one message each.
 
     Args:
         path: The checkpoint.
-        settings: Those of the run, but for what it begins with.
+        settings: The new settings, without ``pretrained``.
 
     Raises:
         ConfigError: As ``load_checkpoint``.
     """
-    content = _read(path)
-    return _changed(path, content, {name: content["settings"].get(name, _ABSENT) for name in settings}, settings)
+    checkpoint = _read(path)
+    before = {name: checkpoint.settings.get(name, _ABSENT) for name in settings}
+    return _changes(path, checkpoint, before, settings)
 
 
 def epochs_done(path: Path) -> int:
-    """The epochs after which a checkpoint was written; 0 if there is none.
+    """The number of epochs in a checkpoint; 0 if it does not exist.
 
     Raises:
-        ConfigError: The file is no checkpoint.
+        ConfigError: The file is not a checkpoint.
     """
-    return int(_read(path)["epoch"]) if path.is_file() else 0
+    return _read(path).epoch if path.is_file() else 0
 
 
-def _read(path: Path) -> Json:
+def _read(path: Path) -> _Checkpoint:
     content = read_tensors(path)
-    kinds = {**_PLAIN, "settings": dict, "model": dict, "optimizer": dict}
-    if not isinstance(content, dict) or not all(isinstance(content.get(name), kind) for name, kind in kinds.items()):
-        raise ConfigError(f"{path} is not a checkpoint of this program. Train the fold from the start.")
-    return content
+    try:
+        return _Checkpoint.model_validate(content)
+    except ValidationError as error:
+        raise ConfigError(
+            f"{path} is not a checkpoint of mist_train. Train the fold from scratch with --overwrite.",
+            code="checkpoint-invalid",
+            file=path,
+        ) from error
 
 
-def _changed(path: Path, content: Json, before: Json, now: Json) -> list[str]:
-    """The settings that a resumed run changes, in words; one that it may not change is refused."""
-    differing = dict(_differences(before, now))
-    refused = [words for place, words in differing.items() if place not in ADJUSTABLE]
+def _changes(path: Path, checkpoint: _Checkpoint, before: Json, now: Json) -> list[str]:
+    """The settings that differ, one message each; those that may not change are an error."""
+    changes = dict(_differences(before, now))
+    refused = {place: message for place, message in changes.items() if place not in ADJUSTABLE}
     if refused:
+        shown = list(refused.values())[:_SHOWN]
         more = [f"and {len(refused) - _SHOWN} more"] if len(refused) > _SHOWN else []
         raise ConfigError(
-            f"Fold {content['fold']} cannot be resumed from {path}, which was made with other settings: "
-            f"{listing([*refused[:_SHOWN], *more])}. Go back to those, or train the fold from the start."
+            f"Fold {checkpoint.fold} cannot resume from {path}, because settings changed: {listing([*shown, *more])}. "
+            "Restore them, or train the fold from scratch with --overwrite.",
+            code="resume-mismatch",
+            file=path,
+            field=next(iter(refused)),
         )
-    return list(differing.values())
+    return list(changes.values())
 
 
 def _differences(old: Json, new: Json, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Places at which two sets of settings differ, each with a phrase that names both."""
+    """The dotted paths at which two sets of settings differ, each with a message that has both values."""
     for name in dict.fromkeys([*old, *new]):
         before, after = old.get(name, _ABSENT), new.get(name, _ABSENT)
         if isinstance(before, dict) and isinstance(after, dict):
             yield from _differences(before, after, f"{prefix}{name}.")
         elif before != after:
-            yield f"{prefix}{name}", f"{prefix}{name} was {_told(before)} and is now {_told(after)}"
+            yield f"{prefix}{name}", f"{prefix}{name} was {_formatted(before)} and is now {_formatted(after)}"
 
 
-def _told(value: object) -> str:
+def _formatted(value: object) -> str:
     text = str(value) or _ABSENT
     return f"{text[:8]}…" if _HASH.fullmatch(text) else text

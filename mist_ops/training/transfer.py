@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from mist_ops.config import StudyConfig, read_config
 from mist_ops.errors import ConfigError
-from mist_ops.files import file_hash, read_object
+from mist_ops.files import file_hash
 from mist_ops.models.weights import read_weights
+from mist_ops.records.passport import Encoder, Source, read_passport
 from mist_ops.registry import MODELS
-from mist_ops.types import Json
 
 InputChannels: TypeAlias = Literal["average", "first", "skip"]
 
@@ -59,7 +59,7 @@ def check(pretrained: Pretrained, config: StudyConfig) -> None:
         )
 
 
-def transfer(pretrained: Pretrained, config: StudyConfig, network: nn.Module) -> Json:
+def transfer(pretrained: Pretrained, config: StudyConfig, network: nn.Module) -> Encoder:
     """Put the encoder of the pretrained weights into a network, and return where it came from.
 
     Means over channels, and repeated first channels, are taken as they are and not scaled to the number of channels:
@@ -88,18 +88,17 @@ def transfer(pretrained: Pretrained, config: StudyConfig, network: nn.Module) ->
         else:
             adapted[name] = _adapted(found, tensor, pretrained.input_channels)
     network.load_state_dict({**target, **loaded, **adapted})
-    passport = pretrained.weights.with_suffix(".json")
-    return {
-        "weights": file_hash(pretrained.weights),
-        "config": file_hash(pretrained.config),
-        "architecture": config.model.architecture,
-        "input_channels": pretrained.input_channels,
-        "loaded": len(loaded),
-        "loaded_values": sum(tensor.numel() for tensor in loaded.values()),
-        "adapted": sorted(adapted),
-        "skipped": skipped,
-        "passport": _origin(passport),
-    }
+    return Encoder(
+        weights=file_hash(pretrained.weights),
+        config=file_hash(pretrained.config),
+        architecture=config.model.architecture,
+        input_channels=pretrained.input_channels,
+        loaded=len(loaded),
+        loaded_values=sum(tensor.numel() for tensor in loaded.values()),
+        adapted=tuple(sorted(adapted)),
+        skipped=tuple(skipped),
+        passport=_source(pretrained.weights),
+    )
 
 
 def _topology(config: StudyConfig) -> object:
@@ -136,12 +135,9 @@ def _misfit(name: str, found: Tensor | None, wanted: Tensor) -> str:
     return f"'{name}' has the shape {tuple(found.shape)}, and {tuple(wanted.shape)} is needed"
 
 
-def _origin(passport: Path) -> Json | None:
-    """What the source's own passport says of it: its fold, and the hashes of its weights and settings."""
-    if not passport.is_file():
+def _source(weights: Path) -> Source | None:
+    """The passport of the pretrained weights, in short."""
+    if not weights.with_suffix(".json").is_file():
         return None
-    try:
-        said = read_object(passport)
-    except ValueError as error:
-        raise ConfigError(f"{passport} is damaged ({error}). Restore it, or remove it.") from error
-    return {name: said.get(name) for name in ("fold", "weights", "settings", "content")}
+    passport = read_passport(weights)
+    return Source(fold=passport.fold, weights=passport.weights, settings=passport.settings, content=passport.content)

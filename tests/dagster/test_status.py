@@ -85,11 +85,11 @@ def test_settings_reach_just_the_stages_that_read_them(copied_study: Study) -> N
     write_config(study.config, override(config, {"inference.tta.enabled": True}))
     found = status(study)
     assert (found.patients, found.folds) == ({}, {})
-    assert set(found.predictions.values()) == {"the settings of prediction changed"}
+    assert set(found.predictions.values()) == {"the prediction settings changed"}
     write_config(study.config, override(config, {"training.epochs": 3}))
     found = status(study)
     assert found.patients == {}
-    assert found.folds[0] == found.folds[1] == ["Settings changed since: training.epochs was 1 and is 3."]
+    assert found.folds[0] == found.folds[1] == ["Settings changed: training.epochs was 1 and is now 3."]
 
 
 def test_a_file_that_was_only_touched_makes_nothing_stale_and_other_metrics_do(copied_study: Study) -> None:
@@ -109,11 +109,11 @@ def test_a_new_version_of_a_step_reaches_what_it_made_and_what_follows(
     monkeypatch.setitem(STEP_VERSIONS, "evaluation", 2)
     assert (status(study).predictions, status(study).scores) == ({}, "the version of evaluation changed since")
     monkeypatch.setitem(STEP_VERSIONS, "prediction", 2)
-    assert set(status(study).predictions.values()) == {"prediction is of version 2 now, and was of 1"}
+    assert set(status(study).predictions.values()) == {"the prediction code changed from version 1 to 2"}
     monkeypatch.setitem(STEP_VERSIONS, "training", 2)
     found = status(study)
     assert found.patients == {}
-    assert found.folds[0] == ["Training is of version 2 now, and was of 1: the same settings would give other weights."]
+    assert found.folds[0] == ["The training code changed from version 1 to 2: the same settings give other weights."]
     monkeypatch.setitem(STEP_VERSIONS, "preprocessing", 2)
     assert set(status(study).patients.values()) == {"preprocessing is of version 2 now, and was of 1"}
 

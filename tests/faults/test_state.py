@@ -23,7 +23,7 @@ from mist_ops.config import override, read_config, write_config
 from mist_ops.dataset import read_train_paths
 from mist_ops.errors import ConfigError
 from mist_ops.files import file_hash
-from mist_ops.inference.records import read_models
+from mist_ops.records.prediction import read_prediction_record
 from mist_ops.study import Study
 
 from .harness import Sandbox, edit_section, remove, save, set_folds, voxels
@@ -131,8 +131,9 @@ def train(box: Sandbox, *arguments: str | Path) -> str:
     return ended.said
 
 
-def made_by(box: Sandbox, case_id: str) -> Mapping[int, str]:
-    return read_models(box.study.prediction_record("train", case_id))
+def made_by(box: Sandbox, case_id: str, part: str = "train") -> Mapping[int, str]:
+    record = read_prediction_record(box.study.prediction_record(part, case_id))
+    return record.models if record else {}
 
 
 def test_resuming_what_is_done_changes_no_result(trained: Sandbox) -> None:
@@ -156,7 +157,7 @@ def test_scores_of_models_with_different_settings_are_told_of(trained: Sandbox) 
     before = {path: file_hash(path) for path in (trained.study.model(1), trained.study.checkpoint(1))}
     said = train(trained, "--overwrite", "--folds", "0", "--epochs", "2")
     assert "Not all of these results are known to go together" in said
-    assert "Train fold 1: Settings changed since: training.epochs was 1 and is 2" in said
+    assert "Train fold 1: Settings changed: training.epochs was 1 and is now 2" in said
     assert {path: file_hash(path) for path in before} == before
     ended = trained.run("finalize", "--device", "cpu")
     assert ended.status == 1
@@ -178,9 +179,9 @@ def test_predictions_of_other_weights_are_made_anew(trained: Sandbox) -> None:
     shutil.copy(trained.study.model(1), trained.study.model(0))
     ended = trained.run("finalize", "--device", "cpu")
     assert ended.status == 1
-    assert "fold_0.pt are not those that the passport was written for" in ended.said
+    assert "fold_0.pt do not match the passport" in ended.said
     assert made_by(trained, "phantom_002") == made_by(trained, "phantom_004") == {0: other}
-    assert read_models(trained.study.prediction_record("test", "phantom_001")) == {0: other, 1: other}
+    assert made_by(trained, "phantom_001", "test") == {0: other, 1: other}
 
 
 def test_nobody_is_predicted_by_a_model_that_was_trained_with_them(trained: Sandbox) -> None:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -8,12 +7,12 @@ import pytest
 import torch
 from expect import refuses
 from inference.settings import settings
+from records.passports import passport
 from torch import nn
 
 from mist_ops.config import StudyConfig, override
 from mist_ops.dataset import Case
 from mist_ops.errors import CaseError, ConfigError
-from mist_ops.files import write_json
 from mist_ops.imaging.geometry import Geometry
 from mist_ops.imaging.nifti import read_labels, write_image
 from mist_ops.imaging.vectors import read_values, read_vector_grid
@@ -21,6 +20,7 @@ from mist_ops.inference.case import find_folds, load_models, predict_case, predi
 from mist_ops.models.weights import write_tensors
 from mist_ops.postprocessing.strategy import Step
 from mist_ops.preprocessing.case import write_case
+from mist_ops.records.passport import write_passport
 from mist_ops.registry import MODELS
 from mist_ops.study import Study
 
@@ -139,8 +139,8 @@ def test_folds_are_ordered_by_number_and_other_files_ignored(tmp_path: Path) -> 
 def test_models_come_back_from_a_study_and_from_a_bare_folder(study: Study) -> None:
     fit, architecture = network(), {"spatial_config.patch_size": (64, 64, 64), "model.architecture": "nnunet"}
     write_tensors(study.model(1), fit.state_dict())
-    write_json(study.passport(1), {"config": json.loads(config().model_dump_json())})
-    # The passport tells how the network was built, whatever became of config.json.
+    write_passport(study.passport(1), passport(config=config().model_dump(mode="json")))
+    # The network is built from the passport, not from config.json.
     for models in (load_models(study, config(**architecture), [1]), load_models(study.models, config(**architecture))):
         (loaded,) = models
         assert not loaded.training
@@ -165,7 +165,7 @@ def test_all_missing_folds_are_named(study: Study) -> None:
 def test_a_model_of_other_channels_or_labels_is_refused(study: Study) -> None:
     write_tensors(study.model(0), network().state_dict())
     swapped = config(**{"dataset_info.images": ["t2", "t1"]})
-    write_json(study.passport(0), {"config": json.loads(swapped.model_dump_json())})
+    write_passport(study.passport(0), passport(config=swapped.model_dump(mode="json")))
     with pytest.raises(ConfigError, match=r"'dataset_info.images' was \['t2', 't1'\] in training"):
         load_models(study, config())
 
@@ -173,5 +173,5 @@ def test_a_model_of_other_channels_or_labels_is_refused(study: Study) -> None:
 def test_a_damaged_passport_is_named(study: Study) -> None:
     write_tensors(study.model(0), network().state_dict())
     study.passport(0).write_text("{")
-    with pytest.raises(ConfigError, match=r"fold_0.json is damaged"):
+    with refuses("passport-invalid", ConfigError, file=study.passport(0)):
         load_models(study, config())

@@ -2,17 +2,17 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import Any
 
 import pytest
 from PIL import Image
 
 from mist_ops.pictures import curve_thumbnail, learning_curves
+from mist_ops.records.passport import Epoch
 
 
-def history(epochs: int) -> list[dict[str, Any]]:
-    names = ("training_loss", "validation_loss", "learning_rate")
-    return [{"index": index, **dict.fromkeys(names, 1.0 / (index + 1))} for index in range(epochs)]
+def history(epochs: int) -> list[Epoch]:
+    values = [1.0 / (index + 1) for index in range(epochs)]
+    return [Epoch(index, value, value, value, True, 1.0, 0.0) for index, value in enumerate(values)]
 
 
 @pytest.mark.parametrize("epochs", [0, 1, 30])

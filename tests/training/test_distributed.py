@@ -19,11 +19,11 @@ from training.small_study import FOLD, small_config, small_study
 from mist_ops.config import StudyConfig
 from mist_ops.errors import CaseError, ConfigError, DivergedError, MachineError, MistError, from_json, to_json
 from mist_ops.files import write_array
+from mist_ops.records.passport import Epoch
 from mist_ops.registry import UnknownName
 from mist_ops.study import Study
 from mist_ops.training.distributed import Ranks
 from mist_ops.training.fold import Plan, train_fold
-from mist_ops.training.loop import Epoch
 
 CALLER = """
 import json, sys

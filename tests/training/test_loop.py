@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from mist_ops.errors import DivergedError
+from mist_ops.records.passport import Epoch
 from mist_ops.training.batches import Batch
-from mist_ops.training.loop import STEPS_PER_FETCH, Epoch, Step, losses, train
+from mist_ops.training.loop import STEPS_PER_FETCH, Step, losses, train
 from mist_ops.training.state import TrainingState
 
 BATCH = Batch(("p1", "p2"), torch.ones((2, 1, 2, 2, 2)), torch.zeros((2, 1, 2, 2, 2), dtype=torch.uint8), None)

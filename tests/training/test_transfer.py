@@ -47,8 +47,7 @@ def transferred(folder: Path, config: StudyConfig, target: StudyConfig, how: Inp
     pretrained, weights = source(folder, config, how)
     network = built(target, seed=2)
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    said = transfer(pretrained, target, network)
-    assert len(said["weights"]) == 64
+    assert len(transfer(pretrained, target, network).weights) == 64
     return weights, before, network.state_dict()
 
 
@@ -89,13 +88,13 @@ def test_other_channels_get_the_mean_or_the_first_or_stay(tmp_path: Path) -> Non
         assert after["input_block.conv2.conv.weight"].equal(weights["input_block.conv2.conv.weight"])
 
 
-def test_what_was_done_is_told(tmp_path: Path) -> None:
+def test_the_record_lists_loaded_and_adapted_tensors(tmp_path: Path) -> None:
     pretrained, _ = source(tmp_path, settings(channels=4))
     target = settings(channels=2)
-    said = transfer(pretrained, target, built(target, seed=2))
-    assert said["adapted"] == [FIRST, "input_block.conv3.conv.weight"]
-    assert said["skipped"] == []
-    assert said["loaded"] + 2 == sum(
+    encoder = transfer(pretrained, target, built(target, seed=2))
+    assert encoder.adapted == (FIRST, "input_block.conv3.conv.weight")
+    assert encoder.skipped == ()
+    assert encoder.loaded + 2 == sum(
         name.startswith(MODELS["nnunet-pocket"].encoder) for name in built(target, 2).state_dict()
     )
 
@@ -125,7 +124,7 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "content, words",
     [
-        ({"model": {"a": torch.ones(1)}, "epoch": 3}, "such as a whole checkpoint"),
+        ({"model": {"a": torch.ones(1)}, "epoch": 3}, "weights-invalid"),
         ({"other": torch.ones(1)}, "it has no 'input_block.conv1.conv.weight'"),
         ({FIRST: torch.ones(5, 1, 3, 3, 3)}, r"has the shape \(5, 1, 3, 3, 3\)"),
     ],

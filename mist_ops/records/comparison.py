@@ -1,0 +1,179 @@
+"""Passports compared: with the files and settings of today, with the folds of today, and with one another."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from mist_ops.config import STEP_VERSIONS, StudyConfig, read_config
+from mist_ops.dataset import Fold
+from mist_ops.errors import counted, few
+from mist_ops.files import file_hash
+from mist_ops.records.arrays import case_content
+from mist_ops.records.passport import Passport, read_passport
+from mist_ops.study import Study
+
+
+def verify(
+    weights: Path,
+    study: Study,
+    except_cases: Collection[str] = (),
+    content_of: Callable[[str], str] | None = None,
+    config: StudyConfig | None = None,
+) -> list[str]:
+    """List what changed since a model was trained: one message each, none if nothing did.
+
+    Compared are the weights, the training settings in config.json, the version of the training code, and the arrays of
+    every patient that trained the model or selected its weights.
+
+    Args:
+        weights: The file of weights.
+        study: Gives settings and arrays.
+        except_cases: Patients whose arrays are not compared.
+        content_of: Returns the hash of a patient's arrays; ``case_content`` by default.
+        config: The settings; those of config.json by default.
+
+    Raises:
+        ConfigError: As ``read_passport``.
+    """
+    passport = read_passport(weights)
+    return [
+        *_changed_weights(weights, passport),
+        *_changed_settings(study, passport, config),
+        *_changed_code(passport),
+        *_changed_arrays(passport, except_cases, content_of or partial(case_content, study)),
+    ]
+
+
+def _changed_weights(weights: Path, passport: Passport) -> Iterator[str]:
+    if not weights.is_file():
+        yield f"The weights {weights} are missing."
+    elif file_hash(weights) != passport.weights:
+        yield f"The weights {weights} do not match the passport."
+
+
+def _changed_settings(study: Study, passport: Passport, config: StudyConfig | None) -> Iterator[str]:
+    if config is None and not study.config.is_file():
+        yield f"{study.config} is missing, so settings cannot be compared."
+        return
+    try:
+        # Keys of later versions get their defaults, so a passport does not age.
+        before = StudyConfig.model_validate(passport.config).settings("training")
+    except ValueError:
+        yield "The passport holds settings of another version, so settings cannot be compared."
+        return
+    changed = list(_differing(before, (config or read_config(study.config)).settings("training")))
+    if changed:
+        listed = "; ".join(f"{key} was {_formatted(old)} and is now {_formatted(new)}" for key, old, new in changed)
+        yield f"Settings changed: {listed}."
+
+
+def _changed_code(passport: Passport) -> Iterator[str]:
+    before, now = passport.version, STEP_VERSIONS["training"]
+    if before != now:
+        yield f"The training code changed from version {before} to {now}: the same settings give other weights."
+
+
+def _changed_arrays(
+    passport: Passport, except_cases: Collection[str], content_of: Callable[[str], str]
+) -> Iterator[str]:
+    for part, cases in (("training", passport.content.training), ("validation", passport.content.validation)):
+        found = {case_id: content_of(case_id) for case_id in cases if case_id not in except_cases}
+        missing = [case_id for case_id, content in found.items() if not content]
+        changed = [case_id for case_id, content in found.items() if content and content != cases[case_id]]
+        if missing:
+            yield f"The arrays of {few(missing)} ({part}) are missing."
+        if changed:
+            yield f"The arrays of {few(changed)} ({part}) changed."
+
+
+def fold_changes(weights: Path, fold: Fold) -> list[str]:
+    """List the patients that joined or left the training or validation set since a model was trained.
+
+    Args:
+        weights: The file of weights.
+        fold: The patients that train it and select its weights now.
+
+    Raises:
+        ConfigError: As ``read_passport``.
+    """
+    content = read_passport(weights).content
+    parts = (("training", content.training, fold.training), ("validation", content.validation, fold.validation))
+    return [message for part, before, now in parts for message in _membership(part, set(before), set(now))]
+
+
+def _membership(part: str, before: set[str], now: set[str]) -> Iterator[str]:
+    changes = [
+        f"{few(sorted(cases))} {verb}" for cases, verb in ((now - before, "added"), (before - now, "removed")) if cases
+    ]
+    if changes:
+        yield f"The {part} patients changed: {', '.join(changes)}."
+
+
+def differences(first: Passport, second: Passport) -> list[str]:
+    """List why two models may score differently, and how their training went.
+
+    Args:
+        first: Passport of A.
+        second: Passport of B.
+
+    Returns:
+        Messages that call them A and B.
+    """
+    parts = (
+        ("train on", first.content.training, second.content.training),
+        ("validate on", first.content.validation, second.content.validation),
+    )
+    return [
+        *(message for use, one, other in parts for message in _of_cases(use, one, other)),
+        *_of_values(first.config, second.config),
+        *_of_values(first.model_dump(mode="json", include=_FACTS), second.model_dump(mode="json", include=_FACTS)),
+        *_of_results(first, second),
+    ]
+
+
+_FACTS = {"fold", "seed", "mist_version", "version", "device", "processes", "versions", "pretrained", "changes"}
+
+
+def _of_cases(use: str, one: Mapping[str, str], other: Mapping[str, str]) -> Iterator[str]:
+    verb, preposition = use.split()
+    for name, mine, theirs in (("A", one, other), ("B", other, one)):
+        alone = sorted(set(mine) - set(theirs))
+        if alone:
+            yield f"Only {name} {verb}s {preposition} {counted(len(alone), 'patient')}: {few(alone)}."
+    altered = sorted(case_id for case_id in set(one) & set(other) if one[case_id] != other[case_id])
+    if altered:
+        yield f"Both {use} {few(altered)}, but with different arrays."
+
+
+def _of_values(first: Mapping[str, Any], second: Mapping[str, Any]) -> Iterator[str]:
+    for key, one, other in _differing(first, second):
+        yield f"{key} is {_formatted(one)} for A and {_formatted(other)} for B."
+
+
+def _of_results(first: Passport, second: Passport) -> Iterator[str]:
+    if first.weights == second.weights:
+        yield "The weights are identical."
+        return
+    for name, passport in (("A", first), ("B", second)):
+        yield (
+            f"{name}: best epoch {passport.best.index + 1} of {len(passport.history)}, validation loss "
+            f"{passport.best.validation_loss:.4f}, training time {passport.seconds / 3600:.1f} h."
+        )
+
+
+def _differing(one: Mapping[str, Any], other: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """The values that differ, by dotted path."""
+    for key in dict.fromkeys([*one, *other]):
+        mine, theirs = one.get(key), other.get(key)
+        if isinstance(mine, Mapping) and isinstance(theirs, Mapping):
+            yield from _differing(mine, theirs, f"{prefix}{key}.")
+        elif mine != theirs:
+            yield f"{prefix}{key}", mine, theirs
+
+
+def _formatted(value: Any) -> str:
+    return "not set" if value is None else json.dumps(value)

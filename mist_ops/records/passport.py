@@ -1,0 +1,198 @@
+"""The passport of a model: a JSON file beside the weights with what they were trained on and how training went."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+from mist_ops.errors import ConfigError
+from mist_ops.files import read_object, write_json
+from mist_ops.schema import mistakes
+from mist_ops.types import Json
+
+
+class _Record(BaseModel):
+    """Immutable; keys of later versions are ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """Result of one epoch.
+
+    Attributes:
+        index: Number of the epoch, from 0.
+        training_loss: Mean over its steps and over the processes that train together.
+        validation_loss: Mean over the validation volumes.
+        learning_rate: Learning rate of its steps.
+        improved: Whether its weights are the best so far.
+        seconds: Wall time of training and validation together.
+        waiting: Share of the training time spent waiting for batches, in [0, 1]. A GPU may compute meanwhile.
+        alpha: Weight of the second loss in a blended one; None for other losses.
+    """
+
+    index: int
+    training_loss: float
+    validation_loss: float
+    learning_rate: float
+    improved: bool
+    seconds: float
+    waiting: float
+    alpha: float | None = None
+
+
+class Content(_Record):
+    """Hashes of the arrays that a fold saw, by patient."""
+
+    training: dict[str, str] = {}
+    validation: dict[str, str] = {}
+
+
+class Source(_Record):
+    """The passport of pretrained weights, in short."""
+
+    fold: int | None = None
+    weights: str | None = None
+    settings: str | None = None
+    content: Content | None = None
+
+
+class Encoder(_Record):
+    """The pretrained encoder that training started from.
+
+    Attributes:
+        weights: SHA-256 of the pretrained weights.
+        config: SHA-256 of their config.json.
+        architecture: Of both networks.
+        input_channels: What became of tensors that see the image where the numbers of channels differ.
+        loaded: Tensors taken over as they are.
+        loaded_values: Values in them.
+        adapted: Tensors taken over with another number of channels.
+        skipped: Tensors that kept their random initialization.
+        passport: Of the pretrained weights, if they have one.
+    """
+
+    weights: str
+    config: str
+    architecture: str
+    input_channels: str
+    loaded: int
+    loaded_values: int
+    adapted: tuple[str, ...]
+    skipped: tuple[str, ...]
+    passport: Source | None = None
+
+
+class Hardware(_Record):
+    """The machine that trained a fold; memory is the peak of the first process, in bytes."""
+
+    machine: str
+    cores: int | None = None
+    gpu: str | None = None
+    peak_memory: int
+    peak_gpu_memory: int | None = None
+
+
+class Passport(_Record):
+    """What a model was trained on, and how training went.
+
+    Attributes:
+        fold: Index of the fold.
+        training: Patients that trained it.
+        validation: Patients that selected its weights.
+        held_out: Patients that it predicts in the cross-validation.
+        content: The arrays of both, by hash.
+        config: The whole config.json. Later versions may not accept it any more, so it stays unchecked here.
+        settings: Digest of those that training reads.
+        version: Of the training code; see ``STEP_VERSIONS``.
+        seed: Seed of everything random.
+        changes: Settings that changed when training was resumed, one message each.
+        pretrained: Where the encoder comes from, if not from random initialization.
+        versions: Of Python, CUDA and the packages that compute.
+        hardware: The machine.
+        mist_version: Version that wrote config.json.
+        device: Name of the GPU, or ``"cpu"``.
+        processes: How many trained together.
+        history: One entry per epoch.
+        best_epoch: Index of the epoch whose weights were kept.
+        seconds: Wall time of all epochs.
+        weights: SHA-256 of the file of weights.
+    """
+
+    fold: int
+    training: tuple[str, ...]
+    validation: tuple[str, ...]
+    held_out: tuple[str, ...]
+    content: Content
+    config: Json
+    settings: str
+    version: int = 1
+    seed: int
+    changes: tuple[str, ...] = ()
+    pretrained: Encoder | None = None
+    versions: dict[str, str | None]
+    hardware: Hardware | None = None
+    mist_version: str
+    device: str
+    processes: int = 1
+    history: tuple[Epoch, ...]
+    best_epoch: int
+    seconds: float
+    weights: str
+
+    @model_validator(mode="after")
+    def _best_epoch_exists(self) -> Passport:
+        if not 0 <= self.best_epoch < len(self.history):
+            raise ValueError(f"'best_epoch' is {self.best_epoch}, but the history has {len(self.history)} epochs")
+        return self
+
+    @property
+    def best(self) -> Epoch:
+        """The epoch whose weights were kept."""
+        return self.history[self.best_epoch]
+
+
+def write_passport(path: Path, passport: Passport) -> None:
+    """Write a passport atomically."""
+    write_json(path, passport.model_dump(mode="json"))
+
+
+def read_passport(weights: Path) -> Passport:
+    """Read the passport of a model.
+
+    Args:
+        weights: The file of weights; ``fold_0.json`` is the passport of ``fold_0.pt``.
+
+    Raises:
+        ConfigError: The passport is missing or cannot be read.
+    """
+    path = weights.with_suffix(".json")
+    if not path.is_file():
+        raise ConfigError(
+            f"{weights} has no passport: {path} is missing. Restore it, or train the fold again.",
+            code="passport-missing",
+            file=path,
+        )
+    try:
+        return Passport.model_validate(read_object(path))
+    except ValueError as error:
+        problem = mistakes(error, Passport)[0] if isinstance(error, ValidationError) else str(error)
+        raise ConfigError(
+            f"{path} is not a valid passport ({problem.rstrip('.')}). Restore it, or train the fold again.",
+            code="passport-invalid",
+            file=path,
+        ) from error
+
+
+def trained_on(weights: Path) -> frozenset[str]:
+    """The patients that trained a model according to its passport; none if it has no passport.
+
+    Raises:
+        ConfigError: The passport cannot be read.
+    """
+    if not weights.with_suffix(".json").is_file():
+        return frozenset()
+    return frozenset(read_passport(weights).content.training)

@@ -1,0 +1,149 @@
+"""The record of a prediction: a JSON file with the models, settings and images that a mask was predicted from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from mist_ops.config import STEP_VERSIONS
+from mist_ops.errors import few
+from mist_ops.files import file_hash, read_object, stamp, write_json
+
+NOT_RECORDED = "its inputs are not recorded"
+"""A reason to predict that is no proof: the mask may well be current."""
+
+
+class PredictionRecord(BaseModel):
+    """What a mask was predicted from.
+
+    Attributes:
+        models: SHA-256 of the weights by fold.
+        settings: Digest of the prediction settings.
+        version: Of the prediction code; see ``STEP_VERSIONS``.
+        arrays: Hash of the patient's arrays; empty if its images were read instead.
+        images: SHA-256 of those images by channel.
+        mask: SHA-256 of the mask.
+        stamps: Size and times of images and mask, so that unchanged files are not read again.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    models: dict[int, str]
+    settings: str
+    version: int
+    arrays: str
+    images: dict[str, str]
+    mask: str
+    stamps: dict[str, list[int]]
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a mask is predicted from now.
+
+    Attributes:
+        models: SHA-256 of the weights by fold.
+        settings: Digest of the prediction settings.
+        arrays: Hash of the patient's arrays; empty if its images are read instead.
+        images: Those images by channel.
+    """
+
+    models: Mapping[int, str]
+    settings: str
+    arrays: str = ""
+    images: Mapping[str, Path] = field(default_factory=dict)
+
+    def files(self) -> dict[str, Path]:
+        """The images that exist."""
+        return {name: path for name, path in self.images.items() if path.is_file()}
+
+
+@contextmanager
+def recording(record: Path, mask: Path, origin: Origin) -> Iterator[None]:
+    """Record what a mask was predicted from when the block has written it; an older mask and record are removed."""
+    for path in (record, mask):
+        path.unlink(missing_ok=True)
+    # Before the images are read: one that changes meanwhile makes the prediction stale.
+    files = origin.files()
+    stamps, images = _stamps(files), {name: file_hash(path) for name, path in files.items()}
+    yield
+    _write(
+        record,
+        PredictionRecord(
+            models=dict(origin.models),
+            settings=origin.settings,
+            version=STEP_VERSIONS["prediction"],
+            arrays=origin.arrays,
+            images=images,
+            mask=file_hash(mask),
+            stamps={**stamps, "mask": stamp(mask)},
+        ),
+    )
+
+
+def _write(path: Path, record: PredictionRecord) -> None:
+    write_json(path, record.model_dump(mode="json"))
+
+
+def read_prediction_record(path: Path) -> PredictionRecord | None:
+    """Read the record of a prediction; None if it is missing or damaged."""
+    try:
+        return PredictionRecord.model_validate(read_object(path))
+    except (OSError, ValueError):
+        return None
+
+
+def why_stale(path: Path, mask: Path, origin: Origin) -> str | None:
+    """Return why a prediction is stale, such as "fold 0 was retrained"; None if it is current.
+
+    Files are read only if their size or times differ from the record, which is then brought up to date.
+
+    Args:
+        path: The record.
+        mask: The prediction.
+        origin: What it would be predicted from now.
+    """
+    if not mask.is_file():
+        return "it is not predicted"
+    record = read_prediction_record(path)
+    if record is None:
+        return NOT_RECORDED
+    try:
+        return _why_other_inputs(record, origin) or _why_other_files(path, record, mask, origin)
+    except OSError:
+        return NOT_RECORDED
+
+
+def _why_other_inputs(record: PredictionRecord, origin: Origin) -> str | None:
+    retrained = [fold for fold, weights in origin.models.items() if record.models.get(fold) != weights]
+    if record.models.keys() != origin.models.keys():
+        return f"other folds predict it now ({few(sorted(origin.models))})"
+    if retrained:
+        return f"fold {few(retrained)} was retrained"
+    if record.settings != origin.settings:
+        return "the prediction settings changed"
+    if record.version != STEP_VERSIONS["prediction"]:
+        return f"the prediction code changed from version {record.version} to {STEP_VERSIONS['prediction']}"
+    return "its arrays changed" if record.arrays != origin.arrays else None
+
+
+def _why_other_files(path: Path, record: PredictionRecord, mask: Path, origin: Origin) -> str | None:
+    files = {**origin.files(), "mask": mask}
+    hashes = {**record.images, "mask": record.mask}
+    stamps = _stamps(files)
+    unsure = [name for name in files if record.stamps.get(name) != stamps[name]]
+    changed = [name for name in unsure if hashes.get(name) != file_hash(files[name])]
+    if changed or files.keys() != hashes.keys():
+        return "its mask changed" if changed == ["mask"] else "an image changed"
+    if unsure:
+        with suppress(OSError):  # in a read-only folder the files are read in full each time
+            _write(path, record.model_copy(update={"stamps": stamps}))
+    return None
+
+
+def _stamps(files: Mapping[str, Path]) -> dict[str, list[int]]:
+    return {name: stamp(path) for name, path in files.items()}
