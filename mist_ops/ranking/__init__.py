@@ -1,1 +1,1 @@
-"""Comparison of strategies by their scores on the same patients."""
+"""Rankings of strategies by their scores on the same patients."""

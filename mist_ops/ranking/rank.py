@@ -1,4 +1,4 @@
-"""From tables of scores to a ranking, and from a ranking to files."""
+"""Rank strategies from tables of scores, and write the ranking."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from mist_ops.types import Json
 
 @dataclass(frozen=True)
 class Ranking:
-    """Strategies, ranked.
+    """A ranking of strategies.
 
     Attributes:
         summary: ``strategy, average_rank``, best first.
         detailed: ``strategy`` and the mean rank in each column.
-        significance: P-values that the strategy of the row is better than that of the column, if asked for.
+        significance: P-values that the strategy of the row is better than that of the column, if requested.
         holm: The same, corrected for the number of tests.
-        stability: Mean ranks with their intervals, and the share of draws in each place.
-        facts: What else there is to know: directions, policy, patients, seed.
+        stability: Mean ranks with their intervals, and the share of resamples in each place.
+        facts: Directions, handling of missing scores, number of patients, seed.
     """
 
     summary: pd.DataFrame
@@ -56,16 +56,16 @@ def rank(
 
     Args:
         results: A table of scores for each strategy.
-        names: What to call them; from their files or folders if None.
-        id_column: Column of the patients.
-        overrides: ``higher`` or ``lower``, for columns whose metric is not known.
-        missing: What a score that is not there means.
-        significance: Whether to compute p-values.
-        seed: Of the draws that tell how stable the ranking is.
+        names: Names of the strategies; from the files or folders if None.
+        id_column: Column of the patient ids.
+        overrides: ``higher`` or ``lower`` for columns of unknown metrics.
+        missing: How missing scores are handled.
+        significance: Compute p-values.
+        seed: Seed of the bootstrap.
 
     Raises:
-        DatasetError: The tables cannot be read, or do not belong together.
-        ConfigError: A direction is not known or not usable.
+        DatasetError: A table cannot be read, or the tables do not match.
+        ConfigError: The direction of a column is unknown or invalid.
     """
     scores = read_scores(results, names, id_column, missing)
     strategies, first = list(scores.tables), next(iter(scores.tables.values()))
@@ -83,32 +83,37 @@ def rank(
             "strategies": {name: str(path) for name, path in zip(strategies, results, strict=True)},
             "patients": len(first),
             "missing": missing,
-            "left_out": scores.left_out,
-            "directions": {column: _told(direction) for column, direction in order.items()},
+            "left_out": scores.excluded,
+            "directions": {column: _described(direction) for column, direction in order.items()},
             "stability": {"resamples": RESAMPLES, "seed": seed, "interval": 0.95},
         },
     )
 
 
 def _tested(strategies: list[str], ranks: Ranks) -> tuple[pd.DataFrame, pd.DataFrame]:
-    from mist_ops.ranking.significance import holm_table, significance_table  # SciPy's tests load for half a second
+    from mist_ops.ranking.significance import holm_table, significance_table  # takes 0.5 s to import
 
     p_values = significance_table(strategies, ranks)
     return p_values, holm_table(p_values)
 
 
-def _told(direction: Direction) -> Json:
+def _described(direction: Direction) -> Json:
     return {"better": "higher" if direction.higher else "lower", "read_as": asdict(direction)["read_as"]}
 
 
 def read_directions(path: Path) -> dict[str, str]:
-    """Read a JSON of columns and their directions.
+    """Read a JSON file that maps columns to their directions.
 
     Raises:
-        ConfigError: There is no such file, or it is no JSON object of texts.
+        ConfigError: The file is missing or invalid.
     """
     if not path.is_file():
-        raise ConfigError(f"There is no {path}. Name a JSON of columns and directions.")
+        raise ConfigError(
+            f"{path} does not exist. Give a JSON file of columns and directions with --metric-direction-overrides.",
+            code="file-missing",
+            file=path,
+            field="--metric-direction-overrides",
+        )
     return dict(read_checked(path, _Directions, ConfigError).root)
 
 
@@ -119,28 +124,36 @@ class _Directions(RootModel[dict[str, Literal["higher", "lower"]]]):
 def check_outputs(
     results: Sequence[Path], output: Path, detailed: Path | None = None, significance: Path | None = None
 ) -> None:
-    """Refuse files of a ranking that would take the place of each other, or of a table that is ranked.
+    """Check that no output would overwrite another output or a ranked table.
 
     Raises:
-        ConfigError: There are such; they are named.
+        ConfigError: An output would, or is a folder.
     """
     written = [path.resolve() for path, _ in _files(output, detailed, significance)]
-    taken = [path.resolve() for path in results]
-    twice = sorted({str(path) for path in written if written.count(path) > 1 or path in taken or path.is_dir()})
-    if twice:
-        raise ConfigError(f"The ranking would be written over {', '.join(twice)}. Give each of its files its own name.")
+    tables = {path.resolve() for path in results}
+    for path in written:
+        if path in tables:
+            raise _unusable(path, "is one of the ranked tables and would be overwritten", "output-is-input")
+        if path.is_dir():
+            raise _unusable(path, "is a folder", "folder-not-file")
+        if written.count(path) > 1:
+            raise _unusable(path, "would hold two tables", "output-duplicate")
+
+
+def _unusable(path: Path, problem: str, code: str) -> ConfigError:
+    return ConfigError(f"{path} {problem}. Choose another output.", code=code, file=path)
 
 
 def write_ranking(
     ranking: Ranking, output: Path, detailed: Path | None = None, significance: Path | None = None
 ) -> list[Path]:
-    """Write a ranking, and return the paths of its files: all of them or, if one cannot be written, none.
+    """Write a ranking and return the paths of its files. If one cannot be written, none is.
 
-    Beside ``ranking.csv`` stand ``ranking_stability.csv`` and ``ranking_facts.json``; beside the p-values
-    ``<stem>_holm.csv``.
+    ``ranking_stability.csv`` and ``ranking_facts.json`` are written beside ``ranking.csv``, and ``<stem>_holm.csv``
+    beside the p-values.
     """
     files = _files(output, detailed, significance)
-    with ExitStack() as stack:  # all are written before the first takes its place
+    with ExitStack() as stack:  # all are written before the first replaces its target
         for path, name in files:
             temporary, content = stack.enter_context(atomic(path)), getattr(ranking, name)
             if isinstance(content, pd.DataFrame):
@@ -151,7 +164,7 @@ def write_ranking(
 
 
 def _files(output: Path, detailed: Path | None, significance: Path | None) -> list[tuple[Path, str]]:
-    """The files of a ranking, each with the name of what it holds."""
+    """The files of a ranking, each with the attribute that it holds."""
     found = [
         (output, "summary"),
         (_beside(output, "stability.csv"), "stability"),

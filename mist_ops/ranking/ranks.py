@@ -1,4 +1,4 @@
-"""Ranks of strategies, patient by patient and metric by metric, with the best first.
+"""Ranks of strategies per patient and metric.
 
 Wiesenfarth et al.: Methods and open-source toolkit for analyzing and visualizing challenge results. Scientific Reports
 2021;11:2369. Ranking as in the BraTS challenges.
@@ -19,18 +19,18 @@ from mist_ops.ranking.tables import Scores
 from mist_ops.registry import METRICS
 
 DIGITS = 12
-"""Significant digits in which scores must differ; what differs beyond is rounding, and a tie."""
+"""Significant digits to which scores are rounded before they are compared; equal ones tie."""
 
 Ranks = Float64[np.ndarray, "strategy patient column"]
 
 
 @dataclass(frozen=True)
 class Direction:
-    """Which way a column is better.
+    """Direction in which a column improves.
 
     Attributes:
-        higher: Whether higher is.
-        read_as: The metric that its name ends in; None where the user said the direction.
+        higher: Whether higher is better.
+        read_as: The metric that its name ends in; None if the user gave the direction.
     """
 
     higher: bool
@@ -38,23 +38,34 @@ class Direction:
 
 
 def directions(columns: Iterable[str], overrides: Mapping[str, str]) -> dict[str, Direction]:
-    """The direction of every column: as said, or that of the longest metric whose name it ends in.
+    """Direction of every column: the override, or that of the longest metric name that it ends in.
 
     Args:
-        columns: Such as ``WT_lesion_wise_dice``: a class, and a metric of the registry.
+        columns: A class and a metric of the registry each, such as ``WT_lesion_wise_dice``.
         overrides: ``higher`` or ``lower`` for some columns.
 
     Raises:
-        ConfigError: A column's direction is not known, or an override is of no column or no direction.
+        ConfigError: A direction is unknown or invalid, or an override names an unknown column.
     """
     known = list(columns)
     for column, direction in overrides.items():
         if direction not in ("higher", "lower"):
-            raise ConfigError(f"The direction of '{column}' is {direction!r}. Give 'higher' or 'lower'.")
+            raise ConfigError(
+                f"The direction of column '{column}' is '{direction}'. Give higher or lower.",
+                code="direction-invalid",
+                field=column,
+                found=direction,
+                expected=["higher", "lower"],
+            )
         if column not in known:
             near = difflib.get_close_matches(column, known, n=1)
             guess = f"Did you mean '{near[0]}'?" if near else f"Columns: {', '.join(known)}."
-            raise ConfigError(f"A direction is given for '{column}', which is no column of the tables. {guess}")
+            raise ConfigError(
+                f"The tables have no column '{column}', for which a direction is given. {guess}",
+                code="unknown-column",
+                found=column,
+                expected=known,
+            )
     return {column: _direction(column, overrides.get(column)) for column in known}
 
 
@@ -64,17 +75,19 @@ def _direction(column: str, override: str | None) -> Direction:
     fitting = [name for name in METRICS if column.endswith(f"_{name}") and len(column) > len(name) + 1]
     if not fitting:
         raise ConfigError(
-            f"The column '{column}' ends in no known metric ({', '.join(METRICS)}), so it is not known whether "
-            f"higher is better. Say so in the file of --metric-direction-overrides, or remove the column."
+            f"Column '{column}' does not end in the name of a metric ({', '.join(METRICS)}). Give its direction with "
+            "--metric-direction-overrides, or remove it.",
+            code="direction-unknown",
+            field=column,
         )
     name = max(fitting, key=len)
     return Direction(METRICS[name].higher_is_better, name)
 
 
 def rank_cells(scores: Scores, order: Mapping[str, Direction]) -> Ranks:
-    """The rank of every strategy for each patient and metric.
+    """Rank of every strategy for each patient and metric.
 
-    1 is best, ties share their mean, and what is missing is last. Infinite scores are ranked as what they are.
+    1 is the best, ties share their mean rank, and missing scores come last, after infinite ones.
     """
     tables = list(scores.tables.values())
     signs = np.array([-1.0 if order[str(column)].higher else 1.0 for column in tables[0].columns])
@@ -91,13 +104,13 @@ def _rounded(values: np.ndarray) -> np.ndarray:
 
 
 def summary_table(names: list[str], ranks: Ranks) -> pd.DataFrame:
-    """``strategy, average_rank``: the mean over all cells, best first."""
+    """Mean rank of each strategy over all patients and columns (``strategy, average_rank``), best first."""
     table = pd.DataFrame({"strategy": names, "average_rank": ranks.mean(axis=(1, 2))})
     return table.sort_values("average_rank", kind="stable").reset_index(drop=True)
 
 
 def detailed_table(names: list[str], columns: list[str], ranks: Ranks) -> pd.DataFrame:
-    """``strategy`` and the mean rank in each column, in the order of the tables."""
+    """Mean rank of each strategy in each column, in the order of the tables."""
     table = pd.DataFrame(ranks.mean(axis=1), columns=columns)
     table.insert(0, "strategy", names)
     return table

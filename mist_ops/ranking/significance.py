@@ -1,4 +1,4 @@
-"""Whether one strategy is better than another by more than chance: pairwise tests on the patients' ranks."""
+"""Pairwise significance tests between strategies."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from mist_ops.ranking.ranks import Ranks
 def significance_table(names: list[str], ranks: Ranks) -> pd.DataFrame:
     """P-values that the strategy of the row ranks better than that of the column; empty on the diagonal.
 
-    One-sided signed-rank test of the patients' ranks, added up over the columns. Zero differences are left out, there
-    is no continuity correction, and where all differences are zero p is 1. Not corrected for the number of tests.
+    One-sided signed-rank test of the patients' ranks, summed over the columns, without continuity correction. Zero
+    differences are excluded; p is 1 if all are zero. Not corrected for the number of tests.
 
     Wilcoxon: Individual Comparisons by Ranking Methods. Biometrics Bulletin 1945;1(6):80-83.
     """
-    # Sums of ranks are exact in floating point. Of means the last bit differs, which makes differences out of ties: on
-    # 20 patients it changed a p-value from 0.55 to 0.61.
+    # Sums of ranks are exact in floating point. Means differ in the last bit, which breaks ties: on 20 patients that
+    # changed a p-value from 0.55 to 0.61.
     sums = ranks.sum(axis=2)
     table = pd.DataFrame({"strategy": names})
     for column, name in enumerate(names):
@@ -34,7 +34,7 @@ def _better(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def holm_table(significance: pd.DataFrame) -> pd.DataFrame:
-    """The same table with p-values corrected for all of its tests together, so that 5 % is the chance of any error.
+    """P-values with Holm's correction for all tests of the table.
 
     Holm: A Simple Sequentially Rejective Multiple Test Procedure. Scandinavian Journal of Statistics 1979;6(2):65-70.
     """
@@ -47,7 +47,7 @@ def holm_table(significance: pd.DataFrame) -> pd.DataFrame:
 
 
 def holm(p_values: np.ndarray) -> np.ndarray:
-    """Holm's corrected p-values, in the order given."""
+    """P-values with Holm's correction, in the same order."""
     order = np.argsort(p_values, kind="stable")
     steps = p_values[order] * np.arange(len(order), 0, -1)
     corrected = np.empty_like(p_values)

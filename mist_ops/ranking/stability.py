@@ -1,4 +1,4 @@
-"""How firm a ranking is: what becomes of it with other patients of the same kind."""
+"""Stability of a ranking under bootstrap resampling of the patients."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ RESAMPLES = 1000
 
 
 def stability_table(names: list[str], ranks: Ranks, seed: int, resamples: int = RESAMPLES) -> pd.DataFrame:
-    """Each strategy's mean rank with its interval, and how often it came first, second and so on, best first.
+    """Mean rank of each strategy with its interval, and the share of resamples in each place, best first.
 
-    Patients are drawn with replacement (bootstrap); the interval holds 95 % of the draws. Places that strategies share
-    count in equal parts. Columns: ``strategy, average_rank, low, high, place_1, place_2, ...``.
+    Patients are drawn with replacement (bootstrap); the interval covers 95 % of the resamples. Tied strategies share
+    their places equally. Columns: ``strategy, average_rank, low, high, place_1, place_2, ...``.
 
     Efron, Tibshirani: An Introduction to the Bootstrap, 1993. Wiesenfarth et al., Scientific Reports 2021;11:2369.
     """
     sums, (_, patients, columns) = ranks.sum(axis=2), ranks.shape
     generator = np.random.default_rng(seed)
-    # How often each patient is drawn; sums of ranks are exact in floating point, so that ties stay ties.
+    # How often each patient is drawn. Sums of ranks are exact in floating point, so ties are kept.
     counts = generator.multinomial(patients, np.full(patients, 1 / patients), size=resamples)
     averages = sums @ counts.T / (patients * columns)
     low, high = np.percentile(averages, (2.5, 97.5), axis=1)
@@ -32,7 +32,7 @@ def stability_table(names: list[str], ranks: Ranks, seed: int, resamples: int = 
 
 
 def _places(averages: np.ndarray) -> np.ndarray:
-    """The part that each strategy has in each place, for every draw: ``(strategy, place, draw)``."""
+    """Share of each strategy in each place, per resample: ``(strategy, place, resample)``."""
     rounded = pd.DataFrame(averages)
     first = rounded.rank(axis=0, method="min").to_numpy(dtype=int) - 1
     last = rounded.rank(axis=0, method="max").to_numpy(dtype=int) - 1

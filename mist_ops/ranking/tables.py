@@ -1,4 +1,4 @@
-"""Tables of scores as they are read: one row a patient, one column a metric, the same of both in all tables."""
+"""Read tables of scores with the same patients and columns."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Literal
 
 import pandas as pd
 
-from mist_ops.errors import DatasetError, listing
+from mist_ops.errors import DatasetError, counted, few, listing
 from mist_ops.tables import SUMMARY_ROWS, read_cells
 
 Missing = Literal["error", "worst", "drop"]
-"""What a score that is not there means: no ranking, the last rank, or that its patient is left out."""
+"""How missing scores are handled: raise an error, rank them last, or exclude their patients."""
 
 
 @dataclass(frozen=True)
@@ -22,31 +22,36 @@ class Scores:
     """The scores of several strategies on the same patients.
 
     Attributes:
-        tables: By the name of the strategy; each has the patients as its index and the metrics as its columns, in
-            the same order. A score that is missing is NaN.
-        left_out: Patients that are missing somewhere and were dropped.
+        tables: By strategy; patients are the index and metrics the columns, in the same order in all tables. Missing
+            scores are NaN.
+        excluded: Patients with a missing score, if those are dropped.
     """
 
     tables: dict[str, pd.DataFrame]
-    left_out: list[str]
+    excluded: list[str]
 
 
 def read_scores(
     paths: Sequence[Path], names: Sequence[str] | None = None, id_column: str = "id", missing: Missing = "error"
 ) -> Scores:
-    """Read tables of scores, and bring their patients and columns into one order: that of the ids, and of the first.
+    """Read tables of scores, with the patients sorted by id and the columns in the order of the first table.
 
     Args:
         paths: Two or more tables.
         names: A name for each; ``default_names`` if None.
-        id_column: Column of the patients.
-        missing: What a score that is not there means.
+        id_column: Column of the patient ids.
+        missing: How missing scores are handled.
 
     Raises:
-        DatasetError: A table cannot be read, or the tables do not belong together.
+        DatasetError: A table cannot be read, or the tables do not match.
     """
     if len(paths) < 2:
-        raise DatasetError(f"A ranking compares two or more tables of scores, and {len(paths)} was given.")
+        raise DatasetError(
+            f"--results needs at least two tables; got {len(paths)}.",
+            code="too-few-inputs",
+            field="--results",
+            found=len(paths),
+        )
     names = default_names(paths) if names is None else _checked_names(names, len(paths))
     tables = [_read(path, id_column) for path in paths]
     _same_columns(paths, tables)
@@ -54,19 +59,23 @@ def read_scores(
     aligned = [table.reindex(patients)[tables[0].columns] for table in tables]
     gaps = pd.concat([table.isna().any(axis=1) for table in aligned], axis=1).any(axis=1)
     if missing == "error" and gaps.any():
-        raise DatasetError(_gaps_told(paths, aligned))
-    left_out = [str(patient) for patient in gaps[gaps].index] if missing == "drop" else []
-    kept = {name: table.drop(index=left_out) for name, table in zip(names, aligned, strict=True)}
-    if not len(patients) - len(left_out):
-        raise DatasetError("No patient has all scores in all tables, so there is nothing to rank.")
-    return Scores(kept, left_out)
+        raise _scores_missing(paths, aligned)
+    excluded = [str(patient) for patient in gaps[gaps].index] if missing == "drop" else []
+    kept = {name: table.drop(index=excluded) for name, table in zip(names, aligned, strict=True)}
+    if len(excluded) == len(patients):
+        raise DatasetError(
+            "No patient has all scores in all tables. Complete the tables, or give --missing worst.",
+            code="scores-missing",
+            field="--missing",
+        )
+    return Scores(kept, excluded)
 
 
 def default_names(paths: Sequence[Path]) -> list[str]:
-    """The stems of the files or, where those are the same, as much of their folders as tells them apart.
+    """Names of tables: the stems of the files, with as many folders as needed to make them unique.
 
-    ``a/results.csv`` and ``b/results.csv`` are ``a`` and ``b``; ``a/x.csv``, ``b/x.csv`` and ``y.csv`` are ``a/x``,
-    ``b/x`` and ``y``.
+    ``a/results.csv`` and ``b/results.csv`` become ``a`` and ``b``; ``a/x.csv``, ``b/x.csv`` and ``y.csv`` become
+    ``a/x``, ``b/x`` and ``y``.
     """
     absolute = [path.expanduser().resolve() for path in paths]
     names = [path.stem for path in absolute]
@@ -79,15 +88,29 @@ def default_names(paths: Sequence[Path]) -> list[str]:
             (folder if alike else f"{folder}/{path.stem}") if name in shared else name
             for name, folder, path in zip(names, folders, absolute, strict=True)
         ]
-    raise DatasetError(f"The same table was given twice: {', '.join(map(str, paths))}. Give each once.")
+    twice = [path for path, count in Counter(absolute).items() if count > 1]
+    raise DatasetError(
+        f"The same table was given twice: {few(twice)}. Give each table once.", code="input-duplicate", found=twice
+    )
 
 
 def _checked_names(names: Sequence[str], tables: int) -> list[str]:
     if len(names) != tables:
-        raise DatasetError(f"{tables} tables need as many names, and {len(names)} was given. Give one for each.")
+        raise DatasetError(
+            f"--names has {counted(len(names), 'name')} for {counted(tables, 'table')}. Give one for each table.",
+            code="names-mismatch",
+            field="--names",
+            found=len(names),
+            expected=tables,
+        )
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
-        raise DatasetError(f"The names {twice} were given twice. Give each table a name of its own.")
+        raise DatasetError(
+            f"--names has {few(twice)} twice. Give each table its own name.",
+            code="name-duplicate",
+            field="--names",
+            found=twice,
+        )
     return list(names)
 
 
@@ -95,18 +118,28 @@ def _read(path: Path, id_column: str) -> pd.DataFrame:
     raw = read_cells(path)
     if id_column not in raw.columns:
         advice = "Give --id-column." if len(raw.columns) > 1 else "Separate columns by commas."
-        raise DatasetError(f"{path} lacks the column '{id_column}'. Found: {list(raw.columns)}. {advice}")
+        raise DatasetError(
+            f"{path} lacks the column '{id_column}'. Found: {few(list(raw.columns))}. {advice}",
+            code="table-column-missing",
+            file=path,
+            field=id_column,
+            found=list(raw.columns),
+        )
     if tuple(raw[id_column].tail(len(SUMMARY_ROWS))) == SUMMARY_ROWS:
         raw = raw.iloc[: -len(SUMMARY_ROWS)]
     table = raw.set_index(id_column)
     ids = list(table.index)
-    problems = [f"the id {name!r} is given twice" for name, count in Counter(ids).items() if count > 1]
+    problems = [f"duplicate id '{name}'" for name, count in Counter(ids).items() if name and count > 1]
     problems += [f"row {row} has no id" for row, name in enumerate(ids, start=2) if not name]
-    problems += [f"the row '{name}' is one of a summary, but not at its end" for name in SUMMARY_ROWS if name in ids]
-    problems += [] if ids else ["it has no patients"]
-    problems += [] if len(table.columns) else [f"it has no column besides '{id_column}'"]
+    problems += [
+        f"'{name}' is the id of a summary row, which must be at the end" for name in SUMMARY_ROWS if name in ids
+    ]
+    problems += [] if ids else ["no patients"]
+    problems += [] if len(table.columns) else [f"no column except '{id_column}'"]
     if problems:
-        raise DatasetError(f"{path}: {listing(problems)}. Correct the table, or evaluate again.")
+        raise DatasetError(
+            f"{path}: {listing(problems)}. Correct the table, or evaluate again.", code="table-invalid", file=path
+        )
     return _as_numbers(path, table)
 
 
@@ -114,10 +147,15 @@ def _as_numbers(path: Path, table: pd.DataFrame) -> pd.DataFrame:
     numbers: pd.DataFrame = table.apply(pd.to_numeric, errors="coerce").astype(float)
     text = numbers.isna() & ~table.apply(lambda column: column.str.strip().str.lower()).isin(["", "nan", "na"])
     for row, column in zip(*text.to_numpy().nonzero(), strict=True):
-        found = table.iat[int(row), int(column)]
+        found = str(table.iat[int(row), int(column)])
         raise DatasetError(
-            f"{path}: patient '{table.index[row]}' has {found!r} in the column '{table.columns[column]}', which is no "
-            "number. Correct it, or remove the column."
+            f"{path}: '{found}' in column '{table.columns[column]}' of patient '{table.index[row]}' is not a number. "
+            "Correct it, or remove the column.",
+            code="score-not-number",
+            case=str(table.index[row]),
+            file=path,
+            field=str(table.columns[column]),
+            found=found,
         )
     return numbers
 
@@ -125,21 +163,29 @@ def _as_numbers(path: Path, table: pd.DataFrame) -> pd.DataFrame:
 def _same_columns(paths: Sequence[Path], tables: Sequence[pd.DataFrame]) -> None:
     for path, table in zip(paths[1:], tables[1:], strict=True):
         first, other = list(tables[0].columns), list(table.columns)
-        differing = [f"'{name}' stands in {paths[0]} alone" for name in first if name not in other]
-        differing += [f"'{name}' stands in {path} alone" for name in other if name not in first]
+        differing = [f"column '{name}' is only in {paths[0]}" for name in first if name not in other]
+        differing += [f"column '{name}' is only in {path}" for name in other if name not in first]
         if differing:
-            raise DatasetError(f"The tables have different columns: {listing(differing)}. Score them alike.")
+            raise DatasetError(
+                f"The tables have different columns: {listing(differing)}. Evaluate all with the same metrics.",
+                code="columns-differ",
+                file=path,
+                found=sorted(set(first) ^ set(other)),
+            )
 
 
-def _gaps_told(paths: Sequence[Path], tables: Sequence[pd.DataFrame], most: int = 5) -> str:
+def _scores_missing(paths: Sequence[Path], tables: Sequence[pd.DataFrame], most: int = 5) -> DatasetError:
     gaps = [
-        f"{path}: patient '{patient}', {', '.join(map(str, row.index[row]))}"
+        (path, str(patient), ", ".join(map(str, row.index[row])))
         for path, table in zip(paths, tables, strict=True)
         for patient, row in table.isna().iterrows()
         if row.any()
     ]
+    shown = listing([f"{path}: patient '{patient}', {columns}" for path, patient, columns in gaps[:most]])
     more = f" and {len(gaps) - most} more" if len(gaps) > most else ""
-    return (
-        f"Scores are missing. {listing(gaps[:most])}{more}. Complete them, or give --missing worst to rank them last, "
-        "or --missing drop to leave their patients out."
+    return DatasetError(
+        f"Scores are missing. {shown}{more}. Complete the tables, rank missing scores last with "
+        "--missing worst, or exclude the patients with --missing drop.",
+        code="scores-missing",
+        found=sorted({patient for _, patient, _ in gaps}),
     )

@@ -100,114 +100,121 @@ FAULTS = [
         "--results",
         status=2,
     ),
-    refused("rank/file-missing", "a table that is not there", lambda box: remove(table(box)), "There is no table"),
+    refused("rank/file-missing", "a table that is missing", lambda box: remove(table(box)), "b.csv"),
     refused(
         "rank/same-file-twice",
         "the same table twice",
         lambda box: ["--results", table(box), table(box)],
-        "The same table was given twice",
+        ("[input-duplicate]", "b.csv"),
     ),
     refused(
         "rank/different-patients",
         "a table that lacks a patient",
         in_b("002,0.7,3.0\n", ""),
-        "patient '002', core_dice, core_haus95",
+        ("[scores-missing]", "patient '002', core_dice, core_haus95"),
     ),
     refused(
         "rank/other-patients",
         "a table of another patient",
         in_b("\n002,", "\n099,"),
-        "Scores are missing",
+        ("[scores-missing]", "patient '002'", "patient '099'"),
     ),
     refused(
         "rank/column-missing",
         "a table that lacks a column",
         in_b("core_haus95", "core_haus100"),
-        "'core_haus95' stands in",
+        ("[columns-differ]", "'core_haus95'", "'core_haus100'"),
     ),
     refused(
         "rank/id-column-missing",
         "a table without the column id",
         in_b("id,", "patient,"),
-        "b.csv lacks the column 'id'",
+        ("[table-column-missing]", "b.csv", "'id'"),
     ),
     refused(
         "rank/text-in-score",
         "a text in place of a score",
         in_b("0.7,3.0\n003", "failed,3.0\n003"),
-        "patient '002' has 'failed' in the column 'core_dice'",
+        ("[score-not-number]", "'failed'", "'core_dice'", "'002'"),
     ),
     refused(
         "rank/score-empty",
         "a score that is empty",
         in_b("002,0.7,3.0", "002,,3.0"),
-        "patient '002', core_dice",
+        ("[scores-missing]", "patient '002', core_dice"),
     ),
     taken("rank/score-infinite", "a score that is infinite", in_b("002,0.7,3.0", "002,0.7,inf")),
-    refused("rank/ids-twice", "an id that is given twice", in_b("\n003,", "\n002,"), "the id '002' is given twice"),
-    refused("rank/id-empty", "a row without an id", in_b("\n002,", "\n,"), "row 3 has no id"),
+    refused("rank/ids-twice", "a duplicate id", in_b("\n003,", "\n002,"), ("[table-invalid]", "'002'")),
+    refused("rank/id-empty", "a row without an id", in_b("\n002,", "\n,"), ("[table-invalid]", "row 3")),
     refused(
         "rank/id-reserved",
-        "a patient called as a summary row",
+        "a patient with the id of a summary row",
         in_b("\n002,", "\nMean,"),
-        "'Mean'",
+        ("[table-invalid]", "'Mean'"),
     ),
     refused(
         "rank/table-empty",
         "a table without rows",
         lambda box: edit_text(table(box), lambda text: text.splitlines()[0]),
-        "b.csv: it has no patients",
+        ("[table-invalid]", "b.csv", "no patients"),
     ),
     refused(
         "rank/file-empty",
-        "a table of no bytes",
+        "an empty file",
         lambda box: fill(table(box)),
-        "b.csv cannot be read as a table",
+        "b.csv",
     ),
     refused(
         "rank/not-a-table",
         "an image in place of a table",
         no_text,
-        "b.csv cannot be read as a table",
+        "b.csv",
     ),
     refused(
         "rank/no-metrics",
         "tables without scores",
         without_scores,
-        "it has no column besides 'id'",
+        ("[table-invalid]", "a.csv", "'id'"),
     ),
-    refused("rank/csv-semicolon", "a table with semicolons", in_b(",", ";"), "b.csv lacks the column 'id'"),
+    refused(
+        "rank/csv-semicolon", "a table with semicolons", in_b(",", ";"), ("[table-column-missing]", "b.csv", "'id'")
+    ),
     refused(
         "rank/csv-cell-too-many",
-        "a row with a cell too many",
+        "an extra column in a row",
         in_b("002,0.7,3.0", "002,0,7,3.0"),
-        "b.csv has a row with more cells than columns (line 3)",
+        ("b.csv", "3"),
     ),
-    taken("rank/csv-bom", "a table that begins with a byte-order mark", in_b("id,", "\ufeffid,")),
-    taken("rank/csv-crlf", "a table with the line ends of Windows", in_b("\n", "\r\n")),
+    taken("rank/csv-bom", "a table with a byte-order mark", in_b("id,", "\ufeffid,")),
+    taken("rank/csv-crlf", "a table with Windows line endings", in_b("\n", "\r\n")),
     taken(
         "rank/same-names",
-        "two tables of one name in two folders",
+        "two tables with the same name in different folders",
         of_one_name,
     ),
     refused(
         "rank/names-too-few",
-        "names for another number of tables",
+        "fewer names than tables",
         lambda _: ["--names", "one"],
-        "2 tables need as many names, and 1 was given",
+        ("[names-mismatch]", "1 name", "2 tables"),
     ),
-    refused("rank/names-alike", "one name for two tables", lambda _: ["--names", "one", "one"], "given twice"),
+    refused(
+        "rank/names-alike",
+        "the same name for two tables",
+        lambda _: ["--names", "one", "one"],
+        ("[name-duplicate]", "one"),
+    ),
     refused(
         "rank/unknown-metric",
         "a column of an unknown metric",
         in_both("core_haus95", "core_wobble"),
-        "The column 'core_wobble' ends in no known metric",
+        ("[direction-unknown]", "'core_wobble'"),
     ),
     refused(
         "rank/direction-of-no-column",
-        "a direction for a column that is not there",
+        "a direction for an unknown column",
         partial(directions, content='{"core_haus59": "lower"}'),
-        "Did you mean 'core_haus95'?",
+        ("[unknown-column]", "Did you mean 'core_haus95'?"),
     ),
     refused(
         "rank/direction-unknown",
@@ -223,21 +230,27 @@ FAULTS = [
     ),
     refused(
         "rank/directions-missing",
-        "a file of directions that is not there",
+        "a file of directions that is missing",
         lambda box: ["--metric-direction-overrides", box.folder / "none.json"],
-        "There is no",
+        ("[file-missing]", "none.json"),
     ),
     *(
         refused(
             f"rank/{key}",
             what,
             partial(written_to, flag=flag, path=path),
-            "would be written over",
+            code,
         )
-        for key, what, flag, path in (
-            ("output-is-table", "an output that is one of the tables", "--output-csv", table),
-            ("output-a-folder", "an output that is a folder", "--output-csv", lambda box: table(box).parent),
-            ("outputs-alike", "two outputs of one name", "--output-detailed-csv", ranks),
+        for key, what, flag, path, code in (
+            ("output-is-table", "an output that is a ranked table", "--output-csv", table, "[output-is-input]"),
+            (
+                "output-a-folder",
+                "an output that is a folder",
+                "--output-csv",
+                lambda box: table(box).parent,
+                "[folder-not-file]",
+            ),
+            ("outputs-alike", "two outputs with the same path", "--output-detailed-csv", ranks, "[output-duplicate]"),
         )
     ),
     refused(
@@ -260,11 +273,11 @@ def test_rank(scored: Sandbox, fault: Fault) -> None:
     meets(scored, "rank", ranking(scored), fault)
 
 
-def test_a_ranking_of_before_is_kept_where_there_is_none_to_make(scored: Sandbox) -> None:
+def test_an_earlier_ranking_is_kept_if_a_new_one_fails(scored: Sandbox) -> None:
     assert scored.run("rank", *ranking(scored)).status == 0
     before = {path: content for path, content in scored.files().items() if path.name.startswith("ranks")}
     in_b("0.7,3.0\n003", ",\n003")(scored)
     assert scored.run("rank", *ranking(scored)).status == 1
     assert {path: scored.files().get(path) for path in before} == before
-    told = json.loads(ranks(scored).with_name("ranks_facts.json").read_text())
-    assert told["patients"] == 3
+    facts = json.loads(ranks(scored).with_name("ranks_facts.json").read_text())
+    assert facts["patients"] == 3

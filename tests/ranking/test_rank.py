@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from expect import refuses
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import wilcoxon
@@ -34,21 +35,21 @@ def two(tmp_path: Path) -> list[Path]:
     ]
 
 
-def test_the_golden_tables_are_the_references(shared: Path) -> None:
+def test_golden_tables_rank_like_the_reference(shared: Path) -> None:
     golden = shared / "golden" / "rank"
     ranking = rank([golden / f"{name}.csv" for name in "ABC"])
     for found, file in ((ranking.summary, "expected_summary.csv"), (ranking.detailed, "expected_detailed.csv")):
         pd.testing.assert_frame_equal(found, pd.read_csv(golden / file), rtol=0, atol=1e-12)
 
 
-def test_p_values_are_the_references_but_for_ties_that_it_takes_apart(shared: Path) -> None:
+def test_p_values_equal_the_references_except_for_ties_that_it_breaks(shared: Path) -> None:
     golden = shared / "golden" / "rank"
     scores = read_scores([golden / f"{name}.csv" for name in "ABC"])
     ranks = rank_cells(scores, directions([str(column) for column in scores.tables["A"]], {}))
     means, found = ranks.mean(axis=2), significance_table(["A", "B", "C"], ranks)
     expected = pd.read_csv(golden / "expected_significance_scipy1.17.csv")
     for row, column in permutations(range(3), 2):
-        # Means of ranks differ in the last bit where the ranks add up to the same: 10 sizes of difference instead of 6.
+        # Means of ranks differ in the last bit where the sums are equal: 10 sizes of difference instead of 6.
         rounding = wilcoxon(means[row] - means[column], alternative="less").pvalue
         assert rounding == pytest.approx(expected.iat[row, column + 1], abs=1e-9)
         whole = np.rint(6 * (means[row] - means[column])).astype(int)
@@ -61,12 +62,12 @@ def test_ranks_by_hand(two: list[Path]) -> None:
     assert ranking.detailed["WT_haus95"].tolist() == [1.25, 1.75]
 
 
-def test_neither_the_order_of_rows_nor_that_of_columns_matters(two: list[Path], tmp_path: Path) -> None:
+def test_the_order_of_rows_and_columns_does_not_matter(two: list[Path], tmp_path: Path) -> None:
     shuffled = write(tmp_path / "c.csv", "WT_haus95,id,WT_dice 2,p2,0.5 3,p1,0.8")
     pd.testing.assert_frame_equal(rank(two).detailed, rank([two[0], shuffled], ["a", "b"]).detailed)
 
 
-def test_summary_rows_at_the_end_are_no_patients(two: list[Path]) -> None:
+def test_summary_rows_at_the_end_are_not_patients(two: list[Path]) -> None:
     plain = rank(two).summary
     for path in two:
         path.write_text(path.read_text() + "".join(f"{name},9,9\n" for name in SUMMARY_ROWS))
@@ -79,7 +80,7 @@ def test_ids_are_text(tmp_path: Path) -> None:
     assert rank([first, second]).facts["patients"] == 2
 
 
-def test_scores_that_differ_by_rounding_alone_are_a_tie(tmp_path: Path) -> None:
+def test_scores_that_differ_only_by_rounding_tie(tmp_path: Path) -> None:
     first = write(tmp_path / "a.csv", "id,C_dice p,0.3")
     second = write(tmp_path / "b.csv", f"id,C_dice p,{0.1 + 0.2!r}")
     assert rank([first, second]).summary["average_rank"].tolist() == [1.5, 1.5]
@@ -87,11 +88,13 @@ def test_scores_that_differ_by_rounding_alone_are_a_tie(tmp_path: Path) -> None:
 
 def test_a_missing_score_is_an_error_that_names_it(two: list[Path]) -> None:
     write(two[1], "id,WT_dice,WT_haus95 p1,,3")
-    with pytest.raises(DatasetError, match=r"(?s)b\.csv: patient 'p1', WT_dice.*patient 'p2', WT_dice, WT_haus95"):
+    with refuses(
+        "scores-missing", DatasetError, names=f"{two[1]}: patient 'p2', WT_dice, WT_haus95", found=["p1", "p2"]
+    ):
         rank(two)
 
 
-def test_a_missing_score_ranks_last_even_behind_infinity(tmp_path: Path) -> None:
+def test_a_missing_score_ranks_last_after_infinity(tmp_path: Path) -> None:
     tables = [
         write(tmp_path / f"{name}.csv", f"id,C_haus95 p,{value}")
         for name, value in zip("abc", ("inf", "", 1), strict=True)
@@ -99,7 +102,7 @@ def test_a_missing_score_ranks_last_even_behind_infinity(tmp_path: Path) -> None
     assert rank(tables, missing="worst").summary["strategy"].tolist() == ["c", "a", "b"]
 
 
-def test_a_patient_with_a_missing_score_can_be_left_out_and_is_named(two: list[Path]) -> None:
+def test_a_patient_with_a_missing_score_can_be_dropped_and_is_named(two: list[Path]) -> None:
     write(two[1], "id,WT_dice,WT_haus95 p1,,3 p2,0.5,2")
     ranking = rank(two, missing="drop")
     assert ranking.summary["average_rank"].tolist() == [1.5, 1.5]
@@ -115,39 +118,58 @@ def test_a_patient_with_a_missing_score_can_be_left_out_and_is_named(two: list[P
         (["x/m/r.csv", "y/m/r.csv"], ["x/m", "y/m"]),
     ],
 )
-def test_default_names_tell_the_tables_apart(paths: list[str], names: list[str]) -> None:
+def test_default_names_are_unique(paths: list[str], names: list[str]) -> None:
     assert default_names([Path("/") / path for path in paths]) == names
 
 
 def test_the_same_table_twice_is_refused() -> None:
-    with pytest.raises(DatasetError, match="given twice"):
+    with refuses("input-duplicate", DatasetError, found=[Path("a.csv").resolve()]):
         default_names([Path("a.csv"), Path("a.csv")])
 
 
 @pytest.mark.parametrize(
-    "second, words",
+    "second, code, names, facts",
     [
-        ("id,WT_dice p1,0.8", "'WT_haus95' stands in .*a.csv alone"),
-        ("id,WT_dice,WT_haus95 p1,0.8,3 p1,1,1", "the id 'p1' is given twice"),
-        ("id,WT_dice,WT_haus95 p1,high,3 p2,1,1", "patient 'p1' has 'high' in the column 'WT_dice'"),
-        ("name,WT_dice,WT_haus95 p1,0.8,3", "lacks the column 'id'"),
-        ("id,WT_dice,WT_haus95 Mean,0.8,3 p2,1,1", "row 'Mean' is one of a summary"),
-        ("id,WT_dice,WT_haus95", "it has no patients"),
+        ("id,WT_dice p1,0.8", "columns-differ", "", {"found": ["WT_haus95"]}),
+        ("id,WT_dice,WT_haus95 p1,0.8,3 p1,1,1", "table-invalid", "'p1'", {}),
+        (
+            "id,WT_dice,WT_haus95 p1,high,3 p2,1,1",
+            "score-not-number",
+            "",
+            {"case": "p1", "field": "WT_dice", "found": "high"},
+        ),
+        ("name,WT_dice,WT_haus95 p1,0.8,3", "table-column-missing", "", {"field": "id"}),
+        ("id,WT_dice,WT_haus95 Mean,0.8,3 p2,1,1", "table-invalid", "'Mean'", {}),
+        ("id,WT_dice,WT_haus95", "table-invalid", "no patients", {}),
     ],
 )
-def test_tables_that_do_not_belong_together_are_refused(two: list[Path], second: str, words: str) -> None:
+def test_tables_that_do_not_match_are_refused(
+    two: list[Path], second: str, code: str, names: str, facts: dict[str, object]
+) -> None:
     write(two[1], second)
-    with pytest.raises(DatasetError, match=words):
+    with refuses(code, DatasetError, names=names, file=two[1], **facts):
         rank(two)
 
 
-@pytest.mark.parametrize("names", [["x"], ["x", "x"]])
-def test_names_are_one_for_each_and_each_once(two: list[Path], names: list[str]) -> None:
-    with pytest.raises(DatasetError, match="names"):
+@pytest.mark.parametrize("names, code", [(["x"], "names-mismatch"), (["x", "x"], "name-duplicate")])
+def test_each_table_has_one_unique_name(two: list[Path], names: list[str], code: str) -> None:
+    with refuses(code, DatasetError, field="--names"):
         rank(two, names)
 
 
-def test_a_column_is_read_as_the_longest_metric_that_it_ends_in() -> None:
+def test_one_table_is_too_few(two: list[Path]) -> None:
+    # pinned
+    with refuses("too-few-inputs", DatasetError, names="--results needs at least two tables; got 1."):
+        rank(two[:1])
+
+
+def test_tables_without_a_complete_patient_are_refused(two: list[Path]) -> None:
+    write(two[1], "id,WT_dice,WT_haus95 p1,,3 p2,0.5,")
+    with refuses("scores-missing", DatasetError, field="--missing"):
+        rank(two, missing="drop")
+
+
+def test_the_direction_of_a_column_is_that_of_the_longest_metric_it_ends_in() -> None:
     found = directions(["ET_lesion_wise_dice", "ET_haus95", "x_speed"], {"x_speed": "lower"})
     assert [(direction.higher, direction.read_as) for direction in found.values()] == [
         (True, "lesion_wise_dice"),
@@ -157,16 +179,18 @@ def test_a_column_is_read_as_the_longest_metric_that_it_ends_in() -> None:
 
 
 @pytest.mark.parametrize(
-    "columns, overrides, words",
+    "columns, overrides, code, facts",
     [
-        (["fold"], {}, "column 'fold' ends in no known metric"),
-        (["dice"], {}, "column 'dice' ends in no known metric"),
-        (["WT_dice"], {"WT_dcie": "higher"}, "'WT_dcie', which is no column.* Did you mean 'WT_dice'"),
-        (["WT_dice"], {"WT_dice": "up"}, "Give 'higher' or 'lower'"),
+        (["fold"], {}, "direction-unknown", {"field": "fold"}),
+        (["dice"], {}, "direction-unknown", {"field": "dice"}),
+        (["WT_dice"], {"WT_dcie": "higher"}, "unknown-column", {"found": "WT_dcie", "names": "'WT_dice'"}),
+        (["WT_dice"], {"WT_dice": "up"}, "direction-invalid", {"field": "WT_dice", "found": "up"}),
     ],
 )
-def test_a_direction_that_is_not_known_is_refused(columns: list[str], overrides: dict[str, str], words: str) -> None:
-    with pytest.raises(ConfigError, match=words):
+def test_an_unknown_direction_is_refused(
+    columns: list[str], overrides: dict[str, str], code: str, facts: dict[str, str]
+) -> None:
+    with refuses(code, ConfigError, **facts):
         directions(columns, overrides)
 
 
@@ -177,6 +201,8 @@ def test_directions_are_read_from_a_file_and_checked(tmp_path: Path) -> None:
     path.write_text('{"WT_speed": "down"}')
     with pytest.raises(ConfigError, match="WT_speed"):
         read_directions(path)
+    with refuses("file-missing", ConfigError, file=tmp_path / "none.json"):
+        read_directions(tmp_path / "none.json")
 
 
 def test_holm_by_hand() -> None:
@@ -193,7 +219,7 @@ def test_holm_keeps_the_order_and_never_lowers(p_values: list[float]) -> None:
     assert (np.diff(corrected[np.argsort(raw, kind="stable")]) >= 0).all()
 
 
-def test_a_strategy_that_is_always_better_is_first_in_every_draw(tmp_path: Path) -> None:
+def test_a_strategy_that_is_always_better_is_first_in_every_resample(tmp_path: Path) -> None:
     rows = " ".join(f"p{number},{{}}" for number in range(8))
     tables = [
         write(tmp_path / f"{name}.csv", "id,C_dice " + rows.replace("{}", value))
@@ -204,7 +230,7 @@ def test_a_strategy_that_is_always_better_is_first_in_every_draw(tmp_path: Path)
     assert stability.loc["b", ["place_1", "place_2", "place_3"]].tolist() == [0, 0.5, 0.5]
 
 
-def test_everything_is_written_and_says_how_it_was_made(two: list[Path], tmp_path: Path) -> None:
+def test_all_files_are_written_with_the_facts_of_the_ranking(two: list[Path], tmp_path: Path) -> None:
     ranking = rank(two, significance=True)
     out = tmp_path / "out"
     written = write_ranking(ranking, out / "r.csv", out / "d.csv", out / "p.csv")
@@ -217,31 +243,31 @@ def test_everything_is_written_and_says_how_it_was_made(two: list[Path], tmp_pat
 
 
 @pytest.mark.parametrize(
-    "output, detailed, significance",
+    "output, detailed, significance, code",
     [
-        ("a.csv", None, None),
-        ("r.csv", "r.csv", None),
-        ("r.csv", None, "r_stability.csv"),
-        ("x.csv", "x_facts.json", None),
+        ("a.csv", None, None, "output-is-input"),
+        ("", None, None, "folder-not-file"),
+        ("r.csv", "r.csv", None, "output-duplicate"),
+        ("r.csv", None, "r_stability.csv", "output-duplicate"),
+        ("x.csv", "x_facts.json", None, "output-duplicate"),
     ],
 )
-def test_a_ranking_is_never_written_over_itself_or_its_tables(
-    two: list[Path], output: str, detailed: str | None, significance: str | None
+def test_an_output_that_would_overwrite_a_table_or_another_output_is_refused(
+    two: list[Path], output: str, detailed: str | None, significance: str | None, code: str
 ) -> None:
-    paths = [two[0].parent / name if name else None for name in (output, detailed, significance)]
-    assert paths[0] is not None
-    with pytest.raises(ConfigError, match="would be written over"):
-        check_outputs(two, paths[0], *paths[1:])
+    further = [two[0].parent / name if name else None for name in (detailed, significance)]
+    with refuses(code, ConfigError):
+        check_outputs(two, two[0].parent / output, *further)
 
 
-def test_a_ranking_that_cannot_be_written_whole_is_not_written(two: list[Path], tmp_path: Path) -> None:
+def test_no_file_is_written_if_one_of_them_cannot_be(two: list[Path], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="file"):
         write_ranking(rank(two), tmp_path / "r.csv", tmp_path / "file" / "d.csv")
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(("r", ".tmp"))]
 
 
-def test_the_order_of_the_files_changes_nothing_but_the_order_of_ties(shared: Path) -> None:
+def test_the_order_of_the_files_changes_only_the_order_of_ties(shared: Path) -> None:
     golden = shared / "golden" / "rank"
     one, other = (rank([golden / f"{name}.csv" for name in order], significance=True) for order in ("ABC", "CAB"))
     pd.testing.assert_frame_equal(one.summary, other.summary)
