@@ -1,4 +1,4 @@
-"""Several predictions of the same patient to one mask: functions of arrays, and the files they come from."""
+"""Ensembling: combine several predictions of the same patient into one mask."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TypeAlias
 from mist_ops.types import Image, LabelMap
 
 LabelEnsembler: TypeAlias = Callable[[Sequence[LabelMap]], LabelMap]
-"""From the masks of two or more raters, on one grid, to one mask."""
+"""Combines the masks of two or more raters on the same grid."""
 
 ProbabilityEnsembler: TypeAlias = Callable[[Iterable[Image]], Image]
-"""From the probabilities that each model gives to one class to the probability of that class."""
+"""Combines the probabilities of one class from several models."""

@@ -1,7 +1,6 @@
-"""Masks of several raters to one. Where they do not decide, the voxel is background.
+"""Label fusion: STAPLE and majority vote. Ties become background.
 
-Raters that draw alike are counted once: what is decided is the label of each combination of labels that occurs, some
-hundred, and never that of a voxel.
+The raters' labels are reduced to the combinations that occur, about a hundred, and each combination is decided once.
 """
 
 from __future__ import annotations
@@ -19,10 +18,10 @@ from mist_ops.types import Box, LabelMap
 
 MAX_ITERATIONS = 1000
 CONVERGED = 1e-5
-"""Largest change of a rater's probabilities in the last step of the expectation maximization."""
+"""Expectation maximization stops when no probability of a rater changes by more."""
 
 TIE = 1e-9
-"""Part of the larger weight by which another must lie below it to be more than rounding."""
+"""Relative difference below which two weights are equal up to rounding."""
 
 _MAX_CODES = 2**22
 
@@ -31,15 +30,15 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class _Ballot:
-    """What raters said.
+    """The labels that raters assigned.
 
     Attributes:
         labels: All labels that occur, and 0, in ascending order.
-        combinations: Index into ``labels`` of what each rater said, for each combination that occurs.
-        voxels: How many voxels have each combination.
-        box: The box around all that is labeled.
-        code: Number of the combination of each voxel in the box.
-        size: Of the whole volume.
+        combinations: Index into ``labels`` per rater, for each combination of labels that occurs.
+        voxels: Number of voxels with each combination.
+        box: Bounding box of all labeled voxels.
+        code: Index of the combination of each voxel in the box.
+        size: Size of the whole volume.
     """
 
     labels: Int64[np.ndarray, " label"]
@@ -50,7 +49,7 @@ class _Ballot:
     size: tuple[int, ...]
 
     def filled(self, decided: Int64[np.ndarray, " combination"]) -> LabelMap:
-        """The mask in which every combination has the label of an index; background if that is -1."""
+        """Return the mask for an index into ``labels`` per combination; -1 is background."""
         labels = np.append(self.labels, 0)[decided]
         mask = np.zeros(self.size, dtype=np.min_scalar_type(int(self.labels[-1])))
         mask[self.box.slices] = labels.astype(mask.dtype)[self.code]
@@ -60,7 +59,7 @@ class _Ballot:
 def _ballot(raters: Sequence[LabelMap]) -> _Ballot:
     sizes = {rater.shape for rater in raters}
     if len(raters) < 2 or len(sizes) != 1:
-        raise ValueError(f"two or more masks of one size are needed, not {len(raters)} of the sizes {sorted(sizes)}")
+        raise ValueError(f"At least two masks of the same size are needed; got {len(raters)} of sizes {sorted(sizes)}.")
     size = raters[0].shape
     anywhere = np.zeros(size, dtype=bool)
     for rater in raters:
@@ -81,7 +80,7 @@ def _occurring(labels: LabelMap) -> Int64[np.ndarray, " label"]:
 def _combinations(
     raters: Sequence[LabelMap], labels: Int64[np.ndarray, " label"]
 ) -> tuple[Int[np.ndarray, "x y z"], Int64[np.ndarray, "combination rater"]]:
-    """Number the combinations that occur; 0 is that of background for all, whether it occurs or not."""
+    """Number the combinations that occur; 0 is always that of background from all raters."""
     index = np.zeros(int(labels[-1]) + 1, dtype=np.int64)
     index[labels] = np.arange(len(labels))
     code = np.zeros(raters[0].shape, dtype=np.int64)
@@ -100,18 +99,18 @@ def _combinations(
 
 
 def majority_vote(raters: Sequence[LabelMap]) -> LabelMap:
-    """The label that most raters gave to a voxel; background where two labels share the first place."""
+    """Label of most raters in each voxel; a tie is background."""
     ballot = _ballot(raters)
     return ballot.filled(_voted(ballot))
 
 
 def _voted(ballot: _Ballot) -> Int64[np.ndarray, " combination"]:
-    said = ballot.combinations[:, :, None] == np.arange(len(ballot.labels))
-    return _winner(said.sum(axis=1).astype(np.float64))
+    votes = ballot.combinations[:, :, None] == np.arange(len(ballot.labels))
+    return _winner(votes.sum(axis=1).astype(np.float64))
 
 
 def _winner(weights: Float64[np.ndarray, "combination label"]) -> Int64[np.ndarray, " combination"]:
-    """The index of the largest weight of each row; -1 where another is as large, or all are 0."""
+    """Index of the largest weight of each row; -1 for a tie or if all are 0."""
     best = weights.max(axis=1, keepdims=True)
     as_large: Bool[np.ndarray, "combination label"] = weights >= best * (1 - TIE)
     decided = (as_large.sum(axis=1) == 1) & (best[:, 0] > 0)
@@ -119,22 +118,22 @@ def _winner(weights: Float64[np.ndarray, "combination label"]) -> Int64[np.ndarr
 
 
 def staple(raters: Sequence[LabelMap]) -> LabelMap:
-    """The label that is most probable given how reliable each rater seems to be, for each label.
+    """Most probable label given the estimated reliability of each rater for each label.
 
-    Reliabilities are found by expectation maximization, from those of the majority vote on. Priors are the labels'
-    parts of all that the raters said of the whole volume. Two raters cannot be told from one another, so that where
-    they differ there is background, which is logged.
+    Reliabilities are estimated by expectation maximization, initialized by the majority vote. Priors are the
+    frequencies of the labels among all raters and voxels. Two raters cannot be distinguished: a warning is logged, and
+    voxels where they differ become background.
 
     Warfield, Zou, Wells: Simultaneous Truth and Performance Level Estimation (STAPLE). IEEE TMI 2004;23(7):903-921.
     Several labels: Rohlfing, Russakoff, Maurer, IEEE TMI 2004;23(8):983-994.
     """
     ballot = _ballot(raters)
     if len(raters) == 2:
-        _LOG.warning("STAPLE cannot say which of two raters is right: where they differ there will be background.")
+        _LOG.warning("STAPLE cannot weight only two raters: voxels where they differ become background.")
         return majority_vote(raters)
     labels = len(ballot.labels)
-    said = ballot.combinations[:, :, None] == np.arange(labels)  # combination, rater, label
-    counts = said * ballot.voxels[:, None, None]
+    votes = ballot.combinations[:, :, None] == np.arange(labels)  # combination, rater, label
+    counts = votes * ballot.voxels[:, None, None]
     priors = counts.sum(axis=(0, 1)) / (ballot.voxels.sum() * len(raters))
     voted = _voted(ballot)[:, None] == np.arange(labels)
     reliability = np.einsum("nkl,nc->klc", counts, voted, dtype=np.float64)
@@ -147,22 +146,22 @@ def staple(raters: Sequence[LabelMap]) -> LabelMap:
         if change < CONVERGED:
             break
     else:
-        _LOG.warning("STAPLE changed by %.1e still after %d steps, and was stopped.", change, MAX_ITERATIONS)
+        _LOG.warning("STAPLE did not converge in %d iterations; the last change was %.1e.", MAX_ITERATIONS, change)
     return ballot.filled(_winner(_weights(ballot, priors, reliability)))
 
 
 def _weights(
     ballot: _Ballot, priors: Float64[np.ndarray, " label"], reliability: Float64[np.ndarray, "rater label label"]
 ) -> Float64[np.ndarray, "combination label"]:
-    """How probable each label is for each combination, up to a factor: prior times the worth of each rater's word."""
+    """Probability of each label for each combination, up to a factor: prior times reliability of each rater."""
     weights = np.tile(priors, (len(ballot.combinations), 1))
-    for rater, said in enumerate(ballot.combinations.T):
-        weights *= reliability[rater, said]
+    for rater, assigned in enumerate(ballot.combinations.T):
+        weights *= reliability[rater, assigned]
     return weights
 
 
 def _normalized(values: np.ndarray, axis: int) -> np.ndarray:
-    """The values divided by their sum along an axis; 0 where that is 0."""
+    """Divide values by their sum along an axis; 0 if the sum is 0."""
     total = values.sum(axis=axis, keepdims=True)
     normalized: np.ndarray = np.divide(values, total, out=np.zeros_like(values, dtype=np.float64), where=total > 0)
     return normalized

@@ -1,4 +1,4 @@
-"""Probabilities that several models give to a class, to one."""
+"""Ensembles of class probabilities."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from mist_ops.types import Image
 
 
 def mean(volumes: Iterable[Image]) -> Image:
-    """The mean of one or more volumes, added up in float64."""
+    """Mean of one or more volumes, accumulated in float64."""
     total, count = None, 0
     for volume in volumes:
         total = volume.astype(np.float64) if total is None else total + volume
         count += 1
     if total is None:
-        raise ValueError("there is no volume to average")
+        raise ValueError("A mean needs at least one volume.")
     averaged: Image = (total / count).astype(np.float32)
     return averaged
 

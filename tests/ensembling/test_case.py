@@ -17,7 +17,7 @@ GRID = Geometry((4, 3, 2), (1.0, 1.5, 2.0), (5.0, 6.0, 7.0))
 
 
 def folders(tmp_path: Path, *cases: dict[str, int], grids: tuple[Geometry, ...] = (GRID, GRID, GRID)) -> list[Path]:
-    """A folder for each rater, with masks that are filled with one label."""
+    """A folder for each rater, with masks filled with one label."""
     made = []
     for index, (rater, grid) in enumerate(zip(cases, grids, strict=False)):
         folder = tmp_path / f"rater_{index}"
@@ -28,7 +28,7 @@ def folders(tmp_path: Path, *cases: dict[str, int], grids: tuple[Geometry, ...] 
     return made
 
 
-def test_patients_are_paired_by_id_and_combined_on_their_grid(tmp_path: Path) -> None:
+def test_patients_are_matched_by_id_and_combined_on_their_grid(tmp_path: Path) -> None:
     paired = find_predictions(folders(tmp_path, {"b": 1, "007": 2}, {"007": 2, "b": 300}, {"007": 1, "b": 300}))
     assert [predictions.id for predictions in paired] == ["007", "b"]
     for predictions in paired:
@@ -38,38 +38,40 @@ def test_patients_are_paired_by_id_and_combined_on_their_grid(tmp_path: Path) ->
     assert not grid.differences(GRID)
 
 
-def test_folders_with_different_patients_are_refused_and_the_patients_named(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match=r"(?s)rater_0 lacks c.*rater_1 lacks a, b"):
-        find_predictions(folders(tmp_path, {"a": 1, "b": 1}, {"c": 1}))
+def test_folders_with_different_patients_are_refused(tmp_path: Path) -> None:
+    one, two = folders(tmp_path, {"a": 1, "b": 1}, {"c": 1})
+    with refuses("patients-differ", DatasetError, found={one: ["c"], two: ["a", "b"]}):
+        find_predictions([one, two])
 
 
-def test_a_folder_that_is_empty_missing_or_given_twice_is_refused(tmp_path: Path) -> None:
+def test_an_empty_missing_or_repeated_folder_is_refused(tmp_path: Path) -> None:
     one, empty = folders(tmp_path, {"a": 1}, {})
-    for others, words in ((empty, "holds no predictions"), (tmp_path / "none", "no folder"), (one, "each given once")):
-        with pytest.raises(DatasetError, match=words):
-            find_predictions([one, others])
+    others = ((empty, "folder-empty"), (tmp_path / "none", "folder-missing"), (one, "too-few-inputs"))
+    for other, code in others:
+        with refuses(code, DatasetError, names=str(other)):
+            find_predictions([one, other])
 
 
-def test_another_grid_fails_the_patient_and_leaves_no_older_mask(tmp_path: Path) -> None:
+def test_a_patient_with_different_grids_fails_and_its_old_mask_is_removed(tmp_path: Path) -> None:
     other = Geometry(GRID.size, GRID.spacing, (5.0, 6.0, 9.0))
     [predictions] = find_predictions(folders(tmp_path, {"a": 1}, {"a": 1}, grids=(GRID, other)))
     stale = tmp_path / "out" / "a.nii.gz"
     write_labels(stale, np.zeros(GRID.size, dtype=np.uint8), GRID)
-    with pytest.raises(CaseError, match="different grids: origin"):
+    with refuses("grid-mismatch", CaseError, case="a", file=predictions.files[1], names="origin"):
         combine_labels(predictions, "staple", tmp_path / "out")
     assert not stale.exists()
 
 
-def test_the_output_is_never_one_of_the_inputs(tmp_path: Path) -> None:
+def test_an_output_that_is_an_input_is_refused(tmp_path: Path) -> None:
     made = folders(tmp_path, {"a": 1}, {"a": 1})
     [predictions] = find_predictions(made)
-    with pytest.raises(CaseError, match="is one of the predictions"):
+    with refuses("output-is-input", CaseError, case="a", file=made[1] / "a.nii.gz"):
         combine_labels(predictions, "staple", made[1])
     assert (made[1] / "a.nii.gz").exists()
 
 
 def probabilities(tmp_path: Path, *values: tuple[float, ...]) -> list[Path]:
-    """A folder for each model, with one patient that has the same probabilities everywhere."""
+    """A folder for each model, with one patient and constant probabilities."""
     made = []
     for index, classes in enumerate(values):
         volumes = np.broadcast_to(np.array(classes, dtype=np.float32)[:, None, None, None], (len(classes), *GRID.size))
@@ -84,9 +86,9 @@ def probabilities(tmp_path: Path, *values: tuple[float, ...]) -> list[Path]:
         ([(0.5, 0.25, 0.25), (0.25, 0.5, 0.25), (0.0, 0.25, 0.75)], 4),
         ([(0.0, 0.5, 0.5), (0.0, 0.5, 0.5)], 1),
     ],
-    ids=["the most probable on average", "the first of those that are equal"],
+    ids=["highest mean", "first of a tie"],
 )
-def test_the_class_of_the_largest_mean_probability_becomes_its_label(
+def test_the_label_is_that_of_the_class_with_the_highest_mean_probability(
     tmp_path: Path, models: list[tuple[float, ...]], label: int
 ) -> None:
     [predictions] = find_predictions(probabilities(tmp_path, *models))
@@ -98,17 +100,17 @@ def test_the_class_of_the_largest_mean_probability_becomes_its_label(
 
 def test_another_number_of_classes_is_refused(tmp_path: Path) -> None:
     [predictions] = find_predictions(probabilities(tmp_path, (0.5, 0.5), (0.5, 0.5)))
-    with pytest.raises(CaseError, match=r"has 2 classes and config\.json 3"):
+    with refuses("classes-mismatch", CaseError, case="a", found=2, expected=3):
         combine_probabilities(predictions, "mean", tmp_path / "out", [0, 1, 2])
 
 
-def test_a_way_of_combining_that_is_not_known_is_refused_with_a_guess() -> None:
+def test_an_unknown_backend_is_refused_with_a_guess() -> None:
     with refuses("unknown-ensemble-backend", ConfigError, names="Did you mean 'staple'?", found="stapel"):
         check_backend(True, "stapel")
     with refuses("unknown-probability-ensemble-backend", ConfigError, found="median"):
         check_backend(False, "median")
 
 
-def test_the_mean_is_taken_in_double_precision() -> None:
+def test_the_mean_is_computed_in_double_precision() -> None:
     thirds = [np.full((1, 1, 1), value, dtype=np.float32) for value in (1e8, 1.0, -1e8)]
     assert mean(thirds)[0, 0, 0] == np.float32(1 / 3)
