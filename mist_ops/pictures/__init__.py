@@ -1,4 +1,4 @@
-"""Pictures for people, a module for each subject. Nothing is computed from them."""
+"""Figures of cases, scores, learning curves and rankings. Nothing is computed from them."""
 
 from __future__ import annotations
 

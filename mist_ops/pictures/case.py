@@ -1,8 +1,8 @@
-"""A case with the outlines of its labels.
+"""Figures of a case with the outlines of its labels.
 
-Volumes come in LPS voxel order. Pictures follow the radiological convention: the patient's right is on the left of
-axial and coronal pictures, anterior is on top of axial and on the left of sagittal ones. The truth is outlined solid,
-the prediction dashed, in a color per label that people with any color vision can tell apart.
+Volumes are in LPS voxel order. Figures follow the radiological convention: the patient's right is on the left of axial
+and coronal slices, anterior is at the top of axial and on the left of sagittal ones. Outlines of the truth are solid,
+those of the prediction dashed, in a colorblind-safe color per label.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from jaxtyping import Num
 
 from mist_ops.files import atomic
 from mist_ops.pictures.canvas import (
+    BACKGROUND,
     COLORS,
     DPI,
-    FAINT,
-    INK,
-    PAPER,
+    MUTED,
+    TEXT,
     THUMBNAIL_HEIGHT,
     Style,
     line,
@@ -47,12 +47,13 @@ _PERCENTILES = (0.5, 99.5)
 _PLANE_HEIGHT, _MARGIN, _LEAST_WIDTH = 3.6, 0.6, 6.5
 _MOST_SCORES, _MOST_LABELS = 5, 8
 
-_WIDEST = 1.6
+_MAX_ASPECT = 1.6
+"""Width of a thumbnail as a multiple of its height."""
 
 
 @dataclass(frozen=True)
 class Plane:
-    """How an ``(x, y, z)`` volume is cut: the axes across and down the picture, and the letters at its sides."""
+    """Orientation of a slice: the axes across and down the figure, and the letters at its sides."""
 
     name: str
     across: int
@@ -63,11 +64,11 @@ class Plane:
 
     @property
     def through(self) -> int:
-        """The axis that is cut."""
+        """Axis perpendicular to the slice."""
         return 3 - self.across - self.down
 
     def cut(self, volume: Volume, at: Size) -> Slice:
-        """The slice through a voxel, rows first, as it is shown."""
+        """Return the slice through a voxel as it is displayed, rows first."""
         shown: Slice = np.moveaxis(volume, (self.down, self.across), (0, 1))[..., at[self.through]]
         return shown[::-1] if self.upwards else shown
 
@@ -79,7 +80,7 @@ SAGITTAL = Plane("sagittal", across=1, down=2, upwards=True, left="A", right="P"
 
 @dataclass(frozen=True)
 class _Scan:
-    """What is drawn of a case."""
+    """Volumes of a case that are drawn."""
 
     image: Volume
     truth: LabelMap | None
@@ -87,19 +88,19 @@ class _Scan:
     spacing: Spacing
 
     def extent(self, plane: Plane) -> tuple[float, float]:
-        """Millimetres across and down."""
+        """Size across and down in mm."""
         across, down = plane.across, plane.down
         return self.image.shape[across] * self.spacing[across], self.image.shape[down] * self.spacing[down]
 
     @cached_property
     def window(self) -> tuple[float, float]:
-        """The intensities that are shown black and white."""
-        darkest, brightest = np.percentile(self.image, _PERCENTILES).tolist()
-        return darkest, brightest
+        """Intensities displayed as black and white."""
+        low, high = np.percentile(self.image, _PERCENTILES).tolist()
+        return low, high
 
     @cached_property
     def at(self) -> Size:
-        """Along each axis, the slice with most label, of the truth unless that is empty; the middle without any."""
+        """Slices with the most labeled voxels, of the truth or else the prediction; central ones without labels."""
         for labels in (self.truth, self.prediction):
             if labels is not None and labels.any():
                 counts = (np.count_nonzero(labels, axis=others) for others in ((1, 2), (0, 2), (0, 1)))
@@ -110,7 +111,7 @@ class _Scan:
 
     @cached_property
     def worst(self) -> Size | None:
-        """As ``at``, but in the axial slice in which truth and prediction differ most; None if they do not."""
+        """As ``at``, with the axial slice in which truth and prediction differ most; None if they are equal."""
         if self.truth is None or self.prediction is None:
             return None
         differing = np.count_nonzero(self.truth != self.prediction, axis=(0, 1))
@@ -118,7 +119,7 @@ class _Scan:
 
     @cached_property
     def colors(self) -> dict[int, str]:
-        """A color for each label that occurs, in ascending order."""
+        """Color of each label that occurs, in ascending order."""
         maps = [labels for labels in (self.truth, self.prediction) if labels is not None]
         present = sorted({label for labels in maps for label in np.unique(labels).tolist() if label})
         return dict(zip(present, itertools.cycle(COLORS), strict=False))
@@ -135,19 +136,19 @@ def case_picture(
     dice: Mapping[str, float] | None = None,
     names: Mapping[int, str] | None = None,
 ) -> None:
-    """Write a PNG of three planes through a case, each where it shows most label; through the middle if there is none.
+    """Write a PNG of the axial, coronal and sagittal slices with the most labeled voxels, or of the central ones.
 
-    With a truth and a prediction that differ, the axial slice in which they differ most stands beside them.
+    If truth and prediction differ, the axial slice in which they differ most is added.
 
     Args:
-        path: Where to.
-        image: Any intensities, in LPS voxel order; shown between their percentiles 0.5 and 99.5.
-        truth: Outlined solid if given.
-        prediction: Outlined dashed if given.
-        spacing: In mm; pictures have the proportions of the body.
-        title: The id of the case, say.
-        dice: Dice by class, told beside the title.
-        names: What labels are called in the legend; their numbers if not given.
+        path: Output file.
+        image: Intensities in LPS voxel order, displayed between their percentiles 0.5 and 99.5.
+        truth: Mask with solid outlines.
+        prediction: Mask with dashed outlines.
+        spacing: In mm; sets the aspect ratio.
+        title: Such as the id of the case.
+        dice: Dice by class, displayed beside the title.
+        names: Names of the labels in the legend; their numbers by default.
     """
     scan = _Scan(image, truth, prediction, spacing)
     cuts = [(plane, scan.at, plane.name) for plane in (AXIAL, CORONAL, SAGITTAL)]
@@ -155,7 +156,7 @@ def case_picture(
     extents = [scan.extent(plane) for plane, _, _ in cuts]
     widths = [across for across, _ in extents]
     inches = _PLANE_HEIGHT / max(down for _, down in extents)
-    figure = new_figure(max(_LEAST_WIDTH, inches * sum(widths)), _PLANE_HEIGHT + 2 * _MARGIN, PAPER)
+    figure = new_figure(max(_LEAST_WIDTH, inches * sum(widths)), _PLANE_HEIGHT + 2 * _MARGIN, BACKGROUND)
     edge = _MARGIN / (_PLANE_HEIGHT + 2 * _MARGIN)
     places = figure.add_gridspec(
         1, len(cuts), width_ratios=widths, wspace=0.03, left=0.01, right=0.99, bottom=edge, top=1 - edge
@@ -171,21 +172,21 @@ def case_picture(
 
 
 def thumbnail(image: Volume, truth: LabelMap | None, prediction: LabelMap | None, spacing: Spacing) -> bytes:
-    """A PNG of at most 10 KB, 128 pixels high: the worst axial slice, or that with most label. See ``case_picture``."""
+    """Return a PNG of at most 10 KB, 128 pixels high, of the worst axial slice. See ``case_picture``."""
     scan = _Scan(image, truth, prediction, spacing)
     across, down = scan.extent(AXIAL)
-    # Three times too large and then reduced, so that the outlines of a small label keep their shape.
+    # Drawn three times as large and then reduced, so that the outlines of a small label keep their shape.
     height = 3 * THUMBNAIL_HEIGHT / DPI
-    figure = new_figure(height * min(across / down, _WIDEST), height, PAPER)
+    figure = new_figure(height * min(across / down, _MAX_ASPECT), height, BACKGROUND)
     _draw(figure.add_axes((0, 0, 1, 1)), AXIAL, scan, scan.worst or scan.at, width=2.6)
     return small_png(figure)
 
 
 def _draw(axes: Axes, plane: Plane, scan: _Scan, at: Size, width: float = 1.5) -> None:
-    darkest, brightest = scan.window
+    low, high = scan.window
     aspect = scan.spacing[plane.down] / scan.spacing[plane.across]
     shown = plane.cut(scan.image, at).astype(float)
-    axes.imshow(shown, "gray", vmin=darkest, vmax=brightest, aspect=aspect, interpolation="bicubic")
+    axes.imshow(shown, "gray", vmin=low, vmax=high, aspect=aspect, interpolation="bicubic")
     axes.autoscale(False)
     axes.set_axis_off()
     for labels, style in ((scan.truth, _TRUTH), (scan.prediction, _PREDICTION)):
@@ -205,26 +206,26 @@ def _annotate(axes: Axes, plane: Plane, name: str) -> None:
 
     marks = {(0.02, "left"): plane.left, (0.98, "right"): plane.right}
     for (x, side), letter in marks.items():
-        text = axes.text(x, 0.5, letter, transform=axes.transAxes, color=INK, fontsize=11, weight="bold", ha=side)
-        text.set_path_effects([withStroke(linewidth=2.5, foreground=PAPER)])
-    axes.set_title(name, color=FAINT, fontsize=9, pad=4)
+        text = axes.text(x, 0.5, letter, transform=axes.transAxes, color=TEXT, fontsize=11, weight="bold", ha=side)
+        text.set_path_effects([withStroke(linewidth=2.5, foreground=BACKGROUND)])
+    axes.set_title(name, color=MUTED, fontsize=9, pad=4)
 
 
 def _head(figure: Figure, title: str, dice: Mapping[str, float]) -> None:
     y = 1 - 0.18 / figure.get_figheight()
     scores = [f"{name} {score:.3f}" for name, score in itertools.islice(dice.items(), _MOST_SCORES)]
     scores += ["…"] * (len(dice) > _MOST_SCORES)
-    figure.text(0.012, y, title, color=INK, fontsize=12, weight="bold", va="center")
+    figure.text(0.012, y, title, color=TEXT, fontsize=12, weight="bold", va="center")
     if scores:
-        figure.text(0.988, y, f"Dice   {'   '.join(scores)}", color=INK, fontsize=10, ha="right", va="center")
+        figure.text(0.988, y, f"Dice   {'   '.join(scores)}", color=TEXT, fontsize=10, ha="right", va="center")
 
 
 def _legend(figure: Figure, scan: _Scan, names: Mapping[int, str]) -> None:
     labels = itertools.islice(scan.colors.items(), _MOST_LABELS)
     lines = [line(color, "solid", names.get(label, f"label {label}")) for label, color in labels]
     if len(scan.colors) > _MOST_LABELS:
-        lines.append(line(PAPER, "solid", f"and {len(scan.colors) - _MOST_LABELS} more"))
-    lines += [line(INK, _TRUTH, "truth")] * (scan.truth is not None)
-    lines += [line(INK, _PREDICTION, "prediction")] * (scan.prediction is not None)
+        lines.append(line(BACKGROUND, "solid", f"and {len(scan.colors) - _MOST_LABELS} more"))
+    lines += [line(TEXT, _TRUTH, "truth")] * (scan.truth is not None)
+    lines += [line(TEXT, _PREDICTION, "prediction")] * (scan.prediction is not None)
     if lines:
-        figure.legend(handles=lines, loc="lower center", ncols=len(lines), frameon=False, labelcolor=INK, fontsize=9)
+        figure.legend(handles=lines, loc="lower center", ncols=len(lines), frameon=False, labelcolor=TEXT, fontsize=9)

@@ -1,4 +1,4 @@
-"""Strategies by their mean rank, with the interval that other patients of the same kind would leave it in."""
+"""Plot of mean ranks with confidence intervals."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mist_ops.errors import counted
 from mist_ops.files import atomic
 from mist_ops.pictures.canvas import LINES, PLOT_BYTES, PLOT_HEIGHT, new_figure, png, small_png, tidy
 
 
 @dataclass(frozen=True)
 class RankedStrategy:
-    """A strategy's mean rank, 1 for one that is always the best, and the bounds of its interval."""
+    """Mean rank of a strategy (1 is always the best) and the bounds of its confidence interval."""
 
     name: str
     rank: float
@@ -21,19 +22,17 @@ class RankedStrategy:
 
 
 def ranking_plot(path: Path, strategies: Sequence[RankedStrategy], patients: int) -> bytes:
-    """Write a PNG with a line for each strategy, in the order given; return a thumbnail of at most 30 KB."""
+    """Write a PNG with a line for each strategy, in the given order; return a thumbnail of at most 30 KB."""
     figure = new_figure(7.0, 1.3 + 0.38 * len(strategies), "white")
     axes = figure.add_subplot()
-    for place, strategy in enumerate(strategies):
-        axes.plot(
-            [strategy.low, strategy.high], [place, place], color=LINES[0], lw=2.2, alpha=0.5, solid_capstyle="butt"
-        )
-        axes.plot(strategy.rank, place, "o", color=LINES[0], ms=7)
+    for row, strategy in enumerate(strategies):
+        axes.plot([strategy.low, strategy.high], [row, row], color=LINES[0], lw=2.2, alpha=0.5, solid_capstyle="butt")
+        axes.plot(strategy.rank, row, "o", color=LINES[0], ms=7)
     axes.set_yticks(range(len(strategies)), [strategy.name for strategy in strategies])
     axes.invert_yaxis()
     axes.set_ylim(len(strategies) - 0.5, -0.5)
     axes.set_xlim(0.9, len(strategies) + 0.1)
-    axes.set_xlabel(f"mean rank over {patients} patients, with its 95 % interval; 1 is best")
+    axes.set_xlabel(f"mean rank over {counted(patients, 'patient')} with 95% confidence interval; 1 is best")
     tidy(axes)
     figure.tight_layout()
     with atomic(path) as temporary:

@@ -1,4 +1,4 @@
-"""How the scores of a study are distributed: a dot for each patient, the worst by name."""
+"""Plot of the distribution of scores, with the ids of the worst patients."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _COLUMNS = 3
-_NAMED = 3
+_WORST = 3
 _WIDTH, _LEAST_WIDTH, _HEIGHT = 2.7, 4.6, 3.6
-"""Inches of a class, and of a panel."""
+"""Width per class, and minimum width and height of a panel, in inches."""
 
 _GOLDEN = (math.sqrt(5) - 1) / 2
-"""Steps of this size, taken modulo 1, never come close to one another: dots side by side without chance."""
+"""Multiples of this number modulo 1 are evenly spread: a deterministic jitter of the dots."""
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,10 @@ class MetricScores:
     """The scores of one metric.
 
     Attributes:
-        name: As in the table.
+        name: As in the table of results.
         unit: Such as "mm"; may be empty.
-        higher_is_better: Which end is the worst.
-        classes: By class, each patient's score by id; NaN where there is none.
+        higher_is_better: Whether the lowest scores are the worst.
+        classes: Scores by patient id for each class; NaN if missing.
     """
 
     name: str
@@ -43,16 +43,16 @@ class MetricScores:
 def score_plot(path: Path, metrics: Sequence[MetricScores], title: str) -> bytes:
     """Write a PNG with a panel for each metric; return a thumbnail of at most 30 KB.
 
-    A box holds the quartiles, the line in it is the median, each dot is a patient, and the three worst of a class have
-    their names beside them. How many patients lack a score is told under the class.
+    Boxes show quartiles and median, dots the patients; the three worst of each class are labeled with their ids. The
+    number of patients without a score is below the class name.
     """
     columns = min(_COLUMNS, len(metrics)) or 1
     rows = math.ceil(len(metrics) / columns) or 1
     most = max((len(metric.classes) for metric in metrics), default=1)
     figure = new_figure(max(_LEAST_WIDTH, _WIDTH * most) * columns, _HEIGHT * rows + 0.4, "white")
     figure.suptitle(title, x=0.01, ha="left", fontsize=12, weight="bold")
-    for place, metric in enumerate(metrics, start=1):
-        _draw(figure.add_subplot(rows, columns, place), metric)
+    for index, metric in enumerate(metrics, start=1):
+        _draw(figure.add_subplot(rows, columns, index), metric)
     figure.tight_layout()
     with atomic(path) as temporary:
         temporary.write_bytes(png(figure))
@@ -93,11 +93,11 @@ def _draw_class(axes: Axes, position: int, scores: Mapping[str, float], higher_i
     offsets = [0.36 * (index * _GOLDEN % 1.0) - 0.18 for index in range(len(scores))]
     axes.scatter([position + offset for offset in offsets], list(scores.values()), s=12, color=color, alpha=0.6, lw=0)
     ordered = sorted(scores.items(), key=lambda item: item[1], reverse=not higher_is_better)
-    _name_worst(axes, position, ordered[:_NAMED])
+    _label_worst(axes, position, ordered[:_WORST])
 
 
-def _name_worst(axes: Axes, position: int, worst: Sequence[tuple[str, float]]) -> None:
-    """Name the worst beside the box, those of nearly the same score one under the other."""
+def _label_worst(axes: Axes, position: int, worst: Sequence[tuple[str, float]]) -> None:
+    """Label the worst patients beside the box, without overlap of similar scores."""
     low, high = axes.get_ylim()
     step, taken = (high - low) * 0.055, -math.inf
     for case_id, score in sorted(worst, key=lambda item: item[1]):

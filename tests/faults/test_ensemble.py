@@ -107,7 +107,7 @@ OF_LABELS = [
         "ensemble/truncated",
         "a truncated mask",
         lambda box: cut_short(rated(box)),
-        "phantom_001.nii.gz cannot be read as a NIfTI image",
+        ("[image-unreadable]", "phantom_001.nii.gz"),
     ),
     of_a_patient(
         "ensemble/float-labels",

@@ -36,9 +36,9 @@ def colored(png: bytes, color: str) -> np.ndarray:
     return np.argwhere(np.abs(pixels(png) - wanted).max(axis=-1) < 40)
 
 
-def test_the_right_and_the_front_are_where_radiologists_look_for_them() -> None:
+def test_planes_follow_the_radiological_convention() -> None:
     volume = np.zeros(SIZE, dtype=np.float32)
-    volume[0, 0, -1] = 1  # rightmost, foremost, topmost
+    volume[0, 0, -1] = 1  # right, anterior, superior
     for plane in (AXIAL, CORONAL, SAGITTAL):
         assert plane.cut(volume, (0, 0, SIZE[2] - 1))[0, 0] == 1
     assert AXIAL.cut(volume, (0, 0, 0)).shape == (SIZE[1], SIZE[0])
@@ -53,14 +53,14 @@ def test_a_label_on_the_right_is_outlined_on_the_left_of_a_thumbnail() -> None:
 
 
 @pytest.mark.parametrize("size", [SIZE, (300, 90, 4), (90, 300, 4), (3, 3, 3)])
-def test_a_thumbnail_is_128_pixels_high_and_at_most_10_kb_however_noisy(size: tuple[int, int, int]) -> None:
+def test_a_thumbnail_of_noise_is_128_pixels_high_and_at_most_10_kb(size: tuple[int, int, int]) -> None:
     noise = np.random.default_rng(0).normal(size=size).astype(np.float32)
     png = thumbnail(noise, None, None, ONE_MM)
     assert len(png) <= 10_000
     assert pixels(png).shape[0] == 128
 
 
-def test_pictures_have_the_proportions_of_the_body() -> None:
+def test_the_aspect_ratio_follows_the_spacing() -> None:
     height, width, _ = pixels(thumbnail(anatomy(), box(), None, (2.0, 1.0, 1.0))).shape
     assert width / height == pytest.approx(30 * 2 / 40, abs=0.02)
 
@@ -100,7 +100,7 @@ def test_a_real_hippocampus_shows_both_labels(shared: Path, tmp_path: Path) -> N
     assert colored(drawn, COLORS[1]).size
 
 
-def test_the_slice_that_differs_most_stands_beside_the_planes(tmp_path: Path) -> None:
+def test_the_slice_that_differs_most_is_added(tmp_path: Path) -> None:
     truth, prediction = box(), box()
     prediction[20:24, 30:34, 17] = 1
     widths = []
@@ -114,7 +114,7 @@ def test_the_slice_that_differs_most_stands_beside_the_planes(tmp_path: Path) ->
 def test_a_thumbnail_shows_the_worst_slice() -> None:
     image, truth, prediction = np.zeros(SIZE, dtype=np.float32), box(), box()
     image[: SIZE[0] // 2] = 1
-    image[..., 18] = 1 - image[..., 18]  # there alone the other half is bright
+    image[..., 18] = 1 - image[..., 18]  # the other half is bright in this slice only
     prediction[2:28, 2:38, 18] = 1
     for drawn, bright in ((truth, 0), (prediction, 1)):
         halves = np.array_split(pixels(thumbnail(image, truth, drawn, ONE_MM)).mean(axis=(0, 2)), 2)

@@ -1,4 +1,4 @@
-"""Plots of scores and rankings: written, bounded in size, and with whatever a study may have."""
+"""Plots of scores and rankings for any number of patients, classes and metrics."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def scores(patients: int, missing: int = 0) -> dict[str, float]:
 
 
 @pytest.mark.parametrize("patients, missing", [(0, 0), (1, 0), (3, 3), (500, 7)])
-def test_scores_are_drawn_however_many_there_are(tmp_path: Path, patients: int, missing: int) -> None:
+def test_any_number_of_scores_is_drawn(tmp_path: Path, patients: int, missing: int) -> None:
     classes = {name: scores(patients, missing) for name in ("lesion", "core", "edema")}
     metrics = [MetricScores(name, unit, not unit, classes) for name, unit in (("dice", ""), ("haus95", "mm"))]
     thumbnail = score_plot(tmp_path / "scores.png", metrics, "brain")
@@ -33,7 +33,7 @@ def test_a_study_without_metrics_has_an_empty_plot(tmp_path: Path) -> None:
     assert len(score_plot(tmp_path / "scores.png", [], "brain")) <= 30_000
 
 
-def test_the_same_scores_are_the_same_picture(tmp_path: Path) -> None:
+def test_equal_scores_give_equal_bytes(tmp_path: Path) -> None:
     metric = MetricScores("dice", "", True, {"lesion": scores(20)})
     for name in ("a", "b"):
         score_plot(tmp_path / f"{name}.png", [metric], "brain")
