@@ -1,8 +1,8 @@
 """Every setting of a study, declared once.
 
-From a field here come its place in config.json, its command-line flag, its field in the Dagster launchpad and its row
-in ``docs/reference/configuration.md``. The layout and the order of keys are those of MIST's config.json; what that
-lacks stands at the end of its section. Nothing about the hardware found at run time is ever written back.
+Each field here gives a key of config.json, a command-line flag, a field of the Dagster launchpad and a row of
+``docs/reference/configuration.md``. The layout and the order of keys are those of MIST's config.json; settings that
+MIST lacks are at the end of their section. The hardware detected at run time is never written back.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -27,14 +28,19 @@ from pydantic import (
     model_validator,
 )
 
-from mist_ops.errors import ConfigError, listing
+from mist_ops.errors import ConfigError, counted
 from mist_ops.files import json_hash, read_object, write_json
 from mist_ops.losses.blending import completed
 from mist_ops.registry import AUGMENTATIONS, LOSSES, MODELS, OPTIMIZERS, SCHEDULERS, Registry
-from mist_ops.schema import Flag, Section, mistakes, read_checked
+from mist_ops.schema import Flag, Section, read_checked, refusal
 from mist_ops.types import Json
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
+Percentage = Annotated[
+    float, Field(ge=0.0, lt=100.0), AfterValidator(lambda value: value if value < 1 else value / 100)
+]
+"""A fraction, given as such or, from 1 on, in percent."""
+
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 Axis = Literal["x", "y", "z"]
 PatchSize = tuple[PositiveInt, PositiveInt, PositiveInt]
@@ -45,78 +51,76 @@ class DatasetInfo(Section):
     """What the study segments."""
 
     task: str = Field(description="Name of the task, from dataset.json.")
-    modality: Literal["ct", "mr", "other"] = Field(description="Decides how intensities are normalized.")
-    images: list[str] = Field(min_length=1, description="Names of the input channels, in the order the model sees.")
+    modality: Literal["ct", "mr", "other"] = Field(description="How intensities are normalized.")
+    images: list[str] = Field(min_length=1, description="Input channels, in the order of the model's input.")
     labels: list[NonNegativeInt] = Field(
-        min_length=2, description="Integers in the masks; class k is the k-th of them."
+        min_length=2, description="Labels in the masks; class index k is the k-th label."
     )
 
 
 class SpatialConfig(Section):
-    """The grid the model works on; x, y, z in LPS voxel order."""
+    """Patch size and voxel spacing of the model's input; x, y, z in LPS voxel order."""
 
     patch_size: Annotated[PatchSize, Flag("train")] = Field(description="Patch size in voxels.")
-    target_spacing: TargetSpacing = Field(description="Spacing that images are resampled to, in mm.")
+    target_spacing: TargetSpacing = Field(description="Voxel spacing after resampling, in mm.")
 
 
 class CtNormalization(Section):
-    """Intensity window and z-score of a CT study, in HU; null for other modalities."""
+    """Intensity window and z-score of CT, in HU; null for other modalities."""
 
     window_min: float | None = Field(None, description="Lower end of the window.")
     window_max: float | None = Field(None, description="Upper end of the window.")
-    z_score_mean: float | None = Field(None, description="Mean that is subtracted.")
-    z_score_std: NonNegativeFloat | None = Field(None, description="Standard deviation that is divided by.")
+    z_score_mean: float | None = Field(None, description="Mean for the z-score.")
+    z_score_std: NonNegativeFloat | None = Field(None, description="Standard deviation for the z-score.")
 
 
 class PreprocessingConfig(Section):
-    """From files to arrays."""
+    """Cropping, resampling and normalization of the images."""
 
     skip: Annotated[bool, Flag("preprocess", "no-preprocess")] = Field(
-        False, description="Only convert to NumPy: no reorientation, crop, resampling or normalization."
+        False, description="Only convert to NumPy: no reorientation, cropping, resampling or normalization."
     )
-    crop_to_foreground: bool = Field(False, description="Crop to the box of the image's foreground.")
+    crop_to_foreground: bool = Field(False, description="Crop images to their foreground.")
     median_resampled_image_size: tuple[int, int, int] = Field(description="Median size after resampling, in voxels.")
-    normalize_with_nonzero_mask: bool = Field(False, description="Normalize over the non-zero voxels only.")
+    normalize_with_nonzero_mask: bool = Field(
+        False, description="Compute mean and standard deviation from nonzero voxels."
+    )
     ct_normalization: CtNormalization = CtNormalization()
     compute_dtms: Annotated[bool, Flag("preprocess")] = Field(
-        False, description="Compute a signed distance map per class, for the losses that need one."
+        False, description="Compute signed distance maps for boundary losses."
     )
     normalize_dtms: bool = Field(True, description="Scale distance maps to [-1, 1].")
     resampling: Literal["reference", "accurate"] = Field(
         "reference",
-        description="'accurate': borders continued, averaging when coarsening, non-zero mask taken before resampling. "
-        "'reference': as MIST 2.3 resamples, and what a config.json without this key means.",
+        description="accurate: extend borders, average when downsampling, take the nonzero mask before resampling. "
+        "reference: resample like MIST 2.3.",
     )
 
 
 class ModelParams(BaseModel):
-    """Arguments of the architecture; those beyond the channel counts are the architecture's own."""
+    """Parameters of the architecture; it may have others besides the channel counts."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
     in_channels: PositiveInt = Field(description="Number of input channels.")
-    out_channels: PositiveInt = Field(description="Number of classes, background included.")
+    out_channels: PositiveInt = Field(description="Number of classes, including background.")
 
 
 class ModelConfig(Section):
     """The network."""
 
-    architecture: Annotated[str, Flag("train", "model")] = Field(
-        "nnunet", description="Network architecture; an unknown name lists all there are."
-    )
+    architecture: Annotated[str, Flag("train", "model")] = Field("nnunet", description="Network architecture.")
     params: ModelParams
 
 
 class LossConfig(Section):
-    """What training minimizes."""
+    """The loss function."""
 
-    name: Annotated[str, Flag("train", "loss")] = Field(
-        "dice_ce", description="Loss function; an unknown name lists all there are."
-    )
+    name: Annotated[str, Flag("train", "loss")] = Field("dice_ce", description="Loss function.")
     composite_loss_weighting: Json | None = Field(
         None,
-        description="How a composite loss moves from overlap to its own term: name (constant, linear or cosine) and "
-        "params; null for equal weights throughout.",
+        description="Schedule that weights the terms of a composite loss: name (constant, linear or cosine) and "
+        "params; null for equal weights.",
     )
 
     @field_validator("composite_loss_weighting")
@@ -125,105 +129,112 @@ class LossConfig(Section):
         try:
             return None if entry is None else completed(entry)
         except ConfigError as error:
-            raise ValueError(str(error)) from error
+            raise ValueError(error.message) from error
 
 
 class AugmentationConfig(Section):
-    """Random changes to training patches."""
+    """Data augmentation."""
 
-    enabled: bool = Field(True, description="Augment at all.")
+    enabled: bool = Field(True, description="Augment training patches.")
     transforms: dict[str, bool] = Field(
         default_factory=lambda: dict.fromkeys(("flips", "zoom", "noise", "blur", "brightness", "contrast"), True),
-        description="Each augmentation by name, on or off; rotation, gamma and low_resolution are off unless named.",
+        description="Augmentations to switch on or off; rotation, gamma and low_resolution are off by default.",
     )
     flip_axes: list[Axis] = Field(
-        ["x", "y", "z"], description="Axes that flips may mirror; leave out x where labels tell left from right."
+        ["x", "y", "z"], description="Axes of random flips; omit x if labels distinguish left and right."
     )
 
 
 class HardwareConfig(Section):
-    """Wishes about the machine; what is really there is found out at run time."""
+    """Preferences about the hardware; what is available is detected at run time."""
 
-    num_gpus: NonNegativeInt | None = Field(None, description="GPUs to use; null for all that are visible.")
-    num_cpu_workers: NonNegativeInt = Field(8, description="Processes that read patches, at most one a core.")
-    master_addr: str = Field("localhost", description="Read for MIST's sake: processes meet on this machine.")
-    master_port: PositiveInt = Field(12345, description="Read for MIST's sake: processes meet without one.")
-    communication_backend: Literal["auto", "nccl", "gloo"] = Field("auto", description="Between processes.")
+    num_gpus: NonNegativeInt | None = Field(None, description="Number of GPUs; null for all visible ones.")
+    num_cpu_workers: NonNegativeInt = Field(
+        8, description="Worker processes that load patches; at most one per CPU core."
+    )
+    master_addr: str = Field("localhost", description="Ignored; accepted for compatibility with MIST.")
+    master_port: PositiveInt = Field(12345, description="Ignored; accepted for compatibility with MIST.")
+    communication_backend: Literal["auto", "nccl", "gloo"] = Field("auto", description="Backend of torch.distributed.")
     data_loader: Literal["auto", "generic", "dali"] = Field(
-        "auto", description="Only 'generic' exists; others mean it."
+        "auto", description="Always generic; the others are accepted for compatibility with MIST."
     )
     compile: bool = Field(
-        False, description="Compile the network with torch.compile; where that fails, it runs as it is and says why."
+        False, description="Compile the network with torch.compile; if that fails, log a warning and run it uncompiled."
     )
 
 
 class TrainingConfig(Section):
-    """How a fold is trained."""
+    """Training of a fold."""
 
-    seed: NonNegativeInt = Field(42, description="Seed of everything random.")
-    nfolds: Annotated[int, Field(ge=2), Flag("analyze")] = Field(5, description="Folds of the cross-validation.")
-    folds: list[NonNegativeInt] = Field([0, 1, 2, 3, 4], min_length=1, description="Folds that are trained.")
-    val_percent: Annotated[Fraction, Flag("train")] = Field(
+    seed: NonNegativeInt = Field(42, description="Random seed.")
+    nfolds: Annotated[int, Field(ge=2), Flag("analyze")] = Field(5, description="Number of cross-validation folds.")
+    folds: list[NonNegativeInt] = Field([0, 1, 2, 3, 4], min_length=1, description="Folds to train.")
+    val_percent: Annotated[Percentage, Flag("train")] = Field(
         0.0,
-        description="Fraction of the training cases set aside to choose the best weights; 0 uses the held-out fold.",
+        description="Share of the training cases to validate on: 0.2 or 20 for 20 %. 0 validates on the held-out fold.",
     )
-    epochs: Annotated[PositiveInt, Flag("train")] = Field(1000, description="Epochs per fold.")
-    min_steps_per_epoch: PositiveInt = Field(250, description="Steps of an epoch, more where cases outnumber them.")
-    batch_size_per_gpu: Annotated[PositiveInt, Flag("train")] = Field(2, description="Patches per step and device.")
+    epochs: Annotated[PositiveInt, Flag("train")] = Field(1000, description="Number of epochs per fold.")
+    min_steps_per_epoch: PositiveInt = Field(250, description="Minimum number of steps per epoch.")
+    batch_size_per_gpu: Annotated[PositiveInt, Flag("train")] = Field(2, description="Batch size per device.")
     dali_foreground_prob: Probability | None = Field(
-        0.6, description="Probability that a patch is drawn around a labelled voxel."
+        0.6, description="Probability that a patch is centered on a labeled voxel."
     )
     loss: LossConfig = LossConfig()
-    optimizer: Annotated[str, Flag("train")] = Field("adamw", description="Optimizer: adam, adamw or sgd.")
+    optimizer: Annotated[str, Flag("train")] = Field("adamw", description="Optimizer.")
     learning_rate: Annotated[PositiveFloat, Flag("train")] = Field(0.001, description="Initial learning rate.")
-    lr_scheduler: Annotated[str, Flag("train")] = Field(
-        "cosine", description="Learning-rate schedule: cosine, polynomial or constant."
-    )
+    lr_scheduler: Annotated[str, Flag("train")] = Field("cosine", description="Learning rate schedule.")
     warmup_epochs: Annotated[NonNegativeInt, Flag("train")] = Field(
-        20, description="Epochs of linear warmup; where they would fill the whole run, there is none."
+        20, description="Number of linear warmup epochs; ignored if there are no more epochs than that."
     )
     l2_penalty: Annotated[NonNegativeFloat, Flag("train")] = Field(0.0001, description="Weight decay.")
-    grad_clip_norm: PositiveFloat = Field(1.0, description="Largest norm of the gradient.")
-    amp: bool = Field(True, description="BF16 autocast where the hardware has it.")
+    grad_clip_norm: PositiveFloat = Field(1.0, description="Maximum gradient norm.")
+    amp: bool = Field(True, description="Train in BF16 mixed precision if the hardware supports it.")
     augmentation: AugmentationConfig = AugmentationConfig()
     hardware: HardwareConfig = HardwareConfig()
 
     @model_validator(mode="after")
-    def _folds_exist(self) -> TrainingConfig:
-        if not set(self.folds) <= set(range(self.nfolds)) or len(set(self.folds)) != len(self.folds):
-            raise ValueError(f"folds are numbered 0 to {self.nfolds - 1} and given once each, found {self.folds}")
+    def _check_folds(self) -> TrainingConfig:
+        wrong = [fold for fold in self.folds if fold >= self.nfolds]
+        if wrong:
+            raise ValueError(
+                f"fold {wrong[0]} does not exist; nfolds is {self.nfolds}, so folds are 0–{self.nfolds - 1}"
+            )
+        if len(set(self.folds)) != len(self.folds):
+            raise ValueError(f"folds lists a fold twice: {', '.join(map(str, self.folds))}")
         return self
 
     @property
     def effective_warmup_epochs(self) -> int:
-        """Warmup that leaves epochs to train in: the default of 20 would swallow a short run.
+        """Warmup epochs; 0 if they would fill the whole run.
 
-        One of ten epochs at a hundredth of the learning rate brought nothing on hippocampus (``bench/README.md``).
+        In runs of 10 epochs on hippocampus, one epoch of warmup did not help (``bench/README.md``).
         """
         return self.warmup_epochs if self.warmup_epochs < self.epochs else 0
 
 
 class InfererParams(Section):
-    """The sliding window."""
+    """Sliding-window inference."""
 
-    patch_blend_mode: Literal["gaussian", "constant"] = Field("gaussian", description="Weights where windows overlap.")
-    patch_overlap: Fraction = Field(0.5, description="Overlap of neighbouring windows.")
+    patch_blend_mode: Literal["gaussian", "constant"] = Field(
+        "gaussian", description="Blending of overlapping windows."
+    )
+    patch_overlap: Fraction = Field(0.5, description="Overlap of neighboring windows, as a fraction.")
     sw_batch_size: PositiveInt | None = Field(
         None,
         exclude_if=lambda size: size is None,
-        description="Windows per forward pass; null for twice the training batch on a GPU, one on a CPU.",
+        description="Windows per forward pass; null for twice the training batch size on a GPU, 1 on a CPU.",
     )
 
 
 class InfererConfig(Section):
-    """How a whole volume is predicted from patches."""
+    """Prediction of a whole volume."""
 
-    name: Literal["sliding_window"] = Field("sliding_window", description="Only this one exists.")
+    name: Literal["sliding_window"] = Field("sliding_window", description="Always sliding_window.")
     params: InfererParams = InfererParams()
 
 
 class EnsembleConfig(Section):
-    """How the folds' models are combined."""
+    """Combination of the folds' models."""
 
     strategy: Literal["mean"] = Field("mean", description="Mean of the probabilities.")
 
@@ -231,15 +242,15 @@ class EnsembleConfig(Section):
 class TtaConfig(Section):
     """Test-time augmentation."""
 
-    enabled: bool = Field(True, description="Average over flipped copies.")
-    strategy: Literal["all_flips", "none"] = Field("all_flips", description="All combinations of flips, or none.")
+    enabled: bool = Field(True, description="Average predictions over flipped copies of the image.")
+    strategy: Literal["all_flips", "none"] = Field("all_flips", description="Combinations of flips.")
     flip_axes: list[Axis] = Field(
-        ["x", "y", "z"], description="Axes that are mirrored; leave out x where labels tell left from right."
+        ["x", "y", "z"], description="Axes to flip; omit x if labels distinguish left and right."
     )
 
 
 class InferenceConfig(Section):
-    """How predictions are made."""
+    """Inference."""
 
     inferer: InfererConfig = InfererConfig()
     ensemble: EnsembleConfig = EnsembleConfig()
@@ -247,18 +258,18 @@ class InferenceConfig(Section):
 
 
 class EvaluationClass(Section):
-    """A class that is scored: the union of some labels, and its metrics with their parameters."""
+    """A class to evaluate: the union of some labels, and its metrics."""
 
     labels: list[Annotated[int, Field(gt=0, strict=True)]] = Field(
         min_length=1, description="Labels that make up the class."
     )
-    metrics: dict[str, Json] = Field(description="Metric names, each with its parameters.")
+    metrics: dict[str, Json] = Field(description="Metrics by name, each with its parameters.")
 
 
 class StudyConfig(Section):
-    """The whole of config.json."""
+    """All of config.json."""
 
-    mist_version: str = Field(description="Version that wrote the file.")
+    mist_version: str = Field(description="Version of MIST or mist-dagster that wrote the file.")
     dataset_info: DatasetInfo
     spatial_config: SpatialConfig
     preprocessing: PreprocessingConfig
@@ -268,11 +279,11 @@ class StudyConfig(Section):
     evaluation: dict[str, EvaluationClass]
 
     def digest(self, stage: str) -> str:
-        """Hash of the settings that a stage reads, so that an edit outside them leaves its results current."""
+        """Hash of the settings that a stage reads."""
         return json_hash(self.settings(stage))
 
     def settings(self, stage: str) -> Json:
-        """The settings that a stage reads: a stage of ``STAGE_SECTIONS``."""
+        """The settings that a stage of ``STAGE_SECTIONS`` reads."""
         whole = self.model_dump(mode="json")
         return {path: _lookup(whole, path) for path in STAGE_SECTIONS[stage]}
 
@@ -285,27 +296,38 @@ STAGE_SECTIONS: Mapping[str, tuple[str, ...]] = {
     "prediction": (*_GRID, "spatial_config.patch_size", "model", "preprocessing", "inference"),
     "evaluation": ("evaluation",),
 }
-"""What each stage reads, and so what makes its results stale."""
+"""Settings that each stage reads; a change makes its results stale."""
 
 STEP_VERSIONS: dict[str, int] = dict.fromkeys(STAGE_SECTIONS, 1)
-"""The version of what each stage computes, raised where the same files and settings give other results than before."""
+"""Version of each stage's computation, raised when the same inputs and settings give different results."""
 
 
 def read_config(path: Path) -> StudyConfig:
-    """Read a config.json, naming every mistake in it at once."""
+    """Read a config.json; an error lists every mistake in it."""
     if not path.is_file():
-        raise ConfigError(f"There is no {path}. Run mist_analyze first, or name its folder with --results.")
+        raise ConfigError(
+            f"{path} does not exist. Run mist_analyze first, or pass its folder with --results.",
+            code="config-missing",
+            file=path,
+        )
     try:
         return read_checked(path, StudyConfig, ConfigError)
     except ConfigError as error:
         writer = _later_version(path)
-        if writer:
-            raise ConfigError(f"{error} The file was written by {writer}; use that version.") from error
-        raise
+        if not writer:
+            raise
+        raise ConfigError(
+            f"{error.message} The file was written by a later version, {writer}; use that one.",
+            code=error.code,
+            file=path,
+            field=error.field,
+            found=error.found,
+            expected=error.expected,
+        ) from error
 
 
 def _later_version(path: Path) -> str | None:
-    """The version that wrote a config.json, if that is of MIST or of this program and came after this one."""
+    """Return the version that wrote a config.json if it is later than the one supported here."""
     try:
         written = str(read_object(path)["mist_version"])
         now = version(_PROGRAM) if written.startswith(_PROGRAM) else _MIST_VERSION
@@ -315,7 +337,7 @@ def _later_version(path: Path) -> str | None:
 
 
 _PROGRAM, _MIST_VERSION = "mist-dagster", "2.3.0"
-"""What writes a config.json, and the version of MIST whose config.json is read."""
+"""Name of this program in ``mist_version``, and the latest supported version of MIST."""
 
 
 def _numbers(text: str) -> list[int]:
@@ -323,12 +345,12 @@ def _numbers(text: str) -> list[int]:
 
 
 def write_config(path: Path, config: StudyConfig) -> None:
-    """Write a config.json in the reference's layout, atomically."""
+    """Write a config.json in MIST's layout, atomically."""
     write_json(path, config.model_dump(mode="json"))
 
 
 def override(config: StudyConfig, values: Mapping[str, Any]) -> StudyConfig:
-    """Return a validated copy with values put in at dotted paths, such as ``{"training.epochs": 10}``."""
+    """Return a validated copy with values replaced at dotted paths, such as ``{"training.epochs": 10}``."""
     whole = config.model_dump(mode="json")
     for path, value in values.items():
         *parents, name = path.split(".")
@@ -337,11 +359,14 @@ def override(config: StudyConfig, values: Mapping[str, Any]) -> StudyConfig:
     try:
         changed = StudyConfig.model_validate(whole)
     except ValidationError as error:
-        raise ConfigError(listing(mistakes(error, StudyConfig))) from error
+        raise refusal(ConfigError, error, StudyConfig) from error
     if changed.training.warmup_epochs >= changed.training.epochs and "training.warmup_epochs" in values:
         raise ConfigError(
-            f"warmup_epochs is {changed.training.warmup_epochs} but epochs is {changed.training.epochs}. "
-            "Warmup must be shorter than the run: lower --warmup-epochs or raise --epochs."
+            f"warmup_epochs is {changed.training.warmup_epochs}, but epochs is {changed.training.epochs}. "
+            "Lower --warmup-epochs or raise --epochs.",
+            code="warmup-too-long",
+            field="training.warmup_epochs",
+            found=changed.training.warmup_epochs,
         )
     return changed
 
@@ -352,11 +377,15 @@ NAMES: Mapping[str, Registry[Any]] = {
     "training.optimizer": OPTIMIZERS,
     "training.lr_scheduler": SCHEDULERS,
 }
-"""Settings that name something, by their dotted path, and where the names are known."""
+"""Settings that name a registered entry, by dotted path, with their registries."""
 
 
 def check_names(config: StudyConfig) -> None:
-    """Refuse names that no registry knows, and a patch that the network cannot take, before anything is written."""
+    """Check names against the registries, and the patch size against the network.
+
+    Raises:
+        ConfigError: A name is unknown, the network does not support the patch size, or the loss lacks distance maps.
+    """
     training = config.training
     architecture = MODELS[config.model.architecture]
     architecture.check_patch_size(config.spatial_config.patch_size, config.spatial_config.target_spacing)
@@ -367,27 +396,35 @@ def check_names(config: StudyConfig) -> None:
     if "dtm" in LOSSES[training.loss.name].needs and not config.preprocessing.compute_dtms:
         raise ConfigError(
             f"The loss '{training.loss.name}' needs distance maps, but preprocessing.compute_dtms is false. "
-            "Preprocess with --compute-dtms first, or choose another loss."
+            "Preprocess with --compute-dtms first, or choose another loss.",
+            code="distance-maps-missing",
+            field="training.loss.name",
+            found=training.loss.name,
         )
 
 
 def check_channels(config: StudyConfig) -> None:
-    """Refuse a network that has not a channel for each image and each label, as an edit may have made it.
+    """Check that the network has a channel for each image and each label.
 
     Raises:
         ConfigError: It has more or fewer.
     """
     params, dataset = config.model.params, config.dataset_info
-    for name, found, things in (("in", params.in_channels, "images"), ("out", params.out_channels, "labels")):
-        wanted = len(getattr(dataset, things))
-        if found != wanted:
+    for name, found, thing in (("in", params.in_channels, "image"), ("out", params.out_channels, "label")):
+        expected = len(getattr(dataset, f"{thing}s"))
+        if found != expected:
+            field = f"model.params.{name}_channels"
             raise ConfigError(
-                f"model.params.{name}_channels is {found}, but there are {wanted} {things}. Set it to {wanted}."
+                f"{field} is {found}, but dataset_info lists {counted(expected, thing)}. Set it to {expected}.",
+                code="channels-mismatch",
+                field=field,
+                found=found,
+                expected=expected,
             )
 
 
 def edits(before: StudyConfig, after: StudyConfig) -> dict[str, Any]:
-    """The dotted paths at which two configurations differ, with the values of ``after``: ``override``'s argument."""
+    """The dotted paths at which two configurations differ, with the values of ``after``, as ``override`` takes them."""
     old = dict(_leaves(before.model_dump(mode="json")))
     return {path: value for path, value in _leaves(after.model_dump(mode="json")) if old.get(path, _MISSING) != value}
 
@@ -398,7 +435,7 @@ _MISSING = object()
 def _leaves(value: Json, prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name, child in value.items():
         path = f"{prefix}{name}"
-        # Free-form dictionaries (classes, metrics, augmentations) are compared whole: their keys come and go.
+        # Dictionaries with arbitrary keys (classes, metrics, augmentations) are compared as a whole.
         if isinstance(child, dict) and path not in ("evaluation", "training.augmentation.transforms", "model.params"):
             yield from _leaves(child, f"{path}.")
         else:

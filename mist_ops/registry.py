@@ -1,8 +1,8 @@
-"""Names to implementations: a registry per kind of part, all of them declared at the foot of this module.
+"""Registries of models, losses, metrics and other parts by name; all are declared at the end of this module.
 
-A registry imports the modules of its ``home`` package at the first look-up, so a new loss is one new file that
-calls ``LOSSES.register`` and nothing else changes. Other packages add entries through the entry-point group
-``mist_ops.plugins``: each entry point names a module, which registers on import.
+A registry imports the modules of its ``home`` package on the first lookup, so a new loss is one new file that calls
+``LOSSES.register``. Other packages add entries through the entry-point group ``mist_ops.plugins``: each entry point
+names a module that registers them on import.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Registry(Mapping[str, T], Generic[T]):
     """A lazy mapping from names to entries of one kind.
 
     Args:
-        kind: What an entry is called in messages, such as ``"loss"``.
+        kind: Noun for an entry in messages, such as ``"loss"``.
         home: Module or package whose modules register the built-in entries when imported.
     """
 
@@ -45,15 +45,19 @@ class Registry(Mapping[str, T], Generic[T]):
         self._loaded = False
 
     def register(self, name: str) -> Callable[[T], T]:
-        """Return a decorator that files its argument under ``name``; a name is given once."""
+        """Return a decorator that registers its argument under a name.
 
-        def file(entry: T) -> T:
+        Raises:
+            ValueError: The name is registered already.
+        """
+
+        def add(entry: T) -> T:
             if name in self._entries:
                 raise ValueError(f"The {self.kind} {name!r} is registered twice.")
             self._entries[name] = entry
             return entry
 
-        return file
+        return add
 
     def _load(self) -> dict[str, T]:
         if not self._loaded:
@@ -82,19 +86,20 @@ class Registry(Mapping[str, T], Generic[T]):
 
 
 class UnknownName(ConfigError, KeyError):
-    """A name that is not in a registry. The message suggests the nearest one and lists all."""
+    """A name that is not in a registry.
+
+    Attributes:
+        guess: The message without the list of known names, for messages about several names.
+    """
 
     __str__ = ConfigError.__str__  # that of KeyError would quote the message
 
     def __init__(self, kind: str, name: str, known: list[str]) -> None:
         near = difflib.get_close_matches(name, known, n=1)
-        guess = f" Did you mean '{near[0]}'?" if near else ""
-        super().__init__(
-            f"Unknown {kind} '{name}'.{guess} Known: {', '.join(known)}.",
-            code=f"unknown-{kind.replace(' ', '-')}",
-            found=name,
-            expected=known,
-        )
+        guess = f"Unknown {kind} '{name}'." + (f" Did you mean '{near[0]}'?" if near else "")
+        code = f"unknown-{kind.replace(' ', '-')}"
+        super().__init__(f"{guess} Known: {', '.join(known)}.", code=code, found=name, expected=known)
+        self.guess = guess
 
 
 MODELS: Registry[Architecture] = Registry("model", home="mist_ops.models")

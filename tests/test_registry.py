@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+from expect import refuses
 
 from mist_ops import registry
 from mist_ops.errors import ConfigError
@@ -19,7 +20,7 @@ def _greetings() -> Registry[str]:
     return greetings
 
 
-def test_names_are_listed_in_order_and_looked_up() -> None:
+def test_names_are_sorted_and_looked_up() -> None:
     greetings = _greetings()
     assert list(greetings) == ["goodbye", "hello"]
     assert greetings["hello"] == "HELLO"
@@ -27,19 +28,20 @@ def test_names_are_listed_in_order_and_looked_up() -> None:
     assert len(greetings) == 2
 
 
-def test_a_missing_name_is_told_with_a_guess_and_all_there_are() -> None:
-    with pytest.raises(UnknownName, match=r"no greeting 'helo'. Did you mean 'hello'\? Known: goodbye, hello\."):
+def test_an_unknown_name_is_refused_with_a_guess_and_all_known_names() -> None:
+    sentence = "Unknown greeting 'helo'. Did you mean 'hello'? Known: goodbye, hello."  # pinned
+    with refuses("unknown-greeting", UnknownName, names=sentence, found="helo", expected=["goodbye", "hello"]):
         _greetings()["helo"]
 
 
-def test_a_missing_name_is_a_mistake_of_the_user_and_a_failed_lookup() -> None:
+def test_an_unknown_name_is_a_config_error_and_a_failed_lookup() -> None:
     greetings = _greetings()
     assert greetings.get("nothing like it") is None
-    with pytest.raises(ConfigError):
+    with refuses("unknown-greeting", ConfigError):
         greetings["nothing like it"]
 
 
-def test_a_name_is_given_once() -> None:
+def test_a_name_can_be_registered_once() -> None:
     with pytest.raises(ValueError, match="'hello' is registered twice"):
         _greetings().register("hello")("again")
 
@@ -49,7 +51,7 @@ def test_every_registry_has_entries(parts: Registry[object]) -> None:
     assert len(parts) > 0
 
 
-def test_the_entries_of_the_main_path_are_there() -> None:
+def test_the_default_entries_exist() -> None:
     assert {"nnunet", "nnunet-pocket"} <= set(MODELS)
     assert {"dice", "dice_ce"} <= set(LOSSES)
     assert {"dice", "haus95"} <= set(METRICS)
