@@ -82,9 +82,7 @@ class PreprocessingConfig(Section):
     )
     crop_to_foreground: bool = Field(False, description="Crop images to their foreground.")
     median_resampled_image_size: tuple[int, int, int] = Field(description="Median size after resampling, in voxels.")
-    normalize_with_nonzero_mask: bool = Field(
-        False, description="Compute mean and standard deviation from nonzero voxels."
-    )
+    normalize_with_nonzero_mask: bool = Field(False, description="Normalize over nonzero voxels only.")
     ct_normalization: CtNormalization = CtNormalization()
     compute_dtms: Annotated[bool, Flag("preprocess")] = Field(
         False, description="Compute signed distance maps for boundary losses."
@@ -184,7 +182,7 @@ class TrainingConfig(Section):
     learning_rate: Annotated[PositiveFloat, Flag("train")] = Field(0.001, description="Initial learning rate.")
     lr_scheduler: Annotated[str, Flag("train")] = Field("cosine", description="Learning rate schedule.")
     warmup_epochs: Annotated[NonNegativeInt, Flag("train")] = Field(
-        20, description="Number of linear warmup epochs; ignored if there are no more epochs than that."
+        20, description="Number of linear warmup epochs; none in runs that are not longer."
     )
     l2_penalty: Annotated[NonNegativeFloat, Flag("train")] = Field(0.0001, description="Weight decay.")
     grad_clip_norm: PositiveFloat = Field(1.0, description="Maximum gradient norm.")
@@ -243,7 +241,7 @@ class TtaConfig(Section):
     """Test-time augmentation."""
 
     enabled: bool = Field(True, description="Average predictions over flipped copies of the image.")
-    strategy: Literal["all_flips", "none"] = Field("all_flips", description="Combinations of flips.")
+    strategy: Literal["all_flips", "none"] = Field("all_flips", description="Flips to average over.")
     flip_axes: list[Axis] = Field(
         ["x", "y", "z"], description="Axes to flip; omit x if labels distinguish left and right."
     )

@@ -13,7 +13,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, TypeAdapter, Validation
 from pydantic_core import PydanticUndefined
 
 from mist_ops.config import StudyConfig
-from mist_ops.schema import Flag, FlaggedField, Section, flagged_fields
+from mist_ops.schema import Flag, FlaggedField, Section, flag_mistake, flagged_fields
 
 Chosen = TypeVar("Chosen", bound="Options")
 
@@ -297,4 +297,4 @@ def _value(parser: argparse.ArgumentParser, flagged: FlaggedField, text: Any) ->
     try:
         return TypeAdapter(declared).validate_python(text)
     except ValidationError as error:
-        parser.error(f"{flagged.flag}: {error.errors()[0]['msg']} (found {text!r}). See {parser.prog} --help.")
+        parser.error(f"{flag_mistake(flagged.flag, error)} See {parser.prog} --help.")

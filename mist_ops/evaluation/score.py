@@ -23,7 +23,7 @@ from mist_ops.imaging.geometry import Geometry
 from mist_ops.imaging.nifti import read_labels
 from mist_ops.metrics import Metric
 from mist_ops.metrics.pair import MaskPair
-from mist_ops.registry import METRICS
+from mist_ops.registry import METRICS, UnknownName
 from mist_ops.schema import Section, mistakes, read_checked
 from mist_ops.types import Box, Json, LabelMap, Mask
 
@@ -100,7 +100,7 @@ def read_evaluation(path: Path) -> Evaluation:
     try:
         check_classes(config.evaluation, labels)
     except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from error
+        raise ConfigError(f"{path}: {error.message}", code=error.code, file=path) from error
     named = {label for scored in config.evaluation.values() for label in scored.labels}
     return Evaluation(config.evaluation, tuple(sorted({*named, *(labels or [])} - {0})))
 
@@ -114,8 +114,11 @@ def check_classes(classes: Classes, labels: Collection[int] | None = None) -> No
     problems = [problem for name, wanted in classes.items() for problem in _problems(name, wanted, labels)]
     twice = [column for column, count in Counter(columns(classes)).items() if count > 1]
     problems += [f"two classes would share the column '{column}'; rename one of them." for column in twice]
+    unknown = [metric for wanted in classes.values() for metric in wanted.metrics if metric not in METRICS]
+    known = f"{' ' if len(problems) == 1 else chr(10)}Known metrics: {', '.join(METRICS)}." if unknown else ""
     if problems:
-        raise ConfigError(f"'evaluation': {listing(problems)}")
+        code = "unknown-metric" if unknown else "evaluation-invalid"
+        raise ConfigError(f"'evaluation': {listing(problems)}{known}", code=code)
 
 
 def columns(classes: Classes) -> list[str]:
@@ -131,8 +134,8 @@ def _problems(name: str, wanted: EvaluationClass, labels: Collection[int] | None
         try:
             model = _parameters(metric, METRICS[metric])
             model.model_validate(params, strict=True)
-        except ConfigError as error:
-            yield f"class '{name}': {error}"
+        except UnknownName as error:
+            yield f"class '{name}': {error.guess}"
         except ValidationError as error:
             yield from (f"class '{name}', metric '{metric}': {mistake}" for mistake in mistakes(error, model))
 

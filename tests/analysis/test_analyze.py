@@ -95,7 +95,7 @@ def test_two_workers_write_the_same_files_as_one(study: Study):
     "overrides, words",
     [
         ({"training.nfolds": 9}, "nfolds is 9 but there are 6 training cases"),
-        ({**FOLDS, "training.folds": [3]}, "folds are numbered 0 to 2"),
+        ({**FOLDS, "training.folds": [3]}, "fold 3 does not exist"),
         ({**FOLDS, "model.architecture": "nnunot"}, "Did you mean 'nnunet'"),
         ({**FOLDS, "training.epochs": -1}, "training.epochs"),
     ],

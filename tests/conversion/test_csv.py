@@ -67,7 +67,7 @@ def test_a_table_becomes_a_dataset_with_ids_and_columns_as_they_are_written(tabl
 def test_the_nulls_are_asked_for_by_name_and_once_filled_in_the_dataset_is_read(table: Path, tmp_path: Path):
     list(convert_csv(table, None, tmp_path / "out"))
     written = tmp_path / "out" / "dataset.json"
-    with pytest.raises(DatasetError, match=r"'task'.*None(.|\n)*'modality'.*'ct', 'mr' or 'other'.*None"):
+    with pytest.raises(DatasetError, match=r"'task' .*null(.|\n)*'modality' must be ct, mr or other, got null"):
         read_description(written)
     written.write_text(json.dumps({**json.loads(written.read_text()), "task": "Toy", "modality": "mr"}))
     description = read_description(written)

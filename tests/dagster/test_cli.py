@@ -52,7 +52,7 @@ def test_help_names_the_command_and_loads_neither_torch_nor_dagster(command: str
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        (["--data", "d.json", "--epochs", "0"], "--epochs: Input should be greater than 0 (found '0')"),
+        (["--data", "d.json", "--epochs", "0"], "--epochs must be greater than 0, got '0'"),
         (["--data", "d.json", "--overwrite", "maybe"], "--overwrite"),
         (["--data", "d.json", "--patch-size", "32"], "--patch-size"),
         ([], "required: --data"),
@@ -103,7 +103,7 @@ def test_training_that_is_done_is_neither_repeated_nor_replaced_unless_asked(
         (["--model", "nnunte"], "Did you mean 'nnunet'?"),
         (["--loss", "dise"], "Did you mean 'dice'?"),
         (["--patch-size", "33", "32", "32"], "40x32x32"),
-        (["--epochs", "3", "--warmup-epochs", "3"], "Warmup must be shorter"),
+        (["--epochs", "3", "--warmup-epochs", "3"], "[warmup-too-long]"),
     ],
 )
 def test_a_refused_setting_leaves_the_configuration_as_it_was(

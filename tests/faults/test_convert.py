@@ -308,13 +308,13 @@ SOURCES = [
             "dataset-empty",
             "an empty dataset.json",
             lambda box: fill(source(box) / "dataset.json"),
-            "cannot be read as JSON",
+            "[json-invalid]",
         ),
         (
             "dataset-broken",
             "a dataset.json that is cut short",
             lambda box: cut_short(source(box) / "dataset.json"),
-            "cannot be read as JSON",
+            "[json-invalid]",
         ),
         (
             "labels-without-0",
@@ -338,7 +338,7 @@ SOURCES = [
             "no-training",
             "a dataset.json without patients",
             lambda box: edit_json(source(box) / "dataset.json", training=[]),
-            "'training': List should have at least 1 item",
+            ("[value-invalid]", "'training'"),
         ),
         (
             "patient-twice",

@@ -199,7 +199,7 @@ OF_PROBABILITIES = [
         "ensemble/probabilities-config-broken",
         "a truncated config.json",
         lambda box: cut_short(box.study.config),
-        "config.json cannot be read as JSON",
+        ("[json-invalid]", "config.json"),
     ),
     refused(
         "ensemble/probabilities-config-missing",

@@ -304,7 +304,7 @@ FAULTS = [
         "evaluate/config-broken",
         "a config.json that is cut short",
         lambda box: cut_short(asked(box)),
-        "asked.json cannot be read as JSON",
+        ("[json-invalid]", "asked.json"),
     ),
     of_all(
         "evaluate/config-without-classes",

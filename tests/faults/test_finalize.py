@@ -127,7 +127,7 @@ OF_FINALIZE = [
         "finalize/config-broken",
         "a config.json that is cut short",
         lambda box: cut_short(box.study.config),
-        "config.json cannot be read as JSON",
+        ("[json-invalid]", "config.json"),
     ),
     refused(
         "finalize/metric-unknown",

@@ -155,17 +155,15 @@ OF_A_FOLDER = [
         "postprocess/strategy-broken",
         "a strategy that is cut short",
         lambda box: cut_short(strategy(box)),
-        "strategy.json cannot be read as JSON",
+        ("[json-invalid]", "strategy.json"),
     ),
-    refused(
-        "postprocess/strategy-empty-file", "a strategy of no bytes", text(""), "strategy.json cannot be read as JSON"
-    ),
+    refused("postprocess/strategy-empty-file", "a strategy of no bytes", text(""), ("[json-invalid]", "strategy.json")),
     taken("postprocess/strategy-empty-list", "a strategy without steps", text("[]")),
     refused(
         "postprocess/strategy-an-object",
         "a step that is no list of steps",
         text(json.dumps(STEP)),
-        "strategy.json: Input should be a list",
+        ("[value-invalid]", "strategy.json"),
     ),
     refused("postprocess/strategy-of-no-objects", "a list of numbers", text("[1, 2]"), "strategy.json"),
     refused(
@@ -178,7 +176,7 @@ OF_A_FOLDER = [
         "postprocess/transform-missing",
         "a step without a transform",
         text('[{"apply_to_labels": [1], "per_label": true}]'),
-        "step 1 of 1: 'transform': Field required",
+        ("step 1 of 1", "'transform' is missing"),
     ),
     refused(
         "postprocess/key-unknown",

@@ -226,7 +226,7 @@ FAULTS = [
         "rank/directions-broken",
         "a file of directions that is cut short",
         partial(directions, content='{"core_haus95": '),
-        "directions.json cannot be read as JSON",
+        ("[json-invalid]", "directions.json"),
     ),
     refused(
         "rank/directions-missing",

@@ -29,14 +29,14 @@ FAULTS = [
         "run_all/config-newer-version",
         "results of a later version",
         lambda box: edit_json(box.study.config, mist_version="9.9", future=1) or ["--resume"],
-        "was written by 9.9",
+        ("[unknown-key]", "9.9"),
         touches=False,
     ),
     Fault(
         "run_all/config-broken",
         "a config.json that is cut short",
         lambda box: cut_short(box.study.config) or ["--resume"],
-        "config.json cannot be read as JSON",
+        ("[json-invalid]", "config.json"),
         touches=False,
     ),
     Fault(

@@ -230,13 +230,13 @@ FAULTS = [
         "status/config-broken",
         "a config.json that is cut short",
         lambda box: cut_short(box.study.config),
-        "config.json cannot be read as JSON",
+        ("[json-invalid]", "config.json"),
     ),
     Fault(
         "status/fingerprint-broken",
         "a fingerprint.json that is cut short",
         lambda box: cut_short(box.study.fingerprint),
-        "fingerprint.json cannot be read as JSON",
+        ("[json-invalid]", "fingerprint.json"),
     ),
     Fault(
         "status/results-folder-missing",
