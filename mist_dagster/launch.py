@@ -1,4 +1,4 @@
-"""Runs of jobs from a command: in this process, on the home's instance, so that the UI shows them as its own."""
+"""Runs of jobs from a command: in this process, on the home's instance, so that the UI shows them like its own."""
 
 import contextlib
 import getpass
@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import dagster as dg
 
@@ -24,10 +24,9 @@ from mist_dagster.dagster_private import (
     SerializableErrorInfo,
     execute_run,
 )
-from mist_dagster.definitions import build_definitions
 from mist_dagster.instance import home
-from mist_dagster.jobs import STAGES, job_name
 from mist_dagster.runtime.progress import Progress
+from mist_dagster.stages import STAGES, job_name
 from mist_ops.errors import UNDERSTOOD, ConfigError, MistError, explained
 from mist_ops.study import Study
 
@@ -50,51 +49,75 @@ mutation ($parameters: ExecutionParams!) {
 
 
 _ERRNO = re.compile(r"\[Errno (?P<number>\d+)\] [^:]*(: '(?P<file>[^']+)')?")
-"""An error of the operating system as it reads once it was put on record."""
+"""An error of the operating system as its record reads."""
 
 
 class RunFailedError(MistError):
-    """A run that failed; ``details`` is what a developer wants to see of it."""
+    """A run failed.
 
-    def __init__(self, message: str, details: str) -> None:
-        super().__init__(message)
+    Attributes:
+        details: Traceback, for ``--debug``.
+    """
+
+    def __init__(self, message: str, details: str, *, code: str) -> None:
+        super().__init__(message, code=code)
         self.details = details
 
 
 class PatientsFailedError(RunFailedError):
-    """A run in which some patients failed, after the others were done."""
+    """Some patients of a run failed; the others are done."""
 
 
 class RunCanceledError(Exception):
-    """A run that Ctrl-C or SIGTERM ended."""
+    """Ctrl-C or SIGTERM ended a run."""
+
+
+class Build(Protocol):
+    """What builds the definitions of some studies and tools."""
+
+    def __call__(
+        self, studies: Sequence[Study], progress: Progress | None = None, tools: Sequence[str] = ()
+    ) -> dg.Definitions:
+        """Build them; their runs report to ``progress``."""
+        ...
 
 
 @dataclass(frozen=True)
 class Launcher:
-    """Runs jobs in this process and tells of them through ``progress``."""
+    """Runs jobs in this process and reports their progress.
+
+    Attributes:
+        instance: Where runs are recorded.
+        progress: What runs report to.
+        build: Builds the definitions that hold the jobs.
+    """
 
     instance: dg.DagsterInstance
     progress: Progress
+    build: Build
+
+    def definitions(self, study: Study) -> dg.Definitions:
+        """The definitions of a study as its files are now."""
+        return self.build([study], self.progress)
 
     def run_stage(
         self, study: Study, stage: str, config: Mapping[str, Any] | None = None, partitions: Sequence[str] | None = None
     ) -> None:
-        """Run a stage of a study, once for each unbroken range of the partitions.
+        """Run a stage of a study, once for each contiguous range of the partitions.
 
         Args:
             study: The study.
-            stage: A stage of ``jobs.STAGES``, or ``status``.
-            config: Run config of the stage's last asset.
+            stage: A stage of the table, or ``status``.
+            config: Run config of the stage.
             partitions: Patients or folds; None for a stage without partitions.
 
         Raises:
             PatientsFailedError: Some patients failed; all others are done.
-            RunFailedError: A run failed; those after it were not begun.
+            RunFailedError: A run failed; the following ones were not started.
             RunCanceledError: A run was interrupted.
         """
-        # Built anew for each stage: the one before may have changed the patients and folds.
-        definitions = build_definitions([study], self.progress, tools=())
-        job = definitions.resolve_job_def(job_name(study, stage))
+        # Built for each stage: the previous one may have changed the patients and folds.
+        job = self.definitions(study).resolve_job_def(job_name(study, stage))
         run_config = {"ops": {_operation(study, stage): {"config": dict(config)}}} if config else {}
         known = job.partitions_def.get_partition_keys() if job.partitions_def else []
         with others_first() as waiting:
@@ -103,9 +126,9 @@ class Launcher:
                     self._run(job, run_config, {**tags, "mist/study": study.key, "mist/stage": stage})
 
     def run_tool(self, tool: str, output: Path, config: Mapping[str, Any]) -> None:
-        """Run a tool, an asset that is not part of a study, on the partition of its output; errors as above."""
+        """Run a tool, an asset outside of all studies, on the partition of its output; errors as above."""
         partition = str(output.expanduser().resolve())
-        job = build_definitions([], self.progress, tools=[tool]).resolve_job_def(tool)
+        job = self.build([], self.progress, tools=[tool]).resolve_job_def(tool)
         self.instance.add_dynamic_partitions("tool_outputs", [partition])
         self._run(job, {"ops": {f"tools__{tool}": {"config": dict(config)}}}, {PARTITION_NAME_TAG: partition})
 
@@ -126,18 +149,19 @@ class Launcher:
         if not failures or any(failure.error and _caused_by_interrupt(failure.error) for failure in failures):
             raise RunCanceledError
         failure = failures[0]
-        said = failure.user_failure_data.description if failure.user_failure_data else None
+        summary = failure.user_failure_data.description if failure.user_failure_data else None
         error = failure.error or SerializableErrorInfo("unknown", [], None)
-        if said:
-            raise PatientsFailedError(said, error.to_string())
-        raise RunFailedError(_sentence(error), error.to_string())
+        if summary:
+            raise PatientsFailedError(summary, error.to_string(), code="patients-failed")
+        message, code = _message(error)
+        raise RunFailedError(message, error.to_string(), code=code)
 
 
 @contextlib.contextmanager
 def others_first() -> Iterator[Callable[[], contextlib.AbstractContextManager[None]]]:
-    """Do what can be done although patients fail: yield what opens a block whose ``PatientsFailedError`` waits.
+    """Continue although patients fail: yield a context manager that holds back a ``PatientsFailedError``.
 
-    The first that waited is raised at the end.
+    The first error held back is raised at the end.
     """
     failed: list[PatientsFailedError] = []
 
@@ -154,15 +178,15 @@ def others_first() -> Iterator[Callable[[], contextlib.AbstractContextManager[No
 
 
 @contextlib.contextmanager
-def launcher(progress: Progress) -> Iterator[Launcher]:
+def launcher(progress: Progress, build: Build) -> Iterator[Launcher]:
     """Open the home's instance for a command."""
     with home.instance() as instance:
-        yield Launcher(instance, progress)
+        yield Launcher(instance, progress, build)
 
 
 def _operation(study: Study, stage: str) -> str:
-    """What takes the run config of a stage."""
-    return f"{study.key}__{'analysis' if stage == 'analyze' else STAGES[stage][-1]}"
+    """The operation that takes the run config of a stage."""
+    return f"{study.key}__{STAGES[stage].operation}"
 
 
 def _partition_tags(known: Sequence[str], wanted: Sequence[str] | None) -> Iterator[dict[str, str]]:
@@ -189,18 +213,23 @@ def _caused_by_interrupt(error: SerializableErrorInfo) -> bool:
     return any(link.cls_name in ("DagsterExecutionInterruptedError", "KeyboardInterrupt") for link in _chain(error))
 
 
-def _sentence(error: SerializableErrorInfo) -> str:
-    """What a user should read of an error: the sentence of ours, or the root cause of one that nobody foresaw."""
+def _message(error: SerializableErrorInfo) -> tuple[str, str]:
+    """The message and the code of an error for a user: ours, or the root cause of an unexpected one."""
     ours = {kind.__name__ for kind in _kinds(MistError)}
     for link in _chain(error):
         if link.cls_name in ours:
-            return link.message.partition(": ")[2].strip()
+            return _divided(link.message.partition(": ")[2].strip())
     for link in _chain(error):
         found = _ERRNO.search(link.message)
         if found and int(found["number"]) in UNDERSTOOD:
-            return explained(OSError(int(found["number"]), "", found["file"]))
+            return _divided(explained(OSError(int(found["number"]), "", found["file"])))
     *_, root = _chain(error)
-    return f"Unexpected {root.message.strip()} Run again with --debug to see where."
+    return f"Unexpected {root.message.strip()} Run again with --debug for the traceback.", "unexpected"
+
+
+def _divided(text: str) -> tuple[str, str]:
+    message, _, code = text.removesuffix("]").rpartition(" [")
+    return (message, code) if text.endswith("]") else (text, "unclassified")
 
 
 def _kinds(kind: type[Exception]) -> Iterator[type[Exception]]:
@@ -210,7 +239,7 @@ def _kinds(kind: type[Exception]) -> Iterator[type[Exception]]:
 
 
 def ask_for_reload() -> None:
-    """Have a running web server of this home load the definitions anew; nothing happens if none runs."""
+    """Make a running web server of this home reload the definitions; do nothing if none runs."""
     address = home.web_server()
     if address:
         with contextlib.suppress(OSError):
@@ -222,8 +251,8 @@ def submit(study: Study, stage: str, config: Mapping[str, Any], partition: str, 
 
     Args:
         study: The study.
-        stage: A stage of ``jobs.STAGES``.
-        config: Run config of the stage's last asset.
+        stage: A stage of the table.
+        config: Run config of the stage.
         partition: A patient or a fold.
         tags: Further tags of the run.
 
@@ -245,11 +274,13 @@ def submit(study: Study, stage: str, config: Mapping[str, Any], partition: str, 
         answer = _ask(address, LAUNCH, {"parameters": parameters})["launchRun"]
     except OSError as error:
         raise ConfigError(
-            f"No mist_ui of {home.dagster_home()} runs on this machine, so there is no queue. Start it, or leave "
-            "--submit out."
+            f"mist_ui does not run in {home.dagster_home()} on this machine, so there is no queue. Start it, or omit "
+            "--submit.",
+            code="ui-not-running",
+            file=home.dagster_home(),
         ) from error
     if "run" not in answer:
-        raise ConfigError(f"The queue does not take the run: {json.dumps(answer)}")
+        raise ConfigError(f"The queue refused the run: {json.dumps(answer)}", code="run-refused", found=answer)
     return f"{address}/runs/{answer['run']['runId']}"
 
 

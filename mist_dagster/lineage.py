@@ -7,9 +7,8 @@ from typing import Any
 import dagster as dg
 
 from mist_dagster.instance.studies import registered_studies
-from mist_dagster.partitions import fold_key
-from mist_dagster.provenance import asset_key, version_of
-from mist_dagster.tools import TOOLS
+from mist_dagster.provenance import asset_key, recorded_version
+from mist_dagster.stages import STAGES, TOOLS
 from mist_ops.files import file_hash
 from mist_ops.study import Study
 
@@ -57,7 +56,7 @@ def _record(instance: dg.DagsterInstance, key: dg.AssetKey, partition: str | Non
     told = {name: value.value for name, value in made.metadata.items() if name in ("inputs", "stands on", CONTENT)}
     # A run that failed half-way, or a hand, may have written the file since.
     changed = CONTENT in told and path.is_file() and told[CONTENT] != file_hash(path)
-    return {"version": version_of(made), "run": found[0].run_id, "changed since": changed, **told}
+    return {"version": recorded_version(made.tags), "run": found[0].run_id, "changed since": changed, **told}
 
 
 def _producers(instance: dg.DagsterInstance, studies: Sequence[Study], path: Path) -> Iterator[Producer]:
@@ -71,14 +70,8 @@ def _producers(instance: dg.DagsterInstance, studies: Sequence[Study], path: Pat
 
 
 def _of_study(study: Study, path: Path) -> Iterator[Producer]:
-    case_id, fold = path.name.removesuffix(".nii.gz"), path.stem.removeprefix("fold_")
-    if path == study.config:
-        yield asset_key(study, "study_config"), None
-    elif path == study.results_csv:
-        yield asset_key(study, "evaluation"), None
-    elif path.parent == study.models and fold.isdecimal():
-        yield asset_key(study, "fold_model"), fold_key(int(fold))
-    elif path.parent == study.cv_predictions:
-        yield asset_key(study, "cv_prediction"), case_id
-    elif path.parent == study.test_predictions:
-        yield asset_key(study, "test_prediction"), case_id
+    for stage in STAGES.values():
+        partition = stage.partition_of(study, path)
+        if partition is not None:
+            yield asset_key(study, stage.target), partition or None
+            return

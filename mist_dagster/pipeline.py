@@ -1,71 +1,197 @@
-"""Making a study current: each stage for just the partitions that a status names. What is out of date, status tells."""
+"""The one order of the stages: a work list, filled by a command or a plan, and run.
 
-from collections.abc import Mapping
-from typing import Any
+Only this module knows what follows what. What is stale is decided in ``freshness``; how a run starts, in ``launch``.
+"""
 
-from mist_dagster.freshness.checks import PlanRun
-from mist_dagster.freshness.outputs import make_outputs
-from mist_dagster.freshness.status import Status, status, told_unused, unused
-from mist_dagster.launch import Launcher, ask_for_reload, others_first
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Optional
+
+import dagster as dg
+from pydantic import Field
+
+from mist_dagster.freshness.outputs import make_outputs, stale_outputs
+from mist_dagster.freshness.status import Status, report, report_unused, status, unused
+from mist_dagster.launch import Build, Launcher, ask_for_reload, others_first
 from mist_dagster.partitions import fold_key
-from mist_dagster.provenance import adopt_config
 from mist_dagster.runtime.gpu import ALL_GPUS
+from mist_dagster.runtime.progress import Progress
+from mist_dagster.stages import STAGES, job_name
+from mist_dagster.stages.settings import adopt_config
 from mist_ops.analysis.analyze import read_fingerprint
 from mist_ops.config import read_config
 from mist_ops.dataset import read_train_paths
 from mist_ops.study import Study
 
 
-def make_current(launcher: Launcher, study: Study, found: Status, how: PlanRun) -> None:
-    """Make what a status found to be out of date, and nothing else.
+@dataclass(frozen=True)
+class Resources:
+    """What the runs of a command may use of the machine.
+
+    Attributes:
+        device: As the user gave it; None for GPUs if there are any.
+        workers: Processes by stage; one where a stage is not named.
+    """
+
+    device: str | None = None
+    workers: Mapping[str, int] = field(default_factory=dict)
+
+    def config(self, study: Study, stage: str) -> dict[str, Any]:
+        """The part of a stage's run config that depends on the machine."""
+        options = STAGES[stage].options
+        chosen: dict[str, Any] = {"workers": self.workers.get(stage, 1)} if "workers" in options else {}
+        if "device" in options and self.device is not None:
+            chosen["device"] = self.device
+        if stage == "train":  # one fold after another, so each may have all GPUs
+            chosen["gpus"] = read_config(study.config).training.hardware.num_gpus or ALL_GPUS
+        return chosen
+
+
+@dataclass(frozen=True)
+class Work:
+    """A run of a stage.
+
+    Attributes:
+        stage: The stage.
+        partitions: Its patients or folds; None for a stage without partitions.
+        config: Run config besides that of ``Resources``.
+    """
+
+    stage: str
+    partitions: Sequence[str] | None = None
+    config: Mapping[str, Any] = field(default_factory=dict)
+
+
+def in_order(
+    needed: Mapping[str, Sequence[str] | None],
+    fold_of: Mapping[str, int],
+    config: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Iterator[Work]:
+    """Order what needs a run: each stage after those that it reads, and a fold's predictions right after its training.
+
+    Args:
+        needed: Partitions by stage; None for a stage without partitions.
+        fold_of: The fold that holds out each training patient.
+        config: Run config of stages besides that of ``Resources``.
+    """
+    given = config or {}
+    left = list(needed.get("predict") or ())
+    for name, stage in STAGES.items():
+        if name not in needed:
+            continue
+        if name == "train":
+            for fold in needed[name] or ():
+                yield Work(name, [fold], given.get(name, {}))
+                held_out = [case_id for case_id in left if fold_key(fold_of[case_id]) == fold]
+                if held_out:
+                    yield Work("predict", held_out, given.get("predict", {}))
+                    left = [case_id for case_id in left if case_id not in set(held_out)]
+        elif name == "predict":
+            if left:
+                yield Work(name, left, given.get(name, {}))
+        elif stage.partitions is None or needed[name]:
+            yield Work(name, needed[name], given.get(name, {}))
+
+
+def run(launcher: Launcher, study: Study, work: Iterator[Work], resources: Resources) -> None:
+    """Run a work list.
+
+    Patients that fail hold up their own stages after training, not those of the others.
 
     Raises:
-        RunFailedError: A run failed; the stages after it were not begun.
+        PatientsFailedError: Some patients failed; what does not need them is done.
+        RunFailedError: A run failed; the following ones were not started.
         RunCanceledError: A run was interrupted.
     """
-    if found.unseen:
-        analyze_anew(launcher, study, {"workers": how.preprocess_workers})
-        found = status(study)
-    config, device = read_config(study.config), {"device": how.device} if how.device else {}
-    adopt_config(launcher.instance, study, config, "config.json was edited")
-    if study.data and not found.current:
-        launcher.run_stage(study, "observe")
-    if found.patients:
-        launcher.run_stage(study, "preprocess", {"workers": how.preprocess_workers}, list(found.patients))
-        found = status(study)  # arrays that came out as they were make no model out of date
-    training: dict[str, Any] = {"resume": False, "gpus": config.training.hardware.num_gpus or ALL_GPUS, **device}
-    for fold in found.folds:
-        launcher.run_stage(study, "train", training, [fold_key(fold)])
-    with others_first() as waiting:
-        if found.predictions:
-            with waiting():
-                launcher.run_stage(study, "predict", device, list(found.predictions))
-        if found.scores:
-            with waiting():
-                launcher.run_stage(study, "evaluate", {"workers": how.evaluate_workers})
-        if found.tests:
-            if study.data:
-                launcher.run_stage(study, "observe_tests")
-            launcher.run_stage(study, "test", device, list(found.tests))
-    make_outputs(launcher, study, status(study))
-    show_status(launcher, study)
+    with others_first() as holding_back:
+        for item in work:
+            stage = STAGES[item.stage]
+            with holding_back() if stage.continues else contextlib.nullcontext():
+                if stage.observes and study.data:
+                    launcher.run_stage(study, stage.observes)
+                config = {**resources.config(study, item.stage), **item.config}
+                launcher.run_stage(study, item.stage, config, item.partitions)
 
 
-def analyze_anew(launcher: Launcher, study: Study, how: Mapping[str, Any]) -> None:
-    """Analyze a study, and tell what was left out or should be known."""
+def analyze(launcher: Launcher, study: Study, how: Mapping[str, Any]) -> None:
+    """Analyze a study, and report excluded patients and warnings."""
     launcher.run_stage(study, "observe")
     launcher.run_stage(study, "analyze", how)
     ask_for_reload()
     fingerprint = read_fingerprint(study)
     for case_id, reasons in fingerprint.excluded.items():
-        launcher.progress.problem(f"Left out: case '{case_id}': {'; '.join(reason.rstrip('.') for reason in reasons)}.")
+        launcher.progress.problem(f"Excluded: case '{case_id}': {'; '.join(reason.rstrip('.') for reason in reasons)}.")
     for warning in fingerprint.warnings:
         launcher.progress.note(f"Warning: {warning}")
-    for sentence in told_unused(unused(study, read_config(study.config), read_train_paths(study.train_paths))):
-        launcher.progress.note(sentence)
+    for line in report_unused(unused(study, read_config(study.config), read_train_paths(study.train_paths))):
+        launcher.progress.note(line)
     launcher.progress.note(f"Analysis complete: {study.config}")
 
 
+def make_current(launcher: Launcher, study: Study, found: Status, resources: Resources) -> None:
+    """Run what a status found stale, and nothing else.
+
+    Raises:
+        RunFailedError: A run failed; the following ones were not started.
+        RunCanceledError: A run was interrupted.
+    """
+    if found.of("analyze"):
+        analyze(launcher, study, {"workers": resources.workers.get("analyze", 1)})
+        found = status(study)
+    adopt_config(launcher.instance, study, read_config(study.config), "config.json was edited")
+    if found.of("preprocess"):
+        run(launcher, study, in_order({"preprocess": list(found.of("preprocess"))}, {}), resources)
+        found = status(study)  # arrays that came out as they were leave their models current
+    fold_of = read_train_paths(study.train_paths).fold_of
+    needed = {name: list(keys) if STAGES[name].partitions else None for name, keys in found.stale.items()}
+    run(
+        launcher, study, in_order({name: needed[name] for name in needed if not STAGES[name].reads}, fold_of), resources
+    )
+    for name in (name for name in STAGES if name in needed and STAGES[name].reads):
+        if status(study).of(name):  # not if what it reads came out as it was
+            run(launcher, study, in_order({name: None}, {}), resources)
+    make_outputs(launcher, study, status(study))
+    show_status(launcher, study)
+
+
 def show_status(launcher: Launcher, study: Study) -> None:
-    """Have the checks in the UI say what is out of date now; they know of no edit until they run."""
+    """Execute the checks in the UI, which know of no edit until they run."""
     launcher.run_stage(study, "status")
+
+
+class PlanRun(dg.Config):
+    """How to make a study current."""
+
+    device: Optional[str] = Field(None, description="cpu, cuda or a GPU number; a GPU if there is one.")  # noqa: UP045
+    preprocess_workers: int = Field(1, description="Processes that preprocess patients.")
+    evaluate_workers: int = Field(1, description="Processes that score patients.")
+
+
+def plan_job(study: Study, build: Build) -> dg.JobDefinition:
+    """The job that does what ``mist_plan --apply`` does."""
+
+    @dg.op(name=f"{study.key}__plan_op", description="Find what is stale, and rebuild just that.")
+    def plan(context: dg.OpExecutionContext, config: PlanRun, progress: dg.ResourceParam[Progress]) -> None:
+        found = status(study)
+        outputs = stale_outputs(context.instance, study, found)
+        for line in report(found, {output.path: reason for output, reason in outputs.items()}):
+            progress.note(line)
+        if outputs or not found.current:
+            workers = {
+                "analyze": config.preprocess_workers,
+                "preprocess": config.preprocess_workers,
+                "evaluate": config.evaluate_workers,
+            }
+            launcher = Launcher(context.instance, progress, build)
+            make_current(launcher, study, found, Resources(config.device, workers))
+
+    @dg.job(
+        name=job_name(study, "make_current"),
+        tags={"mist/study": study.key, "mist/stage": "make_current"},
+        description="Rebuild what is stale, and nothing else; each stage is a run of its own.",
+    )
+    def make_current_job() -> None:
+        plan()
+
+    return make_current_job

@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias, TypeVar, cast
+from typing import Protocol, TypeAlias, TypeVar, cast
 
 import dagster as dg
 
@@ -18,8 +18,6 @@ from mist_dagster.dagster_private import (
 )
 from mist_dagster.metadata import Metadata
 from mist_dagster.runtime.progress import Progress
-from mist_ops.analysis.analyze import EDITED, fold_origins
-from mist_ops.config import STAGE_SECTIONS, STEP_VERSIONS, StudyConfig
 from mist_ops.dataset import Case
 from mist_ops.errors import CaseError, explained, few, machine_error
 from mist_ops.files import file_hash, json_hash
@@ -37,12 +35,7 @@ class _Named(Protocol):
 Named = TypeVar("Named", bound=_Named)
 
 CODE_VERSION = "1"
-"""Version of what the assets compute whose files tell no version of their own (see ``code_version``)."""
-
-
-def code_version(stage: str) -> str:
-    """The version of what a stage computes, as Dagster wants it."""
-    return str(STEP_VERSIONS[stage])
+"""Version of the assets that are in no row of the table of stages."""
 
 
 def asset_key(study: Study, name: str) -> dg.AssetKey:
@@ -84,11 +77,12 @@ def provenance_tags(instance: dg.DagsterInstance, code: str, upstream: Iterable[
     """Tags of a record: the version of the code, and what it was made from as that is on record now."""
     tags = {CODE_VERSION_TAG: code}
     for key in upstream:
-        tags |= _upstream_tags(instance, key)
+        tags |= upstream_tags(instance, key)
     return tags
 
 
-def _upstream_tags(instance: dg.DagsterInstance, key: dg.AssetKey) -> dict[str, str]:
+def upstream_tags(instance: dg.DagsterInstance, key: dg.AssetKey) -> dict[str, str]:
+    """Tags that record an input as it is on record now."""
     record = instance.get_latest_data_version_record(key)
     version = extract_data_version_from_entry(record.event_log_entry) if record else None
     return {
@@ -110,9 +104,15 @@ def observed_versions(instance: dg.DagsterInstance, key: dg.AssetKey) -> dict[st
     return {partition: tags[DATA_VERSION_TAG] for partition, tags in observed.items()}
 
 
-def version_of(made: dg.AssetMaterialization) -> str:
-    """The data version of a record; empty if it has none."""
-    return dict(made.tags or {}).get(DATA_VERSION_TAG, "")
+def recorded_version(tags: Mapping[str, str] | None) -> str:
+    """The data version among the tags of an event; empty if there is none."""
+    return (tags or {}).get(DATA_VERSION_TAG, "")
+
+
+def latest_tags(instance: dg.DagsterInstance, key: dg.AssetKey) -> dict[str, str]:
+    """Tags of the latest materialization of an asset."""
+    event = instance.get_latest_materialization_event(key)
+    return dict(event.asset_materialization.tags or {}) if event and event.asset_materialization else {}
 
 
 @dataclass(frozen=True)
@@ -199,53 +199,3 @@ def interruptible(context: dg.AssetExecutionContext) -> Iterator[None]:
     except dg.DagsterExecutionInterruptedError:
         context.instance.report_run_canceling(context.run)
         raise
-
-
-def config_versions(study: Study, config: StudyConfig) -> dict[str, str]:
-    """The data version of config.json, of the fold assignment, and of the settings that each stage reads."""
-    return {
-        "study_config": file_hash(study.config),
-        "fold_assignment": file_hash(study.train_paths),
-        **{f"{stage}_settings": config.digest(stage) for stage in STAGE_SECTIONS},
-    }
-
-
-def adopt_config(instance: dg.DagsterInstance, study: Study, config: StudyConfig, reason: str) -> list[str]:
-    """Report to the graph what changed in config.json since it was last recorded; return the names that changed.
-
-    Each asset of the analysis gets a new record, those whose content is as before with their old version, so that
-    nothing after them becomes stale. The rest of their provenance is kept: an edit is no new analysis of the dataset.
-    """
-    versions = config_versions(study, config)
-    old = {name: _latest_tags(instance, asset_key(study, name)) for name in versions}
-    changed = [name for name, version in versions.items() if old[name].get(DATA_VERSION_TAG, version) != version]
-    upstream: dict[str, str] = {}
-    for name in versions if changed else ():
-        key = asset_key(study, name)
-        tags = {**old[name], **upstream, **version_tags(versions[name])}
-        said = _edited_folds(study) if name == "fold_assignment" and name in changed else reason
-        settings = dg.MetadataValue.json(shown_settings(name, config))
-        instance.report_runless_asset_event(
-            dg.AssetMaterialization(key, description=said, metadata={"edited": said, "settings": settings}, tags=tags)
-        )
-        if not upstream:  # config.json comes first, and the others follow from it
-            upstream = _upstream_tags(instance, key)
-    return changed
-
-
-def _edited_folds(study: Study) -> str:
-    edited = [case_id for case_id, origin in fold_origins(study).items() if origin == EDITED]
-    return (
-        f"train_paths.csv was edited; the folds of {len(edited)} patients are not those of the analysis: {edited[:20]}"
-    )
-
-
-def _latest_tags(instance: dg.DagsterInstance, key: dg.AssetKey) -> dict[str, str]:
-    event = instance.get_latest_materialization_event(key)
-    return dict(event.asset_materialization.tags or {}) if event and event.asset_materialization else {}
-
-
-def shown_settings(name: str, config: StudyConfig) -> dict[str, Any]:
-    """The settings that an asset of the analysis stands for."""
-    stage = name.removesuffix("_settings")
-    return config.settings(stage) if stage in STAGE_SECTIONS else config.model_dump(mode="json")

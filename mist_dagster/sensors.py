@@ -5,7 +5,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from mist_dagster.jobs import job_name
+from mist_dagster.stages import job_name
 from mist_ops.analysis.analyze import unseen_patients
 from mist_ops.config import read_config
 from mist_ops.dataset import read_paths, read_train_paths

@@ -8,7 +8,7 @@ MIST lacks are at the end of their section. The hardware detected at run time is
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from operator import attrgetter
 from pathlib import Path
@@ -281,9 +281,13 @@ class StudyConfig(Section):
         return json_hash(self.settings(stage))
 
     def settings(self, stage: str) -> Json:
-        """The settings that a stage of ``STAGE_SECTIONS`` reads."""
+        """The settings that a stage reads: a stage of ``STAGE_SECTIONS``."""
+        return self.values(STAGE_SECTIONS[stage])
+
+    def values(self, paths: Iterable[str]) -> Json:
+        """The values at dotted paths, by path."""
         whole = self.model_dump(mode="json")
-        return {path: _lookup(whole, path) for path in STAGE_SECTIONS[stage]}
+        return {path: _lookup(whole, path) for path in paths}
 
 
 _GRID = ("dataset_info.images", "dataset_info.labels", "spatial_config.target_spacing")

@@ -107,6 +107,10 @@ class Study:
         """What was tried to find that strategy, and how it did."""
         return self.results / "postprocessing" / "search.json"
 
+    def inputs_record(self, stage: str) -> Path:
+        """What the artifact of a stage was made from, for stages without a record of their own."""
+        return self.results / "records" / f"{stage}.json"
+
     @property
     def arrays(self) -> Path:
         """Folder of the preprocessed channels."""

@@ -12,11 +12,14 @@ import dagster as dg
 from pydantic import Field, create_model
 
 from mist_dagster import metadata
-from mist_dagster.provenance import CODE_VERSION, asset_key, config_versions, interruptible, shown_settings
+from mist_dagster.partitions import StudyPartitions
+from mist_dagster.provenance import CODE_VERSION, asset_key, interruptible
 from mist_dagster.runtime.locks import at_work
 from mist_dagster.runtime.progress import Progress
+from mist_dagster.stages import setting_assets
+from mist_dagster.stages.settings import config_versions, shown_settings
 from mist_ops.analysis.analyze import analyze, fold_origins
-from mist_ops.config import STAGE_SECTIONS, StudyConfig, read_config
+from mist_ops.config import StudyConfig, read_config
 from mist_ops.dataset import read_train_paths
 from mist_ops.schema import FlaggedField, flagged_fields
 from mist_ops.study import Study
@@ -58,10 +61,10 @@ def launchpad(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {names[path]: list(value) if isinstance(value, tuple) else value for path, value in settings.items()}
 
 
-def analysis_assets(study: Study) -> list[dg.AssetsDefinition]:
+def build(study: Study, partitions: StudyPartitions) -> list[dg.AssetsDefinition]:
     """config.json with the fold assignment, and the settings of each stage."""
     config_key = asset_key(study, "study_config")
-    settings = [asset_key(study, f"{stage}_settings") for stage in STAGE_SECTIONS]
+    settings = [asset_key(study, name) for name in setting_assets()]
     described: dict[str, Any] = {"group_name": study.key, "code_version": CODE_VERSION, "kinds": {"json"}}
 
     @dg.multi_asset(

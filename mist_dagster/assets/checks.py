@@ -8,10 +8,10 @@ from functools import partial
 import dagster as dg
 from pydantic import Field
 
-from mist_dagster.jobs import raw_case_checks
 from mist_dagster.metadata import table
 from mist_dagster.provenance import asset_key, collect
 from mist_dagster.runtime.progress import Progress
+from mist_dagster.stages import gate_keys
 from mist_ops.analysis.analyze import find_leaks, read_fingerprint
 from mist_ops.analysis.verify import verify
 from mist_ops.config import read_config
@@ -34,7 +34,7 @@ def raw_case_gates(study: Study) -> dg.AssetChecksDefinition:
 
     @dg.multi_asset_check(
         name=f"{study.key}__verify_cases",
-        specs=[dg.AssetCheckSpec(check.name, asset=check.asset_key) for check in raw_case_checks(study)],
+        specs=[dg.AssetCheckSpec(check.name, asset=check.asset_key) for check in gate_keys(study)],
     )
     def verify_cases(config: VerifyRun, progress: dg.ResourceParam[Progress]) -> Iterator[dg.AssetCheckResult]:
         if study.data is None:
@@ -45,7 +45,7 @@ def raw_case_gates(study: Study) -> dg.AssetChecksDefinition:
         found, failures = collect(progress.track(looked, "Verifying", len(cases)), progress)
         rows = [(problem.gate, {"case": name, "because": problem}) for name, some in found.items() for problem in some]
         rows += [("readable", {"case": name, "because": sentence}) for name, sentence in failures.items()]
-        for check in raw_case_checks(study):
+        for check in gate_keys(study):
             yield _result([row for gate, row in rows if gate == check.name], dg.AssetCheckSeverity.ERROR, check)
 
     return verify_cases

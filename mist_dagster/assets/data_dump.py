@@ -4,6 +4,7 @@ import dagster as dg
 from pydantic import Field
 
 from mist_dagster import metadata
+from mist_dagster.partitions import StudyPartitions
 from mist_dagster.provenance import CODE_VERSION, asset_key, interruptible
 from mist_dagster.runtime.progress import Progress
 from mist_ops.files import file_hash
@@ -16,7 +17,7 @@ class DataDumpRun(dg.Config):
     workers: int = Field(1, description="Processes that measure cases.")
 
 
-def data_dump_assets(study: Study) -> list[dg.AssetsDefinition]:
+def build(study: Study, partitions: StudyPartitions) -> list[dg.AssetsDefinition]:
     """data_dump.json and data_dump.md."""
 
     @dg.asset(

@@ -26,7 +26,7 @@ from mist_ops.study import Study
 warnings.filterwarnings("ignore", category=dg.BetaWarning)
 
 
-def dataset_assets(study: Study, partitions: StudyPartitions) -> list[dg.AssetsDefinition | dg.SourceAsset]:
+def build(study: Study, partitions: StudyPartitions) -> list[dg.AssetsDefinition | dg.SourceAsset]:
     """dataset.json, the training patients and the test patients, each with the hash of its content."""
 
     @dg.observable_source_asset(key=asset_key(study, "dataset"), group_name=study.key)

@@ -7,9 +7,11 @@ import dagster as dg
 from pydantic import Field
 
 from mist_dagster import metadata
-from mist_dagster.provenance import Inputs, asset_key, code_version, collect, hashed, interruptible, listed
+from mist_dagster.partitions import StudyPartitions
+from mist_dagster.provenance import Inputs, asset_key, collect, hashed, interruptible, listed
 from mist_dagster.runtime.locks import at_work
 from mist_dagster.runtime.progress import Progress
+from mist_dagster.stages import STAGES
 from mist_ops.dataset import Assignment
 from mist_ops.errors import ConfigError, counted, few
 from mist_ops.evaluation.pages import Model
@@ -32,14 +34,14 @@ _WHEN_INPUTS_CHANGE = dg.AutomationCondition.any_deps_updated() & ~dg.Automation
 """Takes effect once the sensor ``default_automation_condition_sensor`` is switched on; it is off by default."""
 
 
-def evaluation_assets(study: Study) -> list[dg.AssetsDefinition]:
+def build(study: Study, partitions: StudyPartitions) -> list[dg.AssetsDefinition]:
     """results.csv."""
 
     @dg.asset(
         key=asset_key(study, "evaluation"),
         group_name=study.key,
         deps=[asset_key(study, name) for name in ("cv_prediction", "raw_case", "evaluation_settings")],
-        code_version=code_version("evaluation"),
+        code_version=STAGES["evaluate"].code_version,
         automation_condition=_WHEN_INPUTS_CHANGE,
         kinds={"csv"},
         check_specs=[dg.AssetCheckSpec("every_patient_scored", asset=asset_key(study, "evaluation"))],

@@ -8,8 +8,11 @@ import dagster as dg
 from pydantic import Field
 
 from mist_dagster import metadata
+from mist_dagster.partitions import StudyPartitions
 from mist_dagster.provenance import CODE_VERSION, asset_key, interruptible
 from mist_dagster.runtime.progress import Progress
+from mist_dagster.stages import STAGES
+from mist_dagster.stages.records import recording
 from mist_ops.config import read_config
 from mist_ops.dataset import read_train_paths
 from mist_ops.errors import few
@@ -29,7 +32,7 @@ class SearchRun(dg.Config):
     workers: int = Field(1, description="Processes that try strategies on cases.")
 
 
-def postprocessing_assets(study: Study) -> list[dg.AssetsDefinition]:
+def build(study: Study, partitions: StudyPartitions) -> list[dg.AssetsDefinition]:
     """strategy.json."""
 
     @dg.asset(
@@ -51,17 +54,17 @@ def postprocessing_assets(study: Study) -> list[dg.AssetsDefinition]:
             if study.cv_prediction(case_id).exists()
         ]
         score = partial(_score, masks, settings.evaluation)
-        with interruptible(context):
+        with interruptible(context), recording(study, STAGES["choose_postprocessing"]):
             steps = candidates(settings.dataset_info.labels)
             choice = search(predictions, score, steps, assignment.fold_of, config.workers)
+            write_strategy(study.strategy, choice.strategy)
+            write_json(study.strategy_search, choice.to_json())
         for sentence in choice.failures.values():
             progress.problem(sentence)
-        write_strategy(study.strategy, choice.strategy)
-        write_json(study.strategy_search, choice.to_json())
         if choice.failures:
             raise dg.Failure(
-                f"{len(choice.failures)} of {len(predictions)} patients had no say in {study.strategy}: "
-                f"{few(list(choice.failures))}."
+                f"{len(choice.failures)} of {len(predictions)} patients could not be scored and did not count for "
+                f"{study.strategy}: {few(list(choice.failures))}."
             )
         return dg.MaterializeResult(
             data_version=dg.DataVersion(file_hash(study.strategy)),

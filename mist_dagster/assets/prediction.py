@@ -12,12 +12,13 @@ from pydantic import Field
 
 from mist_dagster import metadata
 from mist_dagster.partitions import StudyPartitions
-from mist_dagster.provenance import Made, asset_key, code_version, interruptible, materialize_each
+from mist_dagster.provenance import Made, asset_key, interruptible, materialize_each
 from mist_dagster.runtime.executors import GPU_QUEUE
 from mist_dagster.runtime.gpu import leased_devices
 from mist_dagster.runtime.locks import at_work
 from mist_dagster.runtime.memory import claim
 from mist_dagster.runtime.progress import Progress
+from mist_dagster.stages import STAGES
 from mist_ops.config import StudyConfig, read_config
 from mist_ops.dataset import Assignment, Case, read_paths, read_train_paths
 from mist_ops.errors import CaseError
@@ -42,11 +43,11 @@ class PredictionRun(dg.Config):
     device: Optional[str] = Field(None, description="cpu, cuda or a number; a GPU if there is one.")  # noqa: UP045
 
 
-def prediction_assets(study: Study, partitions: StudyPartitions) -> list[dg.AssetsDefinition]:
+def build(study: Study, partitions: StudyPartitions) -> list[dg.AssetsDefinition]:
     """The cross-validation predictions and the test predictions."""
     described: dict[str, Any] = {
         "group_name": study.key,
-        "code_version": code_version("prediction"),
+        "code_version": STAGES["predict"].code_version,
         "backfill_policy": dg.BackfillPolicy.single_run(),
         "output_required": False,
         "pool": "gpu",

@@ -8,9 +8,10 @@ from pydantic import Field
 
 from mist_dagster import metadata
 from mist_dagster.partitions import StudyPartitions
-from mist_dagster.provenance import Made, asset_key, code_version, interruptible, materialize_each
+from mist_dagster.provenance import Made, asset_key, interruptible, materialize_each
 from mist_dagster.runtime.locks import at_work
 from mist_dagster.runtime.progress import Progress
+from mist_dagster.stages import STAGES
 from mist_ops.boxes import read_boxes, read_sizes
 from mist_ops.config import StudyConfig, read_config
 from mist_ops.dataset import Case, read_train_paths
@@ -27,7 +28,7 @@ class PreprocessingRun(dg.Config):
     workers: int = Field(1, description="Processes that preprocess cases.")
 
 
-def preprocessing_assets(study: Study, partitions: StudyPartitions) -> list[dg.AssetsDefinition]:
+def build(study: Study, partitions: StudyPartitions) -> list[dg.AssetsDefinition]:
     """The arrays of each patient."""
 
     @dg.asset(
@@ -35,7 +36,7 @@ def preprocessing_assets(study: Study, partitions: StudyPartitions) -> list[dg.A
         group_name=study.key,
         partitions_def=partitions.patients,
         deps=[asset_key(study, "raw_case"), asset_key(study, "preprocessing_settings")],
-        code_version=code_version("preprocessing"),
+        code_version=STAGES["preprocess"].code_version,
         backfill_policy=dg.BackfillPolicy.single_run(),
         output_required=False,
         kinds={"numpy"},

@@ -11,11 +11,12 @@ from pydantic import Field
 from mist_dagster import metadata
 from mist_dagster.instance import tensorboard
 from mist_dagster.partitions import StudyPartitions, fold_index
-from mist_dagster.provenance import CODE_VERSION, asset_key, code_version, interruptible
+from mist_dagster.provenance import CODE_VERSION, asset_key, interruptible
 from mist_dagster.runtime.executors import GPU_QUEUE
 from mist_dagster.runtime.gpu import leased_devices
 from mist_dagster.runtime.locks import at_work
 from mist_dagster.runtime.progress import Progress
+from mist_dagster.stages import STAGES
 from mist_ops.analysis.analyze import find_leaks
 from mist_ops.analysis.folds import check_folds, make_fold
 from mist_ops.config import StudyConfig, read_config
@@ -48,7 +49,7 @@ class TrainingRun(dg.Config):
     pretrained: Optional[PretrainedWeights] = Field(None, description="Start from other weights.")  # noqa: UP045
 
 
-def training_assets(study: Study, partitions: StudyPartitions) -> list[dg.AssetsDefinition]:
+def build(study: Study, partitions: StudyPartitions) -> list[dg.AssetsDefinition]:
     """The manifest and the model of each fold."""
 
     @dg.asset(
@@ -83,7 +84,7 @@ def training_assets(study: Study, partitions: StudyPartitions) -> list[dg.Assets
         group_name=study.key,
         partitions_def=partitions.folds,
         deps=[training_set, asset_key(study, "training_settings")],
-        code_version=code_version("training"),
+        code_version=STAGES["train"].code_version,
         pool="gpu",
         op_tags=GPU_QUEUE,
         kinds={"pytorch"},

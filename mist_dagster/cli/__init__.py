@@ -123,9 +123,12 @@ def ui(arguments: Arguments = None) -> int:
     """Serve the web UI, the daemon and TensorBoard on this machine, and nowhere else, until Ctrl-C."""
     chosen, _ = options.parse("mist_ui", ui.__doc__, options.UiOptions, [], arguments)
     from mist_dagster.instance import tensorboard
-    from mist_dagster.instance.home import serve
+    from mist_dagster.instance.home import instance, serve
     from mist_dagster.instance.studies import registered_studies
+    from mist_dagster.runtime.gpu import fit_pool
 
+    with instance() as opened:  # created, on first use, before two processes do so at once
+        fit_pool(opened)
     with tensorboard.serving(chosen.tensorboard_port, registered_studies()):
         return serve(chosen.port)
 
@@ -150,6 +153,7 @@ def _run(
     """
     chosen, settings = options.parse(f"mist_{name}", purpose, kind, stages, arguments)
     with _loading():
+        from mist_dagster.definitions import build_definitions
         from mist_dagster.launch import RunCanceledError, RunFailedError, launcher
         from mist_dagster.runtime.progress import TerminalProgress
 
@@ -157,7 +161,7 @@ def _run(
     with TerminalProgress() as progress, ExitStack() as stack:
         try:
             with _loading():
-                opened = stack.enter_context(launcher(progress))
+                opened = stack.enter_context(launcher(progress, build_definitions))
             work(opened, chosen, settings)
         except (KeyboardInterrupt, RunCanceledError):
             progress.problem("Interrupted. What was finished is kept.")

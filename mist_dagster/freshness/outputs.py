@@ -12,7 +12,7 @@ import dagster as dg
 
 from mist_dagster.freshness.status import Status
 from mist_dagster.launch import Launcher
-from mist_dagster.tools import TOOLS
+from mist_dagster.stages import STAGES, TOOLS
 from mist_ops.files import file_hash
 from mist_ops.study import Study
 
@@ -34,7 +34,7 @@ class Output:
     inputs: Mapping[Path, str]
 
 
-def outdated_outputs(instance: dg.DagsterInstance, study: Study, found: Status) -> dict[Output, str]:
+def stale_outputs(instance: dg.DagsterInstance, study: Study, found: Status) -> dict[Output, str]:
     """Why outputs that stand on a study, directly or through others, are to be made again; current ones are left out.
 
     Args:
@@ -42,18 +42,18 @@ def outdated_outputs(instance: dg.DagsterInstance, study: Study, found: Status) 
         study: The study.
         found: What of the study itself is out of date.
     """
-    outputs, concerned, pending = _outputs(instance), {study.results}, set(_to_be_made(study, found))
-    outdated: dict[Output, str] = {}
+    outputs, concerned, pending = _outputs(instance), {study.results}, set(_stale_files(study, found))
+    stale: dict[Output, str] = {}
     for _ in TOOLS:  # no chain of outputs is longer
         for output in outputs:
-            if output in outdated or not any(_within(path, concerned) for path in output.inputs):
+            if output in stale or not any(_within(path, concerned) for path in output.inputs):
                 continue
             concerned.add(output.path)
             reason = next(_reasons(output, pending), None)
             if reason:
-                outdated[output] = reason
+                stale[output] = reason
                 pending.add(output.path)
-    return outdated
+    return stale
 
 
 def make_outputs(launcher: Launcher, study: Study, found: Status) -> None:
@@ -63,9 +63,9 @@ def make_outputs(launcher: Launcher, study: Study, found: Status) -> None:
         RunFailedError: A run failed; those after it were not begun.
     """
     for _ in TOOLS:
-        outdated = outdated_outputs(launcher.instance, study, found)
-        waiting = {output.path for output in outdated}
-        for output in outdated:
+        stale = stale_outputs(launcher.instance, study, found)
+        waiting = {output.path for output in stale}
+        for output in stale:
             if not any(_within(path, waiting) for path in output.inputs):
                 launcher.run_tool(output.tool, output.path, _run_config(launcher.instance, output))
 
@@ -99,20 +99,19 @@ def _last(instance: dg.DagsterInstance, tool: str, key: dg.AssetKey, partition: 
         yield Output(tool, Path(partition), record.run_id, files)
 
 
-def _to_be_made(study: Study, found: Status) -> Iterator[Path]:
-    yield from (study.model(fold) for fold in found.folds)
-    yield from (study.cv_prediction(case_id) for case_id in found.predictions)
-    yield from (study.test_prediction(case_id) for case_id in found.tests)
-    if found.scores:
-        yield study.results_csv
+def _stale_files(study: Study, found: Status) -> Iterator[Path]:
+    for name, reasons in found.stale.items():
+        locate = STAGES[name].locate
+        if locate is not None and name != "analyze":
+            yield from (locate(study, key) for key in reasons)
 
 
 def _reasons(output: Output, pending: Collection[Path]) -> Iterator[str]:
     for path, known in output.inputs.items():
         if _within(path, pending):
-            yield f"{path.name} is to be made again"
+            yield f"{path.name} needs a rebuild"
         elif not path.is_file():
-            yield f"{path} is gone"
+            yield f"{path} is missing"
         elif file_hash(path) != known:
             yield f"{path.name} changed"
 

@@ -14,7 +14,6 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mist_dagster.runtime.gpu import fit_pool
 from mist_ops.files import write_text
 
 if TYPE_CHECKING:
@@ -92,8 +91,6 @@ def web_server() -> str | None:
 def serve(port: int) -> int:
     """Serve the UI and run the daemon on loopback, until Ctrl-C; return the exit status."""
     home, address = dagster_home(), f"http://127.0.0.1:{port}"
-    with instance() as opened:  # made, if this is the first use, before two processes do it at once
-        fit_pool(opened)
     workspace = str(files("mist_dagster") / "workspace.yaml")
     dev = [sys.executable, "-m", "mist_dagster.instance.webserver", "dev"]
     command = [*dev, "-h", "127.0.0.1", "-p", str(port), "-w", workspace]

@@ -9,16 +9,7 @@ from collections.abc import Sequence
 
 import dagster as dg
 
-TOOLS = (
-    "prediction",
-    "postprocessed",
-    "ensemble",
-    "evaluation",
-    "ranking",
-    "converted_msd",
-    "converted_csv",
-    "averaged_weights",
-)
+from mist_dagster.stages import TOOLS
 
 
 def tool_definitions(names: Sequence[str] = TOOLS) -> dg.Definitions:

@@ -14,7 +14,7 @@ from mist_dagster import cli
 from mist_dagster.definitions import build_definitions
 from mist_dagster.instance.home import instance
 from mist_dagster.instance.studies import registered_studies
-from mist_dagster.tools import TOOLS
+from mist_dagster.stages import TOOLS
 from mist_ops.config import read_config
 from mist_ops.dataset import read_train_paths
 from mist_ops.imaging.nifti import read_labels
@@ -46,7 +46,7 @@ def record(tool: str, output: str) -> dict[str, Any]:
 
 
 def test_all_tools_stand_in_one_graph() -> None:
-    graph = build_definitions([]).resolve_asset_graph()
+    graph = build_definitions([], tools=TOOLS).resolve_asset_graph()
     assert {key.path[-1] for key in graph.get_all_asset_keys()} == set(TOOLS)
     assert graph.toposorted_asset_keys
 

@@ -8,8 +8,9 @@ import nibabel as nib
 import pytest
 
 from mist_dagster.definitions import build_definitions
-from mist_dagster.jobs import STAGES
-from mist_dagster.provenance import adopt_config, asset_key
+from mist_dagster.provenance import asset_key
+from mist_dagster.stages import STAGES, asset_names
+from mist_dagster.stages.settings import adopt_config
 from mist_ops.config import override, read_config, write_config
 from mist_ops.dataset import read_train_paths
 from mist_ops.study import Study
@@ -40,7 +41,9 @@ def test_predictions_lie_on_the_grid_of_the_masks(finished: Study) -> None:
         assert abs(prediction.affine - mask.affine).max() < 1e-4
 
 
-@pytest.mark.parametrize("name", [name for names in STAGES.values() for name in names if name != "dataset"])
+@pytest.mark.parametrize(
+    "name", [name for stage in STAGES.values() for name in asset_names(stage) if name != "dataset"]
+)
 def test_every_asset_is_recorded(finished: Study, records: dg.DagsterInstance, name: str) -> None:
     key = asset_key(finished, name)
     observed = name in ("raw_case", "test_case")

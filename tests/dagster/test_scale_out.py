@@ -21,10 +21,10 @@ from tiny import TINY
 from mist_dagster import cli
 from mist_dagster.definitions import defs
 from mist_dagster.instance.home import instance
-from mist_dagster.jobs import job_name
 from mist_dagster.launch import CODE_LOCATION, LAUNCH, RELOAD
 from mist_dagster.partitions import study_partitions
 from mist_dagster.runtime.executors import executor
+from mist_dagster.stages import job_name
 from mist_ops.config import override, read_config, write_config
 from mist_ops.errors import ConfigError
 from mist_ops.study import Study

@@ -9,9 +9,9 @@ import pytest
 
 from mist_dagster import cli
 from mist_dagster.definitions import build_definitions
-from mist_dagster.freshness.status import sentences, status
+from mist_dagster.freshness.status import report, status
 from mist_dagster.instance.home import instance
-from mist_dagster.jobs import CHECKED, in_sync_checks
+from mist_dagster.stages import check_keys, tracked
 from mist_ops.config import STEP_VERSIONS, override, read_config, write_config
 from mist_ops.dataset import read_train_paths
 from mist_ops.imaging.nifti import read_labels, write_labels
@@ -43,19 +43,19 @@ def test_a_study_that_nobody_touched_is_current(copied_study: Study, capfd: pyte
 def test_an_edited_mask_reaches_its_arrays_the_folds_that_saw_it_and_what_follows(edited: tuple[Study, str]) -> None:
     study, patient = edited
     found = status(study)
-    assert found.patients == {patient: "its mask changed"}
-    assert found.folds == {
-        0: [f"patient {patient} trains it, and its mask changed"],
+    assert found.of("preprocess") == {patient: "its mask changed"}
+    assert found.of("train") == {
+        "fold_0": f"1 patient in its training set ({patient}): its mask changed",
         # Without --val-percent, the patients that a fold holds out select its weights.
-        1: [f"patient {patient} selects its weights, and its mask changed"],
+        "fold_1": f"1 patient in its validation set ({patient}): its mask changed",
     }
-    assert set(found.predictions) == {case.id for case in read_train_paths(study.train_paths).cases}
-    assert set(found.tests.values()) == {"folds 0, 1 are to be trained"}
-    assert found.scores is not None
+    assert set(found.of("predict")) == {case.id for case in read_train_paths(study.train_paths).cases}
+    assert set(found.of("test").values()) == {"folds 0, 1 need training"}
+    assert found.of("evaluate")
     assert found.hours is not None
-    text = "\n".join(sentences(found))
-    assert f"Preprocess 1 patients ({patient}): its mask changed." in text
-    assert f"Train fold 0: patient {patient} trains it, and its mask changed." in text
+    text = "\n".join(report(found))
+    assert f"Preprocess 1 patient ({patient}): its mask changed." in text  # pinned
+    assert f"Train fold 0: 1 patient in its training set ({patient}): its mask changed." in text  # pinned
 
 
 def test_a_plan_makes_just_that_again(edited: tuple[Study, str]) -> None:
@@ -66,7 +66,7 @@ def test_a_plan_makes_just_that_again(edited: tuple[Study, str]) -> None:
     assert cli.plan(where) == 0
     assert not status(study).current
     assert cli.plan([*where, "--apply", "--device", "cpu"]) == 0
-    assert list(sentences(status(study))) == ["Everything is current."]
+    assert list(report(status(study))) == ["Everything is current."]
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
@@ -84,12 +84,12 @@ def test_settings_reach_just_the_stages_that_read_them(copied_study: Study) -> N
     study, config = copied_study, read_config(copied_study.config)
     write_config(study.config, override(config, {"inference.tta.enabled": True}))
     found = status(study)
-    assert (found.patients, found.folds) == ({}, {})
-    assert set(found.predictions.values()) == {"the prediction settings changed"}
+    assert (found.of("preprocess"), found.of("train")) == ({}, {})
+    assert set(found.of("predict").values()) == {"the prediction settings changed"}
     write_config(study.config, override(config, {"training.epochs": 3}))
     found = status(study)
-    assert found.patients == {}
-    assert found.folds[0] == found.folds[1] == ["Settings changed: training.epochs was 1 and is now 3."]
+    assert found.of("preprocess") == {}
+    assert set(found.of("train").values()) == {"Settings changed: training.epochs was 1 and is now 3"}
 
 
 def test_a_file_that_was_only_touched_makes_nothing_stale_and_other_metrics_do(copied_study: Study) -> None:
@@ -99,7 +99,7 @@ def test_a_file_that_was_only_touched_makes_nothing_stale_and_other_metrics_do(c
     assert status(study).current
     write_config(study.config, override(config, {"evaluation": {"all": {"labels": [1, 2], "metrics": {"iou": {}}}}}))
     found = status(study)
-    assert (found.predictions, found.scores) == ({}, "the settings of evaluation changed since")
+    assert (found.of("predict"), found.of("evaluate")) == ({}, {"results.csv": "the settings of evaluation changed"})
 
 
 def test_a_new_version_of_a_step_reaches_what_it_made_and_what_follows(
@@ -107,15 +107,18 @@ def test_a_new_version_of_a_step_reaches_what_it_made_and_what_follows(
 ) -> None:
     study = copied_study
     monkeypatch.setitem(STEP_VERSIONS, "evaluation", 2)
-    assert (status(study).predictions, status(study).scores) == ({}, "the version of evaluation changed since")
+    assert (status(study).of("predict"), status(study).of("evaluate")) == (
+        {},
+        {"results.csv": "the version of evaluation changed"},
+    )
     monkeypatch.setitem(STEP_VERSIONS, "prediction", 2)
-    assert set(status(study).predictions.values()) == {"the prediction code changed from version 1 to 2"}
+    assert set(status(study).of("predict").values()) == {"the prediction code changed from version 1 to 2"}
     monkeypatch.setitem(STEP_VERSIONS, "training", 2)
     found = status(study)
-    assert found.patients == {}
-    assert found.folds[0] == ["The training code changed from version 1 to 2: the same settings give other weights."]
+    assert found.of("preprocess") == {}
+    assert found.of("train")["fold_0"].startswith("The training code changed from version 1 to 2")
     monkeypatch.setitem(STEP_VERSIONS, "preprocessing", 2)
-    assert set(status(study).patients.values()) == {"preprocessing is of version 2 now, and was of 1"}
+    assert set(status(study).of("preprocess").values()) == {"preprocessing is of version 2 now, and was of 1"}
 
 
 def test_what_is_missing_is_told(copied_study: Study) -> None:
@@ -124,8 +127,8 @@ def test_what_is_missing_is_told(copied_study: Study) -> None:
     study.model(1).unlink()
     study.cv_prediction(held_out[0]).unlink()
     found = status(study)
-    assert found.folds == {1: ["it is not trained"]}
-    assert found.predictions[held_out[0]] == "it is not predicted"
+    assert found.of("train") == {"fold_1": "it has no model"}
+    assert found.of("predict")[held_out[0]] == "it is not predicted"
 
 
 def test_the_checks_in_the_ui_say_what_the_command_says(edited: tuple[Study, str]) -> None:
@@ -134,9 +137,11 @@ def test_the_checks_in_the_ui_say_what_the_command_says(edited: tuple[Study, str
     with instance() as opened:
         result = job.execute_in_process(instance=opened)
     found = {made.asset_key.path[-1]: made for made in result.get_asset_check_evaluations()}
-    assert {name: made.passed for name, made in found.items()} == {name: name == "study_config" for name in CHECKED}
-    [row] = found["preprocessed_case"].metadata["out of date"].records
-    assert row.data == {"out of date": patient, "because": "its mask changed"}
+    assert {name: made.passed for name, made in found.items()} == {
+        stage.target: stage.name == "analyze" for stage in tracked()
+    }
+    [row] = found["preprocessed_case"].metadata["stale"].records
+    assert row.data == {"stale": patient, "because": "its mask changed"}
     assert found["fold_model"].metadata["number"].value == 2
     assert found["fold_model"].metadata["estimated hours"].value > 0
 
@@ -150,11 +155,11 @@ def test_a_job_makes_just_that_again(copied_study: Study) -> None:
         config = {"ops": {f"{study.key}__plan_op": {"config": {"device": "cpu"}}}}
         assert job.execute_in_process(instance=opened, run_config=config).success
         stages = [run.tags["mist/stage"] for run in opened.get_runs()]
-        checked = opened.event_log_storage.get_latest_asset_check_execution_by_key(in_sync_checks(study))
+        checked = opened.event_log_storage.get_latest_asset_check_execution_by_key(check_keys(study))
     assert status(study).current
     assert study.model(0).stat().st_mtime_ns == kept
-    # The latest first: the test set, of two folds, is drawn anew.
-    assert stages == ["status", "test", "observe_tests", "evaluate", "predict", "train", "observe", "make_current"]
+    # The latest first. The same weights give the same predictions, so the strategy of postprocessing stays current.
+    assert stages == ["status", "test", "observe_tests", "evaluate", "predict", "train", "make_current"]
     assert {record.status.value for record in checked.values()} == {"SUCCEEDED"}
 
 
@@ -174,8 +179,8 @@ def test_what_tools_made_of_scores_is_told_of_and_made_again_in_order(
     Path("other.csv").write_text("id,all_dice\n" + "".join(f"{row},0.5\n" for row in sorted(scored(study))))
     assert cli.status(where) == 0
     said = capfd.readouterr().err
-    assert f"Make {Path('again.csv').resolve()}: config.json changed." in said
-    assert f"Make {Path('ranks.csv').resolve()}: again.csv is to be made again." in said
+    assert f"Rebuild {Path('again.csv').resolve()}: config.json changed." in said
+    assert f"Rebuild {Path('ranks.csv').resolve()}: again.csv needs a rebuild." in said
     assert cli.plan([*where, "--apply"]) == 0
     assert "all_dice" in Path("ranks.csv").with_name("again.csv").read_text()
     capfd.readouterr()
@@ -198,10 +203,10 @@ def test_a_new_patient_is_told_of_taken_in_and_nobody_else_moves(
     train = tmp_path / "data" / "train"
     shutil.copytree(train / "phantom_002", train / "phantom_new")
     assert cli.status(where) == 0
-    assert "1 patients are new (phantom_new); mist_analyze --update adds them" in capfd.readouterr().err
+    assert "Analyze 1 new patient (phantom_new)" in capfd.readouterr().err
     assert cli.analyze([*data, "--update", "--overwrite"]) == 1
     assert cli.analyze(data) == 1
-    assert "Give --update to keep its edits and the folds" in capfd.readouterr().err
+    assert "[output-exists]" in capfd.readouterr().err
     assert cli.analyze([*data, "--update"]) == 0
     after = read_train_paths(tmp_path / "results" / "train_paths.csv").fold_of
     assert after == {**before, "phantom_new": 0}

@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 
 from mist_dagster.instance.home import instance
-from mist_dagster.jobs import STAGES
 from mist_dagster.launch import CODE_LOCATION
+from mist_dagster.stages import STAGES, asset_names
 from mist_ops.dataset import read_train_paths
 from mist_ops.imaging.nifti import read_labels, write_labels
 from mist_ops.study import Study
@@ -104,7 +104,7 @@ def keep(browser: Any, name: str) -> None:
 def test_the_graph_shows_every_asset_of_the_study(browser: Any, address: str, finished: Study) -> None:
     graph = f"{address}/locations/__repository__@{CODE_LOCATION}/asset-groups/{finished.name}/lineage"
     show(browser, graph, "study_config", "fold_model", "cv_prediction", "evaluation")
-    wait_until(lambda: all(name[:6] in text(browser) for names in STAGES.values() for name in names))
+    wait_until(lambda: all(name[:6] in text(browser) for stage in STAGES.values() for name in asset_names(stage)))
     keep(browser, "graph")
 
 

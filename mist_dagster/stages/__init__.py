@@ -1,0 +1,266 @@
+"""The one table of stages: what there is to make in a study, in order, and how each stage's state is tracked.
+
+Jobs, checks, staleness, rebuilt records, lineage, run config and reports iterate over ``STAGES``. A new asset after
+evaluation takes three places: its module in ``assets``, its row here, its path in ``mist_ops.study``.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import dagster as dg
+
+from mist_dagster.partitions import fold_index
+from mist_dagster.provenance import asset_key
+from mist_dagster.stages import stale
+from mist_dagster.stages.inspection import Inspection
+from mist_dagster.stages.records import stale_by_record
+from mist_dagster.stages.stage import WHOLE, Partitions, Stage
+from mist_ops.analysis.verify import GATES
+from mist_ops.errors import ConfigError
+from mist_ops.files import file_hash, json_hash
+from mist_ops.records.arrays import case_content, input_hashes
+from mist_ops.records.passport import read_passport
+from mist_ops.records.prediction import read_prediction_record
+from mist_ops.study import Study
+
+__all__ = [
+    "IN_SYNC",
+    "STAGES",
+    "TOOLS",
+    "WHOLE",
+    "Inspection",
+    "Partitions",
+    "Stage",
+    "asset_names",
+    "check_keys",
+    "gate_keys",
+    "job_name",
+    "keys_of",
+    "setting_assets",
+    "stale_partitions",
+    "tracked",
+    "version_on_record",
+]
+
+
+def _arrays_version(study: Study, case_id: str) -> str | None:
+    return case_content(study, case_id) if study.image(case_id).is_file() else None
+
+
+def _weights_version(study: Study, key: str) -> str | None:
+    fold = fold_index(key)
+    if not study.model(fold).is_file() or not study.passport(fold).is_file():
+        return None
+    try:
+        return read_passport(study.model(fold)).weights
+    except ConfigError:
+        return None
+
+
+def _prediction_version(study: Study, part: str, case_id: str) -> str | None:
+    record = read_prediction_record(study.prediction_record(part, case_id))
+    return record.mask if record else None
+
+
+def _scored_masks(seen: Inspection) -> dict[str, str]:
+    """The labels, masks and predictions from which the strategy of postprocessing is chosen."""
+    content = {"labels": json_hash(seen.config.dataset_info.labels)}
+    for case in seen.assignment.cases:
+        if seen.study.cv_prediction(case.id).is_file():
+            content[f"the prediction of {case.id}"] = _prediction_version(seen.study, "train", case.id) or ""
+            content[f"the mask of {case.id}"] = input_hashes(seen.study, case).get("mask", "")
+    return content
+
+
+_ROWS = (
+    Stage(
+        name="observe",
+        assets=["raw_case"],
+        description="Record the state of the images and masks of the training patients.",
+        module="mist_dagster.assets.dataset",
+    ),
+    Stage(
+        name="observe_tests",
+        assets=["test_case"],
+        description="Record the state of the images of the test patients.",
+    ),
+    Stage(
+        name="analyze",
+        assets=["dataset", "study_config", "fold_assignment"],
+        all_settings=True,
+        description="Measure the dataset; write config.json and the folds.",
+        module="mist_dagster.assets.analysis",
+        action="Analyze",
+        noun="new patient",
+        configured="analysis",
+        checked="study_config",
+        locate=lambda study, _: study.config,
+        stale=stale.new_patients,
+        options=frozenset({"workers"}),
+    ),
+    Stage(
+        name="dump",
+        assets=["data_dump"],
+        description="Describe the dataset in data_dump.json and data_dump.md.",
+        module="mist_dagster.assets.data_dump",
+        locate=lambda study, _: study.data_dump,
+        options=frozenset({"workers"}),
+    ),
+    Stage(
+        name="preprocess",
+        assets=["preprocessed_case"],
+        description="Turn the images of patients into arrays.",
+        module="mist_dagster.assets.preprocessing",
+        action="Preprocess",
+        noun="patient",
+        partitions="patients",
+        step="preprocessing",
+        locate=lambda study, key: study.image(key),
+        content=_arrays_version,
+        stale=stale.arrays,
+        observes="observe",
+        options=frozenset({"workers"}),
+    ),
+    Stage(
+        name="train",
+        assets=["training_set", "fold_model"],
+        description="Train the network of a fold.",
+        module="mist_dagster.assets.training",
+        action="Train",
+        noun="fold",
+        partitions="folds",
+        step="training",
+        locate=lambda study, key: study.model(fold_index(key)),
+        content=_weights_version,
+        stale=stale.models,
+        options=frozenset({"device"}),
+        priority=0,  # trainings take days, everything else minutes
+    ),
+    Stage(
+        name="predict",
+        assets=["cv_prediction"],
+        description="Predict held-out patients with the model of their fold.",
+        module="mist_dagster.assets.prediction",
+        action="Predict",
+        noun="held-out patient",
+        partitions="patients",
+        step="prediction",
+        locate=lambda study, key: study.cv_prediction(key),
+        content=lambda study, key: _prediction_version(study, "train", key),
+        stale=stale.held_out,
+        options=frozenset({"device"}),
+        continues=True,
+    ),
+    Stage(
+        name="evaluate",
+        assets=["evaluation"],
+        description="Score the held-out predictions.",
+        module="mist_dagster.assets.evaluation",
+        action="Evaluate",
+        step="evaluation",
+        locate=lambda study, _: study.results_csv,
+        stale=stale.scores,
+        options=frozenset({"workers"}),
+        continues=True,
+    ),
+    Stage(
+        name="choose_postprocessing",
+        assets=["postprocessing_strategy"],
+        description="Search for the postprocessing that raises the scores of held-out predictions.",
+        module="mist_dagster.assets.postprocessing",
+        action="Choose postprocessing",
+        step="evaluation",
+        version=1,
+        locate=lambda study, _: study.strategy,
+        reads=_scored_masks,
+        follows=["predict"],
+        optional=True,
+        options=frozenset({"workers"}),
+        continues=True,
+    ),
+    Stage(
+        name="test",
+        assets=["test_prediction"],
+        description="Predict the test patients with the models of all folds together.",
+        action="Predict",
+        noun="test patient",
+        partitions="test_patients",
+        step="prediction",
+        locate=lambda study, key: study.test_prediction(key),
+        content=lambda study, key: _prediction_version(study, "test", key),
+        stale=stale.tests,
+        observes="observe_tests",
+        options=frozenset({"device"}),
+        continues=True,
+    ),
+)
+
+STAGES: dict[str, Stage] = {row.name: row for row in _ROWS}
+"""Every stage of a study by name, each after those whose artifacts it reads."""
+
+TOOLS = (
+    "prediction",
+    "postprocessed",
+    "ensemble",
+    "evaluation",
+    "ranking",
+    "converted_msd",
+    "converted_csv",
+    "averaged_weights",
+)
+"""The assets outside of studies, each a module of ``tools``."""
+
+IN_SYNC = "in_sync"
+"""Name of the checks that report what is stale."""
+
+
+def tracked() -> list[Stage]:
+    """The stages whose artifacts can be stale."""
+    return [stage for stage in STAGES.values() if stage.stale or stage.reads]
+
+
+def stale_partitions(stage: Stage, seen: Inspection) -> Mapping[str, str]:
+    """Partitions of a tracked stage that need a run, with the reason of each; the file's name if it has none."""
+    return stage.stale(seen) if stage.stale else stale_by_record(seen, stage)
+
+
+def keys_of(stage: Stage, seen: Inspection) -> list[str]:
+    """All partitions of a stage, or ``WHOLE``."""
+    if stage.partitions == "patients":
+        return [case.id for case in seen.assignment.cases]
+    if stage.partitions == "test_patients":
+        return [case.id for case in seen.test_cases]
+    if stage.partitions == "folds":
+        return [f"fold_{fold}" for fold in seen.config.training.folds]
+    return [WHOLE]
+
+
+def version_on_record(stage: Stage, study: Study, key: str) -> str | None:
+    """Version of an existing artifact; None if it is missing or its version is not on record."""
+    if stage.locate is None or not stage.locate(study, key).is_file():
+        return None
+    return stage.content(study, key) if stage.content else file_hash(stage.locate(study, key))
+
+
+def setting_assets() -> dict[str, Sequence[str]]:
+    """The settings that stages read: the name of each settings asset, and the dotted paths in config.json."""
+    return {stage.settings: stage.setting_paths for stage in STAGES.values() if stage.settings}
+
+
+def asset_names(stage: Stage) -> list[str]:
+    """The assets that a run of a stage materializes."""
+    return [*stage.assets, *(setting_assets() if stage.all_settings else ())]
+
+
+def job_name(study: Study, stage: str) -> str:
+    """Name of a stage's job."""
+    return f"{study.key}__{stage}"
+
+
+def check_keys(study: Study) -> list[dg.AssetCheckKey]:
+    """Keys of the ``in_sync`` checks."""
+    return [dg.AssetCheckKey(asset_key(study, stage.target), IN_SYNC) for stage in tracked()]
+
+
+def gate_keys(study: Study) -> list[dg.AssetCheckKey]:
+    """Keys of the checks that read every file of every patient."""
+    return [dg.AssetCheckKey(asset_key(study, "raw_case"), gate) for gate in GATES]

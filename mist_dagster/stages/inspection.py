@@ -1,0 +1,47 @@
+"""A study's files as they are now, each read once, and what is already known to be stale."""
+
+from collections.abc import Mapping
+from contextlib import suppress
+from functools import cache, cached_property
+
+from mist_ops.config import StudyConfig, read_config
+from mist_ops.dataset import Assignment, Case, read_paths, read_train_paths
+from mist_ops.errors import ConfigError
+from mist_ops.records.arrays import case_content
+from mist_ops.records.passport import read_passport
+from mist_ops.study import Study
+
+
+class Inspection:
+    """What the rows of the table compare artifacts with.
+
+    Attributes:
+        study: The study.
+        config: Its config.json.
+        assignment: Its training patients and their folds.
+        stale: Stale partitions of the stages inspected so far, by stage, with the reason of each.
+        content_of: Content of a patient's arrays, read once.
+    """
+
+    def __init__(self, study: Study) -> None:
+        self.study = study
+        self.config: StudyConfig = read_config(study.config)
+        self.assignment: Assignment = read_train_paths(study.train_paths)
+        self.stale: dict[str, Mapping[str, str]] = {}
+        self.content_of = cache(lambda case_id: case_content(study, case_id))
+
+    @cached_property
+    def test_cases(self) -> list[Case]:
+        """The test patients."""
+        table = self.study.test_paths
+        return read_paths(table, self.config.dataset_info.images) if table.is_file() else []
+
+    @cached_property
+    def weights(self) -> Mapping[int, str]:
+        """SHA-256 of the weights of each fold whose model is current."""
+        known = {}
+        for fold in self.config.training.folds:
+            if f"fold_{fold}" not in self.stale.get("train", {}):
+                with suppress(ConfigError):
+                    known[fold] = read_passport(self.study.model(fold)).weights
+        return known

@@ -1,0 +1,61 @@
+"""config.json as assets: the whole of it, the fold assignment, and the settings that each stage reads."""
+
+from typing import Any
+
+import dagster as dg
+
+from mist_dagster.provenance import asset_key, latest_tags, recorded_version, upstream_tags, version_tags
+from mist_dagster.stages import setting_assets
+from mist_ops.analysis.analyze import EDITED, fold_origins
+from mist_ops.config import StudyConfig
+from mist_ops.errors import counted, few
+from mist_ops.files import file_hash, json_hash
+from mist_ops.study import Study
+
+
+def config_versions(study: Study, config: StudyConfig) -> dict[str, str]:
+    """Data versions of config.json, of the fold assignment, and of the settings of each stage."""
+    return {
+        "study_config": file_hash(study.config),
+        "fold_assignment": file_hash(study.train_paths),
+        **{name: json_hash(config.values(paths)) for name, paths in setting_assets().items()},
+    }
+
+
+def shown_settings(name: str, config: StudyConfig) -> dict[str, Any]:
+    """The settings that an asset of the analysis represents."""
+    paths = setting_assets().get(name)
+    return config.model_dump(mode="json") if paths is None else config.values(paths)
+
+
+def adopt_config(instance: dg.DagsterInstance, study: Study, config: StudyConfig, reason: str) -> list[str]:
+    """Report to the graph what changed in config.json since it was last recorded; return the assets that changed.
+
+    Each asset of the analysis gets a new record; those with unchanged content keep their version, so that nothing
+    downstream becomes stale. The rest of their provenance is kept: an edit is not a new analysis.
+    """
+    versions = config_versions(study, config)
+    old = {name: latest_tags(instance, asset_key(study, name)) for name in versions}
+    changed = [name for name, version in versions.items() if recorded_version(old[name]) not in (version, "")]
+    upstream: dict[str, str] = {}
+    for name in versions if changed else ():
+        key = asset_key(study, name)
+        tags = {**old[name], **upstream, **version_tags(versions[name])}
+        edited = _edited_folds(study) if name == "fold_assignment" and name in changed else reason
+        settings = dg.MetadataValue.json(shown_settings(name, config))
+        instance.report_runless_asset_event(
+            dg.AssetMaterialization(
+                key, description=edited, metadata={"edited": edited, "settings": settings}, tags=tags
+            )
+        )
+        if not upstream:  # config.json comes first; the others are derived from it
+            upstream = upstream_tags(instance, key)
+    return changed
+
+
+def _edited_folds(study: Study) -> str:
+    edited = [case_id for case_id, origin in fold_origins(study).items() if origin == EDITED]
+    return (
+        f"train_paths.csv was edited: {counted(len(edited), 'patient')} ({few(edited, 20)}) are not in the folds that "
+        "the analysis assigned"
+    )

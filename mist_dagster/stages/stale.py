@@ -1,0 +1,162 @@
+"""Why the artifacts of each stage are stale: functions of an inspection, or of the parts of it that they need.
+
+Files decide, not Dagster's records, which may be lost or belong to another machine.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+
+from mist_dagster.partitions import fold_key
+from mist_dagster.stages.inspection import Inspection
+from mist_ops.analysis.analyze import unseen_patients
+from mist_ops.analysis.folds import make_fold
+from mist_ops.config import STEP_VERSIONS, StudyConfig
+from mist_ops.dataset import Assignment, Case, Fold
+from mist_ops.errors import ConfigError, counted, few
+from mist_ops.evaluation.table import summary_path
+from mist_ops.files import file_hash
+from mist_ops.records.arrays import case_content, input_hashes
+from mist_ops.records.arrays import why_outdated as why_arrays_are_stale
+from mist_ops.records.comparison import fold_changes, verify
+from mist_ops.records.prediction import Origin, read_prediction_record
+from mist_ops.records.prediction import why_stale as why_prediction_is_stale
+from mist_ops.records.scores import ScoreInputs, read_score_inputs
+from mist_ops.study import Study
+
+
+def new_patients(seen: Inspection) -> dict[str, str]:
+    """Patients of the dataset that the analysis did not see."""
+    return dict.fromkeys(unseen_patients(seen.study), "new in the dataset")
+
+
+def arrays(seen: Inspection) -> dict[str, str]:
+    """Patients whose arrays are missing, or were made from other files or settings."""
+    return arrays_of(seen.study, seen.config, seen.assignment.cases)
+
+
+def arrays_of(study: Study, config: StudyConfig, cases: Iterable[Case]) -> dict[str, str]:
+    """The same for some cases."""
+    settings, with_dtm = config.digest("preprocessing"), config.preprocessing.compute_dtms
+    reasons = {case.id: why_arrays_are_stale(study, case, settings, with_dtm) for case in cases}
+    return {case_id: reason for case_id, reason in reasons.items() if reason}
+
+
+def models(seen: Inspection) -> dict[str, str]:
+    """Folds without a model, or whose model was trained with other cases, arrays or settings."""
+    reasons = {fold: list(_of_fold(seen, fold)) for fold in seen.config.training.folds}
+    return {
+        fold_key(fold): "; ".join(reason.rstrip(".") for reason in those) for fold, those in reasons.items() if those
+    }
+
+
+def _of_fold(seen: Inspection, index: int) -> Iterator[str]:
+    study, training = seen.study, seen.config.training
+    if not study.model(index).is_file():
+        yield "it has no model"
+        return
+    if not study.passport(index).is_file():
+        yield f"the origin of its model is not on record ({study.passport(index)} is missing)"
+        return
+    try:
+        fold = make_fold(seen.assignment, index, training.val_percent, training.seed)
+        yield from _stale_parts(fold, seen.stale["preprocess"])
+        yield from fold_changes(study.model(index), fold)
+        # Arrays that preprocessing will rewrite are covered by its own reasons.
+        yield from verify(study.model(index), study, seen.stale["preprocess"], seen.content_of)
+    except ConfigError as error:  # the other folds are inspected all the same
+        yield error.message
+
+
+def _stale_parts(fold: Fold, patients: Mapping[str, str]) -> Iterator[str]:
+    for use, ids in (("in its training set", fold.training), ("in its validation set", fold.validation)):
+        for reason, those in by_reason({case_id: patients[case_id] for case_id in ids if case_id in patients}).items():
+            yield f"{counted(len(those), 'patient')} {use} ({few(those)}): {reason}"
+
+
+def held_out(seen: Inspection) -> dict[str, str]:
+    """Training patients whose cross-validation prediction is missing or stale."""
+    reasons = dict(predictions_of(seen.study, seen.config, seen.assignment, seen.weights))
+    for case_id, fold in seen.assignment.fold_of.items():
+        if fold in seen.weights and case_id in seen.stale["preprocess"]:
+            reasons[case_id] = seen.stale["preprocess"][case_id]
+        elif fold in seen.config.training.folds and fold not in seen.weights:
+            reasons[case_id] = f"fold {fold} needs training"
+    return {case.id: reasons[case.id] for case in seen.assignment.cases if case.id in reasons}
+
+
+def predictions_of(
+    study: Study, config: StudyConfig, assignment: Assignment, weights: Mapping[int, str]
+) -> Iterator[tuple[str, str]]:
+    """Ids of the patients whose prediction was not made with the weights of their fold, with the reason of each."""
+    settings = config.digest("prediction")
+    for case in assignment.cases:
+        fold = assignment.fold_of[case.id]
+        if fold not in weights:
+            continue
+        origin = Origin({fold: weights[fold]}, settings, case_content(study, case.id))
+        record, mask = study.prediction_record("train", case.id), study.cv_prediction(case.id)
+        reason = why_prediction_is_stale(record, mask, origin)
+        if reason:
+            yield case.id, reason
+
+
+def tests(seen: Inspection) -> dict[str, str]:
+    """Test patients whose prediction by all folds is missing or stale."""
+    untrained = sorted(set(seen.config.training.folds) - set(seen.weights))
+    if untrained:
+        folds = "fold" if len(untrained) == 1 else "folds"
+        need = "needs" if len(untrained) == 1 else "need"
+        return {case.id: f"{folds} {few(untrained)} {need} training" for case in seen.test_cases}
+    study, settings = seen.study, seen.config.digest("prediction")
+    reasons = {
+        case.id: why_prediction_is_stale(
+            study.prediction_record("test", case.id),
+            study.test_prediction(case.id),
+            Origin(seen.weights, settings, images=case.images),
+        )
+        for case in seen.test_cases
+    }
+    return {case_id: reason for case_id, reason in reasons.items() if reason}
+
+
+def scores(seen: Inspection) -> dict[str, str]:
+    """results.csv, if it is missing or was made from other masks, predictions or settings."""
+    reason = _of_scores(seen)
+    return {seen.study.results_csv.name: reason} if reason else {}
+
+
+def _of_scores(seen: Inspection) -> str | None:
+    if not seen.study.results_csv.is_file():
+        return "missing"
+    if seen.stale["predict"]:
+        return f"{counted(len(seen.stale['predict']), 'patient')} to predict"
+    recorded = read_score_inputs(summary_path(seen.study.results_csv))
+    if recorded is None:
+        return "inputs are not on record and may have changed"
+    changed = list(recorded.changes(_score_inputs(seen), seen.assignment.fold_of))
+    return f"{few(changed)} changed" if changed else None
+
+
+def _score_inputs(seen: Inspection) -> ScoreInputs:
+    """What the scores would be computed from now."""
+    study, fold_of = seen.study, seen.assignment.fold_of
+    cases = [case for case in seen.assignment.cases if fold_of[case.id] in seen.config.training.folds]
+    records = {case.id: read_prediction_record(study.prediction_record("train", case.id)) for case in cases}
+    return ScoreInputs(
+        settings=seen.config.digest("evaluation"),
+        version=STEP_VERSIONS["evaluation"],
+        masks={case.id: input_hashes(study, case).get("mask") for case in cases},
+        predictions={case_id: record and record.mask for case_id, record in records.items()},
+    )
+
+
+def trained_weights(study: Study, folds: Iterable[int]) -> dict[int, str]:
+    """SHA-256 of the weights of some folds, current or not."""
+    return {fold: file_hash(study.model(fold)) for fold in folds}
+
+
+def by_reason(reasons: Mapping[str, str]) -> dict[str, list[str]]:
+    """Group keys by their reason."""
+    grouped: dict[str, list[str]] = {}
+    for key, reason in reasons.items():
+        grouped.setdefault(reason, []).append(key)
+    return grouped
