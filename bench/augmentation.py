@@ -1,4 +1,4 @@
-"""How long augmentations take on one thread: each alone, and whole batches as they are trained on.
+"""Time augmentations on one thread: each alone, and whole training batches.
 
 python bench/augmentation.py --size 128 128 128 --spacing 1 1 1
 """
@@ -26,15 +26,13 @@ TIMES, BATCHES, BATCH_SIZE = 10, 20, 2
 
 
 def main() -> None:
-    """Time them and show the milliseconds of CPU."""
+    """Print CPU milliseconds of each augmentation and of batches."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, nargs=3, default=(128, 128, 128), help="voxels of a patch along x, y, z")
     parser.add_argument("--spacing", type=float, nargs=3, default=(1.0, 1.0, 1.0), help="mm along x, y, z")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    table = Table(
-        "augmentation", "ms", "share of patches", title=f"One channel, {'×'.join(map(str, options.size))} voxels"
-    )
+    table = Table("augmentation", "ms", "probability", title=f"One channel, {'×'.join(map(str, options.size))} voxels")
     for name, milliseconds, share in _each(tuple(options.size), tuple(options.spacing)):
         table.add_row(name, f"{milliseconds:.1f}", f"{share:.3g}")
     table.add_section()
@@ -66,7 +64,7 @@ def _batches(folder: Path, size: Size, spacing: Spacing) -> Iterator[tuple[str, 
 
 
 def _timed(work: Callable[[], object], times: int) -> float:
-    """Milliseconds of CPU that a call takes; the first, which also allocates, does not count."""
+    """CPU milliseconds of a call, after a first one that also allocates memory."""
     work()
     started = time.process_time()
     for _ in range(times):

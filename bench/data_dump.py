@@ -1,10 +1,10 @@
-"""How long the data dump takes, beside MIST where --reference names the Python of an environment with it.
+"""Time the data dump, and that of MIST with --reference.
 
 python bench/data_dump.py --data Task04_Hippocampus --reference /path/to/environment/bin/python
 python bench/data_dump.py --image ct.nii.gz --mask segmentation.nii.gz --reference /path/to/environment/bin/python
 
-Seconds of CPU in one process, imports apart, the least of several runs. Both sides read the same files, config.json and
-train_paths.csv; MIST draws at most 10000 voxels of a label and 5000 to 9999 intensities of a case, and we take all.
+CPU seconds in one process without imports, minimum of several runs. Both sides read the same images, config.json and
+train_paths.csv. MIST samples at most 10000 voxels of a label and 5000 to 9999 intensities of a case; we use all.
 """
 
 from __future__ import annotations
@@ -44,21 +44,27 @@ print("seconds", min(seconds))
 
 
 def main() -> None:
-    """Time both sides and show the seconds."""
+    """Time both sides and print CPU seconds."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, help="folder of a task of the Decathlon")
-    parser.add_argument("--image", type=Path, help="a CT, of which there are to be two cases")
-    parser.add_argument("--mask", type=Path, help="its labels; with --image")
-    parser.add_argument("--size", type=int, nargs=3, default=(160, 192, 128), help="voxels of phantoms, without data")
+    parser.add_argument("--data", type=Path, help="folder of a Decathlon task")
+    parser.add_argument("--image", type=Path, help="a CT, used as two cases")
+    parser.add_argument("--mask", type=Path, help="its mask; with --image")
+    parser.add_argument(
+        "--size",
+        type=int,
+        nargs=3,
+        default=(160, 192, 128),
+        help="voxels of phantoms, if no data are given",
+    )
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--reference", type=Path, help="Python with MIST")
+    parser.add_argument("--reference", type=Path, help="python of an environment with mist-medical")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         data = _dataset(options, Path(folder) / "data")
         study = Study("bench", numpy=Path(folder), results=Path(folder) / "results", data=data)
         cases = len(list(analyze(study, overrides={"training.nfolds": 2, "training.folds": [0]})))
         ours = min(_ours(study) for _ in range(options.repeats))
-        table = Table("", "CPU s", "CPU ms a case", title=f"Data dump of {cases} cases")
+        table = Table("", "CPU s", "CPU ms per case", title=f"Data dump of {cases} cases")
         table.add_row("mist-dagster", f"{ours:.3f}", f"{ours / cases * 1e3:.1f}")
         if options.reference:
             theirs = _theirs(options.reference, data, study.results, options.repeats)
@@ -78,7 +84,7 @@ def _dataset(options: argparse.Namespace, folder: Path) -> Path:
     else:
         write_phantoms(folder, patients=2, size=tuple(options.size))
     described = json.loads(data.read_text())
-    # What MIST cannot do without.
+    # Required by MIST.
     described["final_classes"] = {f"label_{label}": [label] for label in described["labels"] if label}
     known = {name: value for name, value in described.items() if value is not None}
     data.write_text(json.dumps({"task": "CT", "modality": "ct", **known}))

@@ -1,4 +1,4 @@
-"""Seconds of CPU of combining the masks of several raters, beside MIST: both sides get the same arrays in memory.
+"""Time the combination of masks and compare it with MIST; both sides get the same arrays in memory.
 
 python bench/ensembling.py --masks a.nii.gz b.nii.gz c.nii.gz --reference /path/to/environment/bin/python
 """
@@ -32,7 +32,7 @@ import mist.inference.label_ensemblers
 from mist.inference.label_ensemblers.label_ensembler_registry import get_label_ensembler
 
 def combine(name, masks):
-    # MIST gets images, which exist before its clock runs.
+    # MIST takes images, which are created before the timing starts.
     return SimpleITK.GetArrayViewFromImage(get_label_ensembler(name).combine(masks))
 """
 
@@ -56,14 +56,17 @@ print("seconds", least)
 
 
 def main() -> None:
-    """Time both sides and show the seconds, and in how many voxels the results differ."""
+    """Time both sides and print CPU seconds and the number of voxels that differ."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--masks", type=Path, nargs="+", required=True, help="masks of one patient by several raters")
+    parser.add_argument("--masks", type=Path, nargs="+", required=True, help="masks of one patient from several raters")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--reference", type=Path, help="python of an environment with mist-medical; left out without")
+    parser.add_argument("--reference", type=Path, help="python of an environment with mist-medical")
     options = parser.parse_args()
     masks = np.stack([read_labels(path)[0].astype(np.uint8) for path in options.masks])
-    highest, table = masks.max(), Table("backend", "CPU s", "MIST CPU s", "times", "differ", "ties there")
+    highest, table = (
+        masks.max(),
+        Table("backend", "CPU s", "MIST CPU s", "speed-up", "differences", "MIST ties"),
+    )
     with tempfile.TemporaryDirectory() as folder:
         np.save(f"{folder}/masks.npy", masks)
         for name in LABEL_ENSEMBLERS:
@@ -71,7 +74,7 @@ def main() -> None:
             row = [name, f"{ours:.3f}"]
             if options.reference:
                 theirs, other = _timed(options.reference, MIST, folder, name, options.repeats)
-                ties = other > highest  # MIST gives them a label that no rater used
+                ties = other > highest  # MIST marks them by a label that no rater used
                 row += [
                     f"{theirs:.3f}",
                     f"{theirs / ours:.0f}",

@@ -1,9 +1,9 @@
-"""Whether the memory of a command grows with the number of patients: each command once for few and once for many.
+"""Memory of each command as a function of the number of patients.
 
 python bench/load.py --patients 500 2000
 
-Each command runs in a process of its own, on small phantoms that differ in a voxel. The peak is that of the process
-that holds most, which with one worker is the command's.
+Each command runs once for few and once for many patients, in a separate process, on small phantoms that differ in a
+voxel. The peak is that of the largest process, which is the command itself with one worker.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from mist_ops.phantoms import write_phantoms
 
 SIZE = (22, 24, 20)
 STRATEGIES, VARIANTS = ("first", "second"), 8
-"""Tables that are ranked, and masks that the predictions of each are drawn from."""
+"""Ranked tables, and number of distinct prediction masks of each."""
 
 
 class Load(NamedTuple):
-    """What a command took: seconds, seconds of CPU, and MiB at its peak."""
+    """Wall seconds, CPU seconds and peak MiB of a command."""
 
     wall: float
     cpu: float
@@ -40,7 +40,7 @@ class Load(NamedTuple):
 
 
 def main() -> None:
-    """Run the commands and show what they took, and how their memory grows."""
+    """Run the commands and print their time, peak memory and memory per patient."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--patients", type=int, nargs=2, default=(500, 2000), metavar=("FEW", "MANY"))
     parser.add_argument("--workers", type=int, default=1)
@@ -48,7 +48,7 @@ def main() -> None:
     few, many = options.patients
     loads = [_loads(patients, options.workers) for patients in (few, many)]
     table = Table(
-        "command", *(f"{what}, {count}" for count in (few, many) for what in ("s", "CPU s", "MiB")), "KiB each"
+        "command", *(f"{what}, {count}" for count in (few, many) for what in ("s", "CPU s", "MiB")), "KiB per patient"
     )
     for command, first in loads[0].items():
         last = loads[1][command]
@@ -63,8 +63,8 @@ def main() -> None:
 def _loads(patients: int, workers: int) -> dict[str, Load]:
     with tempfile.TemporaryDirectory() as folder:
         _write_patients(Path(folder), patients)
-        # Of the two evaluations the second counts.
-        return {command: _load(Path(folder), command, words) for command, words in _commands(workers)}
+        # The dictionary keeps the second of the two evaluations.
+        return {command: _load(Path(folder), command, arguments) for command, arguments in _commands(workers)}
 
 
 def _commands(workers: int) -> Iterator[tuple[str, list[str]]]:
@@ -79,7 +79,7 @@ def _commands(workers: int) -> Iterator[tuple[str, list[str]]]:
 
 
 def _write_patients(folder: Path, patients: int) -> None:
-    """Patients that differ in a voxel of their first channel, and predictions that differ from the mask in a few."""
+    """Write patients that differ in a voxel of the first channel, and predictions that differ from the mask in 20."""
     data = write_phantoms(folder / "data", patients=1, size=SIZE)
     (first,) = (data.parent / "train").iterdir()
     scan = nib.load(first / "t1.nii.gz")
@@ -110,17 +110,17 @@ def _predictions(folder: Path, mask: Path, seed: int) -> list[Path]:
     return paths
 
 
-def _load(folder: Path, command: str, words: list[str]) -> Load:
+def _load(folder: Path, command: str, arguments: list[str]) -> Load:
     environment = {**os.environ, "DAGSTER_HOME": str(folder / "dagster_home"), "OMP_NUM_THREADS": "1"}
     began = time.perf_counter()
-    with (folder / "said").open("w+b") as said:
+    with (folder / "output").open("w+b") as output:
         program = str(Path(sys.executable).parent / f"mist_{command}")
-        process = subprocess.Popen([program, *words], cwd=folder, env=environment, stdout=said, stderr=said)
+        process = subprocess.Popen([program, *arguments], cwd=folder, env=environment, stdout=output, stderr=output)
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode:
-            said.seek(0)
-            raise SystemExit(f"mist_{command} failed:\n{said.read()[-4000:].decode()}")
+            output.seek(0)
+            raise SystemExit(f"mist_{command} failed:\n{output.read()[-4000:].decode()}")
     return Load(time.perf_counter() - began, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
 
 

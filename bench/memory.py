@@ -1,4 +1,4 @@
-"""How much memory prediction and training take at their peak, beside what was estimated.
+"""Peak memory of prediction and training, compared with the estimate.
 
 python bench/memory.py predict --size 512 512 400 --classes 10 --patch 128
 python bench/memory.py train --model nnunet-pocket --patch 128
@@ -30,9 +30,9 @@ CPU = torch.device("cpu")
 
 
 def main() -> None:
-    """Run once, in this process, and show the peak of its resident memory."""
+    """Run once in this process and print its peak resident memory."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("predict", "train"))
+    parser.add_argument("task", choices=("predict", "train"))
     parser.add_argument("--size", type=int, nargs=3, default=(512, 512, 400), help="voxels of the CT")
     parser.add_argument("--classes", type=int, default=10)
     parser.add_argument("--patch", type=int, default=128, help="edge of the patch")
@@ -42,13 +42,13 @@ def main() -> None:
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     began = time.perf_counter()
-    estimate = _predict(options) if options.what == "predict" else None
-    if options.what == "train":
+    estimate = _predict(options) if options.task == "predict" else None
+    if options.task == "train":
         _train(options)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    table = Table("what", "peak, GiB", "estimated, GiB", "seconds")
+    table = Table("task", "peak, GiB", "estimate, GiB", "seconds")
     shown = f"{estimate / 2**30:.2f}" if estimate else ""
-    table.add_row(options.what, f"{peak / 2**30:.2f}", shown, f"{time.perf_counter() - began:.0f}")
+    table.add_row(options.task, f"{peak / 2**30:.2f}", shown, f"{time.perf_counter() - began:.0f}")
     Console().print(table)
 
 

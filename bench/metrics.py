@@ -1,11 +1,11 @@
-"""Seconds of CPU of metrics and of an evaluation, beside MIST: the same masks, one thread, the least of three runs.
+"""Time metrics and an evaluation and compare them with MIST: one thread, minimum of three runs.
 
 python bench/metrics.py --shared ../shared --reference /path/to/environment/bin/python
 
-Each side works in a process of its own that has loaded all it needs, so that start-up is left out; MIST's evaluation
-runs through the function behind its command. The brain is a phantom of 240x240x155 voxels with a folded surface; the
-lesions and hippocampi are those of the shared folder, the latter shifted by a voxel for their predictions. The last
-column is the largest difference of a value; lesions differ where MIST is put right.
+Each side runs in a separate process after its imports, so that start-up is excluded; MIST's evaluation is called by the
+function behind its command. The brain is a phantom of 240x240x155 voxels with a folded surface; the lesions and
+hippocampi are those of the shared folder, the latter shifted by a voxel as predictions. The last column is the largest
+difference of a value; lesion metrics differ where a mistake of MIST is corrected.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ def compute(truth, prediction, metrics):
     return [METRICS[metric].function(pair) for metric in metrics]
 
 def run_evaluation(config, paths, output):
-    wanted, pairs = read_evaluation(Path(config)), read_pairs(Path(paths))
-    rows = {outcome.item.id: outcome.result for outcome in evaluate(pairs, wanted.classes) if outcome.result}
-    write_evaluation(Path(output), pairs, wanted.classes, rows, {})
+    evaluation, pairs = read_evaluation(Path(config)), read_pairs(Path(paths))
+    rows = {outcome.item.id: outcome.result for outcome in evaluate(pairs, evaluation.classes) if outcome.result}
+    write_evaluation(Path(output), pairs, evaluation.classes, rows, {})
 """
 
 MIST = """
@@ -107,24 +107,26 @@ print("\\n" + json.dumps(found))
 
 
 def main() -> None:
-    """Make the masks, time both sides and show the seconds."""
+    """Create the masks, time both sides and print CPU seconds."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shared", type=Path, required=True, help="folder with golden masks and the hippocampus task")
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--reference", type=Path, help="python of an environment with mist-medical; left out without")
+    parser.add_argument("--reference", type=Path, help="python of an environment with mist-medical")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         _write_inputs(Path(folder), options.shared)
         ours = _found(sys.executable, OURS, folder, options.runs, "ours")
         theirs = _found(str(options.reference), MIST, folder, options.runs, "mist") if options.reference else {}
-    table = Table("", "mist-dagster, CPU s", "MIST, CPU s", "ratio", "difference")
+    table = Table("", "mist-dagster, CPU s", "MIST, CPU s", "speed-up", "difference")
     for name, (seconds, values) in ours.items():
-        beside = _beside(seconds, values, *theirs[name]) if theirs else ("", "", "")
-        table.add_row(name, f"{seconds:.3f}", *beside)
+        compared = _compared(seconds, values, *theirs[name]) if theirs else ("", "", "")
+        table.add_row(name, f"{seconds:.3f}", *compared)
     Console(width=120).print(table)
 
 
-def _beside(seconds: float, values: Sequence[float], their_seconds: float, theirs: Sequence[float]) -> tuple[str, ...]:
+def _compared(
+    seconds: float, values: Sequence[float], their_seconds: float, theirs: Sequence[float]
+) -> tuple[str, ...]:
     return f"{their_seconds:.2f}", f"{their_seconds / seconds:.0f}", f"{np.abs(np.subtract(values, theirs)).max():.1g}"
 
 
@@ -158,7 +160,7 @@ def _write_inputs(folder: Path, shared: Path) -> None:
 
 
 def _brains() -> list[np.ndarray]:
-    """An ellipsoid with folds of 1.6 million voxels, and the same with small errors all over its surface."""
+    """Return an ellipsoid with folds of 1.6 million voxels, and the same with small errors over its whole surface."""
     generator = np.random.default_rng(0)
     x, y, z = np.ogrid[: BRAIN[0], : BRAIN[1], : BRAIN[2]]
     radius = np.sqrt(((x - 120) / 71) ** 2 + ((y - 118) / 83) ** 2 + ((z - 77) / 64) ** 2)

@@ -1,8 +1,8 @@
-"""What orchestration costs a patient, and how long a plan takes, on thousands of tiny patients.
+"""Orchestration overhead per patient, and duration of a plan, on thousands of tiny patients.
 
 python bench/patients.py --patients 5000
 
-The overhead is the time of a stage as a run of Dagster, less that of the same computation called directly.
+The overhead is the time of a stage as a Dagster run minus that of the same computation called directly.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ SIZE = (16, 16, 16)
 
 
 def main() -> None:
-    """Time the stages and show what a patient costs."""
+    """Time the stages and print the time per patient."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--patients", type=int, default=5000)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         os.environ["DAGSTER_HOME"] = f"{folder}/home"
-        table = Table("", "seconds", "ms a patient", title=f"{options.patients} patients")
-        for what, seconds in _steps(Path(folder), options.patients):
-            table.add_row(what, f"{seconds:.2f}", f"{1000 * seconds / options.patients:.2f}")
+        table = Table("", "seconds", "ms per patient", title=f"{options.patients} patients")
+        for step, seconds in _steps(Path(folder), options.patients):
+            table.add_row(step, f"{seconds:.2f}", f"{1000 * seconds / options.patients:.2f}")
         Console().print(table)
 
 
@@ -59,13 +59,13 @@ def _steps(folder: Path, patients: int) -> Iterator[tuple[str, float]]:
     ids = [case.id for case in assignment.cases]
     yield "definitions of the study", _seconds(lambda: build_definitions([study]).resolve_all_job_defs())
     direct = _seconds(lambda: [write_case(study, case, config, boxes[case.id]) for case in assignment.cases])
-    yield "preprocessing, computation alone", direct
+    yield "preprocessing, computation only", direct
     for case_id in ids:
         remove_case(study, case_id)
     with launcher(LogProgress()) as opened:
         yield "first observation of the files", _seconds(lambda: opened.run_stage(study, "observe"))
         yield (
-            "preprocessing, what its run adds",
+            "preprocessing, overhead of the run",
             _seconds(lambda: opened.run_stage(study, "preprocess", {}, ids)) - direct,
         )
         yield "observation, nothing changed", _seconds(lambda: opened.run_stage(study, "observe"))
@@ -75,7 +75,7 @@ def _steps(folder: Path, patients: int) -> Iterator[tuple[str, float]]:
 
 
 def _pretend_models(study: Study, config: StudyConfig) -> None:
-    """Passports of models as training would write them, so that a plan has all of its comparisons to make."""
+    """Write passports as training would, so that a plan makes all its comparisons."""
     assignment = read_train_paths(study.train_paths)
     for index in config.training.folds:
         fold = make_fold(assignment, index, config.training.val_percent, config.training.seed)

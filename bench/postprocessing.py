@@ -1,10 +1,10 @@
-"""Seconds of CPU of each transform, per label and on all of them together, beside MIST: the labels of a thorax CT.
+"""Time each postprocessing transform, per label and grouped, and compare it with MIST.
 
 python bench/postprocessing.py --labels /path/to/segmentation.nii.gz --reference /path/to/environment/bin/python
 
-The mask keeps its 31 largest labels, and is enlarged by repeating voxels in plane, to the size of a CT at its own
-resolution (``--enlarge 1`` leaves it as it is). Both sides get the same array in memory, each in a process of its own,
-and are timed after a first call; the least of the runs counts. The results are compared voxel by voxel.
+The mask keeps its 31 largest labels and is enlarged in plane to the size of a CT at full resolution by repeating voxels
+(``--enlarge 1`` keeps its size). Both sides get the same array in memory, in separate processes, and are timed after a
+first call; the minimum of the runs is shown. Results are compared voxel by voxel.
 """
 
 from __future__ import annotations
@@ -68,22 +68,22 @@ print(json.dumps(seconds))
 
 
 def main() -> None:
-    """Time both sides and show the seconds."""
+    """Time both sides and print CPU seconds."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--labels", type=Path, required=True, help="NIfTI file with many labels")
-    parser.add_argument("--enlarge", type=int, default=4, help="repeat each voxel so often along x and y")
+    parser.add_argument("--enlarge", type=int, default=4, help="number of times to repeat each voxel along x and y")
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--reference", type=Path, help="python of an environment with mist-medical; left out without")
+    parser.add_argument("--reference", type=Path, help="python of an environment with mist-medical")
     options = parser.parse_args()
     mask = _largest(read_labels(options.labels)[0]).repeat(options.enlarge, 0).repeat(options.enlarge, 1)
-    table = Table("transform", "mist-dagster, CPU s", "MIST, CPU s", "ratio", "voxels that differ")
+    table = Table("transform", "mist-dagster, CPU s", "MIST, CPU s", "speed-up", "voxels that differ")
     with tempfile.TemporaryDirectory() as folder:
         np.save(f"{folder}/mask.npy", mask)
         ours = _seconds(sys.executable, OURS, folder, options.runs, "ours")
         theirs = _seconds(str(options.reference), MIST, folder, options.runs, "mist") if options.reference else {}
         for number, (key, seconds) in enumerate(ours.items()):
-            beside = _beside(folder, number, seconds, theirs[key]) if theirs else ("", "", "")
-            table.add_row(key, f"{seconds:.4f}", *beside)
+            compared = _compared(folder, number, seconds, theirs[key]) if theirs else ("", "", "")
+            table.add_row(key, f"{seconds:.4f}", *compared)
     size = "×".join(map(str, mask.shape))
     table.title = f"{size} voxels, {len(np.unique(mask)) - 1} labels"
     Console().print(table)
@@ -115,7 +115,7 @@ def _seconds(python: str, side: str, folder: str, runs: int, name: str) -> dict[
     return seconds
 
 
-def _beside(folder: str, number: int, ours: float, theirs: float) -> tuple[str, str, str]:
+def _compared(folder: str, number: int, ours: float, theirs: float) -> tuple[str, str, str]:
     results = [np.load(f"{folder}/{side}-{number}.npy") for side in ("ours", "mist")]
     return f"{theirs:.3f}", f"{theirs / ours:.0f}", str(np.count_nonzero(results[0] != results[1]))
 

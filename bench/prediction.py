@@ -1,10 +1,10 @@
-"""Seconds of a prediction, beside MIST: the same weights, cases and flips, through ``mist_predict`` of both.
+"""Time ``mist_predict`` and compare it with that of MIST: the same weights, cases and flips.
 
 python bench/prediction.py --results /path/to/results --paths-csv cases.csv --reference /path/to/environment/bin/python
 
-Set ``training.amp`` in config.json: MIST, which has no use for it without a GPU, turns it off there.
-Each side predicts one case and then several; the difference of the two is what the others took, free of start-up. All
-weights in the folder of models are used. Those of ``nnunet`` and ``nnunet-pocket`` may come from MIST.
+Set ``training.amp`` in config.json: MIST, which does not use it without a GPU, switches it off there.
+Each side predicts one case and then several; the difference is the time of the other cases, without start-up. All
+weights in the models folder are used. Those of ``nnunet`` and ``nnunet-pocket`` may come from MIST.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from timing import Cost, cost
 
 
 def main() -> None:
-    """Time both sides and show the seconds per case."""
+    """Time both sides and print seconds per case."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--results", type=Path, required=True, help="of a study with models")
+    parser.add_argument("--results", type=Path, required=True, help="results folder of a study with models")
     parser.add_argument("--paths-csv", type=Path, required=True, help="cases to predict")
-    parser.add_argument("--cases", type=int, default=6, help="cases that are timed")
+    parser.add_argument("--cases", type=int, default=6, help="number of timed cases")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--reference", type=Path, help="python of an environment with mist-medical; left out without")
+    parser.add_argument("--reference", type=Path, help="python of an environment with mist-medical")
     options = parser.parse_args()
     sides = {"mist-dagster": Path(sys.executable).parent}
     if options.reference is not None:
@@ -49,7 +49,7 @@ def _predicted(command: Path, cases: int, options: argparse.Namespace) -> Cost:
     with options.paths_csv.open(newline="", encoding="utf-8") as file:
         header, *rows = csv.reader(file)
     if len(rows) < cases:
-        raise SystemExit(f"{options.paths_csv} lists {len(rows)} cases, but {cases} are needed; lower --cases.")
+        raise SystemExit(f"{options.paths_csv} lists {len(rows)} cases, but {cases} are needed. Lower --cases.")
     with tempfile.TemporaryDirectory() as folder:
         paths = Path(folder) / "paths.csv"
         with paths.open("w", newline="", encoding="utf-8") as file:

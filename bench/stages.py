@@ -1,4 +1,4 @@
-"""How long each stage takes, on phantoms of the size of real scans.
+"""Time each stage on phantoms of the size of real scans.
 
 make bench                                 # or: python bench/stages.py --size 240 240 155 --model nnunet
 """
@@ -34,11 +34,11 @@ Result = TypeVar("Result")
 
 
 def main() -> None:
-    """Time the stages and show the seconds."""
+    """Time the stages and print the seconds."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, nargs=3, default=(96, 112, 96), help="voxels along x, y, z")
     parser.add_argument("--model", default="nnunet-pocket")
-    parser.add_argument("--device", help="cpu, cuda or a number; a GPU if there is one")
+    parser.add_argument("--device", help="cpu, cuda or a GPU number; a GPU by default if available")
     options = parser.parse_args()
     table = Table("stage", "seconds", title=f"{'×'.join(map(str, options.size))} voxels, {options.model}")
     with tempfile.TemporaryDirectory() as folder:

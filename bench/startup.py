@@ -1,4 +1,4 @@
-"""How long commands take to begin, beside MIST: `--help` of each, and a ranking of three tables from start to end.
+"""Time the start-up of commands and compare it with MIST: `--help` of each, and a whole ranking of three tables.
 
 python bench/startup.py --reference /path/to/environment/bin/python
 """
@@ -35,10 +35,10 @@ RANKED, PATIENTS = 3, 100
 
 
 def main() -> None:
-    """Time both sides and show the seconds."""
+    """Time both sides and print the seconds."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--reference", type=Path, help="python of an environment with mist-medical; left out without")
+    parser.add_argument("--reference", type=Path, help="python of an environment with mist-medical")
     options = parser.parse_args()
     sides = [Path(sys.executable).parent, *([options.reference.parent] if options.reference else [])]
     table = Table("command", "s", "CPU s", "MIST s", "MIST CPU s", "ratio")
@@ -46,22 +46,22 @@ def main() -> None:
         _row(
             table,
             f"mist_{command} --help",
-            [_least([str(side / f"mist_{command}"), "--help"], options.repeats) for side in sides],
+            [_fastest([str(side / f"mist_{command}"), "--help"], options.repeats) for side in sides],
         )
     with tempfile.TemporaryDirectory() as folder:
         os.environ["DAGSTER_HOME"] = f"{folder}/dagster_home"
         scores = _tables(Path(folder))
         ranking = ["--results", *scores, "--output-csv", f"{folder}/ranking.csv"]
-        cost([str(sides[0] / "mist_rank"), *ranking], threads=1)  # makes the home of a first use
+        cost([str(sides[0] / "mist_rank"), *ranking], threads=1)  # creates DAGSTER_HOME
         _row(
             table,
             "mist_rank of three tables",
-            [_least([str(side / "mist_rank"), *ranking], options.repeats) for side in sides],
+            [_fastest([str(side / "mist_rank"), *ranking], options.repeats) for side in sides],
         )
     Console().print(table)
 
 
-def _least(command: list[str], repeats: int) -> Cost:
+def _fastest(command: list[str], repeats: int) -> Cost:
     return min((cost(command, threads=1) for _ in range(repeats)), key=lambda found: found.cpu)
 
 

@@ -1,4 +1,4 @@
-"""What a command costs, as the benchmarks that compare commands measure it."""
+"""Wall and CPU time of a command."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import NamedTuple
 
 
 class Cost(NamedTuple):
-    """Seconds, and seconds of CPU, of a process and its children."""
+    """Wall and CPU seconds of a process and its children."""
 
     wall: float
     cpu: float
 
 
 def cost(command: Sequence[str], threads: int) -> Cost:
-    """Run a command without a GPU and on so many threads of PyTorch."""
+    """Run a command without a GPU, with a number of PyTorch threads."""
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
     before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     done = subprocess.run(

@@ -1,10 +1,10 @@
-"""Seconds of an optimizer step with its batch, beside MIST: the same arrays, patches, batches and augmentations.
+"""Time optimizer steps and compare them with MIST: the same arrays, patches, batches and augmentations.
 
 python bench/training.py --patches 32 64 --reference /path/to/environment/bin/python
 
-Each side trains one fold twice, with few and with more steps; the difference of the two is what the steps in between
-took, free of start-up, validation and prediction. Zoom and foreground are drawn at random, so use 20 steps or more
-where time allows it. Both sides read patches in the process that trains.
+Each side trains one fold twice, with few and with more steps; the difference is the time of the additional steps,
+without start-up, validation and prediction. Zoom and foreground are random, so use at least 20 steps if time allows.
+Both sides read patches in the training process.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from mist_ops.preprocessing.case import write_case
 from mist_ops.study import Study
 
 CASES, BATCH, FEW = 3, 2, 1
-"""Two cases train and one validates; then every batch of MIST is full, too."""
+"""Two training cases and one validation case, so that all batches of MIST are full."""
 
 OURS = """
 import sys
@@ -46,13 +46,13 @@ list(train_fold(study, config, make_fold(read_train_paths(study.train_paths), 0,
 
 
 def main() -> None:
-    """Time both sides and show the seconds per step and per patch."""
+    """Time both sides and print seconds per step and per patch."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--patches", type=int, nargs="+", default=[32, 64], help="edges of the patches in voxels")
     parser.add_argument("--models", nargs="+", default=["nnunet", "nnunet-pocket"])
-    parser.add_argument("--steps", type=int, default=20, help="steps that are timed")
+    parser.add_argument("--steps", type=int, default=20, help="number of timed steps")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--reference", type=Path, help="python of an environment with mist-medical; left out without")
+    parser.add_argument("--reference", type=Path, help="python of an environment with mist-medical")
     options = parser.parse_args()
     table = Table("model", "patch", "side", "s/step", "CPU s/step", "s/patch", "CPU s/patch", "wall ratio", "CPU ratio")
     for edge in options.patches:
@@ -64,7 +64,7 @@ def main() -> None:
 
 
 def _prepare(folder: Path, edge: int) -> Study:
-    """A study of phantoms a little larger than the patch."""
+    """Preprocess a study of phantoms slightly larger than the patch."""
     size = (edge + 8, edge + 8, edge + 8)
     data = write_phantoms(folder / "data", patients=CASES, size=size, varied=False)
     study = Study("bench", numpy=folder / "numpy", results=folder / "results", data=data)
@@ -96,7 +96,7 @@ def _per_step(
 
 
 def _timed(study: Study, model: str, edge: int, command: Sequence[str], steps: int, threads: int) -> Cost:
-    """Run a side on a config.json of its own: MIST writes into it what it finds out about the machine."""
+    """Run one side and restore config.json, where MIST writes what it detects about the machine."""
     settings = {
         "model.architecture": model,
         "spatial_config.patch_size": [edge] * 3,
