@@ -1,7 +1,6 @@
-"""Changes to a predicted mask: functions of a ``Region``, filed with what must be known about them.
+"""Transforms of predicted masks: functions of a ``Region``.
 
-A transform is one function of one region. Which labels make a region, alone or together, and in which order transforms
-follow one another is a strategy's, in ``strategy``.
+A strategy (see ``strategy``) defines the labels that make a region, alone or together, and the order of the transforms.
 """
 
 from __future__ import annotations
@@ -17,14 +16,14 @@ from mist_ops.types import LabelMap, Mask, Spacing
 
 @dataclass(frozen=True)
 class Region:
-    """The voxels that a transform works on, in their box and one voxel around it as far as the image goes.
+    """The voxels that a transform works on, in their bounding box with a margin of one voxel, clipped to the image.
 
-    So a face of the box holds no voxel of ``mask``, unless it is a face of the image.
+    A face of the box holds no voxel of ``mask`` unless it is a face of the image.
 
     Attributes:
-        labels: Everything in the box; not to be written to.
-        mask: The label, or the labels taken together, that the transform is for.
-        spacing: In mm.
+        labels: All labels in the box; read-only.
+        mask: The label, or the labels taken together, to transform.
+        spacing: Voxel spacing in mm.
     """
 
     labels: LabelMap
@@ -33,11 +32,11 @@ class Region:
 
     @property
     def voxel_volume(self) -> float:
-        """In mm³."""
+        """Volume of a voxel in mm³."""
         return math.prod(self.spacing)
 
     def relabeled(self, where: Mask, label: int) -> LabelMap:
-        """The labels of the box with another one in some voxels, in a type that holds it."""
+        """The labels of the box with some voxels set to ``label``, in a type that holds it."""
         labels = self.labels.astype(np.promote_types(self.labels.dtype, np.min_scalar_type(label)))
         labels[where] = label
         return labels
@@ -48,15 +47,16 @@ class Transform:
     """An entry of ``TRANSFORMS``.
 
     The parameters of ``function`` after the region are those that a strategy may set; their annotations, with
-    pydantic's ``Field`` for ranges and descriptions, are what it is checked against.
+    pydantic's ``Field`` for ranges and descriptions, validate the strategy.
 
     Attributes:
-        function: ``function(region, **params)`` returns the new labels of the box, or ``region.labels`` itself where
-            nothing changes. Nothing beyond the box can change.
-        description: What it does, for those who write strategies.
-        per_label_only: Whether labels cannot be taken together.
-        alternatives: Pairs of parameters of which a step may give one.
-        idle_without: Parameters without any of which it changes nothing; a step that sets none is warned of.
+        function: ``function(region, **params)`` returns the new labels of the box, or ``region.labels`` itself if
+            nothing changes. Voxels outside the box cannot change.
+        description: What it does, for authors of strategies.
+        per_label_only: Labels cannot be taken together.
+        alternatives: Pairs of parameters that exclude each other.
+        idle_without: Parameters of which at least one must be set to change anything; a step that sets none logs a
+            warning.
     """
 
     function: Callable[..., LabelMap]

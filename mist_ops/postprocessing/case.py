@@ -1,28 +1,25 @@
-"""Predicted masks in files, changed by a strategy: a folder of them is listed, and one after another is written."""
+"""Postprocess the predicted masks of a folder."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from mist_ops.errors import CaseError, DatasetError, MistError, few
+from mist_ops.errors import CaseError, DatasetError, MistError, counted, few
+from mist_ops.imaging.folders import IMAGES, find_images, images_in
 from mist_ops.imaging.nifti import read_labels, write_labels
 from mist_ops.postprocessing.strategy import Strategy, apply_counted
 from mist_ops.types import LabelMap
-
-_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
-"""Of images. Those that are no NIfTI are listed too, so that they fail by name instead of being passed over."""
 
 _OUTPUT = ".nii.gz"
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """A predicted mask, called as its file without the ending of a NIfTI file."""
+    """A predicted mask; its id is the file name without ``.nii.gz`` or ``.nii``."""
 
     id: str
     path: Path
@@ -30,11 +27,11 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Counts:
-    """What postprocessing did to a mask, in voxels.
+    """Changes of a mask, in voxels.
 
     Attributes:
-        before: Voxels of each label above 0.
-        after: The same, afterwards.
+        before: Voxels of each label above 0 before postprocessing.
+        after: Voxels of each label above 0 after postprocessing.
         changed: Voxels changed by each step.
     """
 
@@ -43,7 +40,7 @@ class Counts:
     changed: tuple[int, ...]
 
     def row(self) -> dict[str, int | str]:
-        """A row of a table: all voxels, those that each step changed, and the labels whose number changed."""
+        """A row of a table: labeled voxels, voxels changed by each step, and labels whose number of voxels changed."""
         sizes = {label: (self.before.get(label, 0), self.after.get(label, 0)) for label in {*self.before, *self.after}}
         return {
             "voxels before": sum(self.before.values()),
@@ -54,70 +51,70 @@ class Counts:
 
 
 def find_predictions(folder: Path) -> list[Prediction]:
-    """The images directly in a folder, by id. Hidden files are passed over.
-
-    What has the name of an image but is none, such as a folder or a broken link, is listed as well and fails later.
+    """List the predictions directly in a folder, as ``find_images``; images of other formats fail when they are read.
 
     Raises:
-        DatasetError: There is no such folder, no image in it, or two of the same patient.
+        DatasetError: The folder is missing or holds no image, or two images have the same id.
     """
-    if not folder.is_dir():
-        raise DatasetError(f"There is no folder {folder}. Name the one with the predictions with --base-predictions.")
-    names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
-    found = [Prediction(_id(name), folder / name) for name in names if name.endswith(_ENDINGS)]
-    if not found:
-        raise DatasetError(f"{folder} holds no predictions. They must be files that end in .nii.gz or .nii.")
-    twice = [case_id for case_id, count in Counter(prediction.id for prediction in found).items() if count > 1]
-    if twice:
-        raise DatasetError(f"{folder} holds both .nii and .nii.gz of {', '.join(twice)}. Remove one of them.")
-    return found
-
-
-def _id(name: str) -> str:
-    return name.removesuffix(".gz").removesuffix(".nii")
+    found = find_images(folder, "--base-predictions", IMAGES)
+    return [Prediction(case_id, path) for case_id, path in found.items()]
 
 
 def check_output(output: Path, predictions: Sequence[Prediction]) -> None:
-    """Refuse an output folder that is that of the predictions, that is none, or that holds masks of other patients.
+    """Check that an output folder is not the folder of the predictions and holds no masks of other patients.
 
-    Those would be taken for postprocessed by whoever reads the folder.
+    Readers of the folder would take those for postprocessed.
 
     Raises:
-        DatasetError: It is one of these.
+        DatasetError: It is, or it does, or a file is in its place.
     """
     if any(prediction.path.parent.resolve() == output.resolve() for prediction in predictions):
-        raise DatasetError(f"{output} is the folder of the predictions themselves. Name another one with --output.")
+        raise _unusable(output, f"{output} is the folder of the predictions", "output-is-input")
     for path in (output.parent, output):
         if path.exists() and not path.is_dir():
-            raise DatasetError(f"{path} is a file. Name a folder with --output.")
+            raise _unusable(path, f"{path} is a file", "file-not-folder")
     expected = {f"{prediction.id}{_OUTPUT}" for prediction in predictions}
-    held = [path.name for path in output.iterdir()] if output.is_dir() else []
-    others = sorted(name for name in held if name.endswith(_ENDINGS) and name not in expected and name[0] != ".")
+    others = [path.name for path in images_in(output, IMAGES) if path.name not in expected]
     if others:
-        raise DatasetError(f"{output} holds masks that are not among the predictions: {few(others)}. Remove them.")
+        raise DatasetError(
+            f"{output} holds {counted(len(others), 'mask')} of other patients: {few(others)}. Remove them, or choose "
+            "another folder with --output.",
+            code="output-not-empty",
+            file=output,
+            found=others,
+        )
+
+
+def _unusable(path: Path, problem: str, code: str) -> DatasetError:
+    return DatasetError(f"{problem}. Choose another folder with --output.", code=code, file=path, field="--output")
 
 
 def postprocess_case(prediction: Prediction, strategy: Strategy, output: Path) -> Counts:
-    """Write ``<id>.nii.gz`` into a folder, on the grid of the prediction and in the smallest type that holds it.
+    """Write ``<id>.nii.gz`` into a folder, on the grid of the prediction and in the smallest integer type.
 
-    If it fails, no file of that name is left, not even that of an earlier run.
+    If that fails, an earlier file of that name is removed too.
 
     Args:
         prediction: The mask.
         strategy: As checked by ``strategy.parse``.
-        output: Another folder than that of the prediction.
+        output: A folder other than that of the prediction.
 
     Raises:
-        CaseError: The prediction cannot be read as labels from 0 to 65535, or it is itself the file to be written.
+        CaseError: The prediction cannot be read as labels from 0 to 65535, or would be overwritten.
     """
     target = output / f"{prediction.id}{_OUTPUT}"
     if target.resolve() == prediction.path.resolve():
-        raise CaseError(prediction.id, f"{target} is the prediction itself. Name another output folder.")
+        raise CaseError(
+            prediction.id,
+            f"{target} is the prediction itself. Choose another output folder.",
+            code="output-is-input",
+            file=target,
+        )
     target.unlink(missing_ok=True)
     try:
         labels, geometry = read_labels(prediction.path)
     except MistError as error:
-        raise CaseError(prediction.id, str(error)) from error
+        raise CaseError.of(prediction.id, error) from error
     changed, voxels = apply_counted(strategy, labels, geometry.spacing)
     write_labels(target, changed, geometry)
     return Counts(_voxels(labels), _voxels(changed), tuple(voxels))

@@ -1,4 +1,4 @@
-"""Transforms of what a region encloses."""
+"""Transforms that fill holes."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from mist_ops.types import LabelMap, Mask
 FillLabel = Annotated[
     int,
     Field(
-        ge=0, le=65535, description="Label that the voxels of holes get; 0 fills none, and only clears labels there."
+        ge=0, le=65535, description="New label of the voxels of holes; 0 fills nothing and only removes other labels."
     ),
 ]
-Overwrite = Annotated[bool, Field(description="Whether other labels that lie in a hole are overwritten as well.")]
+Overwrite = Annotated[bool, Field(description="Overwrite other labels inside a hole.")]
 
 
 def fill_holes_with_label(
     region: Region, fill_holes_label: FillLabel = 0, overwrite_labels: Overwrite = False
 ) -> LabelMap:
-    """Give the holes of a region a label: all voxels from which no path across faces leads around it out of the image.
+    """Fill the holes of a region with a label: voxels without a path across faces to the border of the image.
 
-    A voxel at the border of the image is in no hole. Of a hole only the background is filled, unless other labels are
-    to be overwritten.
+    Only the background of a hole is filled, unless ``overwrite_labels`` is set. Voxels at the border of the image are
+    never part of a hole.
     """
     holes = find_holes(region.mask)
     if not overwrite_labels:
@@ -38,7 +38,7 @@ def fill_holes_with_label(
 
 
 def find_holes(mask: Mask) -> Mask:
-    """The voxels outside a mask that it encloses in three dimensions; none of an empty mask."""
+    """The voxels that a mask encloses in three dimensions."""
     outside = components(~mask, connectivity=6)
     enclosed = np.ones(len(outside) + 1, dtype=bool)
     enclosed[0] = False
@@ -52,7 +52,7 @@ def find_holes(mask: Mask) -> Mask:
 TRANSFORMS.register("fill_holes_with_label")(
     Transform(
         fill_holes_with_label,
-        "Fill the holes with a label.",
+        "Fill holes with a label.",
         idle_without=("fill_holes_label", "overwrite_labels"),
     )
 )

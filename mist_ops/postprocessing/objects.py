@@ -1,7 +1,7 @@
-"""Transforms that choose among the pieces of a region by their size.
+"""Transforms that select objects, the connected components of a region, by size.
 
-Pieces are connected by faces, edges and corners (26 neighbors), however many there are. Their order is that of their
-first voxels, with z running fastest.
+Objects are connected across faces, edges and corners (26 neighbors). They are ordered by their first voxels, with z as
+the fastest axis.
 """
 
 from __future__ import annotations
@@ -23,24 +23,27 @@ from mist_ops.types import LabelMap, Mask
 _CUBE = ndimage.generate_binary_structure(3, 3)
 
 _ROUNDING = 1e-6
-"""Relative. Headers hold spacings in single precision, in which a voxel of 0.7 mm is one of 0.699999988."""
+"""Relative tolerance: headers store spacings in single precision, where 0.7 mm is 0.699999988."""
 
-Voxels = Annotated[int, Field(ge=0, description="Objects of fewer voxels are small; one of exactly this size is kept.")]
+Voxels = Annotated[
+    int, Field(ge=0, description="Objects with fewer voxels are small; an object of exactly this size is not.")
+]
 Volume = Annotated[
     float | None,
-    Field(ge=0, description="Objects of a smaller volume in mm³ are small; stands instead of small_object_threshold."),
+    Field(ge=0, description="Objects below this volume in mm³ are small; replaces small_object_threshold."),
 ]
-NewLabel = Annotated[int, Field(ge=0, le=65535, description="Label that small objects get; 0 removes them.")]
-Number = Annotated[int, Field(ge=1, description="Objects to keep, the largest first; of equal ones the first.")]
+NewLabel = Annotated[int, Field(ge=0, le=65535, description="New label of small objects; 0 removes them.")]
+Number = Annotated[int, Field(ge=1, description="Number of objects to keep, the largest first; ties keep the first.")]
 Cleaning = Annotated[
-    bool, Field(description="Erode before the objects are chosen and dilate after it, so that thin bridges part them.")
+    bool,
+    Field(description="Erode before objects are selected and dilate afterwards, to separate objects at thin bridges."),
 ]
-Iterations = Annotated[int, Field(ge=1, description="Steps of erosion and dilation, across the faces of voxels.")]
+Iterations = Annotated[int, Field(ge=1, description="Iterations of erosion and dilation, across faces.")]
 Restore = Annotated[
     bool,
     Field(
-        description="After cleaning give each object all voxels back that erosion took from it, thin parts included, "
-        "instead of those within the steps of dilation."
+        description="Restore all voxels that erosion removed from an object, including thin parts, instead of those "
+        "within the iterations of dilation."
     ),
 ]
 
@@ -48,7 +51,7 @@ Restore = Annotated[
 def remove_small_objects(
     region: Region, small_object_threshold: Voxels = 64, small_object_volume_mm3: Volume = None
 ) -> LabelMap:
-    """Set the pieces below a size to 0; those of exactly the threshold stay."""
+    """Remove objects below a size; an object of exactly the threshold is kept."""
     return _small_to(region, 0, small_object_threshold, small_object_volume_mm3)
 
 
@@ -58,7 +61,7 @@ def replace_small_objects_with_label(
     replacement_label: NewLabel = 0,
     small_object_volume_mm3: Volume = None,
 ) -> LabelMap:
-    """Give the pieces below a size another label; those of exactly the threshold stay."""
+    """Replace the label of objects below a size; an object of exactly the threshold is kept."""
     return _small_to(region, replacement_label, small_object_threshold, small_object_volume_mm3)
 
 
@@ -69,11 +72,11 @@ def get_top_k_connected_components(
     morphological_cleaning_iterations: Iterations = 2,
     restore_size: Restore = False,
 ) -> LabelMap:
-    """Set all but the largest pieces to 0; of equal pieces the first are kept, and all if there are no more than asked.
+    """Keep the largest objects and remove all others; ties keep the first.
 
-    With cleaning, pieces are those of the eroded mask, and those chosen are dilated by as many steps within the mask.
-    Beyond the image the mask is taken to go on, so that nothing is eaten away at its border. Where erosion leaves fewer
-    pieces than are to be kept, the largest pieces of the mask as it was are kept.
+    With cleaning, the objects of the eroded mask are selected and dilated by the same number of iterations within the
+    mask. Erosion does not start from the border of the image. If it leaves fewer objects than requested, the largest
+    objects of the mask before erosion are kept.
     """
     number = top_k_connected_components
     dropped = None
@@ -94,19 +97,19 @@ def _small_to(region: Region, label: int, voxels: int, volume: float | None) -> 
 
 
 def _dropped(mask: Mask, number: int) -> Mask | None:
-    """All but the largest pieces of a mask; None if it has no more than those."""
+    """All objects except the largest; None if there are no others."""
     found = components(mask)
     return _where(found.map, ~_among_largest(found.voxels, number)) if len(found) > number else None
 
 
 def _dropped_by_cleaning(mask: Mask, number: int, iterations: int, restore: bool) -> Mask | None:
-    """What is not of the largest pieces of the eroded mask, once these have grown again; None if there are too few."""
+    """Voxels outside the largest objects of the eroded mask, dilated again; None if there are too few objects."""
     found = components(_eroded(mask, iterations))
     if len(found) < number:
         return None
     chosen = _among_largest(found.voxels, number)
     if restore:
-        # All pieces grow at the same pace, so that a voxel goes to the nearest one within the mask.
+        # All objects grow at the same rate, so a voxel is assigned to the nearest one within the mask.
         owners = watershed(np.zeros(mask.shape, np.uint8), found.map.astype(np.int32), connectivity=_CUBE, mask=mask)
         outside = ~_where(owners, chosen)
     else:
@@ -117,7 +120,7 @@ def _dropped_by_cleaning(mask: Mask, number: int, iterations: int, restore: bool
 
 def _where(numbers: Integer[np.ndarray, "x y z"], chosen: Bool[np.ndarray, " component"]) -> Mask:
     """The voxels of the chosen components, on a map that numbers components from 1."""
-    if np.count_nonzero(chosen) == 1:  # four times as fast as the table
+    if np.count_nonzero(chosen) == 1:  # four times faster than the table
         voxels: Mask = numbers == np.argmax(chosen) + 1
     else:
         voxels = np.concatenate([[False], chosen])[numbers]
@@ -125,8 +128,8 @@ def _where(numbers: Integer[np.ndarray, "x y z"], chosen: Bool[np.ndarray, " com
 
 
 def _eroded(mask: Mask, iterations: int) -> Mask:
-    """A mask without the voxels that have a face towards its outside, so many times; the image has no outside."""
-    # On the flat array a neighbor lies at one distance for all voxels, which takes a tenth of the time of SciPy's.
+    """Binary erosion across faces; voxels outside the image count as inside the mask."""
+    # In the flat array a neighbor has the same offset for all voxels, which is ten times faster than SciPy.
     padded = np.empty(np.add(mask.shape, 2), dtype=bool)
     inner = padded[1:-1, 1:-1, 1:-1]
     inner[...] = mask
@@ -141,7 +144,7 @@ def _eroded(mask: Mask, iterations: int) -> Mask:
 
 
 def _among_largest(voxels: np.ndarray, number: int) -> Bool[np.ndarray, " component"]:
-    # A stable sort keeps equal pieces in order.
+    # A stable sort keeps ties in order.
     chosen = np.zeros(len(voxels), dtype=bool)
     chosen[np.argsort(-voxels, kind="stable")[:number]] = True
     return chosen
@@ -150,15 +153,15 @@ def _among_largest(voxels: np.ndarray, number: int) -> Bool[np.ndarray, " compon
 _SIZES = (("small_object_threshold", "small_object_volume_mm3"),)
 
 TRANSFORMS.register("remove_small_objects")(
-    Transform(remove_small_objects, "Remove the objects that are small.", alternatives=_SIZES)
+    Transform(remove_small_objects, "Remove small objects.", alternatives=_SIZES)
 )
 TRANSFORMS.register("get_top_k_connected_components")(
-    Transform(get_top_k_connected_components, "Keep the largest objects and remove all others.")
+    Transform(get_top_k_connected_components, "Keep the largest objects.")
 )
 TRANSFORMS.register("replace_small_objects_with_label")(
     Transform(
         replace_small_objects_with_label,
-        "Give the objects that are small another label.",
+        "Replace the label of small objects.",
         per_label_only=True,
         alternatives=_SIZES,
     )

@@ -1,8 +1,7 @@
-"""The choice of a strategy: which of a few steps help the predictions of cross-validation, tried one on another.
+"""Search for the postprocessing strategy that improves cross-validation predictions.
 
-Steps are added one at a time, each time the one that raises the mean score of the patients most, as long as it raises
-it by enough and so consistently that chance is no likely reason. What a strategy found like this is worth is judged on
-patients that had no say in it, fold by fold.
+Forward selection: each round adds the step that raises the mean score most, if the gain is large enough and
+statistically significant. The benefit is estimated on held-out patients, fold by fold.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from typing import TypeAlias
 import numpy as np
 from jaxtyping import Bool, Float64
 
-from mist_ops.errors import CaseError, DatasetError, MistError
+from mist_ops.errors import CaseError, DatasetError, MistError, counted, explained
 from mist_ops.imaging.nifti import read_labels
 from mist_ops.postprocessing.case import Prediction
 from mist_ops.postprocessing.strategy import ALL, Step, Strategy, apply, to_json
@@ -25,23 +24,23 @@ from mist_ops.types import Json, LabelMap
 from mist_ops.workers import Outcome, outcomes
 
 Score: TypeAlias = Callable[[Prediction, LabelMap], float]
-"""Scores a mask that stands for a prediction; higher is better. Picklable where several processes are used."""
+"""Score of a postprocessed mask of a prediction; higher is better. Must be picklable for several workers."""
 
 Members: TypeAlias = Bool[np.ndarray, " patient"]
 Scores: TypeAlias = Float64[np.ndarray, " patient"]
 
 VOLUMES = (10.0, 50.0, 250.0, 1000.0)
-"""In mm³: from what is noise at any resolution to what may be a lesion."""
+"""Thresholds in mm³: from noise at any resolution to the size of a lesion."""
 
 
 @dataclass(frozen=True)
 class Rules:
-    """When a step is kept.
+    """Conditions for keeping a step.
 
     Attributes:
-        min_gain: The mean score must rise by more than this.
-        max_p: The p-value of the patients' gains, corrected for the number of steps tried, must not exceed this.
-        max_steps: Steps of a strategy at most.
+        min_gain: Minimum gain of the mean score, exclusive.
+        max_p: Maximum p-value of the patients' gains, corrected for the number of steps tried.
+        max_steps: Maximum number of steps of a strategy.
     """
 
     min_gain: float = 1e-3
@@ -54,14 +53,14 @@ class Trial:
     """A step that was tried.
 
     Attributes:
-        place: Of the step in the strategy, from 1 on; those with the same place competed for it.
-        step: What was tried.
+        place: Position in the strategy, from 1; trials with the same place competed for it.
+        step: The step.
         before: Mean score without it.
         after: Mean score with it.
         better: Patients whose score rose.
         worse: Patients whose score fell.
         p: One-sided p-value of the gains, times the number of steps that competed; 1 if no score changed.
-        kept: Whether it became part of the strategy.
+        kept: Whether it was added to the strategy.
     """
 
     place: int
@@ -76,16 +75,16 @@ class Trial:
 
 @dataclass(frozen=True)
 class Choice:
-    """A strategy and why it was chosen.
+    """A strategy and how it was chosen.
 
     Attributes:
-        strategy: The steps that help; none if none does.
+        strategy: The steps that were kept.
         before: Mean score of the predictions.
         after: Mean score of the same patients with the strategy.
-        held_out: Mean score where each fold's patients got the strategy that the others would choose, which is what
-            new patients can be expected to gain; None without folds.
-        trials: All that was tried, in order.
-        failures: Why a patient could not take part, by id.
+        held_out: Mean score if each fold's patients get the strategy that the other folds choose, an estimate for new
+            patients; None without folds.
+        trials: All trials, in order.
+        failures: Reasons by id, of patients that could not be scored.
     """
 
     strategy: Strategy
@@ -96,17 +95,17 @@ class Choice:
     failures: Mapping[str, str]
 
     def to_json(self) -> Json:
-        """All of it as JSON, steps in the layout of a strategy file."""
+        """The choice as JSON, with steps as in a strategy file."""
         trials = [{**vars(trial), "step": to_json((trial.step,))[0]} for trial in self.trials]
         fields = {"before": self.before, "after": self.after, "held_out": self.held_out}
         return {"strategy": to_json(self.strategy), **fields, "trials": trials, "failures": dict(self.failures)}
 
 
 def candidates(labels: Iterable[int], volumes: Sequence[float] = VOLUMES) -> tuple[Step, ...]:
-    """The steps worth trying: for all labels together and for each alone, small objects, all but one, and holes.
+    """Steps to try: remove small objects and keep the largest, for all labels and for each; fill the holes of each.
 
     Args:
-        labels: Those that may be predicted; background is left out.
+        labels: Labels of the predictions; background is ignored.
         volumes: Thresholds of small objects, in mm³.
     """
     steps = [*_by_size((ALL,), per_label=False, volumes=volumes)]
@@ -131,15 +130,15 @@ def search(
 ) -> Choice:
     """Choose a strategy by forward selection.
 
-    A patient whose prediction cannot be read or scored is named in the result and takes no part.
+    Patients whose prediction cannot be read or scored are excluded and listed in ``failures``.
 
     Args:
-        predictions: Of patients whose truth is known, by models that never saw them.
-        score: What is to be raised, such as the mean Dice of all classes.
-        steps: Those to try, as of ``candidates``.
-        folds: The fold of each patient by id, for the estimate on patients that had no say.
-        workers: Processes to use.
-        rules: When a step is kept.
+        predictions: Predictions of held-out patients.
+        score: The score to raise, such as the mean Dice of all classes.
+        steps: Steps to try, such as ``candidates``.
+        folds: Fold of each patient by id, for the estimate on held-out patients.
+        workers: Number of processes.
+        rules: Conditions for keeping a step.
 
     Raises:
         DatasetError: No patient could be scored.
@@ -165,20 +164,25 @@ class _Table:
         self._score, self._workers = score, workers
         found = list(outcomes(partial(_scores, score, [()]), predictions, workers))
         known = [(outcome.item, outcome.result[0]) for outcome in found if outcome.result is not None]
-        self.failures = {outcome.item.id: _told(outcome.item.id, outcome.error) for outcome in found if outcome.error}
+        errors = [_of_case(outcome.item.id, outcome.error) for outcome in found if outcome.error]
+        self.failures = {str(error.case): str(error) for error in errors}
         if not known:
-            reason = next(iter(self.failures.values()), "There are none.")
-            raise DatasetError(f"None of the {len(found)} predictions could be scored. {reason}")
+            reason = f" {errors[0].message}" if errors else ""
+            raise DatasetError(
+                f"None of {counted(len(found), 'prediction')} could be scored.{reason}",
+                code="predictions-unscored",
+                found=list(self.failures),
+            )
         self._predictions = [prediction for prediction, _ in known]
         self._known: dict[str, Scores] = {_key(()): np.array([value for _, value in known])}
 
     @property
     def ids(self) -> list[str]:
-        """The patients, in the order of the scores."""
+        """Patient ids, in the order of the scores."""
         return [prediction.id for prediction in self._predictions]
 
     def scores(self, strategies: Sequence[Strategy]) -> list[Scores]:
-        """The scores of all patients for each strategy."""
+        """Scores of all patients for each strategy."""
         missing = [strategy for strategy in strategies if _key(strategy) not in self._known]
         if missing:
             rows = [_certain(outcome) for outcome in self._computed(missing)]
@@ -191,7 +195,7 @@ class _Table:
 
 
 def _scores(score: Score, strategies: Sequence[Strategy], prediction: Prediction) -> list[float]:
-    """The score of a prediction for each strategy; the file is read once, and masks that are equal are scored once."""
+    """Scores of a prediction for each strategy; the file is read once, and equal masks are scored once."""
     labels, geometry = read_labels(prediction.path)
     known: dict[bytes, float] = {}
     scores = []
@@ -204,14 +208,13 @@ def _scores(score: Score, strategies: Sequence[Strategy], prediction: Prediction
     return scores
 
 
-def _told(case_id: str, error: Exception) -> str:
-    return str(error) if isinstance(error, CaseError) else str(CaseError(case_id, str(error)))
+def _of_case(case_id: str, error: Exception) -> CaseError:
+    return CaseError.of(case_id, error if isinstance(error, MistError) else MistError(explained(error)))
 
 
 def _certain(outcome: Outcome[Prediction, list[float]]) -> list[float]:
-    """The scores of a prediction that could be scored as it is, so that a failure is none of the user's making."""
-    if outcome.result is None:
-        raise MistError(_told(outcome.item.id, outcome.error or MistError("no score"))) from outcome.error
+    if outcome.result is None:  # the user is not at fault: the prediction was scored without a strategy before
+        raise _of_case(outcome.item.id, outcome.error or MistError("it has no score.")) from outcome.error
     return outcome.result
 
 
@@ -220,7 +223,7 @@ def _key(strategy: Strategy) -> str:
 
 
 def _selected(table: _Table, steps: Sequence[Step], who: Members, rules: Rules) -> tuple[Strategy, list[Trial]]:
-    """Add the best step that helps the members, again and again until none does."""
+    """Add the best step for the members until none helps."""
     strategy: Strategy = ()
     trials: list[Trial] = []
     while len(strategy) < rules.max_steps:
@@ -245,14 +248,14 @@ def _trial(place: int, step: Step, before: Scores, after: Scores, tried: int) ->
 
 
 def _p_value(gains: Scores) -> float:
-    """One-sided signed-rank test that there are gains (Wilcoxon, 1945); 1 if nothing changed."""
-    from scipy.stats import wilcoxon  # loads for half a second: only where it works
+    """One-sided signed-rank test for gains (Wilcoxon, 1945); 1 if nothing changed."""
+    from scipy.stats import wilcoxon  # takes 0.5 s to import
 
     return float(wilcoxon(gains, alternative="greater").pvalue) if gains.any() else 1.0
 
 
 def _held_out(table: _Table, steps: Sequence[Step], folds: Mapping[str, int], rules: Rules) -> float:
-    """The mean score of all patients, each with the strategy that those of the other folds would choose."""
+    """Mean score of all patients, each with the strategy chosen on the other folds."""
     fold_of = np.array([folds[case_id] for case_id in table.ids])
     scores = np.empty(len(fold_of))
     for fold in sorted(set(fold_of.tolist())):

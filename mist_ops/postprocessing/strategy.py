@@ -1,4 +1,4 @@
-"""Strategies: which transforms are applied to which labels, one after another; read, checked and carried out."""
+"""Strategies: sequences of transforms, read from JSON, checked and applied."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Annotated, Any, TypeAlias
 import numpy as np
 from pydantic import Field, RootModel, ValidationError
 
-from mist_ops.errors import ConfigError, listing
+from mist_ops.errors import ConfigError, few, listing
 from mist_ops.files import write_json
 from mist_ops.imaging.components import grown, label_boxes
 from mist_ops.imaging.foreground import union_box
@@ -22,7 +22,7 @@ from mist_ops.schema import Section, mistakes, parameters_of, read_checked
 from mist_ops.types import Box, Json, LabelMap, Mask, Spacing
 
 ALL = -1
-"""Stands for all labels that a mask holds, background apart."""
+"""All labels of a mask except the background."""
 
 _HIGHEST = 65535
 _LOG = logging.getLogger(__name__)
@@ -35,8 +35,8 @@ class Step:
     Attributes:
         transform: Name in ``TRANSFORMS``.
         labels: Labels above 0, or ``ALL`` alone.
-        per_label: Whether each label is a region of its own; otherwise all of them together are one.
-        params: Parameters of the transform; those left out have their defaults.
+        per_label: Whether each label is its own region; otherwise all of them form one.
+        params: Parameters of the transform; missing ones have their defaults.
     """
 
     transform: str
@@ -46,11 +46,11 @@ class Step:
 
 
 Strategy: TypeAlias = tuple[Step, ...]
-"""Each step sees what the one before it made; none leaves a mask as it is."""
+"""Steps, each applied to the result of the one before; an empty strategy changes nothing."""
 
 
 class _StepFile(Section):
-    """A step as it stands in a file."""
+    """A step of a strategy file."""
 
     transform: str
     apply_to_labels: Annotated[list[int], Field(min_length=1)]
@@ -59,33 +59,38 @@ class _StepFile(Section):
 
 
 class _StrategyFile(RootModel[list[dict[str, Any]]]):
-    """A file of steps, each of which is checked by itself."""
+    """A strategy file; its steps are checked one by one."""
 
 
 def read_strategy(path: Path) -> Strategy:
-    """Read and check a JSON list of steps; an empty one is a strategy too.
+    """Read and check a JSON list of steps, which may be empty.
 
     Raises:
-        ConfigError: There is no such file, or everything that is wrong in it, at once and by step.
+        ConfigError: The file is missing, or lists every mistake by step.
     """
     if not path.is_file():
-        raise ConfigError(f"There is no {path}. Name a JSON with a list of steps with --postprocess-strategy.")
+        raise ConfigError(
+            f"{path} does not exist. Give a JSON file of steps with --postprocess-strategy.",
+            code="file-missing",
+            file=path,
+            field="--postprocess-strategy",
+        )
     return parse(read_checked(path, _StrategyFile, ConfigError).root, str(path))
 
 
 def parse(raw: Sequence[Json], source: str) -> Strategy:
-    """Check steps in the layout of a strategy file: transform, apply_to_labels, per_label and, if wanted, kwargs.
+    """Check the steps of a strategy file: transform, apply_to_labels, per_label and, optionally, kwargs.
 
     Args:
         raw: The steps.
-        source: Where they come from, for the message.
+        source: Their file, for error messages.
 
     Raises:
-        ConfigError: Everything that is wrong, by step.
+        ConfigError: Lists every mistake by step.
     """
     problems = [f"step {number} of {len(raw)}{problem}" for number, problem in _numbered_problems(raw)]
     if problems:
-        raise ConfigError(f"{source}: {listing(problems)}")
+        raise ConfigError(f"{source}: {listing(problems)}", code="strategy-invalid", file=source)
     steps = [_StepFile.model_validate(step, strict=True) for step in raw]
     strategy = tuple(Step(step.transform, tuple(step.apply_to_labels), step.per_label, step.kwargs) for step in steps)
     for number, step in enumerate(strategy, start=1):
@@ -108,13 +113,13 @@ def _problems(values: Json) -> Iterator[str]:
         yield from mistakes(error, _StepFile)
         return
     except ConfigError as error:
-        yield str(error)
+        yield error.message
         return
     labels = step.apply_to_labels
     if labels != [ALL] and not all(0 < label <= _HIGHEST for label in labels):
-        yield f"'apply_to_labels' is {labels}. Give labels from 1 to {_HIGHEST}, or [-1] alone for all of them."
+        yield f"'apply_to_labels' holds {few(labels)}. Give labels from 1 to {_HIGHEST}, or only -1 for all labels."
     if transform.per_label_only and not step.per_label:
-        yield "'per_label' must be true, as this transform cannot take labels together."
+        yield "'per_label' must be true: this transform takes one label at a time."
     yield from _parameter_problems(step, transform)
 
 
@@ -126,7 +131,7 @@ def _parameter_problems(step: _StepFile, transform: Transform) -> Iterator[str]:
         yield from (f"'kwargs': {mistake}" for mistake in mistakes(error, model))
     for pair in transform.alternatives:
         if step.kwargs.keys() >= set(pair):
-            yield f"'kwargs': '{pair[0]}' and '{pair[1]}' say the same in two ways. Give one of them."
+            yield f"'kwargs': '{pair[0]}' and '{pair[1]}' exclude each other. Give one of them."
 
 
 def _warn(number: int, step: Step, source: str) -> None:
@@ -137,7 +142,7 @@ def _warn(number: int, step: Step, source: str) -> None:
 
 
 def to_json(strategy: Strategy) -> list[Json]:
-    """The steps in the layout of a strategy file: the inverse of ``parse``."""
+    """The steps of a strategy file: the inverse of ``parse``."""
     return [
         {
             "transform": step.transform,
@@ -155,7 +160,7 @@ def write_strategy(path: Path, strategy: Strategy) -> None:
 
 
 def describe() -> Json:
-    """Every transform by name: its description, whether labels must be alone, and its parameters as JSON Schema."""
+    """Description, ``per_label`` and parameters (JSON Schema) of every transform, by name."""
     return {
         name: {
             "description": transform.description,
@@ -175,19 +180,19 @@ def _parameter_schema(name: str, transform: Transform) -> Json:
 
 
 def apply(strategy: Strategy, labels: LabelMap, spacing: Spacing) -> LabelMap:
-    """A mask changed by a strategy, as the smallest unsigned integers that hold it; an empty mask stays empty.
+    """Apply a strategy to a mask; the result has the smallest unsigned integer type that holds it.
 
     Args:
         strategy: As checked by ``parse``.
-        labels: From 0 to 65535.
-        spacing: In mm.
+        labels: Labels from 0 to 65535.
+        spacing: Voxel spacing in mm.
     """
     changed, _ = apply_counted(strategy, labels, spacing)
     return changed
 
 
 def apply_counted(strategy: Strategy, labels: LabelMap, spacing: Spacing) -> tuple[LabelMap, list[int]]:
-    """As ``apply``, and how many voxels each step changed."""
+    """Apply a strategy like ``apply``, and count the voxels that each step changed."""
     low, high = int(labels.min(initial=0)), int(labels.max(initial=0))
     if low < 0 or high > _HIGHEST:
         raise ValueError(f"labels must lie between 0 and {_HIGHEST}, found {low} to {high}")
@@ -199,7 +204,7 @@ def apply_counted(strategy: Strategy, labels: LabelMap, spacing: Spacing) -> tup
 
 
 def _applied(step: Step, labels: LabelMap, spacing: Spacing) -> LabelMap:
-    """A step; every region is looked at as it was before it."""
+    """Apply a step; every region is transformed as it was before the step."""
     transform = TRANSFORMS[step.transform]
     result = labels.copy()
     for box, mask in _regions(step, labels):

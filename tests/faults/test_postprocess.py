@@ -104,13 +104,13 @@ taken = partial(Fault, says="Postprocessed:", status=0, others_done=all_are_writ
 OF_A_FOLDER = [
     of_a_patient(
         "postprocess/mask-truncated",
-        "a mask that is cut short",
+        "a truncated mask",
         lambda box: cut_short(box.prediction()),
-        "Case 'phantom_001'",
+        ("[image-unreadable]", "phantom_001"),
     ),
     of_a_patient(
         "postprocess/mask-not-an-image",
-        "a mask that is a text",
+        "a text file in place of a mask",
         lambda box: fill(box.prediction(), "no image"),
         "phantom_001.nii.gz cannot be read as a NIfTI image",
     ),
@@ -122,7 +122,7 @@ OF_A_FOLDER = [
     ),
     of_a_patient(
         "postprocess/mask-a-broken-link",
-        "a mask that is a link to nothing",
+        "a mask that is a broken link",
         broken_link,
         "[image-missing]",
         again=False,
@@ -137,19 +137,19 @@ OF_A_FOLDER = [
         "a mask without any label",
         lambda box: save(box.prediction(), np.zeros_like(voxels(box.prediction()))),
     ),
-    refused("postprocess/patient-twice", "two files of one patient", twice, "holds both .nii and .nii.gz"),
-    refused("postprocess/folder-empty", "a folder without predictions", empty_folder, "holds no predictions"),
+    refused("postprocess/patient-twice", "two files of one patient", twice, ("[patient-duplicate]", "phantom_001")),
+    refused("postprocess/folder-empty", "a folder without predictions", empty_folder, "[folder-empty]"),
     refused(
         "postprocess/folder-missing",
-        "a folder of predictions that is not there",
+        "a missing folder of predictions",
         lambda box: ["--base-predictions", box.folder / "none"],
-        "There is no folder",
+        ("[folder-missing]", "none"),
     ),
     refused(
         "postprocess/strategy-missing",
-        "a strategy that is not there",
+        "a missing strategy",
         lambda box: remove(strategy(box)),
-        "Name a JSON with a list of steps",
+        ("[file-missing]", "strategy.json"),
     ),
     refused(
         "postprocess/strategy-broken",
@@ -168,9 +168,9 @@ OF_A_FOLDER = [
     refused("postprocess/strategy-of-no-objects", "a list of numbers", text("[1, 2]"), "strategy.json"),
     refused(
         "postprocess/transform-unknown",
-        "a transform that does not exist",
+        "an unknown transform",
         step(transform="remove_smal_objects"),
-        "Did you mean 'remove_small_objects'?",
+        ("[strategy-invalid]", "Did you mean 'remove_small_objects'?"),
     ),
     refused(
         "postprocess/transform-missing",
@@ -180,19 +180,19 @@ OF_A_FOLDER = [
     ),
     refused(
         "postprocess/key-unknown",
-        "a key of a step that is misspelt",
+        "a misspelled key of a step",
         step(apply_to_label=[1]),
-        "Did you mean 'apply_to_labels'?",
+        ("[strategy-invalid]", "Did you mean 'apply_to_labels'?"),
     ),
     refused(
         "postprocess/parameter-misspelt",
-        "a parameter that is misspelt",
+        "a misspelled parameter",
         step(kwargs={"small_object_treshold": 64}),
-        "Did you mean 'small_object_threshold'?",
+        ("[strategy-invalid]", "Did you mean 'small_object_threshold'?"),
     ),
     refused(
         "postprocess/parameter-wrong-type",
-        "a parameter that is a text",
+        "a parameter of the wrong type",
         step(kwargs={"small_object_threshold": "many"}),
         "step 1 of 1 (remove_small_objects): 'kwargs': 'small_object_threshold'",
     ),
@@ -204,28 +204,28 @@ OF_A_FOLDER = [
     ),
     refused(
         "postprocess/labels-negative",
-        "a step of a negative label",
+        "a step with a negative label",
         step(apply_to_labels=[-2]),
-        "Give labels from 1 to 65535",
+        ("[strategy-invalid]", "'apply_to_labels'", "-2"),
     ),
-    refused("postprocess/labels-empty", "a step of no labels", step(apply_to_labels=[]), "'apply_to_labels'"),
-    taken("postprocess/strategy-unknown-label", "a step of a label that no mask has", step(apply_to_labels=[9])),
+    refused("postprocess/labels-empty", "a step without labels", step(apply_to_labels=[]), "'apply_to_labels'"),
+    taken("postprocess/strategy-unknown-label", "a step for a label that no mask has", step(apply_to_labels=[9])),
     refused(
         "postprocess/output-is-input",
-        "an output folder that is that of the predictions",
+        "an output folder that is the folder of the predictions",
         partial(as_input, name="predictions"),
-        "is the folder of the predictions themselves",
+        "[output-is-input]",
     ),
     refused(
         "postprocess/output-of-others",
         "an output folder with masks of other patients",
         other_patients,
-        "holds masks that are not among the predictions: somebody.nii.gz",
+        ("[output-not-empty]", "1 mask ", "somebody.nii.gz"),
     ),
-    refused("postprocess/output-a-file", "an output that is a file", output_a_file, "is a file"),
+    refused("postprocess/output-a-file", "an output that is a file", output_a_file, "[file-not-folder]"),
     refused(
         "postprocess/eval-config-alone",
-        "what to measure without the masks",
+        "classes to score without the masks",
         lambda box: ["--eval-config", box.folder / "none.json"],
         "--paths-csv and --eval-config belong together",
     ),
@@ -244,7 +244,7 @@ def scored_too(box: Sandbox) -> Arguments:
     return [*postprocessing(box), "--paths-csv", masks, "--eval-config", wanted]
 
 
-def test_a_mask_that_fails_has_no_score_of_before_and_the_others_have_new_ones(planned: Sandbox) -> None:
+def test_a_mask_that_fails_loses_its_earlier_score_and_the_others_are_scored(planned: Sandbox) -> None:
     arguments = scored_too(planned)
     assert planned.run("postprocess", *arguments).status == 0
     cut_short(planned.prediction())
@@ -255,7 +255,7 @@ def test_a_mask_that_fails_has_no_score_of_before_and_the_others_have_new_ones(p
     assert len([row for row in found if row.startswith("phantom_") and not row.endswith(",")]) == 3
 
 
-def test_what_cannot_be_scored_is_told_before_any_mask_is_written(planned: Sandbox) -> None:
+def test_an_invalid_metric_is_reported_before_any_mask_is_written(planned: Sandbox) -> None:
     arguments = scored_too(planned)
     edit_text(planned.folder / "data" / "asked.json", lambda text: text.replace("dice", "dicee"))
     ended = planned.run("postprocess", *arguments)
@@ -266,7 +266,7 @@ def test_what_cannot_be_scored_is_told_before_any_mask_is_written(planned: Sandb
 
 @pytest.fixture
 def cross_validated(analyzed: Sandbox, sound: Path) -> Sandbox:
-    """A sandbox with an analyzed study and its predictions of cross-validation."""
+    """A sandbox with an analyzed study and its cross-validation predictions."""
     shutil.copytree(sound / "results" / "predictions", analyzed.study.cv_predictions.parent.parent)
     return analyzed
 
@@ -284,35 +284,35 @@ def no_predictions(box: Sandbox) -> None:
 OF_A_STUDY = [
     Fault(
         "choose_postprocessing/prediction-truncated",
-        "a prediction of cross-validation that is cut short",
+        "a truncated cross-validation prediction",
         lambda box: cut_short(box.study.cv_prediction("phantom_001")),
-        "1 of 4 patients had no say",
+        ("[patients-failed]", "1 of 4 patients", "phantom_001"),
         others_done=others_chose,
     ),
     Fault(
         "choose_postprocessing/mask-missing",
-        "a mask that is not there",
+        "a missing mask",
         lambda box: remove(box.mask()),
-        "1 of 4 patients had no say",
+        ("[patients-failed]", "1 of 4 patients", "phantom_001"),
         others_done=others_chose,
     ),
     refused(
         "choose_postprocessing/no-predictions",
         "a study without predictions",
         lambda box: remove(box.study.cv_predictions),
-        "There are no predictions in",
+        "[predictions-missing]",
     ),
     refused(
         "choose_postprocessing/all-predictions-gone",
-        "a folder of predictions that is empty",
+        "an empty folder of predictions",
         no_predictions,
-        "There are no predictions in",
+        "[predictions-missing]",
     ),
     refused(
         "choose_postprocessing/no-study",
         "a folder of results without a study",
         lambda box: remove(box.study.config),
-        "There is no config.json in",
+        "[config-missing]",
     ),
 ]
 FAULTS = [*OF_A_FOLDER, *OF_A_STUDY]

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from expect import refuses
 
 from mist_ops.errors import CaseError, DatasetError
 from mist_ops.imaging.geometry import Geometry
@@ -23,7 +24,7 @@ def prediction(tmp_path: Path) -> Prediction:
     return Prediction("007", tmp_path / "in" / "007.nii.gz")
 
 
-def test_a_mask_is_changed_on_its_grid_and_what_happened_is_counted(prediction: Prediction, tmp_path: Path) -> None:
+def test_a_mask_is_changed_on_its_grid_and_changes_are_counted(prediction: Prediction, tmp_path: Path) -> None:
     counts = postprocess_case(prediction, STRATEGY, tmp_path / "out")
     labels, grid = read_labels(tmp_path / "out" / "007.nii.gz")
     assert (counts.before, counts.after, counts.changed) == ({1: 1, 300: 27}, {300: 27}, (1,))
@@ -31,7 +32,7 @@ def test_a_mask_is_changed_on_its_grid_and_what_happened_is_counted(prediction: 
     assert not grid.differences(GRID)
 
 
-def test_a_failure_leaves_nothing_that_looks_processed(prediction: Prediction, tmp_path: Path) -> None:
+def test_a_failure_leaves_no_file_that_looks_postprocessed(prediction: Prediction, tmp_path: Path) -> None:
     postprocess_case(prediction, STRATEGY, tmp_path / "out")
     write_image(prediction.path, np.full(GRID.size, 0.5, dtype=np.float32), GRID)
     with pytest.raises(CaseError, match=r"Case '007'.*labels-not-integer"):
@@ -46,24 +47,30 @@ def test_predictions_are_listed_by_id_and_a_broken_link_fails_by_name(prediction
     (folder / "notes.txt").touch()
     found = find_predictions(folder)
     assert [case.id for case in found] == ["007", "b"]
-    with pytest.raises(CaseError, match="Case 'b'"):
+    with refuses("image-missing", CaseError, case="b"):
         postprocess_case(found[1], STRATEGY, tmp_path / "out")
 
 
 def test_a_folder_without_predictions_or_with_two_of_a_patient_is_refused(
     prediction: Prediction, tmp_path: Path
 ) -> None:
-    for folder, words in ((tmp_path / "none", "There is no folder"), (tmp_path, "holds no predictions")):
-        with pytest.raises(DatasetError, match=words):
+    for folder, code in ((tmp_path / "none", "folder-missing"), (tmp_path, "folder-empty")):
+        with refuses(code, DatasetError, file=folder, field="--base-predictions"):
             find_predictions(folder)
     (prediction.path.parent / "007.nii").touch()
-    with pytest.raises(DatasetError, match=r"both \.nii and \.nii\.gz of 007"):
+    with refuses("patient-duplicate", DatasetError, found=["007"]):
         find_predictions(prediction.path.parent)
 
 
-def test_the_output_is_neither_the_input_nor_holds_masks_of_others(prediction: Prediction, tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match="folder of the predictions themselves"):
+def test_an_output_that_is_the_input_a_file_or_holds_other_masks_is_refused(
+    prediction: Prediction, tmp_path: Path
+) -> None:
+    with refuses("output-is-input", DatasetError, file=prediction.path.parent):
         check_output(prediction.path.parent, [prediction])
+    with refuses("output-is-input", CaseError, case="007"):
+        postprocess_case(prediction, STRATEGY, prediction.path.parent)
     write_labels(tmp_path / "out" / "old.nii.gz", np.zeros(GRID.size, dtype=np.uint8), GRID)
-    with pytest.raises(DatasetError, match="not among the predictions: old"):
+    with refuses("output-not-empty", DatasetError, found=["old.nii.gz"]):
         check_output(tmp_path / "out", [prediction])
+    with refuses("file-not-folder", DatasetError, file=tmp_path / "out" / "old.nii.gz"):
+        check_output(tmp_path / "out" / "old.nii.gz", [prediction])

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from expect import refuses
 
 from mist_ops.errors import CaseError, DatasetError
 from mist_ops.imaging.geometry import Geometry
@@ -24,12 +25,12 @@ def truth() -> LabelMap:
 
 def dice(prediction: Prediction, labels: LabelMap) -> float:
     if prediction.id == "bad":
-        raise CaseError("bad", "it has no truth.")
+        raise CaseError("bad", "it has no mask.", code="image-missing")
     return float(2 * ((labels == 1) & (truth() == 1)).sum() / ((labels == 1).sum() + (truth() == 1).sum()))
 
 
 def predictions(folder: Path, cases: int, islands: bool, unlucky: bool = False) -> list[Prediction]:
-    """Predictions that are right but for an island, or that have an island where the truth has one too."""
+    """Predictions equal to the truth, on request with a false island or without the first slices."""
     found = []
     for number in range(cases):
         labels = truth()
@@ -44,7 +45,7 @@ def predictions(folder: Path, cases: int, islands: bool, unlucky: bool = False) 
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_step_that_helps_everyone_is_found_and_helps_those_without_a_say(tmp_path: Path, workers: int) -> None:
+def test_a_step_that_helps_all_patients_is_kept_and_helps_held_out_patients(tmp_path: Path, workers: int) -> None:
     folds = {f"p{number}": number % 2 for number in range(20)}
     choice = search(predictions(tmp_path, 20, islands=True), dice, candidates([0, 1]), folds, workers)
     assert len(choice.strategy) == 1
@@ -55,20 +56,20 @@ def test_a_step_that_helps_everyone_is_found_and_helps_those_without_a_say(tmp_p
     assert json.loads(json.dumps(choice.to_json()))["strategy"][0]["apply_to_labels"] == list(choice.strategy[0].labels)
 
 
-def test_nothing_is_chosen_where_nothing_helps(tmp_path: Path) -> None:
+def test_no_step_is_kept_if_none_helps(tmp_path: Path) -> None:
     choice = search(predictions(tmp_path, 8, islands=False), dice, candidates([0, 1]))
     assert (choice.strategy, choice.before, choice.after, choice.held_out) == ((), 1.0, 1.0, None)
 
 
-def test_too_few_patients_prove_nothing(tmp_path: Path) -> None:
+def test_no_step_is_significant_with_too_few_patients(tmp_path: Path) -> None:
     choice = search(predictions(tmp_path, 3, islands=True), dice, candidates([0, 1]))
     assert choice.strategy == ()
     assert max(trial.after for trial in choice.trials) == 1.0
 
 
-def test_a_patient_that_cannot_be_scored_is_named_and_takes_no_part(tmp_path: Path) -> None:
+def test_a_patient_that_cannot_be_scored_is_excluded_and_named(tmp_path: Path) -> None:
     good = predictions(tmp_path, 3, islands=False)
     choice = search([*good, Prediction("bad", good[0].path)], dice, candidates([1]))
-    assert choice.failures == {"bad": "Case 'bad': it has no truth."}
-    with pytest.raises(DatasetError, match="None of the 1 predictions"):
+    assert choice.failures == {"bad": "Case 'bad': it has no mask. [image-missing]"}
+    with refuses("predictions-unscored", DatasetError, names="1 prediction ", found=["bad"]):
         search([Prediction("bad", good[0].path)], dice, candidates([1]))

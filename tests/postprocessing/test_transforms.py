@@ -30,7 +30,7 @@ def sizes(labels: LabelMap) -> dict[int, int]:
     return {int(label): int((labels == label).sum()) for label in np.unique(labels) if label}
 
 
-def test_golden_strategies_give_the_references_masks_but_for_labels_within_holes(shared: Path) -> None:
+def test_golden_strategies_equal_the_reference_except_for_labels_in_holes(shared: Path) -> None:
     different = []
     for row in pd.read_csv(shared / "golden" / "postprocess.csv").to_dict("records"):
         labels, geometry = read_labels(shared / row["file"])
@@ -39,21 +39,21 @@ def test_golden_strategies_give_the_references_masks_but_for_labels_within_holes
         if sizes(found) != expected:
             different.append((row["strategy"], sizes(found)))
     [(strategy, found)] = different
-    # Step three fills holes of labels 1 and 2 with 1. For the reference these hold all 352 voxels of label 4; for us
-    # only background is filled, and the next step keeps the largest piece of label 4.
+    # Step three fills holes of labels 1 and 2 with 1. The reference also fills all 352 voxels of label 4 inside them;
+    # here only background is filled, and the next step keeps the largest object of label 4.
     assert "fill_holes_with_label" in strategy
     assert found == {1: 10551, 2: 14450, 4: 66}
 
 
 @pytest.mark.parametrize("transform", ["remove_small_objects", "replace_small_objects_with_label"])
-def test_an_object_of_exactly_the_threshold_stays(transform: str) -> None:
+def test_an_object_of_exactly_the_threshold_is_kept(transform: str) -> None:
     labels = empty()
     labels[2:6, 2:6, 2:6], labels[10:13, 2:6, 2:6] = 1, 1
     assert sizes(changed(labels, transform, small_object_threshold=64)) == {1: 64}
     assert sizes(changed(labels, transform, small_object_threshold=48)) == {1: 112}
 
 
-def test_a_threshold_in_mm3_counts_the_spacing_and_forgives_rounding_of_the_header() -> None:
+def test_a_threshold_in_mm3_uses_the_spacing_and_tolerates_rounding_of_the_header() -> None:
     labels = empty()
     labels[2:4, 2:4, 2:4] = 1  # 8 voxels of 2 mm³
     assert sizes(changed(labels, "remove_small_objects", small_object_volume_mm3=16.0)) == {1: 8}
@@ -62,7 +62,7 @@ def test_a_threshold_in_mm3_counts_the_spacing_and_forgives_rounding_of_the_head
     assert sizes(apply((step,), labels, (0.699999988,) * 3)) == {1: 8}
 
 
-def test_a_diagonal_line_is_one_object_even_when_it_is_alone() -> None:
+def test_a_diagonal_line_is_one_object() -> None:
     labels = empty()
     labels[range(20), range(20), range(20)] = 1
     assert sizes(changed(labels, "remove_small_objects", small_object_threshold=10)) == {1: 20}
@@ -76,7 +76,7 @@ def test_all_labels_one_by_one_and_together() -> None:
     assert sizes(together) == {1: 64, 2: 32}
 
 
-def test_of_equal_objects_the_first_are_kept() -> None:
+def test_ties_keep_the_first_objects() -> None:
     labels = empty()
     for start in (2, 8, 14):
         labels[start : start + 3, 2:5, 2:5] = 1
@@ -85,7 +85,7 @@ def test_of_equal_objects_the_first_are_kept() -> None:
     assert sizes(changed(labels, "get_top_k_connected_components", top_k_connected_components=5)) == {1: 81}
 
 
-def test_cleaning_parts_objects_at_a_thin_bridge_and_gives_the_kept_one_its_size_back() -> None:
+def test_cleaning_separates_objects_at_a_thin_bridge_and_restores_the_size_of_the_kept_one() -> None:
     labels = empty()
     labels[1:9, 1:9, 1:9], labels[9:12, 4, 4], labels[12:17, 1:6, 1:6] = 1, 1, 1
     params = {"apply_morphological_cleaning": True, "morphological_cleaning_iterations": 1}
@@ -97,20 +97,20 @@ def test_cleaning_parts_objects_at_a_thin_bridge_and_gives_the_kept_one_its_size
     assert not restored[12:].any()
 
 
-def test_cleaning_that_leaves_nothing_keeps_the_largest_instead_of_all() -> None:
+def test_cleaning_that_leaves_no_object_keeps_the_largest_before_erosion() -> None:
     labels = empty()
     labels[2:4, 2:6, 2:6], labels[10:12, 2:4, 2:4] = 1, 1
     params = {"apply_morphological_cleaning": True, "morphological_cleaning_iterations": 3}
     assert sizes(changed(labels, "get_top_k_connected_components", **params)) == {1: 32}
 
 
-def test_an_object_is_not_eaten_away_at_the_border_of_the_image() -> None:
+def test_erosion_does_not_start_from_the_border_of_the_image() -> None:
     labels = np.ones((6, 6, 6), dtype=np.uint8)
     params = {"apply_morphological_cleaning": True, "morphological_cleaning_iterations": 2}
     assert sizes(changed(labels, "get_top_k_connected_components", **params)) == {1: 216}
 
 
-def test_a_hole_is_filled_without_the_labels_in_it_unless_asked() -> None:
+def test_labels_inside_a_hole_are_overwritten_only_on_request() -> None:
     labels = empty()
     labels[2:10, 2:10, 2:10], labels[3:9, 3:9, 3:9], labels[5:7, 5:7, 5:7] = 1, 0, 4
     assert sizes(changed(labels, "fill_holes_with_label", 1, fill_holes_label=1)) == {1: 512 - 8, 4: 8}
@@ -119,20 +119,20 @@ def test_a_hole_is_filled_without_the_labels_in_it_unless_asked() -> None:
     assert sizes(changed(labels, "fill_holes_with_label", 1)) == sizes(labels)
 
 
-def test_what_opens_to_the_outside_is_no_hole() -> None:
+def test_a_cavity_with_an_opening_is_not_a_hole() -> None:
     labels = empty()
     labels[2:10, 2:10, 2:10], labels[3:9, 3:9, 3:9], labels[2, 5, 5] = 1, 0, 0
     assert sizes(changed(labels, "fill_holes_with_label", 1, fill_holes_label=1)) == sizes(labels)
 
 
-def test_small_objects_get_another_label_even_above_255() -> None:
+def test_the_new_label_of_small_objects_may_exceed_255() -> None:
     labels = empty()
     labels[2:4, 2:4, 2:4] = 1
     found = changed(labels, "replace_small_objects_with_label", replacement_label=300)
     assert sizes(found) == {300: 8}
 
 
-def test_an_empty_mask_stays_empty_and_steps_are_counted() -> None:
+def test_an_empty_mask_stays_empty_and_changed_voxels_are_counted() -> None:
     assert not changed(empty(), "get_top_k_connected_components").any()
     labels = empty()
     labels[2:4, 2:4, 2:4], labels[8, 8, 8] = 1, 1
@@ -145,7 +145,7 @@ def test_an_empty_mask_stays_empty_and_steps_are_counted() -> None:
 
 @given(st.integers(0, 2**31), st.integers(1, 30))
 @settings(max_examples=30, deadline=None)
-def test_per_label_work_in_boxes_is_that_on_whole_volumes(seed: int, threshold: int) -> None:
+def test_labels_in_boxes_equal_labels_in_whole_volumes(seed: int, threshold: int) -> None:
     rng = np.random.default_rng(seed)
     labels = ndimage.zoom(rng.integers(0, 4, (5, 5, 4)), 3, order=0).astype(np.uint8)
     labels[rng.random(labels.shape) < 0.2] = 0
@@ -159,7 +159,7 @@ def test_per_label_work_in_boxes_is_that_on_whole_volumes(seed: int, threshold: 
 
 @given(st.integers(0, 2**31))
 @settings(max_examples=30, deadline=None)
-def test_holes_are_those_of_scipy(seed: int) -> None:
+def test_holes_equal_those_of_scipy(seed: int) -> None:
     labels = (np.random.default_rng(seed).random((7, 7, 7)) < 0.8).astype(np.uint8)
     expected = ndimage.binary_fill_holes(labels).astype(np.uint8)
     np.testing.assert_array_equal(changed(labels, "fill_holes_with_label", fill_holes_label=1), expected)
