@@ -94,7 +94,7 @@ def report(found: Status, outputs: Mapping[Path, str] = _NO_OUTPUTS) -> Iterator
     for path, reason in outputs.items():
         yield f"Rebuild {path}: {reason}."
     if found.of("train") and found.hours is not None:
-        yield f"Estimated training time: {found.hours:.1f} h ({counted(len(found.of('train')), 'fold')})."
+        yield f"Estimated training time: {duration(found.hours)} ({counted(len(found.of('train')), 'fold')})."
 
 
 def _of_stage(stage: Stage, reasons: Mapping[str, str]) -> Iterator[str]:
@@ -131,3 +131,8 @@ def stale_results(study: Study, found: Status) -> Status:
 
 def _exists(stage: Stage, study: Study, key: str) -> bool:
     return stage.locate is not None and stage.locate(study, key).exists()
+
+
+def duration(hours: float) -> str:
+    """Format a duration: ``1.3 h``, ``20 min``."""
+    return f"{hours:.1f} h" if hours >= 1 else f"{max(1, round(60 * hours))} min"

@@ -180,7 +180,7 @@ def test_finalize_scores_what_the_models_predict_and_names_folds_without_models(
     assert len(study.results_csv.read_text().splitlines()) == 1 + 6 + 5
     study.model(1).unlink()
     assert cli.finalize(where) == 1
-    assert "Folds 1 have no models" in " ".join(capfd.readouterr().err.split())
+    assert "[folds-untrained]" in capfd.readouterr().err
 
 
 def test_a_strategy_is_chosen_from_the_cross_validation(copied_study: Study) -> None:

@@ -105,12 +105,10 @@ OF_FINALIZE = [
         "finalize/fold-missing",
         "a fold without a model",
         without_fold_1,
-        "Folds 1 have no models",
+        "[folds-untrained]",
         others_done=lambda box: scored(box) == {"phantom_002", "phantom_004"},
     ),
-    refused(
-        "finalize/no-model", "a study without models", lambda box: remove(box.study.models), "There is no model in"
-    ),
+    refused("finalize/no-model", "a study without models", lambda box: remove(box.study.models), "[model-missing]"),
     Fault(
         "finalize/weights-truncated",
         "the weights of a fold cut short",
@@ -121,7 +119,7 @@ OF_FINALIZE = [
         "finalize/no-study",
         "a folder of results without a study",
         lambda box: remove(box.study.config),
-        "There is no config.json in",
+        "[config-missing]",
     ),
     refused(
         "finalize/config-broken",
@@ -163,7 +161,9 @@ def without_scores_of_one(box: Sandbox) -> None:
 
 
 OF_ACCEPTANCE = [
-    refused("accept/no-results", "a study without scores", lambda box: remove(box.study.results_csv), "to accept"),
+    refused(
+        "accept/no-results", "a study without scores", lambda box: remove(box.study.results_csv), "[scores-missing]"
+    ),
     refused(
         "accept/results-empty",
         "a table of scores of no bytes",
@@ -192,7 +192,7 @@ OF_ACCEPTANCE = [
         "accept/no-study",
         "a folder of results without a study",
         lambda box: remove(box.study.config),
-        "There is no config.json in",
+        "[config-missing]",
     ),
 ]
 

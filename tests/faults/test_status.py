@@ -72,14 +72,14 @@ FAULTS = [
         "status/passport-missing",
         "a model without its passport",
         lambda box: remove(passport(box)),
-        "Train fold 0: what its model was made from is not on record",
+        ("Train fold 0", "not on record", "fold_0.json"),
         status=0,
     ),
     Fault(
         "status/model-missing",
         "a passport without its model",
         lambda box: remove(box.study.model(0)),
-        "Train fold 0: it is not trained",
+        ("Train fold 0", "no model"),
         status=0,
     ),
     Fault(
@@ -93,70 +93,70 @@ FAULTS = [
         "status/geometry-truncated",
         "a record of a grid that is cut short",
         lambda box: cut_short(geometry(box)),
-        "Preprocess 1 patients (phantom_001): it is not preprocessed",
+        "Preprocess 1 patient (phantom_001)",
         status=0,
     ),
     Fault(
         "status/geometry-other-types",
         "a record of a grid that holds something else",
         lambda box: edit_json(geometry(box), inputs=[1], stamps=3),
-        "Preprocess 1 patients (phantom_001): it is not preprocessed",
+        "Preprocess 1 patient (phantom_001)",
         status=0,
     ),
     Fault(
         "status/array-truncated",
         "an array that is cut short",
         lambda box: cut_short(box.study.image("phantom_001")),
-        "Preprocess 1 patients (phantom_001): its arrays are damaged",
+        "Preprocess 1 patient (phantom_001)",
         status=0,
     ),
     Fault(
         "status/image-missing",
-        "a scan that is gone",
+        "a missing scan",
         lambda box: remove(box.image()),
-        "Preprocess 1 patients (phantom_001): its t1 changed",
+        "Preprocess 1 patient (phantom_001): its t1 changed",
         status=0,
     ),
     Fault(
         "status/record-truncated",
         "a record of a prediction that is cut short",
         lambda box: cut_short(record(box)),
-        "Predict 1 held-out patients (phantom_001): its inputs are not recorded",
+        ("Predict 1 held-out patient (phantom_001)", "not recorded"),
         status=0,
     ),
     Fault(
         "status/record-other-types",
         "a record of a prediction that holds something else",
         lambda box: edit_json(record(box, "test"), models=[1], stamps="none"),
-        "Predict 1 test patients (phantom_001): its inputs are not recorded",
+        ("Predict 1 test patient (phantom_001)", "not recorded"),
         status=0,
     ),
     Fault(
         "status/prediction-truncated",
         "a prediction that is cut short",
         lambda box: cut_short(box.study.cv_prediction("phantom_001")),
-        "Predict 1 held-out patients (phantom_001): its mask changed",
+        "Predict 1 held-out patient (phantom_001): its mask changed",
         status=0,
     ),
     Fault(
         "status/summary-truncated",
         "a summary of scores that is cut short",
         lambda box: cut_short(summary(box)),
-        "Score: what they were made from is not on record",
+        ("Evaluate: results.csv", "not on record"),
         status=0,
     ),
     Fault(
         "status/summary-other-types",
         "a summary of scores that holds something else",
         lambda box: edit_json(summary(box), inputs={"settings": 3, "masks": []}),
-        "Score: what they were made from is not on record",
+        ("Evaluate: results.csv", "not on record"),
         status=0,
     ),
     Fault(
         "status/results-missing",
-        "scores that are gone",
+        "missing scores",
         lambda box: remove(box.study.results_csv),
-        "Score: there are none",
+        "Evaluate: results.csv: missing",
         status=0,
     ),
     Fault(
@@ -170,21 +170,21 @@ FAULTS = [
         "status/models-missing",
         "a folder of models that is missing",
         lambda box: remove(box.study.models),
-        "Train fold 1: it is not trained",
+        ("Train fold 1", "no model"),
         status=0,
     ),
     Fault(
         "status/predictions-missing",
         "a folder of predictions that is missing",
         lambda box: remove(box.study.results / "predictions"),
-        "Predict 4 held-out patients (phantom_002, phantom_004, phantom_001, phantom_003): it is not predicted",
+        "Predict 4 held-out patients (phantom_002, phantom_004, phantom_001, phantom_003)",
         status=0,
     ),
     Fault(
         "status/of-another-program",
         "results that MIST made",
         of_another_program,
-        "Train fold 0: what its model was made from is not on record",
+        ("Train fold 0", "not on record", "fold_0.json"),
         status=0,
     ),
     Fault(
@@ -205,7 +205,7 @@ FAULTS = [
         "status/patient-unknown",
         "arrays of a patient who is not in the study",
         lambda box: shutil.copy(box.study.image("phantom_001"), box.study.image("phantom_009")) and None,
-        "Not used: 1 arrays and predictions of patients who are not in this study",
+        ("Not used", "phantom_009.npy"),
         status=0,
     ),
     Fault(
@@ -242,7 +242,7 @@ FAULTS = [
         "status/results-folder-missing",
         "a folder of results that is missing",
         lambda box: ["--results", box.folder / "other"],
-        "There is no config.json in",
+        ("[config-missing]", "other"),
     ),
 ]
 
@@ -272,7 +272,7 @@ REPAIRED = [
         lambda box: (
             [cut_short(path) for path in (geometry(box), record(box), record(box, "test"), summary(box))] and None
         ),
-        "Preprocess 1 patients (phantom_001): it is not preprocessed",
+        "Preprocess 1 patient (phantom_001)",
         status=0,
         again=False,
     ),
@@ -297,5 +297,5 @@ def test_a_study_of_another_program_keeps_its_predictions_when_it_is_scored(trai
     before = {path: path.read_bytes() for path in trained.study.cv_predictions.iterdir()}
     ended = trained.run("finalize", "--device", "cpu")
     assert {path: path.read_bytes() for path in before} == before
-    assert "Train fold 0: what its model was made from is not on record" in ended.said
+    assert "Train fold 0: the origin of its model is not on record" in ended.said
     assert json.loads(summary(trained).read_text())["inputs"]
