@@ -39,10 +39,10 @@ class Epoch(Protocol):
 
 
 def learning_curves(path: Path, histories: Mapping[int, Sequence[Epoch]]) -> None:
-    """Write a PNG of the losses over the epochs, a color per fold: validation strong, training faint, the best marked.
+    """Write a PNG of training and validation losses, a color per fold, with the best epoch marked.
 
     Args:
-        path: Where to.
+        path: Output file.
         histories: The epochs of each fold.
     """
     figure = new_figure(8.0, 5.0, "white")
@@ -66,7 +66,7 @@ def learning_curves(path: Path, histories: Mapping[int, Sequence[Epoch]]) -> Non
 
 
 def curve_thumbnail(history: Sequence[Epoch]) -> bytes:
-    """A PNG of at most 10 KB, 128 pixels high, of one fold's losses. See ``learning_curves``."""
+    """Return a PNG of at most 10 KB, 128 pixels high, of the losses of one fold. See ``learning_curves``."""
     figure = new_figure(3 * 200 / DPI, 3 * THUMBNAIL_HEIGHT / DPI, "white")
     axes = figure.add_axes((0.03, 0.05, 0.94, 0.9))
     _draw_losses(axes, history, LINES[0], "", scale=2.2)

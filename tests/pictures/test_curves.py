@@ -16,7 +16,7 @@ def history(epochs: int) -> list[Epoch]:
 
 
 @pytest.mark.parametrize("epochs", [0, 1, 30])
-def test_curves_are_drawn_from_the_first_epoch_on(tmp_path: Path, epochs: int) -> None:
+def test_curves_of_any_number_of_epochs_are_drawn(tmp_path: Path, epochs: int) -> None:
     learning_curves(tmp_path / "curves.png", {0: history(epochs), 3: history(epochs)})
     with Image.open(tmp_path / "curves.png") as drawn:
         assert drawn.size == (960, 600)
