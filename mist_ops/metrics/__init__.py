@@ -1,4 +1,4 @@
-"""Scores of a prediction against the truth: functions of a ``MaskPair`` that share what is costly to compute."""
+"""Segmentation metrics: functions of a ``MaskPair``, which caches what they share."""
 
 from __future__ import annotations
 
@@ -14,18 +14,17 @@ if TYPE_CHECKING:
 class Metric:
     """An entry of ``METRICS``.
 
-    The parameters of ``function`` after the pair are those that a configuration may set; their annotations, with
-    pydantic's ``Field`` for ranges, are what it is checked against.
+    The parameters of ``function`` after the pair can be set in config.json; their annotations, with pydantic's
+    ``Field`` for ranges, validate them.
 
     Attributes:
         function: ``function(pair, **params) -> float`` for two masks that are not empty.
-        best: Value when both masks are empty.
-        worst: Value when exactly one is; infinity stands for the diagonal of the whole image in mm.
+        best: Value if both masks are empty.
+        worst: Value if exactly one mask is empty; infinity means the diagonal of the whole image in mm.
         unit: ``"mm"``, ``"ml"``, ``"%"``, or empty for a ratio.
         higher_is_better: Direction, for rankings.
-        takes_one_empty: Whether ``function`` has a value of its own when exactly one mask is empty; it then stands
-            instead of ``worst``.
-        rules: For metrics of single lesions, ``rules(**params)``: what counts as a lesion and as found.
+        takes_one_empty: Whether ``function`` also handles one empty mask; its value then replaces ``worst``.
+        rules: For lesion-wise metrics, ``rules(**params)`` returns the settings of lesion matching.
     """
 
     function: Callable[..., float]

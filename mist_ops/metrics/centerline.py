@@ -1,4 +1,4 @@
-"""Metrics of thin structures, by their skeletons."""
+"""Centerline metrics of tubular structures."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from mist_ops.types import Mask
 
 
 def cldice(pair: MaskPair) -> float:
-    """How much of each centerline lies inside the other mask: the harmonic mean of both shares; NaN if a mask is empty.
+    """Harmonic mean of the shares of each centerline inside the other mask; NaN if a mask is empty.
 
     Shit et al.: clDice - a Novel Topology-Preserving Loss Function for Tubular Structure Segmentation. CVPR 2021.
-    Centerlines are made of voxels and do not know of the spacing.
+    Counts voxels; the spacing is ignored.
     """
     shares = _inside(pair.prediction, pair.truth), _inside(pair.truth, pair.prediction)
     return 2 * math.prod(shares) / sum(shares) if sum(shares) else 0.0
 
 
 def centerlines(mask: Mask) -> Mask:
-    """The skeleton of a mask (Lee, Kashyap, Chu, 1994) with some of every component.
+    """Skeleton of a mask (Lee, Kashyap, Chu, 1994), with at least one voxel of every component.
 
-    The thinning of scikit-image leaves nothing of a straight vessel that is an even number of voxels thick. Such a
-    component is made thinner by a voxel along each axis first; one that this does away with is its own centerline.
+    The skeletonization of scikit-image removes straight vessels with an even diameter in voxels. Such a component is
+    first thinned by one voxel along each axis; one that then disappears is its own centerline.
     """
-    from skimage.morphology import skeletonize  # loads for 0.3 s, which a ranking need not wait for
+    from skimage.morphology import skeletonize  # takes 0.3 s to import, and rankings do not need it
 
     found: Mask = skeletonize(mask)
     for thinned in (lambda lost: skeletonize(_thinner(lost)), lambda lost: lost):
@@ -39,7 +39,7 @@ def centerlines(mask: Mask) -> Mask:
 
 
 def _of_lost(mask: Mask, found: Mask, thinned: Callable[[Mask], Mask]) -> Mask:
-    """What ``thinned`` makes of the components of a mask of which nothing is found yet."""
+    """Apply ``thinned`` to the components of a mask without a voxel in ``found``."""
     pieces = components(mask)
     reached = np.zeros(len(pieces) + 1, dtype=bool)
     reached[pieces.map[found]] = True
@@ -48,7 +48,7 @@ def _of_lost(mask: Mask, found: Mask, thinned: Callable[[Mask], Mask]) -> Mask:
 
 
 def _thinner(mask: Mask) -> Mask:
-    """The voxels whose next neighbor along each axis belongs to the mask too."""
+    """Voxels whose next neighbors along all axes are in the mask too."""
     for axis in range(3):
         following = np.zeros_like(mask)
         np.moveaxis(following, axis, 0)[:-1] = np.moveaxis(mask, axis, 0)[1:]
@@ -57,7 +57,7 @@ def _thinner(mask: Mask) -> Mask:
 
 
 def _inside(mask: Mask, other: Mask) -> float:
-    """The share of a mask's centerlines that lies in the other mask."""
+    """Share of a mask's centerlines inside the other mask."""
     lines = centerlines(mask)
     voxels = int(np.count_nonzero(lines))
     return int(np.count_nonzero(lines & other)) / voxels if voxels else math.nan

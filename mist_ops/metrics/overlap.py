@@ -1,4 +1,4 @@
-"""Metrics that count voxels. All are NaN if both masks are empty."""
+"""Overlap and volume metrics. Ratios are NaN if both masks are empty."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _MM3_PER_ML = 1000.0
 
 
 def dice(pair: MaskPair) -> float:
-    """Twice the shared voxels over the voxels of both.
+    """Dice coefficient: twice the shared voxels divided by the sum of both sizes.
 
     Dice: Measures of the Amount of Ecologic Association Between Species. Ecology 1945;26(3):297-302.
     """
@@ -20,29 +20,29 @@ def dice(pair: MaskPair) -> float:
 
 
 def iou(pair: MaskPair) -> float:
-    """Shared voxels over those of the union (Jaccard, 1912)."""
+    """Intersection over union (Jaccard, 1912)."""
     return _ratio(pair.shared_voxels, pair.truth_voxels + pair.prediction_voxels - pair.shared_voxels)
 
 
 def precision(pair: MaskPair) -> float:
-    """The share of the predicted voxels that is true; NaN for an empty prediction."""
+    """Share of the predicted voxels that are in the truth; NaN for an empty prediction."""
     return _ratio(pair.shared_voxels, pair.prediction_voxels)
 
 
 def recall(pair: MaskPair) -> float:
-    """The share of the true voxels that is found; NaN for an empty truth."""
+    """Share of the true voxels that are predicted; NaN for an empty truth."""
     return _ratio(pair.shared_voxels, pair.truth_voxels)
 
 
 def volume_difference(pair: MaskPair) -> float:
-    """The difference of both volumes in ml, without sign; 0 if both are empty."""
+    """Absolute volume difference in ml; 0 if both masks are empty."""
     return abs(pair.prediction_voxels - pair.truth_voxels) * pair.voxel_volume / _MM3_PER_ML
 
 
 def relative_volume_difference(pair: MaskPair) -> float:
-    """The difference of both volumes in percent of the true one, without sign; NaN for an empty truth.
+    """Absolute volume difference in percent of the true volume; NaN for an empty truth.
 
-    An empty prediction is 100 % off. An invented structure, for which there is no percentage, is scored the same.
+    The value of an empty prediction is 100 %, which is also the score of an empty truth.
     """
     return 100 * _ratio(abs(pair.prediction_voxels - pair.truth_voxels), pair.truth_voxels)
 

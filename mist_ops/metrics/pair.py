@@ -1,4 +1,4 @@
-"""Truth and prediction of one class: everything that several metrics need of them, computed once."""
+"""Truth and prediction of a class, with cached surfaces and distances."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from mist_ops.types import Box, Mask, Spacing
 Distances = Float64[np.ndarray, " element"]
 Value = TypeVar("Value")
 
-# Voxels around an element in which the nearest target is looked up before a tree is built.
+# Radius in voxels within which the nearest target is looked up before a tree is built.
 _REACH = 2
-# Below it a tree is faster: one of 300 elements costs 100 us, a look-up of all neighbors 400.
+# Below it a tree is faster: for 300 elements it takes 100 us, a look-up of all neighbors 400.
 _FEW = 300
 
 
@@ -31,8 +31,8 @@ class MaskPair:
         truth: The true mask within the box.
         prediction: The predicted mask within the box.
         spacing: Voxel spacing in mm.
-        diagonal: Diagonal of the whole image in mm, voxels counted with their full width: the largest distance that
-            an error can have.
+        diagonal: Diagonal of the whole image in mm, including the full width of the voxels; the largest possible
+            distance.
     """
 
     def __init__(self, truth: Mask, prediction: Mask, spacing: Spacing, diagonal: float | None = None) -> None:
@@ -42,7 +42,7 @@ class MaskPair:
             truth: The true mask.
             prediction: The predicted mask, of the same shape.
             spacing: Voxel spacing in mm.
-            diagonal: That of the whole image in mm, where the masks are a part of it.
+            diagonal: Diagonal of the whole image in mm, if the masks are cropped from it.
         """
         size = np.multiply(truth.shape, spacing)
         self.diagonal = float(np.linalg.norm(size)) if diagonal is None else diagonal
@@ -53,7 +53,7 @@ class MaskPair:
         self.memory: dict[Hashable, Any] = {}
 
     def once(self, key: Hashable, compute: Callable[[MaskPair], Value]) -> Value:
-        """What ``compute`` makes of this pair, computed the first time that ``key`` is asked for."""
+        """Return ``compute(self)``, cached under ``key``."""
         if key not in self.memory:
             self.memory[key] = compute(self)
         return cast(Value, self.memory[key])
@@ -108,11 +108,10 @@ def _distances(elements: Surface, targets: Surface, spacing: Spacing) -> Distanc
         from scipy.spatial import cKDTree  # loads for 0.4 s, which a ranking need not wait for
 
         corners = elements.corners[open_]
-        # Balancing makes trees of concentric surfaces four times slower; as it is, no distance transform was found
-        # faster on any surfaces but noise.
+        # Balanced trees of concentric surfaces are four times slower. A distance transform was faster only on noise.
         tree = cKDTree(targets.corners * np.array(spacing), balanced_tree=False, compact_nodes=False)
         _, nearest = tree.query(corners * np.array(spacing))
-        # From differences of indices, so that equal distances are equal to the last bit.
+        # Computed from index differences, so that equal distances are equal to the last bit.
         distances[open_] = _lengths(corners - targets.corners[nearest], spacing)
     return distances
 
@@ -120,10 +119,10 @@ def _distances(elements: Surface, targets: Surface, spacing: Spacing) -> Distanc
 def _near(
     corners: Int[np.ndarray, "element 3"], targets: Int[np.ndarray, "target 3"], spacing: Spacing
 ) -> tuple[Distances, Int[np.ndarray, " open"]]:
-    """Distances to targets at the same corner or close by, and the places of the elements that have none there.
+    """Distances to targets at the same corner or nearby, and the indices of elements without such a target.
 
-    Neighbors are tried from the nearest on, so the first that is a target is the nearest target. A prediction is
-    mostly a voxel or two off: on a brain this takes 5 ms where a tree takes 50.
+    Neighbors are tried in the order of their distance, so the first target is the nearest. Predictions are mostly a
+    voxel or two off: on a brain this takes 5 ms, and a tree 50.
     """
     if not len(corners):
         return np.zeros(0), np.zeros(0, dtype=int)
@@ -149,7 +148,7 @@ def _near(
 
 @lru_cache(maxsize=64)
 def _neighbors(spacing: Spacing) -> tuple[Int[np.ndarray, "neighbor 3"], Float64[np.ndarray, " neighbor"]]:
-    """Steps to all neighbors nearer than any that is not among them, the nearest first, and their lengths in mm."""
+    """Steps to all neighbors within the search radius, nearest first, and their lengths in mm."""
     steps = np.array([step for step in product(range(-_REACH, _REACH + 1), repeat=3) if any(step)])
     lengths = _lengths(steps, spacing)
     order = np.argsort(lengths, kind="stable")

@@ -1,7 +1,7 @@
-"""Metrics of the distances between two surfaces.
+"""Surface distance metrics: Hausdorff distance, average surface distance, surface Dice.
 
-An element of a surface counts by its area, so that a jagged corner does not outweigh a flat face. Distances are
-between the corners of voxels, without interpolation. With one mask empty they are infinite.
+Surface elements are weighted by their area. Distances are measured between the corners of voxels, without
+interpolation; they are infinite if one mask is empty.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from mist_ops.metrics.pair import Distances, MaskPair
 from mist_ops.metrics.surfels import Areas
 from mist_ops.registry import METRICS
 
-Tolerance = Annotated[float, Field(ge=0.0, allow_inf_nan=False, description="Distance in mm that is forgiven.")]
+Tolerance = Annotated[float, Field(ge=0.0, allow_inf_nan=False, description="Tolerance in mm.")]
 
-# Headers hold spacings as float32, where 0.8 mm is 0.800000012: a tolerance of 0.8 mm must still forgive one voxel.
+# Headers store spacings as float32, where 0.8 mm is 0.800000012; a tolerance of 0.8 mm must still include one voxel.
 _ROUNDING = 1e-6
 
 
 def haus95(pair: MaskPair) -> float:
-    """The distance in mm within which 95 % of each surface lies from the other: the larger of the two directions.
+    """95th percentile Hausdorff distance in mm: the larger of the two directed percentiles.
 
     Huttenlocher et al.: Comparing Images Using the Hausdorff Distance. IEEE TPAMI 1993;15(9):850-863. Weighted by area
     as in Nikolov et al., J Med Internet Res 2021;23(7):e26151.
@@ -36,21 +36,21 @@ def haus95(pair: MaskPair) -> float:
 
 
 def haus100(pair: MaskPair) -> float:
-    """The largest distance in mm of any point of one surface from the other, in both directions (Hausdorff)."""
+    """Hausdorff distance in mm: the largest distance from a point of one surface to the other, in either direction."""
     return max(float(np.max(found, initial=-math.inf)) for found in (pair.truth_distances, pair.prediction_distances))
 
 
 def avg_surf(pair: MaskPair) -> float:
-    """The mean distance in mm over the area of both surfaces together; NaN if both are empty."""
+    """Average symmetric surface distance in mm, weighted by area; NaN if both masks are empty."""
     distances, areas = _pooled(pair)
     return float(distances @ areas / np.sum(areas)) if len(areas) else math.nan
 
 
 def surf_dice(pair: MaskPair, tolerance: Tolerance = 1.0) -> float:
-    """The share of the area of both surfaces that lies within a tolerance of the other; NaN if both are empty.
+    """Surface Dice: share of the area of both surfaces within a tolerance of the other; NaN if both masks are empty.
 
-    Nikolov et al., J Med Internet Res 2021;23(7):e26151. Distances that exceed the tolerance by rounding, a millionth
-    of it, are within it.
+    Nikolov et al., J Med Internet Res 2021;23(7):e26151. Distances may exceed the tolerance by a millionth of it, to
+    allow for rounding.
     """
     distances, areas = _pooled(pair)
     within = distances <= tolerance * (1 + _ROUNDING)
@@ -65,12 +65,12 @@ def _pooled(pair: MaskPair) -> tuple[Distances, Areas]:
 
 
 def _percentile(distances: Distances, areas: Areas, fraction: float) -> float:
-    """The least distance that is not exceeded on a fraction of the area; infinite if there is none."""
+    """Percentile of the distances weighted by area; infinite without elements."""
     if not len(distances):
         return math.inf
     order = np.lexsort((areas, distances))
     covered = np.cumsum(areas[order]) / np.sum(areas)
-    # The last sum may round to below 1.
+    # The last sum may round to less than 1.
     first = min(int(np.searchsorted(covered, fraction)), len(distances) - 1)
     return float(distances[order[first]])
 

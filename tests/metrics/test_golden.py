@@ -1,7 +1,7 @@
-"""Every value that MIST 2.3.0 and the script of BraTS 2023 gave, and the ones that we put right.
+"""Metrics against the values of MIST 2.3.0 and of the BraTS 2023 script, and the values that MIST gets wrong.
 
-The lesion metrics are computed a second time here, plainly and on whole volumes, with each correction as a switch. With
-all of them off this gives MIST's value, so that what it gives with them on is right where ours differs.
+A plain implementation of the lesion-wise metrics, on whole volumes, has a switch for each correction. Without
+corrections it gives MIST's values, with all of them ours.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ from scipy import ndimage
 
 from mist_ops.imaging.geometry import Geometry
 from mist_ops.imaging.nifti import read_labels
-from mist_ops.metrics.lesions import find_lesions, lesion_wise_dice, lesion_wise_haus95, rules_of
+from mist_ops.metrics.lesions import lesion_wise_dice, lesion_wise_haus95
+from mist_ops.metrics.lesions.matching import find_lesions
+from mist_ops.metrics.lesions.protocols import rules_of
 from mist_ops.metrics.overlap import dice
 from mist_ops.metrics.pair import MaskPair
 from mist_ops.metrics.surface import haus95, surf_dice
@@ -31,7 +33,7 @@ from mist_ops.types import LabelMap
 NEIGHBORS = ndimage.generate_binary_structure(3, 2)
 OF_A_LESION = {"lesion_wise_dice": dice, "lesion_wise_haus95": haus95, "lesion_wise_surf_dice": surf_dice}
 FAMILY = {*OF_A_LESION, "lesion_wise_f1"}
-DIAGONAL, HITS, DILATION = "diagonal of the whole image", "hits on small lesions", "no dilation is none"
+DIAGONAL, HITS, DILATION = "diagonal of the whole image", "matches of small lesions", "zero dilation"
 
 
 @lru_cache(maxsize=8)
@@ -47,7 +49,7 @@ def pair_of(mask: Path, prediction: Path, labels: str) -> MaskPair:
 
 
 def value(pair: MaskPair, name: str, params: dict[str, Any]) -> float:
-    """A metric with the rules for empty masks."""
+    """Value of a metric, also for empty masks."""
     metric = METRICS[name]
     if not (pair.truth_voxels or pair.prediction_voxels):
         return metric.best
@@ -64,46 +66,46 @@ def rows(shared: Path) -> Iterator[tuple[Any, MaskPair, dict[str, Any]]]:
 
 
 def plainly(pair: MaskPair, name: str, params: dict[str, Any], corrected: set[str]) -> float:
-    """A lesion metric of MIST, on whole volumes; ``corrected`` are the corrections that are on."""
+    """A lesion-wise metric of MIST on whole volumes, with some corrections."""
     dilation = params.get("dilation_iters", 3)
     penalty = pair.diagonal if DIAGONAL in corrected else math.hypot(*np.multiply(pair.truth.shape, pair.spacing))
     joined = params.get("gt_consolidation_iters", 0)
     grown = ndimage.binary_dilation(pair.truth, NEIGHBORS, joined) if joined else pair.truth
     lesions, count = ndimage.label(grown, NEIGHBORS)
     lesions[~pair.truth] = 0
-    predicted, invented = ndimage.label(pair.prediction, NEIGHBORS)
+    predicted, number = ndimage.label(pair.prediction, NEIGHBORS)
     scores: list[float] = []
-    found: set[int] = set()
+    detected: set[int] = set()
     matched: set[int] = set()
     for index in range(1, count + 1):
         lesion = lesions == index
-        # SciPy takes 0 iterations for as many as change anything, which is what MIST does too.
+        # SciPy repeats the dilation until nothing changes if iterations is 0, and so does MIST.
         skipped = dilation == 0 and DILATION in corrected
         reach = lesion if skipped else ndimage.binary_dilation(lesion, NEIGHBORS, dilation)
         hits = set(np.unique(predicted[reach]).tolist()) - {0}
         counts = np.count_nonzero(lesion) * math.prod(pair.spacing) >= params.get("min_lesion_volume", 10.0)
         matched |= hits if counts or HITS in corrected else set()
         if counts and hits:
-            found.add(index)
+            detected.add(index)
             both = MaskPair(lesion, np.isin(predicted, list(hits)), pair.spacing)
             scores.append(OF_A_LESION.get(name, dice)(both))
         elif counts:
             scores.append(penalty if name == "lesion_wise_haus95" else 0.0)
-    scores += [penalty if name == "lesion_wise_haus95" else 0.0] * (invented - len(matched))
+    scores += [penalty if name == "lesion_wise_haus95" else 0.0] * (number - len(matched))
     if not scores:
         return METRICS[name].best
-    f1 = 2 * len(found) / (len(found) + len(scores))
+    f1 = 2 * len(detected) / (len(detected) + len(scores))
     return f1 if name == "lesion_wise_f1" else sum(scores) / len(scores)
 
 
 def needed(pair: MaskPair, name: str, params: dict[str, Any], right: float) -> frozenset[str]:
-    """The corrections without which the plain computation does not give the right value."""
+    """Corrections without which the plain implementation does not give the right value."""
     every = {DIAGONAL, HITS, DILATION}
     assert plainly(pair, name, params, every) == pytest.approx(right, abs=1e-9)
     return frozenset(one for one in every if plainly(pair, name, params, every - {one}) != pytest.approx(right))
 
 
-def test_all_values_are_those_of_the_reference_or_put_right_for_a_reason(shared: Path) -> None:
+def test_all_values_equal_the_reference_or_need_a_correction(shared: Path) -> None:
     reasons: Counter[str] = Counter()
     for row, pair, params in rows(shared):
         ours = value(pair, row.metric, params)
@@ -127,30 +129,30 @@ def test_all_values_are_those_of_the_reference_or_put_right_for_a_reason(shared:
     }
 
 
-def test_a_tolerance_of_a_voxel_forgives_a_voxel(shared: Path) -> None:
+def test_a_tolerance_of_one_voxel_includes_one_voxel(shared: Path) -> None:
     masks = shared / "golden" / "masks"
     pair = pair_of(masks / "sp08_gt.nii.gz", masks / "sp08_pr.nii.gz", "1")  # a box of 0.8 mm voxels, shifted by one
     assert surf_dice(pair, tolerance=0.8) == 1.0  # the reference: 0.6663
 
 
 @pytest.mark.parametrize("joined, hits, before", [(0, 15, 225), (3, 12, 180)])
-def test_predictions_of_small_metastases_are_no_false_positives(
+def test_predictions_of_small_metastases_are_not_false_positives(
     shared: Path, joined: int, hits: int, before: int
 ) -> None:
     masks = shared / "golden" / "masks"
     pair = pair_of(masks / "mets_gt.nii.gz", masks / "mets_pr.nii.gz", "1")
     lesions = find_lesions(pair, rules_of(gt_consolidation_iters=joined))
     assert sum(lesion.predicted and lesion.status == "ignored" for lesion in lesions) == hits == spared(pair, joined)
-    found = sum(lesion.status == "TP" for lesion in lesions)
+    detected = sum(lesion.status == "TP" for lesion in lesions)
     for row, _, params in rows(shared):
         if row.case.startswith("mets/") and row.metric in FAMILY and params.get("gt_consolidation_iters", 0) == joined:
-            once_more = found if row.metric == "lesion_wise_f1" else 0
-            right = row.value * (before + once_more) / (before - hits + once_more)
+            twice = detected if row.metric == "lesion_wise_f1" else 0
+            right = row.value * (before + twice) / (before - hits + twice)
             assert value(pair, row.metric, params) == pytest.approx(right, rel=0, abs=1e-9)
 
 
 def spared(pair: MaskPair, joined: int) -> int:
-    """Predicted components that reach a lesion below 10 mm³ and none that counts; all lesions dilated at once."""
+    """Predicted components that match only lesions below 10 mm³; all lesions are dilated at once."""
     grown = ndimage.binary_dilation(pair.truth, NEIGHBORS, joined) if joined else pair.truth
     lesions, _ = ndimage.label(grown, NEIGHBORS)
     lesions[~pair.truth] = 0
@@ -163,7 +165,7 @@ def spared(pair: MaskPair, joined: int) -> int:
     return len(small - large)
 
 
-def test_the_protocol_of_brats_gives_what_its_script_does(shared: Path) -> None:
+def test_the_brats_protocol_equals_its_script(shared: Path) -> None:
     official = [found for found in rows(shared) if not math.isnan(found[0].official_brats2023)]
     assert len(official) == 43
     for row, pair, params in official:
@@ -171,7 +173,7 @@ def test_the_protocol_of_brats_gives_what_its_script_does(shared: Path) -> None:
         assert ours == pytest.approx(row.official_brats2023, rel=0, abs=1e-9), row
 
 
-def test_the_script_of_brats_counts_two_hundred_metastases_alike(shared: Path) -> None:
+def test_the_brats_protocol_equals_its_script_on_two_hundred_metastases(shared: Path) -> None:
     masks = shared / "golden" / "masks"
     pair = pair_of(masks / "mets_gt.nii.gz", masks / "mets_pr.nii.gz", "1")
     statuses = Counter(lesion.status for lesion in find_lesions(pair, rules_of(protocol="brats2023")))
@@ -185,8 +187,8 @@ def test_the_script_of_brats_counts_two_hundred_metastases_alike(shared: Path) -
 @pytest.mark.parametrize(
     "mask, prediction, params, expected",
     [
-        # Two of three lesions that count are matched: one shifted by a voxel (Dice 0.9, 1 mm), one beside its
-        # prediction (0, 5 mm); a prediction lies nowhere near. The one on a lesion of 6 mm³ is left out.
+        # Two of three lesions that count are matched: one shifted by a voxel (Dice 0.9, 1 mm), one next to its
+        # prediction (0, 5 mm). One prediction is a false positive, and one on a lesion of 6 mm³ is ignored.
         ("lesGT", "lesPR", {}, (0.9 / 4, (6 / 4, 2 / 4), 4 / 6)),
         ("lesGT", "lesPR", {"min_lesion_volume": 50.0}, (0.9 / 3, (6 / 3, 1 / 3), 4 / 5)),
         # Distances are sums of mm and diagonals. Without dilation the second of them does not overlap its prediction.

@@ -25,7 +25,7 @@ def test_ratios_count_voxels() -> None:
     assert recall(pair()) == 30 / 40
 
 
-def test_volumes_differ_in_ml_and_in_percent_of_the_truth() -> None:
+def test_volume_differences_in_ml_and_in_percent_of_the_truth() -> None:
     assert volume_difference(pair()) == pytest.approx(20 * 10 / 1000)
     assert relative_volume_difference(pair()) == pytest.approx(50.0)
 
@@ -37,7 +37,7 @@ def test_iou_follows_from_dice() -> None:
     assert dice(both) == pytest.approx(2 / (1 / precision(both) + 1 / recall(both)))
 
 
-def test_ratios_of_nothing_are_not_a_number() -> None:
+def test_ratios_of_empty_masks_are_nan() -> None:
     empty = np.zeros((2, 2, 2), dtype=bool)
     nothing = MaskPair(empty, empty, SPACING)
     assert all(math.isnan(metric(nothing)) for metric in (dice, iou, precision, recall, relative_volume_difference))

@@ -17,7 +17,7 @@ def cube(start: tuple[int, int, int], edge: int = 6) -> np.ndarray:
     return mask
 
 
-def test_masks_are_cropped_to_the_box_of_both() -> None:
+def test_masks_are_cropped_to_the_box_of_their_union() -> None:
     pair = MaskPair(cube((4, 5, 6)), cube((6, 5, 6)), SPACING)
     assert pair.truth.shape == pair.prediction.shape == (8, 6, 6)
     assert (pair.truth_voxels, pair.prediction_voxels, pair.shared_voxels) == (216, 216, 144)
@@ -29,7 +29,7 @@ def test_the_diagonal_is_that_of_the_whole_image() -> None:
     assert MaskPair(mask, mask, SPACING, diagonal=500.0).diagonal == 500.0
 
 
-def test_distances_are_those_of_a_distance_transform() -> None:
+def test_distances_equal_a_distance_transform() -> None:
     rng = np.random.default_rng(0)
     pair = MaskPair(cube((2, 3, 4), 12) & (rng.random((30,) * 3) < 0.9), cube((10, 9, 8), 15), SPACING)
     free = np.ones(np.add(pair.prediction.shape, 1), dtype=bool)
@@ -40,7 +40,7 @@ def test_distances_are_those_of_a_distance_transform() -> None:
 
 @pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (0.7, 0.7, 5.0), (2.0, 1.0, 1.5)])
 @pytest.mark.parametrize("shift", [1, 3])
-def test_distances_of_large_surfaces_are_those_of_a_distance_transform(
+def test_distances_of_large_surfaces_equal_a_distance_transform(
     spacing: tuple[float, float, float], shift: int
 ) -> None:
     rng = np.random.default_rng(shift)
@@ -49,11 +49,11 @@ def test_distances_of_large_surfaces_are_those_of_a_distance_transform(
     free = np.ones(np.add(pair.truth.shape, 1), dtype=bool)
     free[tuple(pair.truth_surface.corners.T)] = False
     expected = distance_transform_edt(free, sampling=spacing)[tuple(pair.prediction_surface.corners.T)]
-    assert np.count_nonzero(expected) > 1000  # or no neighbors are looked up
+    assert np.count_nonzero(expected) > 1000  # enough for the look-up of neighbors
     np.testing.assert_allclose(pair.prediction_distances, expected, rtol=1e-12)
 
 
-def test_what_is_asked_for_twice_is_computed_once() -> None:
+def test_a_value_is_computed_once_per_key() -> None:
     pair, calls = MaskPair(cube((4, 5, 6)), cube((6, 5, 6)), SPACING), []
     for _ in range(2):
         assert pair.once("key", lambda pair: calls.append(pair) or len(calls)) == 1

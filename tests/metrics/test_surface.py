@@ -25,11 +25,11 @@ def cube() -> np.ndarray:
 
 
 @pytest.mark.parametrize("axis, expected", [(0, 1.0), (1, 1.5), (2, 3.0)])
-def test_a_cube_shifted_by_one_voxel_has_that_voxels_width(axis: int, expected: float) -> None:
+def test_the_distance_of_a_cube_shifted_by_one_voxel_is_the_spacing(axis: int, expected: float) -> None:
     assert haus95(MaskPair(cube(), np.roll(cube(), 1, axis=axis), SPACING)) == expected
 
 
-def test_a_perfect_prediction_is_at_zero() -> None:
+def test_a_perfect_prediction_has_distance_zero() -> None:
     assert haus95(MaskPair(cube(), cube(), SPACING)) == 0.0
 
 
@@ -41,13 +41,13 @@ def test_both_directions_count() -> None:
     assert there == back > 3.0
 
 
-def test_flipping_both_masks_changes_nothing() -> None:
+def test_the_distance_is_invariant_to_reflections() -> None:
     prediction = np.roll(cube(), (1, 2, 1), axis=(0, 1, 2))
     expected = haus95(MaskPair(cube(), prediction, SPACING))
     assert haus95(MaskPair(np.flip(cube(), 0), np.flip(prediction, 0), SPACING)) == expected
 
 
-def test_a_speck_below_five_percent_of_the_area_is_forgiven() -> None:
+def test_a_speck_below_five_percent_of_the_area_does_not_count() -> None:
     speck = cube()
     speck[22, 22, 22] = True
     assert haus95(MaskPair(cube(), speck, (1.0, 1.0, 1.0))) == 0.0
@@ -57,12 +57,12 @@ def test_the_distance_to_an_empty_mask_is_infinite() -> None:
     assert haus95(MaskPair(cube(), np.zeros_like(cube()), SPACING)) == math.inf
 
 
-def test_metrics_need_no_torch() -> None:
+def test_metrics_do_not_import_torch() -> None:
     program = "import sys; from mist_ops.registry import METRICS; list(METRICS); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
-def test_the_largest_distance_is_that_of_all_surface_points() -> None:
+def test_the_hausdorff_distance_equals_scikit_image() -> None:
     speck = cube()
     speck[22, 22, 22] = True
     pair = MaskPair(cube(), speck, (1.0, 1.0, 1.0))
@@ -79,14 +79,14 @@ def test_the_mean_distance_of_parallel_plates_is_their_gap() -> None:
 
 
 @pytest.mark.parametrize("spacing", [0.6, 0.8, 1.2])
-def test_a_tolerance_of_one_voxel_forgives_one_voxel_of_any_header(spacing: float) -> None:
+def test_a_tolerance_of_one_voxel_includes_one_voxel_despite_rounding_in_the_header(spacing: float) -> None:
     rounded = float(np.float32(spacing))
     pair = MaskPair(cube(), np.roll(cube(), 1, axis=0), (rounded,) * 3)
     assert surf_dice(pair, tolerance=spacing) == 1.0
     assert surf_dice(pair, tolerance=spacing * 0.99) < 0.7
 
 
-def test_without_tolerance_only_what_coincides_counts() -> None:
+def test_zero_tolerance_counts_only_coinciding_elements() -> None:
     pair = MaskPair(cube(), np.roll(cube(), 1, axis=0), (1.0, 1.0, 1.0))
     shares = [np.sum(found.areas) for found in (pair.truth_surface, pair.prediction_surface)]
     touching = [np.sum(areas[d == 0]) for areas, d in zip(_areas(pair), _distances(pair), strict=True)]
@@ -102,7 +102,7 @@ def _distances(pair: MaskPair) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.filterwarnings("ignore:.*always_return_as_numpy:FutureWarning")
-def test_surface_dice_is_that_of_monai() -> None:
+def test_surface_dice_equals_monai() -> None:
     rng = np.random.default_rng(0)
     blobs = [gaussian_filter(rng.standard_normal((24, 24, 24)), 3) > 0.02 for _ in range(2)]
     batch = (torch.from_numpy(np.stack([~blob, blob]))[None].float() for blob in blobs)
@@ -111,7 +111,7 @@ def test_surface_dice_is_that_of_monai() -> None:
 
 
 @pytest.mark.parametrize("metric", [haus95, haus100, avg_surf, surf_dice])
-def test_all_are_the_same_turned_mirrored_and_exchanged(metric: Callable[[MaskPair], float]) -> None:
+def test_metrics_are_symmetric_and_invariant_to_rotations_and_reflections(metric: Callable[[MaskPair], float]) -> None:
     rng = np.random.default_rng(1)
     truth, prediction = (gaussian_filter(rng.standard_normal((20, 18, 16)), 2) > 0.03 for _ in range(2))
     expected = pytest.approx(metric(MaskPair(truth, prediction, SPACING)), rel=1e-12)
@@ -121,7 +121,7 @@ def test_all_are_the_same_turned_mirrored_and_exchanged(metric: Callable[[MaskPa
     assert metric(turned) == expected
 
 
-def test_two_empty_masks_have_no_surface_metrics() -> None:
+def test_surface_metrics_of_two_empty_masks_are_nan() -> None:
     empty = MaskPair(np.zeros_like(cube()), np.zeros_like(cube()), SPACING)
     assert math.isnan(avg_surf(empty))
     assert math.isnan(surf_dice(empty))
