@@ -1,6 +1,6 @@
-"""The whole main path on synthetic patients: what ``make demo`` runs. Everything it makes lies in ``./demo``.
+"""The whole pipeline on synthetic patients, for ``make demo``. All files are written to ``./demo``.
 
-A second run goes on where the first one stopped; without the folder it begins anew.
+A second run continues where the first one stopped; remove the folder to start over.
 """
 
 import csv
@@ -35,11 +35,11 @@ SETTINGS: Mapping[str, object] = {
     "training.warmup_epochs": 1,
     "inference.tta.enabled": False,
 }
-"""A budget for two cores: 100 steps a fold, where a study would take hundreds of thousands."""
+"""A budget for two cores: 100 steps a fold; a real study takes hundreds of thousands."""
 
 
 def main() -> int:
-    """Run the demo; return 0 if all went well."""
+    """Run the demo; return the exit status."""
     started, console = time.monotonic(), Console()
     folder = FOLDER.resolve()
     os.environ["DAGSTER_HOME"] = str(folder / "dagster_home")
@@ -55,7 +55,7 @@ def main() -> int:
 
 
 def run(study: Study) -> int:
-    """Make the patients and take them from analysis to evaluation, as a person would at the terminal."""
+    """Write synthetic patients and run the commands from analysis to evaluation."""
     assert study.data is not None
     if not study.data.exists():
         write_phantoms(study.data.parent, patients=PATIENTS, tests=TESTS)
@@ -69,10 +69,10 @@ def run(study: Study) -> int:
 
 
 def results_table(path: Path) -> Table:
-    """results.csv for the terminal, with its summary rows below a line."""
+    """results.csv as a table for the terminal, its summary rows below a line."""
     with path.open(encoding="utf-8", newline="") as stream:
         header, *rows = csv.reader(stream)
-    table = Table(title="Cross-validation: each patient by the model that never saw it", title_justify="left")
+    table = Table(title="Cross-validation scores (each patient held out from its model)", title_justify="left")
     for name in header:
         table.add_column("\n".join(name.rsplit("_", 1)), justify="left" if name == "id" else "right")
     for row, following in zip(rows, [*rows[1:], None], strict=True):
@@ -82,7 +82,7 @@ def results_table(path: Path) -> Table:
 
 
 def draw(study: Study, path: Path) -> None:
-    """Write one picture of everything: each patient's slices with truth and prediction, and the learning curves."""
+    """Draw each patient's slices with truth and prediction, and the learning curves, in one picture."""
     import matplotlib as mpl
 
     mpl.use("Agg")

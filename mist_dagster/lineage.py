@@ -1,4 +1,4 @@
-"""Which asset made a file: the way from a path back to the records of the graph."""
+"""From a file back to the asset that produced it, and to its records."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,20 +16,20 @@ OUTPUTS = dg.DynamicPartitionsDefinition(name="tool_outputs")
 """The outputs of tools, by their absolute paths."""
 
 CONTENT = "output sha256"
-"""Name, in a record's metadata, of the hash of the file that was made."""
+"""Name of the output's hash in the metadata of a record."""
 
 Producer = tuple[dg.AssetKey, str | None]
 """An asset and, if it has partitions, one of them."""
 
 
 MAX_PARTITIONS = 50
-"""Partitions of one asset that are listed one by one; of more, their number."""
+"""Partitions of an asset up to which each is listed; of more, only their number."""
 
 
-def stands_on(instance: dg.DagsterInstance, paths: Sequence[Path]) -> dict[str, Any]:
-    """What is on record of the assets that made some files: by asset, and partition, its version, inputs and origins.
+def provenance_of(instance: dg.DagsterInstance, paths: Sequence[Path]) -> dict[str, Any]:
+    """Records of the assets that produced some files: version, run, inputs and provenance by asset and partition.
 
-    Files of a folder that one tool made share one entry. Files that no asset made are left out.
+    Files of a folder that one tool produced share an entry. Files that no asset produced have none.
     """
     studies = registered_studies()
     files = {made: path for path in reversed(paths) for made in _producers(instance, studies, path)}
@@ -53,10 +53,10 @@ def _record(instance: dg.DagsterInstance, key: dg.AssetKey, partition: str | Non
     made = found[0].asset_materialization if found else None
     if made is None:
         return {}
-    told = {name: value.value for name, value in made.metadata.items() if name in ("inputs", "stands on", CONTENT)}
-    # A run that failed half-way, or a hand, may have written the file since.
-    changed = CONTENT in told and path.is_file() and told[CONTENT] != file_hash(path)
-    return {"version": recorded_version(made.tags), "run": found[0].run_id, "changed since": changed, **told}
+    shown = {name: value.value for name, value in made.metadata.items() if name in ("inputs", "provenance", CONTENT)}
+    # A failed run or an edit may have changed the file since.
+    changed = CONTENT in shown and path.is_file() and shown[CONTENT] != file_hash(path)
+    return {"version": recorded_version(made.tags), "run": found[0].run_id, "changed since": changed, **shown}
 
 
 def _producers(instance: dg.DagsterInstance, studies: Sequence[Study], path: Path) -> Iterator[Producer]:
@@ -66,7 +66,7 @@ def _producers(instance: dg.DagsterInstance, studies: Sequence[Study], path: Pat
     for output in (path, path.parent, path.parent.parent):
         if instance.has_dynamic_partition("tool_outputs", str(output)):
             yield from ((dg.AssetKey(["tools", tool]), str(output)) for tool in TOOLS)
-            return  # a table in the folder of another output is its own
+            return  # not of the outputs in whose folder it is
 
 
 def _of_study(study: Study, path: Path) -> Iterator[Producer]:

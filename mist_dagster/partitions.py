@@ -1,7 +1,7 @@
-"""A partition per patient and per fold, exact and static, read when the definitions are built.
+"""Static partitions per patient and per fold, read when the definitions are built.
 
-Static partitions are what Dagster can map fold by fold to patients, in runs, in the UI and in staleness alike. Their
-price is a reload of the code location after an analysis that changed the patients.
+Only static partitions can be mapped from folds to patients in runs, in the UI and in staleness alike. In return, the
+code location must be reloaded after an analysis that changed the patients.
 """
 
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ from mist_ops.errors import MistError
 from mist_ops.study import Study
 
 DEFAULT_FOLDS = 5
-"""Folds that a study shows whose patients are not known."""
+"""Folds of a study whose patients are unknown."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def fold_index(key: str) -> int:
 
 
 def study_partitions(study: Study) -> StudyPartitions:
-    """Read a study's patients and folds: those that analysis assigned, or before it those that it will assign."""
+    """Read a study's patients and folds as the analysis assigned them, or before it as it will assign them."""
     fold_of, test_patients = _assignment(study)
     indices = sorted(set(fold_of.values())) or list(range(DEFAULT_FOLDS))
     held_out = {fold_key(index): [case for case, fold in fold_of.items() if fold == index] for index in indices}
@@ -87,8 +87,7 @@ def _assignment(study: Study) -> tuple[dict[str, int], list[str]]:
         else:
             return {}, []
     except MistError as error:
-        # A study whose files are gone or broken must not take the others' definitions down; its own commands say why,
-        # and so need not say it twice.
+        # A broken study must not take the definitions of the others down; its own commands report the error.
         dg.get_dagster_logger().info("Study '%s' has no patients to show: %s", study.name, error)
         return {}, []
     return fold_of, [case.id for case in tests]

@@ -11,7 +11,7 @@ from typing import Any, Optional
 import dagster as dg
 from pydantic import Field
 
-from mist_dagster.freshness.outputs import make_outputs, stale_outputs
+from mist_dagster.freshness.outputs import rebuild_outputs, stale_outputs
 from mist_dagster.freshness.status import Status, report, report_unused, status, unused
 from mist_dagster.launch import Build, Launcher, ask_for_reload, others_first
 from mist_dagster.partitions import fold_key
@@ -151,7 +151,7 @@ def make_current(launcher: Launcher, study: Study, found: Status, resources: Res
     for name in (name for name in STAGES if name in needed and STAGES[name].reads):
         if status(study).of(name):  # not if what it reads came out as it was
             run(launcher, study, in_order({name: None}, {}), resources)
-    make_outputs(launcher, study, status(study))
+    rebuild_outputs(launcher, study, status(study))
     show_status(launcher, study)
 
 

@@ -275,6 +275,10 @@ class Assignment:
         """Ids of a fold, in the order of the cases."""
         return tuple(case.id for case in self.cases if self.fold_of[case.id] == fold)
 
+    def folds_of(self, ids: Iterable[str]) -> set[int]:
+        """The folds that hold some cases out."""
+        return {self.fold_of[case_id] for case_id in ids}
+
     def __getitem__(self, case_id: str) -> Case:
         return self._by_id[case_id]
 

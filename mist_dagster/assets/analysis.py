@@ -1,7 +1,7 @@
-"""Everything that is decided before an array is made: config.json, the folds, and the settings of each stage.
+"""The plan of a study: config.json, the folds, and the settings of each stage.
 
-One asset stands for the whole of config.json, and one more for the settings that each stage reads, so that an edit of
-the number of epochs makes models stale and leaves arrays current.
+One asset represents the whole of config.json, and one more the settings that each stage reads, so that an edit of the
+number of epochs makes models stale and leaves arrays current.
 """
 
 from collections import Counter
@@ -35,8 +35,8 @@ FLAGS: Mapping[str, FlaggedField] = {_launchpad_name(flagged): flagged for flagg
 
 class _AnalysisRun(dg.Config):
     workers: int = Field(1, description="Processes that read cases.")
-    verify: bool = Field(False, description="Check every case first, and leave out those that fail.")
-    fresh: bool = Field(False, description="Forget the edits made to config.json since it was planned, and the folds.")
+    verify: bool = Field(False, description="Check every case first, and exclude those that fail.")
+    fresh: bool = Field(False, description="Discard edits of config.json, and the folds.")
 
     def overrides(self) -> dict[str, Any]:
         """The settings given for this run, by their dotted path in config.json."""

@@ -1,4 +1,4 @@
-"""Gates for data: checks on what must hold before, or after, hours are spent. What is out of date is in ``status``."""
+"""Checks of data, folds and models. What is stale is checked in ``freshness``."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,6 +8,7 @@ from functools import partial
 import dagster as dg
 from pydantic import Field
 
+from mist_dagster.assets.dataset import dataset_json
 from mist_dagster.metadata import table
 from mist_dagster.provenance import asset_key, collect
 from mist_dagster.runtime.progress import Progress
@@ -16,7 +17,6 @@ from mist_ops.analysis.analyze import find_leaks, read_fingerprint
 from mist_ops.analysis.verify import verify
 from mist_ops.config import read_config
 from mist_ops.dataset import find_training_cases, read_description
-from mist_ops.errors import ConfigError
 from mist_ops.evaluation.accepted import regressions
 from mist_ops.records.passport import read_passport
 from mist_ops.study import Study
@@ -24,7 +24,7 @@ from mist_ops.workers import outcomes
 
 
 class VerifyRun(dg.Config):
-    """How to look at every case."""
+    """How to verify the cases."""
 
     workers: int = Field(1, description="Processes that read cases.")
 
@@ -37,14 +37,12 @@ def raw_case_gates(study: Study) -> dg.AssetChecksDefinition:
         specs=[dg.AssetCheckSpec(check.name, asset=check.asset_key) for check in gate_keys(study)],
     )
     def verify_cases(config: VerifyRun, progress: dg.ResourceParam[Progress]) -> Iterator[dg.AssetCheckResult]:
-        if study.data is None:
-            raise ConfigError(f"The dataset.json of '{study.name}' is not known. Run mist_analyze --data dataset.json.")
-        description = read_description(study.data)
+        description = read_description(dataset_json(study))
         cases = find_training_cases(description)
-        looked = outcomes(partial(verify, description=description), cases, config.workers)
-        found, failures = collect(progress.track(looked, "Verifying", len(cases)), progress)
+        verified = outcomes(partial(verify, description=description), cases, config.workers)
+        found, failures = collect(progress.track(verified, "Verifying", len(cases)), progress)
         rows = [(problem.gate, {"case": name, "because": problem}) for name, some in found.items() for problem in some]
-        rows += [("readable", {"case": name, "because": sentence}) for name, sentence in failures.items()]
+        rows += [("readable", {"case": name, "because": message}) for name, message in failures.items()]
         for check in gate_keys(study):
             yield _result([row for gate, row in rows if gate == check.name], dg.AssetCheckSeverity.ERROR, check)
 
@@ -56,7 +54,7 @@ def data_checks(study: Study) -> list[dg.AssetChecksDefinition]:
 
     @dg.asset_check(asset=asset_key(study, "study_config"), name="usable_cases")
     def usable_cases() -> dg.AssetCheckResult:
-        """No case was left out, no two have the same image, and nothing else was noticed."""
+        """No case was excluded, no two cases have the same image, and the analysis gave no other warning."""
         found = read_fingerprint(study)
         rows = [{"case": name, "because": "; ".join(reasons)} for name, reasons in found.excluded.items()]
         rows += [{"case": "", "because": warning} for warning in found.warnings]
@@ -64,12 +62,12 @@ def data_checks(study: Study) -> list[dg.AssetChecksDefinition]:
 
     @dg.asset_check(asset=asset_key(study, "fold_assignment"), name="no_leakage")
     def no_leakage() -> dg.AssetCheckResult:
-        """No fold holds out an image, or a group, that also trains it; training refuses to begin otherwise."""
+        """No fold holds out an image or a group that it also trains on; otherwise training refuses to start."""
         return _result([{"because": leak} for leak in find_leaks(study)], dg.AssetCheckSeverity.ERROR)
 
     @dg.asset_check(asset=asset_key(study, "fold_model"), name="finite_losses")
     def finite_losses() -> dg.AssetCheckResult:
-        """Every loss of every trained fold is a number."""
+        """Every loss of every trained fold is finite."""
         rows: list[dict[str, int | str]] = [
             {"fold": fold, "epoch": epoch.index, "because": f"{name} is {loss}"}
             for fold in read_config(study.config).training.folds
@@ -82,7 +80,7 @@ def data_checks(study: Study) -> list[dg.AssetChecksDefinition]:
 
     @dg.asset_check(asset=asset_key(study, "evaluation"), name="no_worse_than_accepted")
     def no_worse_than_accepted() -> dg.AssetCheckResult:
-        """No score is worse than in accepted.csv, which ``mist_accept`` writes, on the same patients."""
+        """No score is worse than the accepted one (``mist_accept``) on the same patients."""
         if not study.accepted_csv.is_file():
             return _result([], dg.AssetCheckSeverity.WARN)
         found = regressions(study.results_csv, study.accepted_csv, read_config(study.config).evaluation)

@@ -1,4 +1,4 @@
-"""A description of the dataset for people: spacings, intensities, labels and their shapes."""
+"""Statistics of the dataset: spacings, intensities, labels and their shapes."""
 
 import dagster as dg
 from pydantic import Field
@@ -30,7 +30,7 @@ def build(study: Study, partitions: StudyPartitions) -> list[dg.AssetsDefinition
     def data_dump(
         context: dg.AssetExecutionContext, config: DataDumpRun, progress: dg.ResourceParam[Progress]
     ) -> dg.MaterializeResult:
-        """What the dataset is like, as numbers and as a text to read or to hand on."""
+        """Statistics of the dataset as JSON, and as a report to read or share."""
         from mist_ops.analysis.report import data_dump
 
         with interruptible(context):

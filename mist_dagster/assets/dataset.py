@@ -22,7 +22,7 @@ from mist_ops.files import file_hash, json_hash
 from mist_ops.records.arrays import input_hashes
 from mist_ops.study import Study
 
-# Observation of partitions is a beta feature that behaves (measured on 1.13); its warning says nothing to a user.
+# Observing partitions is a beta feature that works as documented in 1.13; users need not see the warning.
 warnings.filterwarnings("ignore", category=dg.BetaWarning)
 
 
@@ -32,14 +32,14 @@ def build(study: Study, partitions: StudyPartitions) -> list[dg.AssetsDefinition
     @dg.observable_source_asset(key=asset_key(study, "dataset"), group_name=study.key)
     def dataset() -> dg.DataVersion:
         """The study's dataset.json: channels, labels, classes and folders."""
-        return dg.DataVersion(file_hash(_data(study)))
+        return dg.DataVersion(file_hash(dataset_json(study)))
 
     @dg.observable_source_asset(
         key=asset_key(study, "raw_case"), group_name=study.key, partitions_def=partitions.patients
     )
     def raw_case(context: dg.OpExecutionContext) -> dg.DataVersionsByPartition:
-        """The images and the mask of a training patient, as they came."""
-        analyzed = study.train_paths.exists()  # then a patient whose files are gone must not stop the others
+        """The images and the mask of a training patient: files that are read and never written."""
+        analyzed = study.train_paths.exists()  # a patient whose files are missing must not stop the others
         found = read_train_paths(study.train_paths).cases if analyzed else find_training_cases(_description(study))
         return _changed(context, study, asset_key(study, "raw_case"), found, partitions.patients)
 
@@ -47,7 +47,7 @@ def build(study: Study, partitions: StudyPartitions) -> list[dg.AssetsDefinition
         key=asset_key(study, "test_case"), group_name=study.key, partitions_def=partitions.test_patients
     )
     def test_case(context: dg.OpExecutionContext) -> dg.DataVersionsByPartition:
-        """The images of a test patient, as they came."""
+        """The images of a test patient: files that are read and never written."""
         description = _description(study)
         analyzed = study.test_paths.exists()
         found = read_paths(study.test_paths, list(description.images)) if analyzed else find_test_cases(description)
@@ -56,14 +56,19 @@ def build(study: Study, partitions: StudyPartitions) -> list[dg.AssetsDefinition
     return [dataset, raw_case, test_case]
 
 
-def _data(study: Study) -> Path:
+def dataset_json(study: Study) -> Path:
+    """The dataset.json of a study."""
     if study.data is None:
-        raise ConfigError(f"The dataset.json of '{study.name}' is not known. Run mist_analyze --data dataset.json.")
+        raise ConfigError(
+            f"The dataset.json of the study '{study.name}' is unknown. Run mist_analyze --data dataset.json.",
+            code="dataset-unknown",
+            found=study.name,
+        )
     return study.data
 
 
 def _description(study: Study) -> DatasetDescription:
-    return read_description(_data(study))
+    return read_description(dataset_json(study))
 
 
 def _changed(
@@ -73,7 +78,7 @@ def _changed(
     cases: Sequence[Case],
     partitions: dg.PartitionsDefinition,
 ) -> dg.DataVersionsByPartition:
-    """The versions of the patients that are new or changed: 5,000 events take half a minute."""
+    """Versions of the new and changed patients only: 5,000 events take half a minute."""
     shown, known = set(partitions.get_partition_keys()), observed_versions(context.instance, key)
     versions = {case.id: json_hash(list(input_hashes(study, case).values())) for case in cases if case.id in shown}
     return dg.DataVersionsByPartition(

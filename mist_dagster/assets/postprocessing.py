@@ -1,4 +1,4 @@
-"""The postprocessing that helps a study's cross-validation predictions."""
+"""The postprocessing strategy that raises the scores of a study's cross-validation predictions."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -45,7 +45,7 @@ def build(study: Study, partitions: StudyPartitions) -> list[dg.AssetsDefinition
     def postprocessing_strategy(
         context: dg.AssetExecutionContext, config: SearchRun, progress: dg.ResourceParam[Progress]
     ) -> dg.MaterializeResult:
-        """The steps that raise the scores of patients whom the models never saw; none where nothing helps."""
+        """The postprocessing steps that raise the scores of held-out predictions; none if nothing helps."""
         settings, assignment = read_config(study.config), read_train_paths(study.train_paths)
         masks = {case.id: case.mask for case in assignment.cases if case.mask}
         predictions = [

@@ -1,9 +1,9 @@
-"""The model of each fold, and the manifest of the arrays that it is made from."""
+"""The model of each fold, and the manifest of the arrays that it depends on."""
 
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal, Optional
+from typing import TYPE_CHECKING, Literal, Optional
 
 import dagster as dg
 from pydantic import Field
@@ -19,71 +19,84 @@ from mist_dagster.runtime.progress import Progress
 from mist_dagster.stages import STAGES
 from mist_ops.analysis.analyze import find_leaks
 from mist_ops.analysis.folds import check_folds, make_fold
-from mist_ops.config import StudyConfig, read_config
+from mist_ops.config import read_config
 from mist_ops.dataset import Fold, read_train_paths
 from mist_ops.errors import DatasetError, listing
 from mist_ops.files import file_hash, json_hash
-from mist_ops.records.arrays import read_content_hash
 from mist_ops.records.passport import Epoch, read_passport
 from mist_ops.study import Study
+from mist_ops.training.manifest import manifest
+
+if TYPE_CHECKING:
+    from mist_ops.training.transfer import Pretrained
 
 SECONDS_BETWEEN_OBSERVATIONS = 15.0
 
 
 class PretrainedWeights(dg.Config):
-    """Where the encoder of a network comes from that was trained before."""
+    """Weights from which the encoder of a network starts."""
 
-    weights: str = Field(description="File of the weights.")
-    config_file: str = Field(description="config.json that they were trained with.")
+    weights: str = Field(description="Weights file.")
+    config_file: str = Field(description="config.json that the weights were trained with.")
     input_channels: Literal["average", "first", "skip"] = Field(
-        "average", description="What becomes of tensors that see the image where the numbers of channels differ."
+        "average", description="How to adapt the first layer to another number of input channels."
     )
+
+    def source(self) -> "Pretrained":
+        """The same as ``mist_ops`` wants it."""
+        from mist_ops.training.transfer import Pretrained
+
+        return Pretrained(Path(self.weights), Path(self.config_file), self.input_channels)
 
 
 class TrainingRun(dg.Config):
-    """How to run the training of a fold; what is trained stands in config.json."""
+    """How to run the training of a fold; config.json says what is trained."""
 
-    resume: bool = Field(False, description="Go on from the last checkpoint.")
-    device: Optional[str] = Field(None, description="cpu, cuda or a number; a GPU if there is one.")  # noqa: UP045
-    gpus: int = Field(1, description="GPUs that train the fold together; 0 for all that are visible.")
+    resume: bool = Field(False, description="Resume from the last checkpoint.")
+    device: Optional[str] = Field(None, description="cpu, cuda or a GPU number; a GPU if there is one.")  # noqa: UP045
+    gpus: int = Field(1, description="GPUs that train the fold together; 0 for all visible ones.")
     pretrained: Optional[PretrainedWeights] = Field(None, description="Start from other weights.")  # noqa: UP045
 
 
 def build(study: Study, partitions: StudyPartitions) -> list[dg.AssetsDefinition]:
     """The manifest and the model of each fold."""
+    return [_training_set(study, partitions), _fold_model(study, partitions)]
+
+
+def _training_set(study: Study, partitions: StudyPartitions) -> dg.AssetsDefinition:
+    arrays = dg.AssetDep(asset_key(study, "preprocessed_case"), partition_mapping=dg.AllPartitionMapping())
 
     @dg.asset(
         key=asset_key(study, "training_set"),
         group_name=study.key,
         partitions_def=partitions.folds,
-        deps=[
-            dg.AssetDep(asset_key(study, "preprocessed_case"), partition_mapping=dg.AllPartitionMapping()),
-            asset_key(study, "fold_assignment"),
-            asset_key(study, "training_settings"),
-        ],
+        deps=[arrays, asset_key(study, "fold_assignment"), asset_key(study, "training_settings")],
         code_version=CODE_VERSION,
         kinds={"json"},
     )
     def training_set(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
-        """Which arrays train a fold, select its weights and are held out, by content: what staleness is told from."""
-        leaking = find_leaks(study)
-        if leaking:
-            raise DatasetError(listing(leaking))
-        fold = _fold(study, read_config(study.config), fold_index(context.partition_key))
-        manifest = {
-            use: {case_id: read_content_hash(study, case_id) for case_id in sorted(ids)}
-            for use, ids in (("training", fold.training), ("validation", fold.validation), ("held_out", fold.held_out))
-        }
+        """Content of the arrays that train a fold, select its weights and are held out; its model depends on this."""
+        leaks = find_leaks(study)
+        if leaks:
+            raise DatasetError(listing(leaks), code="folds-leak", file=study.train_paths, found=leaks)
+        made_from = manifest(study, _fold(study, fold_index(context.partition_key)))
         return dg.MaterializeResult(
-            data_version=dg.DataVersion(json_hash(manifest)),
-            metadata={**{use: len(ids) for use, ids in manifest.items()}, "manifest": dg.MetadataValue.json(manifest)},
+            data_version=dg.DataVersion(json_hash(made_from)),
+            metadata={
+                **{use: len(ids) for use, ids in made_from.items()},
+                "manifest": dg.MetadataValue.json(made_from),
+            },
         )
 
+    return training_set
+
+
+def _fold_model(study: Study, partitions: StudyPartitions) -> dg.AssetsDefinition:
     @dg.asset(
         key=asset_key(study, "fold_model"),
         group_name=study.key,
         partitions_def=partitions.folds,
-        deps=[training_set, asset_key(study, "training_settings")],
+        deps=[asset_key(study, "training_set"), asset_key(study, "training_settings")],
         code_version=STAGES["train"].code_version,
         pool="gpu",
         op_tags=GPU_QUEUE,
@@ -92,40 +105,38 @@ def build(study: Study, partitions: StudyPartitions) -> list[dg.AssetsDefinition
     def fold_model(
         context: dg.AssetExecutionContext, config: TrainingRun, progress: dg.ResourceParam[Progress]
     ) -> dg.MaterializeResult:
-        """The weights that did best on a fold's validation cases, with their passport and curves."""
-        from mist_ops.training.fold import train_fold  # torch loads for seconds: only where it works
+        """The weights with the best validation loss of a fold, with their passport and curves."""
+        from mist_ops.training.fold import train_fold  # torch takes seconds to load
         from mist_ops.training.state import epochs_done
-        from mist_ops.training.transfer import Pretrained
 
-        settings = read_config(study.config)
-        fold = _fold(study, settings, fold_index(context.partition_key))
-        given = config.pretrained
-        source = Pretrained(Path(given.weights), Path(given.config_file), given.input_channels) if given else None
-        resume = config.resume or _was_begun(context, study.checkpoint(fold.index))
+        settings, index = read_config(study.config), fold_index(context.partition_key)
+        source = config.pretrained.source() if config.pretrained else None
+        resume = config.resume or _was_interrupted(context, study.checkpoint(index))
         with (
             interruptible(context),
-            at_work(context.run.run_id, study, "trained", trains=[fold.index]),
+            at_work(context.run.run_id, study, "trained", trains=[index]),
             leased_devices(config.device, config.gpus, context) as devices,
         ):
+            fold = _fold(study, index)
             epochs = train_fold(study, settings, fold, device=devices, resume=resume, pretrained=source)
-            begun = epochs_done(study.checkpoint(fold.index)) if resume else 0
-            tracked = progress.track(epochs, f"Training fold {fold.index}", settings.training.epochs, _losses, begun)
+            done = epochs_done(study.checkpoint(index)) if resume else 0
+            tracked = progress.track(epochs, f"Training fold {index}", settings.training.epochs, _losses, done)
             _observe(context, tracked)
-        return _result(study, fold.index)
+        return _result(study, index)
 
-    return [training_set, fold_model]
+    return fold_model
 
 
-def _fold(study: Study, settings: StudyConfig, index: int) -> Fold:
-    training, assignment = settings.training, read_train_paths(study.train_paths)
+def _fold(study: Study, index: int) -> Fold:
+    training, assignment = read_config(study.config).training, read_train_paths(study.train_paths)
     check_folds(assignment, training.nfolds)
     return make_fold(assignment, index, training.val_percent, training.seed)
 
 
-def _was_begun(context: dg.AssetExecutionContext, checkpoint: Path) -> bool:
-    """Whether this run repeats one whose worker was lost, and which got as far as a checkpoint.
+def _was_interrupted(context: dg.AssetExecutionContext, checkpoint: Path) -> bool:
+    """Whether this run retries one whose worker was lost after it wrote a checkpoint.
 
-    An older checkpoint is what that run was to replace.
+    An older checkpoint is one that the first run was to replace.
     """
     root = context.run.root_run_id
     if "dagster/retry_number" not in context.run.tags or root is None or not checkpoint.is_file():
@@ -139,18 +150,18 @@ def _losses(epoch: Epoch) -> str:
 
 
 def _observe(context: dg.AssetExecutionContext, epochs: Iterable[Epoch]) -> None:
-    """Show epochs in the UI while they come, at a bounded rate: an event costs the database some 10 ms."""
-    said = time.monotonic()
+    """Log epochs to the UI as they come, at a bounded rate: an event takes about 10 ms."""
+    logged = time.monotonic()
     for epoch in epochs:
-        if time.monotonic() - said < SECONDS_BETWEEN_OBSERVATIONS:
+        if time.monotonic() - logged < SECONDS_BETWEEN_OBSERVATIONS:
             continue
-        said = time.monotonic()
+        logged = time.monotonic()
         context.log_event(
             dg.AssetObservation(
                 context.asset_key,
                 partition=context.partition_key,
                 metadata={
-                    "epoch": epoch.index,
+                    "epoch": epoch.index + 1,
                     "training loss": epoch.training_loss,
                     "validation loss": epoch.validation_loss,
                 },

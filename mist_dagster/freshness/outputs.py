@@ -1,6 +1,6 @@
-"""What tools made of a study (rankings, ensembles, postprocessed masks, scores), and which of it is out of date.
+"""Stale outputs of tools that depend on a study: rankings, ensembles, postprocessed masks, scores.
 
-Unlike the files of a study these lie anywhere, so that they are told from Dagster's records.
+Unlike the files of a study they may be anywhere, so Dagster's records decide.
 """
 
 from collections.abc import Collection, Iterator, Mapping
@@ -19,13 +19,13 @@ from mist_ops.study import Study
 
 @dataclass(frozen=True, eq=False)
 class Output:
-    """An output of a tool as it was last made.
+    """The latest output of a tool at a path.
 
     Attributes:
         tool: The tool.
         path: A table or a folder.
         run_id: The run that made it.
-        inputs: SHA-256 of each file that it was made from; of more than ``MAX_LISTED`` no file is on record.
+        inputs: SHA-256 of each input file; empty for a kind with more than ``MAX_LISTED`` files.
     """
 
     tool: str
@@ -35,12 +35,12 @@ class Output:
 
 
 def stale_outputs(instance: dg.DagsterInstance, study: Study, found: Status) -> dict[Output, str]:
-    """Why outputs that stand on a study, directly or through others, are to be made again; current ones are left out.
+    """Outputs that depend on a study, directly or through others, and are stale, with the reason of each.
 
     Args:
-        instance: Where outputs are on record.
+        instance: Where outputs are recorded.
         study: The study.
-        found: What of the study itself is out of date.
+        found: What of the study itself is stale.
     """
     outputs, concerned, pending = _outputs(instance), {study.results}, set(_stale_files(study, found))
     stale: dict[Output, str] = {}
@@ -56,11 +56,11 @@ def stale_outputs(instance: dg.DagsterInstance, study: Study, found: Status) -> 
     return stale
 
 
-def make_outputs(launcher: Launcher, study: Study, found: Status) -> None:
-    """Make what is out of date again as it was made before, an output after those that it stands on.
+def rebuild_outputs(launcher: Launcher, study: Study, found: Status) -> None:
+    """Rebuild stale outputs with the run config of before, each after those that it depends on.
 
     Raises:
-        RunFailedError: A run failed; those after it were not begun.
+        RunFailedError: A run failed; the following ones were not started.
     """
     for _ in TOOLS:
         stale = stale_outputs(launcher.instance, study, found)
@@ -95,7 +95,7 @@ def _last(instance: dg.DagsterInstance, tool: str, key: dg.AssetKey, partition: 
     parts: Any = made.metadata["inputs"].value if made and "inputs" in made.metadata else {}
     listed = [part for part in parts.values() if "sha256 of all" not in part]
     files = {Path(path): str(content) for part in listed for path, content in part.items()}
-    if Path(partition).exists():  # one that was deleted is not missed
+    if Path(partition).exists():  # a deleted output is not stale
         yield Output(tool, Path(partition), record.run_id, files)
 
 

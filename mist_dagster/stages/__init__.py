@@ -1,4 +1,4 @@
-"""The one table of stages: what there is to make in a study, in order, and how each stage's state is tracked.
+"""The one table of stages: what a study consists of, in order, and how the state of each stage is tracked.
 
 Jobs, checks, staleness, rebuilt records, lineage, run config and reports iterate over ``STAGES``. A new asset after
 evaluation takes three places: its module in ``assets``, its row here, its path in ``mist_ops.study``.

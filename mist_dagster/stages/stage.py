@@ -12,7 +12,7 @@ from mist_ops.errors import MistError
 from mist_ops.study import Study
 
 Partitions = Literal["patients", "folds", "test_patients"]
-"""What a stage has a partition for."""
+"""What the partitions of a stage are."""
 
 WHOLE = ""
 """Key of the one artifact of a stage without partitions."""
@@ -31,14 +31,14 @@ class Stage:
         action: Verb of a report: ``Preprocess``.
         noun: What a partition is called in a report: ``patient``.
         all_settings: Whether a run also materializes the settings of all stages.
-        partitions: What there is a partition for.
+        partitions: What the partitions of the stage are.
         step: Step of ``mist_ops`` whose settings the stage reads.
         sections: Dotted paths of the settings that the stage reads, if they are not those of a step.
         version: Version of what the stage computes; None for that of the step.
         locate: Path of the artifact of a partition.
         content: Recorded version of an existing artifact; None if it is missing or not on record.
-        reads: Content of everything that the artifact is made from, by name, for stages whose staleness follows from
-            ``stages.records`` alone.
+        reads: Content of everything that the artifact is made from, by name, for stages that are
+            tracked by ``stages.records`` only.
         follows: Stages whose stale artifacts make this one stale, in addition to ``reads``.
         stale: Partitions that need a run, with the reason of each.
         optional: Whether a missing artifact is not stale, because only some users want it.
@@ -99,13 +99,13 @@ class Stage:
         return str(STEP_VERSIONS[self.step] if self.step and self.version is None else self.version or 1)
 
     def partition_of(self, study: Study, path: Path) -> str | None:
-        """Return the partition whose artifact is at a path, ``WHOLE`` if there is just one, None if it is not ours."""
+        """Return the partition whose artifact is at a path, ``WHOLE`` if there is just one, None for other files."""
         if self.locate is None:
             return None
         if self.partitions is None:
             return WHOLE if path == self.locate(study, WHOLE) else None
         probe = "fold_0"  # valid as a patient id as well as a fold
         key = path.name.removesuffix(self.locate(study, probe).name.removeprefix(probe))
-        with suppress(MistError, ValueError):  # a file that somebody else put there
+        with suppress(MistError, ValueError):  # a file that is not of the study
             return key if path == self.locate(study, key) else None
         return None

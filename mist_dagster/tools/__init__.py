@@ -1,4 +1,4 @@
-"""Stand-alone commands on paths of the user's choice, outside every study: an asset each, a partition for each output.
+"""Commands outside of studies, on any paths: an asset for each, with a partition for each output path.
 
 A module holds the asset of the same name and its run config. Modules are loaded one by one, so that a ranking does not
 wait for what predicts.

@@ -1,4 +1,4 @@
-"""The mean of several networks of one kind."""
+"""Averaged weights of several networks of the same architecture."""
 
 from pathlib import Path
 
@@ -10,16 +10,16 @@ from mist_dagster.tools.record import recorded, tool_asset
 
 
 class AveragingTool(dg.Config):
-    """Which weights to average."""
+    """What to average."""
 
-    weights: list[str] = Field(description="Two or more files of weights of one kind of network.")
-    overwrite: bool = Field(False, description="Replace a file that is there.")
+    weights: list[str] = Field(description="Two or more weights files of the same architecture.")
+    overwrite: bool = Field(False, description="Replace an existing file.")
 
 
 @tool_asset("pytorch")
 def averaged_weights(context: dg.AssetExecutionContext, config: AveragingTool) -> dg.MaterializeResult:
-    """A file of weights: the mean of several, element by element."""
-    from mist_ops.models.averaging import average_weights  # torch loads for seconds: only where it works
+    """A weights file: the element-wise mean of several."""
+    from mist_ops.models.averaging import average_weights  # torch takes seconds to load
 
     sources, output = [Path(path) for path in config.weights], Path(context.partition_key)
     inputs = hashed(weights=sources)

@@ -1,4 +1,4 @@
-"""A dataset that tables of paths describe, in our layout."""
+"""A dataset described by tables of paths, converted to one with dataset.json."""
 
 from pathlib import Path
 from typing import Optional
@@ -17,8 +17,8 @@ class ConvertCsvTool(dg.Config):
 
     train_csv: str = Field(description="Table of the training patients: id, mask, and a column per image.")
     test_csv: Optional[str] = Field(None, description="Table of the test patients.")  # noqa: UP045
-    workers: int = Field(1, description="Patients that are converted at once.")
-    overwrite: bool = Field(False, description="Replace a dataset that is in the output folder.")
+    workers: int = Field(1, description="Patients converted at once.")
+    overwrite: bool = Field(False, description="Replace a dataset in the output folder.")
 
 
 @tool_asset("file")

@@ -1,4 +1,4 @@
-"""A dataset of the Medical Segmentation Decathlon, in our layout."""
+"""A dataset of the Medical Segmentation Decathlon, converted to one with dataset.json."""
 
 from pathlib import Path
 
@@ -14,9 +14,9 @@ from mist_ops.conversion.msd import convert_msd
 class ConvertMsdTool(dg.Config):
     """What to convert."""
 
-    source: str = Field(description="Folder of the dataset as it came.")
-    workers: int = Field(1, description="Patients that are converted at once.")
-    overwrite: bool = Field(False, description="Replace a dataset that is in the output folder.")
+    source: str = Field(description="Folder of the original dataset.")
+    workers: int = Field(1, description="Patients converted at once.")
+    overwrite: bool = Field(False, description="Replace a dataset in the output folder.")
 
 
 @tool_asset("file")

@@ -1,4 +1,4 @@
-"""The predictions of several models or raters for the same patients, combined."""
+"""Label fusion: predictions of several models or raters combined for each patient."""
 
 from functools import partial
 from pathlib import Path
@@ -25,7 +25,7 @@ class EnsembleTool(dg.Config):
     """What to combine, and how."""
 
     predictions: list[str] = Field(description="Two or more folders with the same patients.")
-    backend: str = Field("staple", description="How they are combined.")
+    backend: str = Field("staple", description="How to combine them.")
     config_file: Optional[str] = Field(  # noqa: UP045
         None, description="config.json of the models, if the folders hold probabilities instead of labels."
     )

@@ -30,7 +30,7 @@ AbsentScore = Enum("AbsentScore", get_args(Absent))  # type: ignore[misc]
 class EvaluationTool(dg.Config):
     """What to score, and how."""
 
-    config_file: str = Field(description="config.json, or a table of classes and metrics alone.")
+    config_file: str = Field(description="config.json, or a JSON file with classes and metrics only.")
     paths_csv: str = Field(description="Table with the columns id, mask and prediction.")
     workers: int = Field(1, description="Processes that score cases.")
     validate_masks: bool = Field(False, description="Refuse masks with labels that are not known.")

@@ -26,11 +26,11 @@ class PredictionTool(dg.Config):
     models_dir: str = Field(description="Folder with fold_0.pt, fold_1.pt, ...")
     config_file: str = Field(description="config.json that the models were trained with.")
     paths_csv: str = Field(description="Table with the column id and one column per channel.")
-    strategy: Optional[str] = Field(None, description="JSON with the steps of postprocessing.")  # noqa: UP045
+    strategy: Optional[str] = Field(None, description="JSON with the postprocessing steps.")  # noqa: UP045
     probabilities: bool = Field(
-        False, description="Also write probabilities; then they and the masks have a folder each in the output."
+        False, description="Also write probabilities; masks and probabilities then get a folder each."
     )
-    device: Optional[str] = Field(None, description="cpu, cuda or a number; a GPU if there is one.")  # noqa: UP045
+    device: Optional[str] = Field(None, description="cpu, cuda or a GPU number; a GPU if there is one.")  # noqa: UP045
 
 
 @tool_asset("pytorch", made_from=["averaged_weights"], pool="gpu")
@@ -38,16 +38,24 @@ def prediction(
     context: dg.AssetExecutionContext, config: PredictionTool, progress: dg.ResourceParam[Progress]
 ) -> dg.MaterializeResult:
     """A folder of masks of new patients."""
-    from mist_ops.devices import resolve_device  # torch loads for seconds: only where it works
+    from mist_ops.devices import resolve_device  # torch takes seconds to load
     from mist_ops.inference.case import load_models, predict_case
 
     settings = read_config(Path(config.config_file))
     output = Path(context.partition_key)
     if output.exists() and not output.is_dir():
-        raise ConfigError(f"{output} is a file, but the masks go into a folder. Choose another --output.")
+        raise ConfigError(
+            f"{output} is a file, but masks need a folder. Choose another --output.",
+            code="file-not-folder",
+            file=output,
+        )
     cases = read_paths(Path(config.paths_csv), settings.dataset_info.images)
     if not cases:
-        raise DatasetError(f"{config.paths_csv} has no rows. Add one for each patient to predict.")
+        raise DatasetError(
+            f"{config.paths_csv} has no rows. Add a row for each patient to predict.",
+            code="table-empty",
+            file=config.paths_csv,
+        )
     inputs = hashed(
         models=sorted(Path(config.models_dir).glob("fold_*.pt")),
         config=[Path(config.config_file)],

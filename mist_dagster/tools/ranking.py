@@ -1,4 +1,4 @@
-"""Strategies compared by their scores on the same patients."""
+"""Rankings of strategies by their scores on the same patients."""
 
 from enum import Enum
 from pathlib import Path
@@ -19,7 +19,7 @@ MissingScore = Enum("MissingScore", get_args(Missing))  # type: ignore[misc]
 
 
 class RankingTool(dg.Config):
-    """What to rank, and where the further tables go."""
+    """What to rank, and where to write the other tables."""
 
     results: list[str] = Field(description="Two or more tables of scores.")
     names: Optional[list[str]] = Field(None, description="A name for each table.")  # noqa: UP045

@@ -1,4 +1,4 @@
-"""What every tool's asset has in common: where it stands in the graph, and what is recorded of an output's origin."""
+"""What the assets of all tools share: their place in the graph, and what is recorded of an output."""
 
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 import dagster as dg
 
 from mist_dagster import metadata
-from mist_dagster.lineage import CONTENT, OUTPUTS, stands_on
+from mist_dagster.lineage import CONTENT, OUTPUTS, provenance_of
 from mist_dagster.provenance import CODE_VERSION, Inputs, listed
 from mist_ops.errors import few
 from mist_ops.files import file_hash, json_hash
@@ -20,8 +20,8 @@ def tool_asset(
 
     Args:
         kind: What an output is, for the icon in the UI.
-        made_from: Tools whose outputs this one often takes. An edge shows the way in the graph; which output a run
-            took stands in its metadata, so the mapping claims none.
+        made_from: Tools whose outputs are common inputs. The edges are for the graph only: which outputs a run used is
+            in its metadata, so the partition mapping is empty.
         pool: Dagster's pool that limits how many run at once.
     """
     none_in_general = dg.SpecificPartitionsPartitionMapping([])
@@ -37,7 +37,7 @@ def tool_asset(
 
 
 def finish(collected: tuple[Mapping[str, object], Mapping[str, str]]) -> None:
-    """Fail if any item did, once all the others are done."""
+    """Fail if any item failed, after all others are done."""
     results, failures = collected
     if failures:
         raise dg.Failure(f"{len(failures)} of {len(failures) + len(results)} failed: {few(list(failures))}.")
@@ -46,9 +46,9 @@ def finish(collected: tuple[Mapping[str, object], Mapping[str, str]]) -> None:
 def recorded(
     context: dg.AssetExecutionContext, output: Path, inputs: Inputs, shown: metadata.Metadata | None = None
 ) -> dg.MaterializeResult:
-    """Record an output with the content of what it was made from, and what that in turn stands on."""
+    """Record an output with the content of its inputs and their provenance."""
     content = {CONTENT: file_hash(output)} if output.is_file() else {}
-    origins = stands_on(context.instance, [Path(path) for paths in inputs.values() for path in paths])
+    origins = provenance_of(context.instance, [Path(path) for paths in inputs.values() for path in paths])
     return dg.MaterializeResult(
         data_version=dg.DataVersion(json_hash({**inputs, **content})),
         metadata={
@@ -56,6 +56,6 @@ def recorded(
             **content,
             **(shown or {}),
             "inputs": listed(inputs),
-            "stands on": dg.MetadataValue.json(origins),
+            "provenance": dg.MetadataValue.json(origins),
         },
     )

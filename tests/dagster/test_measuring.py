@@ -55,7 +55,7 @@ def evaluate(study: Study, paths: str, output: str) -> int:
     return cli.evaluate(["--config", str(study.config), "--paths-csv", paths, "--output-csv", output])
 
 
-def test_a_ranking_tells_which_scores_masks_and_predictions_it_stands_on(finished: Study, strategy: Path) -> None:
+def test_a_ranking_tells_which_scores_masks_and_predictions_it_provenance_of(finished: Study, strategy: Path) -> None:
     assert evaluate(finished, str(finished.evaluation_paths), "raw.csv") == 0
     base = [
         "--base-predictions",
@@ -73,12 +73,12 @@ def test_a_ranking_tells_which_scores_masks_and_predictions_it_stands_on(finishe
     ]  # fmt: skip
     assert cli.rank(["--results", "raw.csv", "pp/postprocess_results.csv", "--output-csv", "ranking.csv"]) == 0
 
-    origins = record("ranking", "ranking.csv")["stands on"]
+    origins = record("ranking", "ranking.csv")["provenance"]
     assert len(origins) == 2
     scores = origins[f"tools/evaluation [{Path('pp/postprocess_results.csv').resolve()}]"]
     assert not scores["changed since"]
     assert len(scores["inputs"]["masks"]) == len(read_train_paths(finished.train_paths).cases)
-    [masks] = scores["stands on"].values()
+    [masks] = scores["provenance"].values()
     assert list(masks["inputs"]["strategy"]) == [str(strategy.resolve())]
     assert set(masks["inputs"]["predictions"]) == {str(path) for path in finished.cv_predictions.glob("*.nii.gz")}
 
@@ -92,12 +92,12 @@ def test_the_origin_in_a_study_is_found_and_an_altered_file_is_told(
     Path("raw.csv").write_text(Path("raw.csv").read_text().replace("0.", "0.1"))
     results = ["--results", "raw.csv", str(finished.results_csv), "--output-csv", "ranking.csv"]
     assert cli.rank(results) == 0
-    origins = record("ranking", "ranking.csv")["stands on"]
+    origins = record("ranking", "ranking.csv")["provenance"]
     assert set(origins["phantoms/evaluation"]["inputs"]["models"]) == {str(finished.model(fold)) for fold in (0, 1)}
     altered = origins[f"tools/evaluation [{Path('raw.csv').resolve()}]"]
     assert altered["changed since"]
     case = read_train_paths(finished.train_paths).cases[0].id
-    assert f"phantoms/cv_prediction [{case}]" in altered["stands on"]
+    assert f"phantoms/cv_prediction [{case}]" in altered["provenance"]
 
 
 def test_a_strategy_is_checked_before_anything_is_made(
@@ -154,7 +154,7 @@ def test_models_predict_probabilities_that_are_combined_to_their_masks(finished:
     for case in cases:
         name = f"{case.id}.nii.gz"
         assert (read_labels(Path("both") / name)[0] == read_labels(Path("probs/discrete") / name)[0]).all()
-    assert any("tools/prediction" in origin for origin in record("ensemble", "both")["stands on"])
+    assert any("tools/prediction" in origin for origin in record("ensemble", "both")["provenance"])
 
 
 def test_labels_are_combined_and_probabilities_need_a_config(

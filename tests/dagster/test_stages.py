@@ -10,7 +10,7 @@ from mist_dagster.definitions import build_definitions
 from mist_dagster.freshness.status import report, status
 from mist_dagster.instance.home import instance
 from mist_dagster.instance.studies import register
-from mist_dagster.lineage import stands_on
+from mist_dagster.lineage import provenance_of
 from mist_dagster.pipeline import Work, in_order
 from mist_dagster.provenance import asset_key
 from mist_dagster.stages import STAGES, WHOLE, Stage, check_keys
@@ -73,7 +73,7 @@ def test_a_stage_after_evaluation_is_checked_recorded_and_found_by_its_file(summ
     assert cli.status([*where(study), "--rebuild"]) == 0
     with instance() as opened:
         assert opened.get_latest_materialization_event(key)
-        assert key.to_user_string() in stands_on(opened, [study.results / "summary.txt"])
+        assert key.to_user_string() in provenance_of(opened, [study.results / "summary.txt"])
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,15 @@
+"""The arrays that a fold uses, by content: what tells whether a model would come out as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from mist_ops.dataset import Fold
+from mist_ops.records.arrays import read_content_hash
+from mist_ops.study import Study
+
+
+def manifest(study: Study, fold: Fold) -> dict[str, Mapping[str, str]]:
+    """Content hash of the arrays of each case, by use: ``training``, ``validation`` and ``held_out``."""
+    uses = {"training": fold.training, "validation": fold.validation, "held_out": fold.held_out}
+    return {use: {case_id: read_content_hash(study, case_id) for case_id in sorted(ids)} for use, ids in uses.items()}
