@@ -45,7 +45,7 @@ def prediction(
     output = Path(context.partition_key)
     if output.exists() and not output.is_dir():
         raise ConfigError(
-            f"{output} is a file, but masks need a folder. Choose another --output.",
+            f"{output} is a file, not a folder. Choose another --output.",
             code="file-not-folder",
             file=output,
         )
