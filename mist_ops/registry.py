@@ -7,11 +7,13 @@ names a module that registers them on import.
 
 from __future__ import annotations
 
+import ast
 import difflib
-import importlib
+import importlib.util
 import pkgutil
 from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from mist_ops.errors import ConfigError
@@ -62,12 +64,38 @@ class Registry(Mapping[str, T], Generic[T]):
     def _load(self) -> dict[str, T]:
         if not self._loaded:
             self._loaded = True
-            home = importlib.import_module(self.home)
-            for module in pkgutil.iter_modules(getattr(home, "__path__", ())):
-                importlib.import_module(f"{self.home}.{module.name}")
+            for module in (self.home, *_modules_of(self.home)):
+                importlib.import_module(module)
             for plugin in entry_points(group="mist_ops.plugins"):
                 plugin.load()
         return self._entries
+
+    def builtin_names(self) -> list[str]:
+        """List the names of the built-in entries for ``--help``, without importing torch.
+
+        Literal names are read from the source of the home. A module that computes its names is imported; it must not
+        import torch.
+        """
+        names: set[str] = set()
+        for module in (self.home, *_modules_of(self.home)):
+            found = set(self._registered_in(module))
+            if None in found:
+                importlib.import_module(module)
+            names |= {name for name in found if name is not None}
+        return sorted(names | self._entries.keys())
+
+    def _registered_in(self, module: str) -> Iterator[str | None]:
+        """The names that a module registers here; None for one that is not a literal."""
+        spec = importlib.util.find_spec(module)
+        if spec is None or not (spec.origin or "").endswith(".py"):
+            yield None
+            return
+        source = Path(str(spec.origin)).read_text(encoding="utf-8")
+        for node in ast.walk(ast.parse(source)) if ".register(" in source else ():
+            match node:
+                case ast.Call(func=ast.Attribute(value=ast.Name(id=registry), attr="register"), args=[name]):
+                    if globals().get(registry) is self:
+                        yield name.value if isinstance(name, ast.Constant) else None
 
     def __getitem__(self, name: str) -> T:
         entries = self._load()
@@ -83,6 +111,12 @@ class Registry(Mapping[str, T], Generic[T]):
 
     def __len__(self) -> int:
         return len(self._load())
+
+
+def _modules_of(home: str) -> list[str]:
+    spec = importlib.util.find_spec(home)
+    folders = spec.submodule_search_locations if spec else None
+    return [f"{home}.{module.name}" for module in pkgutil.iter_modules(folders or ())]
 
 
 class UnknownName(ConfigError, KeyError):

@@ -80,9 +80,9 @@ def mistakes(error: ValidationError, model: type[BaseModel]) -> list[str]:
 
 
 def flag_mistake(flag: str, error: ValidationError) -> str:
-    """Describe the first mistake in the value of a flag."""
+    """Describe the first mistake in the value of a flag, as in ``--epochs: must be at least 1 (got 0)``."""
     details: list[Any] = error.errors(include_url=False)
-    return _sentence(flag, details[0])
+    return f"{flag}: must {_expected(details[0])} (got {_got(details[0])})".replace("'", "")
 
 
 def _reason(error: Exception) -> str:
@@ -194,8 +194,11 @@ def _of_a_validator(error: ValueError, path: str, value: object) -> _Mistake:
 
 
 def _sentence(subject: str, detail: Any) -> str:
-    got = detail["ctx"]["actual_length"] if detail["type"] in _LENGTHS else _shown(detail["input"])
-    return f"{subject} must {_expected(detail)}, got {got}."
+    return f"{subject} must {_expected(detail)}, got {_got(detail)}."
+
+
+def _got(detail: Any) -> str:
+    return str(detail["ctx"]["actual_length"]) if detail["type"] in _LENGTHS else _shown(detail["input"])
 
 
 def _path(parts: Sequence[int | str]) -> str:
@@ -225,6 +228,8 @@ _LENGTHS = {"too_short": ("at least", "min_length"), "too_long": ("at most", "ma
 def _expected(detail: Any) -> str:
     """What a value must be or have."""
     kind, context = detail["type"], detail.get("ctx", {})
+    if kind == "greater_than" and isinstance(context["gt"], int):
+        return f"be at least {context['gt'] + 1}"
     if kind in _BOUNDS:
         words, name = _BOUNDS[kind]
         return f"be {words} {context[name]:g}"

@@ -1,6 +1,6 @@
-"""The ``mist_*`` commands: each reads its flags and, once they make sense, does its work in ``studies`` or ``tools``.
+"""The ``mist_*`` commands: each parses its flags and calls a function of ``studies`` or ``tools``.
 
-What is imported at the top is light, so that ``--help`` answers at once; Dagster comes when there is work to do.
+Dagster and torch are imported after parsing, so that ``--help`` stays fast.
 """
 
 import gc
@@ -21,55 +21,55 @@ Arguments = Sequence[str] | None
 
 
 def analyze(arguments: Arguments = None) -> int:
-    """Measure a dataset; write its config.json, folds and foreground boxes."""
+    """Analyze a dataset and write config.json, the folds and the foreground boxes."""
     return _run("analyze", analyze.__doc__, options.AnalyzeOptions, "studies", arguments, ["analyze"])
 
 
 def preprocess(arguments: Arguments = None) -> int:
-    """Turn the images of an analyzed dataset into arrays."""
+    """Preprocess the images of an analyzed dataset and save them as NumPy arrays."""
     return _run("preprocess", preprocess.__doc__, options.PreprocessOptions, "studies", arguments, ["preprocess"])
 
 
 def train(arguments: Arguments = None) -> int:
-    """Train the folds, predict what each held out, and score the predictions."""
+    """Train the folds, predict their held-out patients and evaluate the predictions."""
     return _run("train", train.__doc__, options.TrainOptions, "studies", arguments, ["train"])
 
 
 def run_all(arguments: Arguments = None) -> int:
-    """Analyze, preprocess, train, predict and evaluate: from dataset.json to results.csv."""
+    """Run the whole pipeline, from dataset.json to results.csv: analyze, preprocess, train, predict, evaluate."""
     stages = ["analyze", "preprocess", "train"]
     return _run("run_all", run_all.__doc__, options.RunAllOptions, "studies", arguments, stages)
 
 
 def finalize(arguments: Arguments = None) -> int:
-    """Score the predictions of all trained folds, and predict the test set."""
+    """Evaluate the predictions of all trained folds and predict the test set."""
     return _run("finalize", finalize.__doc__, options.FinalizeOptions, "studies", arguments)
 
 
 def choose_postprocessing(arguments: Arguments = None) -> int:
-    """Find the postprocessing that helps the cross-validation predictions of a study."""
+    """Search for the postprocessing strategy that improves the cross-validation predictions of a study."""
     chosen = options.ChoosePostprocessingOptions
     return _run("choose_postprocessing", choose_postprocessing.__doc__, chosen, "studies", arguments)
 
 
 def predict(arguments: Arguments = None) -> int:
-    """Predict masks of new patients with all models of a folder together."""
+    """Predict the masks of new patients with the ensemble of all models in a folder."""
     return _run("predict", predict.__doc__, options.PredictOptions, "tools", arguments)
 
 
 def evaluate(arguments: Arguments = None) -> int:
-    """Score predicted masks against true ones."""
+    """Evaluate predicted masks against ground truth."""
     return _run("evaluate", evaluate.__doc__, options.EvaluateOptions, "tools", arguments)
 
 
 def rank(arguments: Arguments = None) -> int:
-    """Rank strategies by their scores on the same patients."""
+    """Rank models or strategies by their scores on the same patients."""
     return _run("rank", rank.__doc__, options.RankOptions, "tools", arguments)
 
 
 def postprocess(arguments: Arguments = None) -> int:
-    """Change predicted masks by a strategy, and score them if wanted."""
-    if "--describe" in (sys.argv[1:] if arguments is None else arguments):  # the other flags are then not required
+    """Postprocess predicted masks and, optionally, evaluate them."""
+    if "--describe" in (sys.argv[1:] if arguments is None else arguments):  # no other flag is required then
         from mist_ops.postprocessing.strategy import describe
 
         print(json.dumps(describe(), indent=2))  # noqa: T201 - the command's answer
@@ -83,32 +83,32 @@ def ensemble(arguments: Arguments = None) -> int:
 
 
 def convert_msd(arguments: Arguments = None) -> int:
-    """Convert a dataset of the Medical Segmentation Decathlon."""
+    """Convert a dataset of the Medical Segmentation Decathlon (MSD)."""
     return _run("convert_msd", convert_msd.__doc__, options.ConvertMsdOptions, "tools", arguments)
 
 
 def convert_csv(arguments: Arguments = None) -> int:
-    """Convert a dataset that tables of paths describe."""
+    """Convert a dataset described by CSV tables of paths."""
     return _run("convert_csv", convert_csv.__doc__, options.ConvertCsvOptions, "tools", arguments)
 
 
 def average_weights(arguments: Arguments = None) -> int:
-    """Average the weights of several networks of one kind, element by element."""
+    """Average the weights of several models of the same architecture."""
     return _run("average_weights", average_weights.__doc__, options.AverageWeightsOptions, "tools", arguments)
 
 
 def status(arguments: Arguments = None) -> int:
-    """Say what of a study is out of date and why: patients, folds, predictions and scores."""
+    """Show which arrays, models, predictions and scores of a study are out of date, and why."""
     return _run("status", status.__doc__, options.StatusOptions, "studies", arguments)
 
 
 def plan(arguments: Arguments = None) -> int:
-    """Say what mist_status says and, with --apply, make just that again."""
+    """Show what is out of date, like mist_status, and rebuild only that with --apply."""
     return _run("plan", plan.__doc__, options.PlanOptions, "studies", arguments)
 
 
 def accept(arguments: Arguments = None) -> int:
-    """Accept the scores of a study as those that later ones are held against."""
+    """Accept the scores of a study as the baseline for later ones."""
     return _run("accept", accept.__doc__, options.AcceptOptions, "studies", arguments)
 
 
@@ -120,7 +120,7 @@ def passport(arguments: Arguments = None) -> int:
 
 
 def ui(arguments: Arguments = None) -> int:
-    """Serve the web UI, the daemon and TensorBoard on this machine, and nowhere else, until Ctrl-C."""
+    """Serve the web UI, the Dagster daemon and TensorBoard on this machine only, until Ctrl-C."""
     chosen, _ = options.parse("mist_ui", ui.__doc__, options.UiOptions, [], arguments)
     from mist_dagster.instance import tensorboard
     from mist_dagster.instance.home import instance, serve
@@ -141,15 +141,15 @@ def _run(
     arguments: Arguments,
     stages: Sequence[str] = (),
 ) -> int:
-    """Run a command; return 0, 1 for an error that a sentence on the terminal explains, or 130 for an interruption.
+    """Run a command; return 0, 1 after an error message, or 130 if it was interrupted.
 
     Args:
-        name: Name of the command, and of the function in ``module`` that does its work.
-        purpose: One sentence for ``--help``.
+        name: Name of the command, and of its function in ``module``.
+        purpose: Description for ``--help``.
         kind: The command's options.
-        module: The module of this package with the work.
-        arguments: The command line; that of this process if None.
-        stages: Stages whose flagged settings the command takes.
+        module: The module of this package with its function.
+        arguments: The command line; ``sys.argv`` if None.
+        stages: Stages whose settings with a flag the command accepts.
     """
     chosen, settings = options.parse(f"mist_{name}", purpose, kind, stages, arguments)
     with _loading():
@@ -164,7 +164,7 @@ def _run(
                 opened = stack.enter_context(launcher(progress, build_definitions))
             work(opened, chosen, settings)
         except (KeyboardInterrupt, RunCanceledError):
-            progress.problem("Interrupted. What was finished is kept.")
+            progress.problem("Interrupted. Finished work is kept.")
             return 130
         except MistError as error:
             if chosen.debug:
@@ -180,7 +180,7 @@ def _run(
 
 
 def _unforeseen(error: Exception) -> str:
-    """A sentence on an error that no command foresees: of the machine, of Dagster's records, or a mistake of ours."""
+    """Describe an error that no command handles: of the machine, of Dagster's database, or a bug."""
     from mist_ops.errors import explained
 
     if isinstance(error, OSError):
@@ -189,16 +189,16 @@ def _unforeseen(error: Exception) -> str:
         from mist_dagster.instance.home import dagster_home
 
         return (
-            f"The records in {dagster_home()} cannot be used ({str(error).splitlines()[0]}). The files of your studies "
-            "are not touched by that. Free space, wait for other commands, or move the folder away and restore the "
-            "records of each study with mist_status --rebuild."
+            f"The Dagster records in {dagster_home()} cannot be used ({str(error).splitlines()[0]}). The files of your "
+            "studies are unaffected. Free disk space, wait for other commands, or move the folder away and restore the "
+            "records of each study with mist_status --rebuild. [records-unusable]"
         )
-    return f"Unexpected {type(error).__name__}: {error}. Run again with --debug to see where."
+    return f"Unexpected {type(error).__name__}: {error}. Run again with --debug for the traceback. [unexpected]"
 
 
 @contextmanager
 def _loading() -> Iterator[None]:
-    """Load code without looking for garbage in it: that took 0.3 of 1.8 s."""
+    """Disable garbage collection during imports, where it takes 0.3 of 1.8 s."""
     gc.disable()
     try:
         yield

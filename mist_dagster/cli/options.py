@@ -1,218 +1,295 @@
-"""The flags of the commands: options that are not settings of a study, and how flags are read.
+"""Flags of the commands: options that are not settings of a study, and the parser.
 
-Every field of an options model is a flag; so is every field of ``StudyConfig`` that is marked as one. Nothing heavy is
-imported here, so that ``--help`` answers at once.
+Every field of an options model is a flag, and so is every field of ``StudyConfig`` that is marked as one. Nothing heavy
+is imported here, so that ``--help`` stays fast.
 """
 
 import argparse
+import difflib
+import textwrap
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, TypeVar, get_args, get_origin
 
 from pydantic import Field, NonNegativeInt, PositiveInt, TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from mist_ops.config import StudyConfig
+from mist_ops.config import NAMES, StudyConfig
+from mist_ops.registry import BLENDINGS, LABEL_ENSEMBLERS, PROBABILITY_ENSEMBLERS, Registry
 from mist_ops.schema import Flag, FlaggedField, Section, flag_mistake, flagged_fields
+
 
 Chosen = TypeVar("Chosen", bound="Options")
 
 
-class Options(Section):
-    """What every command understands. Fields of options are flags, all of them."""
+@dataclass(frozen=True)
+class Group:
+    """Marks an option as part of a group of ``--help``."""
 
-    debug: bool = Field(False, description="Show where an error came from.")
+    title: str
+
+
+@dataclass(frozen=True)
+class NameIn:
+    """Marks an option as the name of an entry of a registry."""
+
+    registry: Registry[Any]
+
+
+_FILES, _OPTIONS, _HARDWARE = Group("Input and output"), Group("Options"), Group("Hardware")
+_ANALYSIS, _PREPROCESSING = Group("Analysis"), Group("Preprocessing")
+_MODEL, _LOSS, _TRAINING, _TRANSFER = map(Group, ("Model", "Loss function", "Training loop", "Transfer learning"))
+_GENERAL, _QUEUE = Group("General"), Group("Queue")
+
+_ORDER = (
+    *(_FILES, _OPTIONS, _HARDWARE, _ANALYSIS, _PREPROCESSING, _MODEL, _LOSS, _TRAINING, _TRANSFER),
+    *(_GENERAL, _QUEUE),
+)
+"""The order of the groups, which is that of MIST's user guide."""
+
+_GROUPS_OF_SETTINGS = {
+    "training.nfolds": _ANALYSIS,
+    "preprocessing.": _PREPROCESSING,
+    "spatial_config.": _MODEL,
+    "model.": _MODEL,
+    "training.loss.": _LOSS,
+    "training.": _TRAINING,
+}
+"""The groups of settings by the start of their dotted path; the first match counts."""
+
+_SAVED = (
+    "Flags for settings change config.json; all other settings keep their values there. The defaults of settings are "
+    "those of a new config.json."
+)
+
+Workers = Annotated[PositiveInt, _HARDWARE]
+Device = Annotated[str | None, _HARDWARE]
+Overwrite = Annotated[bool, _FILES]
+
+
+class Options(Section):
+    """Flags of every command."""
+
+    debug: Annotated[bool, _GENERAL] = Field(False, description="Show the traceback of an error.")
 
 
 class StudyOptions(Options):
-    """Which study a command is about."""
+    """The study that a command works on."""
 
-    results: Path = Field(Path("results"), description="Folder of the study's results.")
-    study: str | None = Field(None, description="Name of the study in Dagster; its task and a short hash if left out.")
-    overwrite: bool = Field(False, description="Replace what is there.")
+    results: Path = Field(Path("results"), description="Results folder of the study.")
+    study: Annotated[str | None, _FILES] = Field(
+        None, description="Name of the study in the UI (default: the task and a short hash of the results folder)."
+    )
 
 
 class NumpyOptions(StudyOptions):
-    """Where the arrays are."""
+    """A study and its preprocessed arrays."""
 
-    numpy: Path | None = Field(None, description="Folder of the preprocessed arrays (default: numpy).")
+    numpy: Path | None = Field(
+        None, description="Folder of the preprocessed arrays (default: the recorded one, else numpy)."
+    )
 
 
 class AnalyzeOptions(StudyOptions):
-    """Flags of mist_analyze that are no settings."""
+    """Options of mist_analyze."""
 
-    data: Path = Field(description="Path of dataset.json.")
-    num_workers_analyze: PositiveInt = Field(1, description="Processes that read cases.")
-    verify: bool = Field(False, description="Check every case, and leave out those that fail.")
-    update: bool = Field(
-        False, description="Analyze again, keeping the folds and the edits of config.json; new patients are added."
+    data: Path = Field(description="Path to dataset.json.")
+    overwrite: Overwrite = Field(False, description="Replace existing results.")
+    num_workers_analyze: Workers = Field(1, description="Worker processes for the analysis.")
+    verify: Annotated[bool, _ANALYSIS] = Field(
+        False, description="First read every file of every patient; exclude patients with errors."
     )
-    data_dump: bool = Field(False, description="Also describe the dataset in data_dump.json and data_dump.md.")
+    update: Annotated[bool, _ANALYSIS] = Field(
+        False, description="Repeat the analysis: keep the folds and edits of config.json, add new patients."
+    )
+    data_dump: Annotated[bool, _ANALYSIS] = Field(
+        False, description="Describe the dataset in data_dump.json and data_dump.md."
+    )
 
 
 class PreprocessOptions(NumpyOptions):
-    """Flags of mist_preprocess that are no settings."""
+    """Options of mist_preprocess."""
 
-    num_workers_preprocess: PositiveInt = Field(1, description="Processes that preprocess cases.")
+    overwrite: Overwrite = Field(False, description="Replace existing arrays.")
+    num_workers_preprocess: Workers = Field(1, description="Worker processes for preprocessing.")
 
 
 class TrainOptions(NumpyOptions):
-    """Flags of mist_train that are no settings."""
+    """Options of mist_train."""
 
-    folds: list[int] | None = Field(None, description="Folds to train; all if left out.")
-    resume: bool = Field(False, description="Go on from the last checkpoints.")
-    num_workers_evaluate: PositiveInt = Field(1, description="Processes that score cases.")
-    device: str | None = Field(None, description="cpu, cuda or a number; all GPUs if there are any.")
-    submit: bool = Field(False, description="Hand the folds to the queue of a running mist_ui, and return.")
-    priority: int = Field(0, description="With --submit: runs with a higher one leave the queue first.")
-    max_hours: Annotated[float, Field(gt=0)] | None = Field(
-        None, description="With --submit: a run that takes longer is ended."
+    overwrite: Overwrite = Field(False, description="Replace existing models.")
+    num_workers_evaluate: Workers = Field(1, description="Worker processes for the evaluation.")
+    device: Device = Field(None, description="cpu, cuda or the number of a GPU (default: all GPUs, else the CPU).")
+    composite_loss_weighting: Annotated[str | None, _LOSS, NameIn(BLENDINGS)] = Field(
+        None, description="Schedule that weights the terms of a composite loss (default: equal weights)."
     )
-    composite_loss_weighting: str | None = Field(
-        None, description="How the weight of a composite loss changes over the epochs: constant, linear or cosine."
+    folds: Annotated[list[int] | None, _TRAINING] = Field(None, description="Folds to train (default: all).")
+    resume: Annotated[bool, _TRAINING] = Field(False, description="Resume from the last checkpoints.")
+    pretrained_weights: Annotated[Path | None, _TRANSFER] = Field(
+        None, description="Weights to initialize the encoder from."
     )
-    pretrained_weights: Path | None = Field(None, description="Weights whose encoder training starts from.")
-    pretrained_config: Path | None = Field(None, description="config.json that those weights were trained with.")
-    input_channel_strategy: Literal["average", "first", "skip"] = Field(
-        "average", description="How pretrained weights meet another number of input channels."
+    pretrained_config: Annotated[Path | None, _TRANSFER] = Field(
+        None, description="config.json of the pretrained model; required with --pretrained-weights."
+    )
+    input_channel_strategy: Annotated[Literal["average", "first", "skip"], _TRANSFER] = Field(
+        "average",
+        description="First layer if the number of input channels differs: average of the pretrained channels, first "
+        "channel only, or skip (random initialization).",
+    )
+    submit: Annotated[bool, _QUEUE] = Field(
+        False, description="Submit the folds to the queue of a running mist_ui, and return."
+    )
+    priority: Annotated[int, _QUEUE] = Field(0, description="Priority in the queue; higher ones start first.")
+    max_hours: Annotated[float | None, Field(gt=0.0), _QUEUE] = Field(
+        None, description="Terminate a submitted run after this many hours (default: no limit)."
     )
 
 
-class RunAllOptions(AnalyzeOptions, PreprocessOptions, TrainOptions):
-    """Flags of mist_run_all that are no settings: those of the stages together."""
+class RunAllOptions(TrainOptions, PreprocessOptions, AnalyzeOptions):
+    """Options of mist_run_all: those of its stages."""
+
+    overwrite: Overwrite = Field(False, description="Replace existing results, arrays and models.")
 
 
 class FinalizeOptions(StudyOptions):
-    """Flags of mist_finalize."""
+    """Options of mist_finalize."""
 
-    num_workers_evaluate: PositiveInt = Field(1, description="Processes that score cases.")
-    device: str | None = Field(None, description="cpu, cuda or a number (default: a GPU if there is one).")
+    num_workers_evaluate: Workers = Field(1, description="Worker processes for the evaluation.")
+    device: Device = Field(None, description="cpu, cuda or the number of a GPU (default: a GPU, else the CPU).")
 
 
 class ChoosePostprocessingOptions(StudyOptions):
-    """Flags of mist_choose_postprocessing."""
+    """Options of mist_choose_postprocessing."""
 
-    num_workers_postprocess: PositiveInt = Field(1, description="Processes that try strategies on cases.")
+    num_workers_postprocess: Workers = Field(1, description="Worker processes for postprocessing.")
 
 
 class StatusOptions(NumpyOptions):
-    """Flags of mist_status."""
+    """Options of mist_status."""
 
-    rebuild: bool = Field(False, description="Record anew in Dagster what the files of the study are.")
+    rebuild: bool = Field(False, description="Restore lost Dagster records from the files of the study.")
 
 
 class AcceptOptions(StudyOptions):
-    """Flags of mist_accept."""
+    """Options of mist_accept."""
 
 
 class PlanOptions(NumpyOptions):
-    """Flags of mist_plan."""
+    """Options of mist_plan."""
 
-    apply: bool = Field(False, description="Make what is out of date again.")
-    num_workers_preprocess: PositiveInt = Field(1, description="Processes that preprocess cases.")
-    num_workers_evaluate: PositiveInt = Field(1, description="Processes that score cases.")
-    device: str | None = Field(None, description="cpu, cuda or a number; all GPUs if there are any.")
+    apply: bool = Field(False, description="Rebuild everything that is out of date.")
+    num_workers_preprocess: Workers = Field(1, description="Worker processes for preprocessing.")
+    num_workers_evaluate: Workers = Field(1, description="Worker processes for the evaluation.")
+    device: Device = Field(None, description="cpu, cuda or the number of a GPU (default: all GPUs, else the CPU).")
 
 
 class PredictOptions(Options):
-    """Flags of mist_predict."""
+    """Options of mist_predict."""
 
-    models_dir: Path = Field(description="Folder of the models, results/models.")
-    config: Path = Field(description="Path of config.json.")
+    models_dir: Path = Field(description="Folder of the models, such as results/models.")
+    config: Path = Field(description="Path to config.json.")
     paths_csv: Path = Field(description="Table with the column id and a column per channel.")
-    output: Path = Field(description="Folder of the predicted masks.")
-    device: str | None = Field(None, description="cpu, cuda or a number (default: a GPU if there is one).")
-    postprocess_strategy: Path | None = Field(None, description="Strategy by which the masks are postprocessed.")
-    output_probs: bool = Field(False, description="Also write the probabilities of the classes.")
+    output: Path = Field(description="Folder for the predicted masks.")
+    postprocess_strategy: Path | None = Field(None, description="Strategy (JSON) to postprocess the masks with.")
+    output_probs: bool = Field(False, description="Also save the class probabilities.")
+    device: Device = Field(None, description="cpu, cuda or the number of a GPU (default: a GPU, else the CPU).")
 
 
 class EvaluateOptions(Options):
-    """Flags of mist_evaluate."""
+    """Options of mist_evaluate."""
 
-    config: Path = Field(description="config.json, or a table of classes and metrics alone.")
+    config: Path = Field(description="config.json, or a JSON file with only its evaluation section.")
     paths_csv: Path = Field(description="Table with the columns id, mask and prediction.")
     output_csv: Path = Field(description="Table of scores to write.")
-    num_workers_evaluate: PositiveInt = Field(1, description="Processes that score cases.")
+    num_workers_evaluate: Workers = Field(1, description="Worker processes for the evaluation.")
     validate_masks: Annotated[bool, Flag("evaluate", "validate")] = Field(
-        False, description="Check every pair before it is scored."
+        False, description="Check all pairs of masks before the evaluation."
     )
     absent: Literal["best", "nan"] = Field(
-        "best", description="Score of a class that is neither in the mask nor in the prediction."
+        "best", description="Score of a class that is absent from both masks: the best value, or none."
     )
 
 
 class RankOptions(Options):
-    """Flags of mist_rank."""
+    """Options of mist_rank."""
 
     results: Annotated[list[Path], Field(min_length=2)] = Field(description="Two or more tables of scores.")
     output_csv: Path = Field(description="Table of mean ranks to write.")
-    names: list[str] | None = Field(None, description="A name for each table (default: from its file or folder).")
-    output_detailed_csv: Path | None = Field(None, description="Table of the mean rank in each column.")
-    significance_csv: Path | None = Field(None, description="Table of pairwise p-values.")
-    metric_direction_overrides: Path | None = Field(None, description="JSON: column to higher or lower.")
+    output_detailed_csv: Path | None = Field(None, description="Table of mean ranks per column to write.")
+    significance_csv: Path | None = Field(None, description="Table of pairwise p-values to write.")
+    names: list[str] | None = Field(None, description="A name for each table (default: its file or folder).")
+    metric_direction_overrides: Path | None = Field(
+        None, description='JSON file that maps columns to the better direction, "higher" or "lower".'
+    )
     id_column: str = Field("id", description="Column of the patient ids.")
     missing: Literal["error", "worst", "drop"] = Field(
-        "error", description="A missing score refuses the ranking, ranks last, or leaves its patient out."
+        "error", description="Missing scores: report an error, rank them worst, or drop the patient."
     )
 
 
 class PostprocessOptions(Options):
-    """Flags of mist_postprocess."""
+    """Options of mist_postprocess."""
 
     base_predictions: Path = Field(description="Folder of the predicted masks.")
-    output: Path = Field(description="Folder of the postprocessed masks, of the strategy and of their scores.")
-    postprocess_strategy: Path = Field(description="JSON with the steps.")
-    num_workers_postprocess: PositiveInt = Field(1, description="Processes that postprocess cases.")
-    num_workers_evaluate: PositiveInt = Field(1, description="Processes that score cases.")
+    output: Path = Field(description="Folder for the postprocessed masks and their scores.")
+    postprocess_strategy: Path = Field(description="Strategy: JSON file with the steps.")
     paths_csv: Path | None = Field(None, description="Table with the columns id and mask, to score the result.")
-    eval_config: Path | None = Field(None, description="config.json, or a table of classes and metrics alone.")
-    describe: bool = Field(False, description="Print every transform with its parameters as JSON, and nothing else.")
+    eval_config: Path | None = Field(
+        None, description="config.json, or a JSON file with only its evaluation section; required with --paths-csv."
+    )
+    num_workers_postprocess: Workers = Field(1, description="Worker processes for postprocessing.")
+    num_workers_evaluate: Workers = Field(1, description="Worker processes for the evaluation.")
+    describe: bool = Field(False, description="Print all transforms and their parameters as JSON, and exit.")
 
 
 class EnsembleOptions(Options):
-    """Flags of mist_ensemble."""
+    """Options of mist_ensemble."""
 
     predictions: Annotated[list[Path], Field(min_length=2)] = Field(description="Two or more folders of predictions.")
-    output: Path = Field(description="Folder of the combined masks.")
-    input_type: Literal["labels", "probabilities"] = Field("labels", description="What the folders hold.")
-    config: Path | None = Field(None, description="config.json of the models; needed for probabilities.")
-    ensemble_backend: str = Field("staple", description="How labels are combined: staple or majority_vote.")
-    probability_ensemble_backend: str = Field("mean", description="How probabilities are combined: mean.")
-    num_workers_ensemble: PositiveInt = Field(1, description="Processes that combine cases.")
+    output: Path = Field(description="Folder for the combined masks.")
+    config: Path | None = Field(None, description="config.json of the models; required for probabilities.")
+    input_type: Literal["labels", "probabilities"] = Field("labels", description="Content of the folders.")
+    ensemble_backend: Annotated[str, NameIn(LABEL_ENSEMBLERS)] = Field("staple", description="Method for labels.")
+    probability_ensemble_backend: Annotated[str, NameIn(PROBABILITY_ENSEMBLERS)] = Field(
+        "mean", description="Method for probabilities."
+    )
+    num_workers_ensemble: Workers = Field(1, description="Worker processes for the ensemble.")
 
 
 class AverageWeightsOptions(Options):
-    """Flags of mist_average_weights."""
+    """Options of mist_average_weights."""
 
-    weights: Annotated[list[Path], Field(min_length=2)] = Field(description="Two or more files of weights.")
-    output: Path = Field(description="File of the averaged weights.")
-    overwrite: bool = Field(False, description="Replace what is there.")
+    weights: Annotated[list[Path], Field(min_length=2)] = Field(description="Two or more weights files.")
+    output: Path = Field(description="Weights file to write.")
+    overwrite: Overwrite = Field(False, description="Replace an existing file.")
 
 
 class ConvertMsdOptions(Options):
-    """Flags of mist_convert_msd."""
+    """Options of mist_convert_msd."""
 
     source: Path = Field(description="Folder of the MSD dataset, with its dataset.json.")
-    output: Path = Field(description="Folder of the converted dataset.")
-    num_workers_conversion: PositiveInt = Field(1, description="Patients that are converted at once.")
-    overwrite: bool = Field(False, description="Replace a dataset that is in the output folder.")
+    output: Path = Field(description="Folder for the converted dataset.")
+    overwrite: Overwrite = Field(False, description="Replace an existing dataset.")
+    num_workers_conversion: Workers = Field(1, description="Patients to convert in parallel.")
 
 
 class ConvertCsvOptions(Options):
-    """Flags of mist_convert_csv."""
+    """Options of mist_convert_csv."""
 
-    train_csv: Path = Field(description="Table of the training patients: id, mask, and a column per image.")
-    output: Path = Field(description="Folder of the converted dataset.")
-    test_csv: Path | None = Field(None, description="Table of the test patients: id, and a column per image.")
-    num_workers_conversion: PositiveInt = Field(1, description="Patients that are converted at once.")
-    overwrite: bool = Field(False, description="Replace a dataset that is in the output folder.")
+    train_csv: Path = Field(description="Table of the training patients: id, mask and a column per image.")
+    output: Path = Field(description="Folder for the converted dataset.")
+    test_csv: Path | None = Field(None, description="Table of the test patients: id and a column per image.")
+    overwrite: Overwrite = Field(False, description="Replace an existing dataset.")
+    num_workers_conversion: Workers = Field(1, description="Patients to convert in parallel.")
 
 
 class UiOptions(Options):
-    """Flags of mist_ui."""
+    """Options of mist_ui."""
 
-    port: PositiveInt = Field(3000, description="Port on this machine, and reachable from it alone.")
-    tensorboard_port: NonNegativeInt = Field(6006, description="The same of TensorBoard; 0 for none.")
+    port: PositiveInt = Field(3000, description="Port of the UI on 127.0.0.1.")
+    tensorboard_port: NonNegativeInt = Field(6006, description="Port of TensorBoard on 127.0.0.1; 0 disables it.")
 
 
 def parse(
@@ -222,79 +299,198 @@ def parse(
     stages: Sequence[str],
     arguments: Sequence[str] | None = None,
 ) -> tuple[Chosen, dict[str, Any]]:
-    """Read a command line.
+    """Parse a command line.
 
     Args:
         command: Name of the command.
-        purpose: One sentence for ``--help``.
+        purpose: Description for ``--help``.
         options: The command's options; each field is a flag.
-        stages: Stages whose flagged settings the command takes.
-        arguments: The command line; that of this process if None.
+        stages: Stages whose settings with a flag the command accepts.
+        arguments: The command line; ``sys.argv`` if None.
 
     Returns:
         The options, and the settings that were given, by their dotted path in config.json.
 
-    Exits with status 2 and one sentence for a flag that is unknown, missing or has a bad value.
+    Exits with status 2 and a one-line message if a flag is unknown or missing or its value is invalid.
     """
-    parser = _Parser(prog=command, description=purpose, argument_default=argparse.SUPPRESS)
     settings = [flagged for flagged in flagged_fields(StudyConfig) if flagged.command in stages]
     own = list(_option_flags(options))
-    for flagged in [*own, *settings]:
-        _add(parser, flagged)
-    given = vars(parser.parse_args(arguments))
-    values = {
-        flagged.path: _value(parser, flagged, given[flagged.path])
-        for flagged in [*own, *settings]
-        if flagged.path in given
-    }
+    parser = _Parser(command, purpose, settings, own)
+    values = parser.values(arguments)
     chosen = options.model_validate({flagged.path: values[flagged.path] for flagged in own if flagged.path in values})
     return chosen, {flagged.path: values[flagged.path] for flagged in settings if flagged.path in values}
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}\n")
-
-
 def _option_flags(options: type[Options]) -> Iterator[FlaggedField]:
     for name, field in options.model_fields.items():
-        marked = next((marker for marker in field.metadata if isinstance(marker, Flag)), None)
-        flag = "--" + ((marked and marked.name) or name).replace("_", "-")
+        marker = _marker(field, Flag)
+        flag = "--" + ((marker and marker.name) or name).replace("_", "-")
         yield FlaggedField(name, flag, "", field)
 
 
-def _add(parser: argparse.ArgumentParser, flagged: FlaggedField) -> None:
-    field, kind = flagged.field, _plain(flagged.field.annotation)
-    shape: dict[str, Any] = {"metavar": _metavar(kind)}
+Marker = TypeVar("Marker", Flag, Group, NameIn)
+
+
+def _marker(field: FieldInfo, kind: type[Marker]) -> Marker | None:
+    return next((marker for marker in field.metadata if isinstance(marker, kind)), None)
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser with a flag for each setting and option; unknown names in flags are left to their registry."""
+
+    def __init__(
+        self, command: str, purpose: str | None, settings: Sequence[FlaggedField], own: Sequence[FlaggedField]
+    ) -> None:
+        self._flagged = [*settings, *own]
+        self._required = [flagged for flagged in own if flagged.field.is_required()]
+        self._named: dict[argparse.Action, Registry[Any]] = {}
+        needed = "".join(f" {flagged.flag} {_shape(flagged)['metavar']}" for flagged in self._required)
+        super().__init__(
+            prog=command,
+            usage=f"%(prog)s{needed} [flags]",
+            description=purpose,
+            epilog=_SAVED if settings else None,
+            formatter_class=_HelpFormatter,
+            argument_default=argparse.SUPPRESS,
+            allow_abbrev=False,
+            add_help=False,
+        )
+        members: dict[Group, list[FlaggedField]] = {group: [] for group in _ORDER}
+        for flagged in sorted(self._flagged, key=lambda flagged: flagged not in self._required):
+            members[_group(flagged)].append(flagged)
+        for group, flags in members.items():
+            section = self.add_argument_group(group.title)  # not shown if it is empty
+            for flagged in flags:
+                self._add(section, flagged)
+            if group == _GENERAL:
+                section.add_argument("-h", "--help", action="help", help="Show this help and exit.")
+
+    def _add(self, section: "argparse._ArgumentGroup", flagged: FlaggedField) -> None:
+        names = [flagged.flag]
+        if flagged.field.annotation is bool and "." in flagged.path:  # may be on in config.json
+            names.append(_opposite(flagged.flag))
+        action = section.add_argument(*names, dest=flagged.path, help=self._help(flagged), **_shape(flagged))
+        named = _marker(flagged.field, NameIn)
+        registry = named.registry if named else NAMES.get(flagged.path)
+        if registry:
+            self._named[action] = registry
+
+    def _help(self, flagged: FlaggedField) -> str:
+        field, kind = flagged.field, _plain(flagged.field.annotation)
+        if flagged in self._required:
+            shown = " (required)"
+        elif field.default in (PydanticUndefined, None) or kind is bool:
+            shown = ""
+        else:
+            shown = f" (default: {field.default:g})" if kind is float else f" (default: {field.default})"
+        return f"{str(field.description).removesuffix('.')}{shown}.".replace("%", "%%")
+
+    def format_help(self) -> str:
+        for action, registry in self._named.items():  # takes 30 ms, so not for every command
+            action.metavar = _choices(registry.builtin_names())
+        return super().format_help()
+
+    def values(self, arguments: Sequence[str] | None) -> dict[str, Any]:
+        """Parse a command line into checked values by path."""
+        parsed, unknown = self.parse_known_args(arguments)
+        if unknown:
+            self._refuse_unknown(unknown[0])
+        given = vars(parsed)
+        for flagged in self._required:
+            if flagged.path not in given:
+                self.error(f"{flagged.flag} is required")
+        return {
+            flagged.path: self._checked(flagged, given[flagged.path])
+            for flagged in self._flagged
+            if flagged.path in given
+        }
+
+    def _checked(self, flagged: FlaggedField, text: Any) -> Any:
+        declared: Any = Annotated[flagged.field.annotation, flagged.field]
+        try:
+            return TypeAdapter(declared).validate_python(text)
+        except ValidationError as error:
+            self.error(flag_mistake(flagged.flag, error))
+
+    def _refuse_unknown(self, argument: str) -> NoReturn:
+        if not argument.startswith("-"):
+            self.error(f"unexpected argument {argument}")
+        flag = argument.partition("=")[0]
+        near = difflib.get_close_matches(flag, self._option_string_actions, n=1)
+        self.error(f"unknown flag {flag}" + (f". Did you mean {near[0]}?" if near else ""))
+
+    def error(self, message: str) -> NoReturn:
+        """Exit with status 2 and one line."""
+        if message.startswith("argument "):  # as argparse puts it
+            message = message.removeprefix("argument ").replace("argument", "value")
+        end = "" if message.endswith("?") else "."
+        self.exit(2, f"{self.prog}: {message}{end} See {self.prog} --help.\n")
+
+
+class _Switch(argparse.Action):
+    """A flag without a value. A word for yes or no may follow, as in MIST's ``--overwrite true``."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        """Store the word, or ``true`` for the flag and ``false`` for its opposite."""
+        opposite = option_string in self.option_strings[1:]
+        if opposite and values is not None:
+            parser.error(f"{option_string}: takes no value (got {values})")
+        setattr(namespace, self.dest, "false" if opposite else "true" if values is None else values)
+
+
+class _HelpFormatter(argparse.HelpFormatter):
+    """One line per flag, wrapped between the choices of a long list."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=32)
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        shown = f"{', '.join(action.option_strings)} {action.metavar or ''}".rstrip()
+        broken = shown.replace(",", ", ") if len(shown) > self._width - self._current_indent else shown
+        lines = textwrap.wrap(broken, self._width - self._current_indent, break_on_hyphens=False)
+        return f"\n{' ' * (self._current_indent + 4)}".join(lines).replace(", ", ",") if len(lines) > 1 else shown
+
+
+def _group(flagged: FlaggedField) -> Group:
+    marked = _marker(flagged.field, Group)
+    if marked:
+        return marked
+    if "." in flagged.path:
+        return next(group for start, group in _GROUPS_OF_SETTINGS.items() if flagged.path.startswith(start))
+    return _FILES if _plain(flagged.field.annotation) in (Path, list[Path]) else _OPTIONS
+
+
+def _opposite(flag: str) -> str:
+    return f"--{flag.removeprefix('--no-')}" if flag.startswith("--no-") else f"--no-{flag.removeprefix('--')}"
+
+
+def _shape(flagged: FlaggedField) -> dict[str, Any]:
+    """How argparse reads the values of a flag, and how it shows them."""
+    kind = _plain(flagged.field.annotation)
     if kind is bool:
-        shape |= {"nargs": "?", "const": "true"}
-    elif get_origin(kind) is tuple:
-        shape |= {"nargs": len(get_args(kind)), "metavar": ("X", "Y", "Z")}
-    elif get_origin(kind) is list:
-        shape |= {"nargs": "+"}
-    shown = "" if field.default in (PydanticUndefined, None) or kind is bool else f" (default: {field.default})"
-    help_text = f"{field.description}{shown}".replace("%", "%%")
-    parser.add_argument(flagged.flag, dest=flagged.path, required=_is_required(flagged), help=help_text, **shape)
+        return {"action": _Switch, "nargs": "?", "metavar": None}
+    if get_origin(kind) is tuple:
+        return {"nargs": len(get_args(kind)), "metavar": "X Y Z"}
+    if get_origin(kind) is list:
+        metavar = _METAVARS[get_args(kind)[0]]
+        return {"nargs": "+", "metavar": f"{metavar} [{metavar} ...]"}
+    return {"metavar": _choices(get_args(kind)) if get_origin(kind) is Literal else _METAVARS[kind]}
 
 
-def _is_required(flagged: FlaggedField) -> bool:
-    return "." not in flagged.path and flagged.field.is_required()
+_METAVARS = {int: "N", float: "X", Path: "PATH", str: "NAME"}
+
+
+def _choices(names: Sequence[str]) -> str:
+    return f"{{{','.join(names)}}}"
 
 
 def _plain(annotation: Any) -> Any:
     """The type behind an optional one."""
     choices = [choice for choice in get_args(annotation) if choice is not type(None)]
     return choices[0] if type(None) in get_args(annotation) else annotation
-
-
-def _metavar(kind: Any) -> str:
-    names = {bool: "BOOL", int: "N", float: "X", Path: "PATH", list[Path]: "PATH", str: "NAME", list[str]: "NAME"}
-    return "|".join(get_args(kind)) if get_origin(kind) is Literal else names.get(kind, "N")
-
-
-def _value(parser: argparse.ArgumentParser, flagged: FlaggedField, text: Any) -> Any:
-    declared: Any = Annotated[flagged.field.annotation, flagged.field]
-    try:
-        return TypeAdapter(declared).validate_python(text)
-    except ValidationError as error:
-        parser.error(f"{flag_mistake(flagged.flag, error)} See {parser.prog} --help.")

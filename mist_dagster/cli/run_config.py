@@ -1,4 +1,4 @@
-"""How options become run config: paths absolute and as text, and what was not given left out."""
+"""Conversion of options to run config: absolute paths as text, without options that were not given."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,10 +9,10 @@ Settings: TypeAlias = Mapping[str, Any]
 
 
 def given(name: str, value: str | None) -> dict[str, str]:
-    """A value under its name, if there is one."""
+    """Return a value under its name, or nothing if it is None."""
     return {} if value is None else {name: value}
 
 
 def absolute(paths: Mapping[str, Path | None]) -> dict[str, str]:
-    """The paths that were given, absolute."""
+    """Return the paths that are not None as absolute paths."""
     return {name: str(path.expanduser().resolve()) for name, path in paths.items() if path is not None}

@@ -1,6 +1,6 @@
-"""The commands on paths of the user's choice: each turns its flags into run config, and runs the tool.
+"""Commands on files outside a study: each turns its flags into run config and runs the tool.
 
-Imported once the flags are read, for Dagster loads here.
+Imports Dagster, so it is imported after the flags are parsed.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ from mist_ops.errors import ConfigError
 
 
 def predict(launcher: Launcher, options: PredictOptions, settings: Settings) -> None:
-    """Predict masks of new patients."""
+    """Predict the masks of new patients."""
     paths = {
         "models_dir": options.models_dir,
         "config_file": options.config,
@@ -36,7 +36,7 @@ def predict(launcher: Launcher, options: PredictOptions, settings: Settings) -> 
 
 
 def evaluate(launcher: Launcher, options: EvaluateOptions, settings: Settings) -> None:
-    """Score pairs of masks."""
+    """Score predicted masks."""
     paths = absolute({"config_file": options.config, "paths_csv": options.paths_csv})
     run = {
         "workers": options.num_workers_evaluate,
@@ -61,14 +61,19 @@ def rank(launcher: Launcher, options: RankOptions, settings: Settings) -> None:
 
 
 def postprocess(launcher: Launcher, options: PostprocessOptions, settings: Settings) -> None:
-    """Postprocess a folder of predictions, and score the result where masks and metrics are given."""
-    from mist_ops.evaluation.score import read_evaluation  # not at the top: a ranking need not wait for it
+    """Postprocess a folder of predictions, and score the result if masks and metrics are given."""
+    from mist_ops.evaluation.score import read_evaluation  # imports SciPy
     from mist_ops.evaluation.table import Pair, read_masks, write_pairs
 
     if (options.paths_csv is None) != (options.eval_config is None):
-        raise ConfigError("--paths-csv and --eval-config belong together: the masks, and what to measure. Give both.")
+        flag, missing = ("--paths-csv", "--eval-config") if options.paths_csv else ("--eval-config", "--paths-csv")
+        raise ConfigError(
+            f"{flag} requires {missing}: scoring needs both the masks and the metrics.",
+            code="flags-incomplete",
+            field=missing,
+        )
     output = options.output.expanduser().resolve()
-    # Both are checked before anything is changed.
+    # Checked before anything is written.
     masks = read_masks(options.paths_csv.expanduser()) if options.paths_csv else {}
     if options.eval_config:
         read_evaluation(options.eval_config.expanduser())
@@ -79,7 +84,7 @@ def postprocess(launcher: Launcher, options: PostprocessOptions, settings: Setti
             launcher.progress.note(f"Postprocessed: {output / 'predictions'}")
         if options.eval_config is None:
             return
-        # A mask that failed has no score either; scores of before would be those of other masks.
+        # Failed patients get a row without scores; scores of an earlier run would belong to other masks.
         pairs = [Pair(case_id, mask, output / "predictions" / f"{case_id}.nii.gz") for case_id, mask in masks.items()]
         write_pairs(output / "postprocess_paths.csv", pairs)
         scored = absolute({"config_file": options.eval_config, "paths_csv": output / "postprocess_paths.csv"})
@@ -92,7 +97,11 @@ def ensemble(launcher: Launcher, options: EnsembleOptions, settings: Settings) -
     """Combine folders of predictions."""
     labels = options.input_type == "labels"
     if not labels and options.config is None:
-        raise ConfigError("--input-type probabilities needs --config, the config.json that names the labels. Give it.")
+        raise ConfigError(
+            "--input-type probabilities requires --config: the config.json with the labels of the classes.",
+            code="flags-incomplete",
+            field="--config",
+        )
     run = {
         "predictions": _absolute(options.predictions),
         "backend": options.ensemble_backend if labels else options.probability_ensemble_backend,
@@ -100,7 +109,7 @@ def ensemble(launcher: Launcher, options: EnsembleOptions, settings: Settings) -
         **({} if labels else absolute({"config_file": options.config})),
     }
     launcher.run_tool("ensemble", options.output, run)
-    launcher.progress.note(f"Combined: {options.output}")
+    launcher.progress.note(f"Masks: {options.output}")
 
 
 def convert_msd(launcher: Launcher, options: ConvertMsdOptions, settings: Settings) -> None:
@@ -111,18 +120,16 @@ def convert_msd(launcher: Launcher, options: ConvertMsdOptions, settings: Settin
 
 
 def convert_csv(launcher: Launcher, options: ConvertCsvOptions, settings: Settings) -> None:
-    """Convert a dataset that tables describe."""
+    """Convert a dataset described by tables of paths."""
     run = {"workers": options.num_workers_conversion, "overwrite": options.overwrite}
     tables = absolute({"train_csv": options.train_csv, "test_csv": options.test_csv})
     launcher.run_tool("converted_csv", options.output, {**run, **tables})
     launcher.progress.note(f"Converted: {options.output / 'dataset.json'}")
-    launcher.progress.note(
-        "No table tells its 'task' and 'modality' (ct, mr or other): put them in before mist_analyze."
-    )
+    launcher.progress.note("Set 'task' and 'modality' (ct, mr or other) in dataset.json before running mist_analyze.")
 
 
 def average_weights(launcher: Launcher, options: AverageWeightsOptions, settings: Settings) -> None:
-    """Average files of weights."""
+    """Average the weights of several models."""
     run = {"weights": _absolute(options.weights), "overwrite": options.overwrite}
     launcher.run_tool("averaged_weights", options.output, run)
     launcher.progress.note(f"Weights: {options.output}")

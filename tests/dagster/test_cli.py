@@ -1,4 +1,4 @@
-"""The commands as a user meets them: what they refuse, what they say, and how they end."""
+"""The commands: their exit status, errors and outputs."""
 
 import subprocess
 import sys
@@ -37,7 +37,7 @@ COMMANDS = (
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_help_names_the_command_and_loads_neither_torch_nor_dagster(command: str) -> None:
+def test_help_imports_neither_torch_nor_dagster(command: str) -> None:
     code = (
         f"import sys, mist_dagster.cli as cli\n"
         f"try: cli.{command}(['--help'])\n"
@@ -50,32 +50,45 @@ def test_help_names_the_command_and_loads_neither_torch_nor_dagster(command: str
 
 
 @pytest.mark.parametrize(
-    "arguments, words",
+    "flags, message",
     [
-        (["--data", "d.json", "--epochs", "0"], "--epochs must be greater than 0, got '0'"),
-        (["--data", "d.json", "--overwrite", "maybe"], "--overwrite"),
-        (["--data", "d.json", "--patch-size", "32"], "--patch-size"),
-        ([], "required: --data"),
+        ("--epochs 0", "--epochs: must be at least 1 (got 0)."),  # pinned
+        ("--epochs x", "--epochs: must be an integer (got x)."),
+        ("--learning-rate 0", "--learning-rate: must be greater than 0 (got 0)."),
+        ("--max-hours -1", "--max-hours: must be greater than 0 (got -1)."),
+        ("--overwrite maybe", "--overwrite: must be true or false (got maybe)."),
+        ("--no-compute-dtms no", "--no-compute-dtms: takes no value (got no)."),
+        ("--input-channel-strategy mean", "--input-channel-strategy: must be average, first or skip (got mean)."),
+        ("--patch-size 32", "--patch-size: expected 3 values."),
+        ("--epochs", "--epochs: expected one value."),
+        ("--folds 0 a", "--folds: must be an integer (got a)."),
+        ("--epoch 3", "unknown flag --epoch. Did you mean --epochs?"),
+        ("5", "unexpected argument 5."),
     ],
 )
-def test_a_bad_flag_ends_with_status_2_and_a_sentence(
-    arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+def test_an_invalid_flag_ends_with_status_2_and_one_line(
+    flags: str, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as end:
-        cli.run_all(arguments)
+        cli.run_all(["--data", "d.json", *flags.split()])
     assert end.value.code == 2
-    assert words in capsys.readouterr().err
+    assert capsys.readouterr().err == f"mist_run_all: {message} See mist_run_all --help.\n"
 
 
-def test_a_missing_dataset_ends_with_status_1_and_registers_nothing(
-    home: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_missing_flag_ends_with_status_2(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        cli.run_all([])
+    assert end.value.code == 2
+    assert "--data is required" in capsys.readouterr().err
+
+
+def test_a_missing_dataset_json_registers_no_study(home: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert cli.analyze(["--data", "nowhere.json"]) == 1
     assert "Error: There is no nowhere.json" in capfd.readouterr().err
     assert registered_studies() == []
 
 
-def test_an_analysis_is_not_replaced_unless_asked(copied_study: Study, capfd: pytest.CaptureFixture[str]) -> None:
+def test_an_analysis_is_not_overwritten_by_default(copied_study: Study, capfd: pytest.CaptureFixture[str]) -> None:
     study = copied_study
     before = study.config.read_bytes()
     assert cli.analyze(["--data", str(study.data), "--results", str(study.results)]) == 1
@@ -83,9 +96,7 @@ def test_an_analysis_is_not_replaced_unless_asked(copied_study: Study, capfd: py
     assert study.config.read_bytes() == before
 
 
-def test_training_that_is_done_is_neither_repeated_nor_replaced_unless_asked(
-    copied_study: Study, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_models_are_not_overwritten_by_default(copied_study: Study, capfd: pytest.CaptureFixture[str]) -> None:
     study = copied_study
     weights = study.model(0).read_bytes()
     where = ["--results", str(study.results), "--numpy", str(study.numpy)]
@@ -106,7 +117,7 @@ def test_training_that_is_done_is_neither_repeated_nor_replaced_unless_asked(
         (["--epochs", "3", "--warmup-epochs", "3"], "[warmup-too-long]"),
     ],
 )
-def test_a_refused_setting_leaves_the_configuration_as_it_was(
+def test_an_invalid_setting_leaves_config_json_unchanged(
     copied_study: Study, capfd: pytest.CaptureFixture[str], flags: list[str], words: str
 ) -> None:
     study = copied_study
@@ -116,7 +127,7 @@ def test_a_refused_setting_leaves_the_configuration_as_it_was(
     assert study.config.read_bytes() == before
 
 
-def test_one_bad_patient_fails_the_command_and_not_the_others(
+def test_one_invalid_patient_fails_the_command_but_not_other_patients(
     home: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     data = write_phantoms(tmp_path / "data", patients=4, tests=0, size=(24, 26, 22))
@@ -130,7 +141,7 @@ def test_one_bad_patient_fails_the_command_and_not_the_others(
     assert sorted(path.stem for path in (tmp_path / "numpy" / "images").iterdir()) == sorted(c.id for c in cases[1:])
 
 
-def test_patients_that_are_current_are_not_preprocessed_again(copied_study: Study) -> None:
+def test_only_missing_arrays_are_preprocessed(copied_study: Study) -> None:
     study = copied_study
     first, second = (study.image(case.id) for case in read_train_paths(study.train_paths).cases[:2])
     first.unlink()
@@ -140,7 +151,7 @@ def test_patients_that_are_current_are_not_preprocessed_again(copied_study: Stud
     assert second.stat().st_mtime_ns == untouched
 
 
-def test_predict_finds_channels_by_name_and_evaluate_scores_what_it_wrote(
+def test_predict_matches_channels_by_name_and_evaluate_scores_its_masks(
     home: Path, finished: Study, tmp_path: Path
 ) -> None:
     cases = read_train_paths(finished.train_paths).cases[:2]
@@ -157,7 +168,7 @@ def test_predict_finds_channels_by_name_and_evaluate_scores_what_it_wrote(
     assert (tmp_path / "scores.csv").read_text().splitlines()[1].startswith(cases[0].id)
 
 
-def test_a_training_that_is_killed_goes_on_to_the_same_weights(copied_study: Study) -> None:
+def test_a_killed_training_resumes_to_the_same_weights(copied_study: Study) -> None:
     study = copied_study
     where = ["--results", str(study.results), "--numpy", str(study.numpy), "--folds", "0", "--epochs", "3"]
     command = [

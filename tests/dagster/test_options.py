@@ -1,13 +1,35 @@
-"""Flags to options and settings."""
+"""Parsing of flags, and ``--help``."""
+
+import inspect
+import re
 
 import pytest
 
+from mist_dagster import cli
+from mist_dagster.cli import options
 from mist_dagster.cli.options import AnalyzeOptions, PreprocessOptions, RunAllOptions, TrainOptions, parse
-from mist_ops.config import StudyConfig
+from mist_ops.config import NAMES, StudyConfig
+from mist_ops.registry import BLENDINGS, LABEL_ENSEMBLERS, PROBABILITY_ENSEMBLERS
 from mist_ops.schema import flagged_fields
 
+STAGES = ["analyze", "preprocess", "train"]
+COMMANDS = [
+    name
+    for name, function in inspect.getmembers(cli, inspect.isfunction)
+    if function.__module__ == cli.__name__ and not name.startswith("_")
+]
+OVERWRITING = {"analyze", "preprocess", "train", "run_all", "average_weights", "convert_msd", "convert_csv"}
 
-def test_settings_come_by_their_path_in_the_configuration_with_their_types() -> None:
+
+def shown(capsys: pytest.CaptureFixture[str], command: str) -> str:
+    """The help of a command."""
+    with pytest.raises(SystemExit) as end:
+        getattr(cli, command)(["--help"])
+    assert end.value.code == 0
+    return capsys.readouterr().out
+
+
+def test_settings_are_returned_by_path_with_their_types() -> None:
     flags = ["--epochs", "5", "--patch-size", "32", "48", "64", "--l2-penalty", "0", "--model", "nnunet-pocket"]
     _, settings = parse("mist_train", None, TrainOptions, ["train"], flags)
     assert settings == {
@@ -19,23 +41,85 @@ def test_settings_come_by_their_path_in_the_configuration_with_their_types() -> 
 
 
 @pytest.mark.parametrize(
-    "words, expected",
-    [(["--compute-dtms"], True), (["--compute-dtms", "Yes"], True), (["--compute-dtms", "f"], False)],
+    "flags, expected",
+    [
+        (["--compute-dtms"], True),
+        (["--compute-dtms", "Yes"], True),
+        (["--compute-dtms", "f"], False),
+        (["--no-compute-dtms"], False),
+    ],
 )
-def test_a_switch_stands_alone_or_takes_a_word_for_yes_or_no(words: list[str], expected: bool) -> None:
-    _, settings = parse("mist_preprocess", None, PreprocessOptions, ["preprocess"], words)
+def test_a_switch_of_config_json_has_an_opposite_and_accepts_the_values_of_mist(
+    flags: list[str], expected: bool
+) -> None:
+    _, settings = parse("mist_preprocess", None, PreprocessOptions, ["preprocess"], flags)
     assert settings == {"preprocessing.compute_dtms": expected}
 
 
-def test_what_is_not_given_is_not_set() -> None:
-    options, settings = parse("mist_analyze", None, AnalyzeOptions, ["analyze"], ["--data", "d.json"])
-    assert not options.overwrite
+def test_no_preprocess_has_an_opposite() -> None:
+    _, settings = parse("mist_preprocess", None, PreprocessOptions, ["preprocess"], ["--preprocess"])
+    assert settings == {"preprocessing.skip": False}
+
+
+def test_omitted_flags_are_not_settings() -> None:
+    chosen, settings = parse("mist_analyze", None, AnalyzeOptions, ["analyze"], ["--data", "d.json"])
+    assert not chosen.overwrite
     assert settings == {}
 
 
-def test_run_all_takes_every_flag_of_its_stages(capsys: pytest.CaptureFixture[str]) -> None:
+def test_names_of_plugins_are_accepted() -> None:
+    _, settings = parse("mist_train", None, TrainOptions, ["train"], ["--loss", "of_a_plugin"])
+    assert settings == {"training.loss.name": "of_a_plugin"}
+
+
+def test_run_all_has_every_flag_of_its_stages(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        parse("mist_run_all", None, RunAllOptions, ["analyze", "preprocess", "train"], ["--help"])
-    shown = capsys.readouterr().out
+        parse("mist_run_all", None, RunAllOptions, STAGES, ["--help"])
+    text = capsys.readouterr().out
     own = {"--" + name.replace("_", "-") for part in (AnalyzeOptions, TrainOptions) for name in part.model_fields}
-    assert all(flag in shown for flag in own | {flagged.flag for flagged in flagged_fields(StudyConfig)})
+    assert all(flag in text for flag in own | {flagged.flag for flagged in flagged_fields(StudyConfig)})
+
+
+def test_help_groups_flags_as_the_user_guide_does(capsys: pytest.CaptureFixture[str]) -> None:
+    text = shown(capsys, "run_all")
+    assert re.findall(r"^(\w.*):$", text, re.MULTILINE) == [
+        *("Input and output", "Hardware", "Analysis", "Preprocessing", "Model", "Loss function", "Training loop"),
+        *("Transfer learning", "General", "Queue"),
+    ]
+    members = {title: re.findall(r"^  (--[\w-]+)", flags, re.MULTILINE) for title, flags in _groups(text).items()}
+    assert members["Input and output"][0] == "--data"  # required
+    assert set(members["Input and output"]) == {"--data", "--results", "--study", "--numpy", "--overwrite"}
+    assert members["Loss function"] == ["--loss", "--composite-loss-weighting"]
+    assert members["Queue"] == ["--submit", "--priority", "--max-hours"]
+
+
+def _groups(text: str) -> dict[str, str]:
+    parts = re.split(r"^(\w.*):$", text, flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def test_help_lists_the_names_of_every_registry(capsys: pytest.CaptureFixture[str]) -> None:
+    text = re.sub(r",\s+", ",", shown(capsys, "run_all") + shown(capsys, "ensemble"))
+    for registry in (*NAMES.values(), BLENDINGS, LABEL_ENSEMBLERS, PROBABILITY_ENSEMBLERS):
+        assert f"{{{','.join(sorted(registry))}}}" in text
+
+
+def test_help_shows_defaults_and_no_value_for_switches(capsys: pytest.CaptureFixture[str]) -> None:
+    text = shown(capsys, "run_all")
+    assert re.search(r"--learning-rate X .*\(default: 0\.001\)", text)
+    assert re.search(r"--data PATH .*\(required\)", text)
+    assert re.search(r"--resume  +\w", text)
+    assert "--compute-dtms, --no-compute-dtms\n" in text
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_overwrite_is_a_flag_only_where_output_can_be_replaced(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert ("--overwrite" in shown(capsys, command)) == (command in OVERWRITING)
+
+
+def test_no_option_has_the_flag_of_a_setting() -> None:
+    settings = {flagged.flag for flagged in flagged_fields(StudyConfig)}
+    own = {"--" + name.replace("_", "-") for name in options.RunAllOptions.model_fields}
+    assert settings & own == set()
