@@ -1,4 +1,4 @@
-# Everything runs in .venv, which is made anew when the dependencies change. Another Python: make PYTHON=python3.12 install
+# Everything runs in .venv, which is rebuilt when the dependencies change. For another Python: make PYTHON=python3.12 install
 PYTHON ?= python3.11
 BIN := .venv/bin
 INSTALLED := .venv/installed
@@ -14,7 +14,7 @@ check: $(INSTALLED) ; $(BIN)/ruff check && $(BIN)/ruff format --check && $(BIN)/
 ui: $(INSTALLED) ; $(BIN)/mist_ui
 bench: $(INSTALLED) ; $(BIN)/python bench/stages.py
 
-# Random files for FUZZ_SECONDS, then many more examples than the tests look at. What breaks is kept in .fuzz and .hypothesis.
+# Fuzz the NIfTI reader for FUZZ_SECONDS, then run the property tests with more examples. Failures are kept in .fuzz and .hypothesis.
 fuzz: $(INSTALLED)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[fuzz]'
 	mkdir -p .fuzz
@@ -22,7 +22,7 @@ fuzz: $(INSTALLED)
 		-max_len=4096 -timeout=10 -rss_limit_mb=1024 -malloc_limit_mb=512
 	$(BIN)/pytest -m hypothesis --hypothesis-profile=fuzz tests/test_untrusted.py tests/test_study.py tests/imaging
 
-# What is installed, as CycloneDX, and which of it has known vulnerabilities. The tools are no part of it.
+# Bill of materials (CycloneDX) and audit of the installed packages, with tools from a separate environment.
 sbom: $(INSTALLED) $(AUDIT)
 	.venv-audit/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible -o sbom.json $(BIN)/python
 audit: $(INSTALLED) $(AUDIT) ; $(BIN)/python .ci/audit.py

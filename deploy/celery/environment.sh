@@ -1,5 +1,5 @@
-# To be sourced on every machine; the folders lie on a file system that all of them share, under the same path.
-# The passwords are letters and digits, such as `openssl rand -hex 24` gives: others would have to be escaped in a URL.
+# Source this file on every machine. All machines mount the folders at the same path.
+# Use passwords of letters and digits, such as from `openssl rand -hex 24`; other characters must be escaped in a URL.
 export PATH=/shared/mist/venv/bin:$PATH # where mist-dagster[celery] is installed
 export DAGSTER_HOME=/shared/mist/dagster_home
 export MIST_POSTGRES=postgresql+psycopg2://mist:CHANGE_ME@head:5432/dagster

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# A Celery worker: `worker.sh dagster 4` for four processes of the ordinary steps, `worker.sh gpu 1` for one with a GPU.
-# SIGTERM or Ctrl-C ends it with the steps that it executes.
+# Start a Celery worker: `worker.sh dagster 4` with 4 processes for steps without GPU, `worker.sh gpu 1` with 1 for a GPU.
+# SIGTERM and Ctrl-C stop the worker and its steps.
 set -euo pipefail
 queue=${1:?dagster or gpu}
 processes=${2:-1}
