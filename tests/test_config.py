@@ -189,7 +189,7 @@ def test_an_override_is_validated_and_leaves_the_original() -> None:
     changed = override(CONFIG, {"training.epochs": 50, "spatial_config.patch_size": [16, 24, 32]})
     assert (changed.training.epochs, changed.spatial_config.patch_size) == (50, (16, 24, 32))
     assert CONFIG.training.epochs == 1000
-    with refuses("value-invalid", ConfigError, field="training.epochs", found=0, expected="greater than 0"):
+    with refuses("value-invalid", ConfigError, field="training.epochs", found=0, expected="at least 1"):
         override(CONFIG, {"training.epochs": 0})
 
 

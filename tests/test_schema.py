@@ -53,7 +53,7 @@ def test_all_mistakes_are_listed_and_the_first_gives_the_facts(tmp_path: Path) -
     path = _file(tmp_path, '{"oven": {"temperature": -1, "fan_speed": "fast"}}')
     with refuses("key-missing", ConfigError, field="name", file=path) as refused:
         read_checked(path, _Kitchen, ConfigError)
-    for part in ("'oven.temperature' must be greater than 0, got -1.", "'oven.fan_speed' must be an integer"):
+    for part in ("'oven.temperature' must be at least 1, got -1.", "'oven.fan_speed' must be an integer"):
         assert part in refused.value.message
 
 
@@ -129,7 +129,7 @@ def test_the_error_behind_a_validator_gives_code_and_facts() -> None:
 def test_a_mistake_in_a_flag_names_the_flag() -> None:
     with pytest.raises(ValidationError) as refused:
         TypeAdapter(PositiveInt).validate_python("0")
-    assert flag_mistake("--epochs", refused.value) == "--epochs must be greater than 0, got '0'."
+    assert flag_mistake("--epochs", refused.value) == "--epochs: must be at least 1 (got 0)"
 
 
 def test_flags_are_found_in_sections_with_their_paths() -> None:

@@ -20,7 +20,6 @@ from mist_ops.config import NAMES, StudyConfig
 from mist_ops.registry import BLENDINGS, LABEL_ENSEMBLERS, PROBABILITY_ENSEMBLERS, Registry
 from mist_ops.schema import Flag, FlaggedField, Section, flag_mistake, flagged_fields
 
-
 Chosen = TypeVar("Chosen", bound="Options")
 
 
@@ -372,7 +371,7 @@ class _Parser(argparse.ArgumentParser):
         action = section.add_argument(*names, dest=flagged.path, help=self._help(flagged), **_shape(flagged))
         named = _marker(flagged.field, NameIn)
         registry = named.registry if named else NAMES.get(flagged.path)
-        if registry:
+        if registry is not None:  # its length would import torch
             self._named[action] = registry
 
     def _help(self, flagged: FlaggedField) -> str:

@@ -221,7 +221,7 @@ def test_classes_are_read_from_a_config_or_alone(tmp_path: Path, wrapped: bool) 
     "content, words",
     [
         ({"WT": {"labels": [], "metrics": {}}}, "WT.labels"),
-        ({"WT": {"labels": [0], "metrics": {}}}, r"WT.labels.0'.*greater than 0"),
+        ({"WT": {"labels": [0], "metrics": {}}}, r"WT.labels.0'.*at least 1"),
         ({"WT": {"labels": [1, True], "metrics": {}}}, r"WT.labels.1' must be an integer"),
         ({"WT": {"labels": ["1"], "metrics": {}}}, r"WT.labels.0' must be an integer"),
         ({"WT": {"labels": [1.5], "metrics": {}}}, r"WT.labels.0' must be an integer"),

@@ -15,14 +15,14 @@ FAULTS = [
         "run_all/results-exist",
         "existing results",
         lambda box: [],
-        ("config.json", "--resume", "--overwrite"),
+        ("[output-exists]", "config.json", "--resume", "--overwrite"),
         touches=False,
     ),
     Fault(
         "run_all/resume-and-overwrite",
         "--resume with --overwrite",
         lambda box: ["--resume", "--overwrite"],
-        ("--resume", "--overwrite"),
+        ("[flags-contradict]", "--resume", "--overwrite"),
         touches=False,
     ),
     Fault(
@@ -64,7 +64,7 @@ FAULTS = [
         "run_all/fold-out-of-range",
         "a fold that does not exist",
         lambda box: ["--resume", "--folds", "5"],
-        "5",
+        ("[unknown-fold]", "Fold 5", "0–1"),
         touches=False,
     ),
     Fault(
