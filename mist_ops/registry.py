@@ -95,7 +95,7 @@ class Registry(Mapping[str, T], Generic[T]):
             match node:
                 case ast.Call(func=ast.Attribute(value=ast.Name(id=registry), attr="register"), args=[name]):
                     if globals().get(registry) is self:
-                        yield name.value if isinstance(name, ast.Constant) else None
+                        yield str(name.value) if isinstance(name, ast.Constant) else None
 
     def __getitem__(self, name: str) -> T:
         entries = self._load()

@@ -47,6 +47,17 @@ def test_a_name_can_be_registered_once() -> None:
 
 
 @pytest.mark.parametrize("parts", ALL, ids=lambda parts: parts.kind)
+def test_names_read_from_the_source_are_those_of_the_entries(parts: Registry[object]) -> None:
+    code = f"from mist_ops import registry; print(*registry.{_variable(parts)}.builtin_names())"
+    listed = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert listed.split() == list(parts)
+
+
+def _variable(parts: Registry[object]) -> str:
+    return next(name for name, value in vars(registry).items() if value is parts)
+
+
+@pytest.mark.parametrize("parts", ALL, ids=lambda parts: parts.kind)
 def test_every_registry_has_entries(parts: Registry[object]) -> None:
     assert len(parts) > 0
 
