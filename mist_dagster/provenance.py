@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeAlias, TypeVar, cast
+from typing import TypeAlias, TypeVar, cast
 
 import dagster as dg
 
@@ -18,21 +18,14 @@ from mist_dagster.dagster_private import (
 )
 from mist_dagster.metadata import Metadata
 from mist_dagster.runtime.progress import Progress
+from mist_ops import workers
 from mist_ops.dataset import Case
-from mist_ops.errors import CaseError, explained, few, machine_error
-from mist_ops.files import file_hash, json_hash
+from mist_ops.errors import few
+from mist_ops.files import file_hashes, json_hash
 from mist_ops.study import Study
-from mist_ops.workers import Outcome
+from mist_ops.workers import IdentifiedT, Outcome
 
 Result = TypeVar("Result")
-
-
-class _Named(Protocol):
-    @property
-    def id(self) -> str: ...
-
-
-Named = TypeVar("Named", bound=_Named)
 
 CODE_VERSION = "1"
 """Version of the assets that are in no row of the table of stages."""
@@ -51,8 +44,8 @@ MAX_LISTED = 50
 
 
 def hashed(**files: Iterable[Path]) -> Inputs:
-    """Hash inputs by their part; files that are not there are left out, as the work on them fails by itself."""
-    return {part: {str(path): file_hash(path) for path in paths if path.is_file()} for part, paths in files.items()}
+    """Hash inputs by their part; missing files are skipped, as the work on them fails by itself."""
+    return file_hashes(files)
 
 
 def listed(inputs: Inputs) -> dg.MetadataValue:
@@ -144,8 +137,7 @@ def materialize_each(
                 raise outcome.error
             record = made(case, cast(Result, outcome.result))
         except Exception as error:  # neither a case nor its picture may stop the others
-            _stop_at_machine_errors(error)
-            failures[case.id] = _sentence(case.id, error)
+            failures[case.id] = str(workers.failure(case.id, error))
             progress.problem(failures[case.id])
             continue
         context.log_event(
@@ -165,30 +157,12 @@ def materialize_each(
         )
 
 
-def _stop_at_machine_errors(error: Exception) -> None:
-    """Raise what would befall every other case too, such as a full disk."""
-    trouble = machine_error(error)
-    if trouble and trouble.everywhere:
-        raise trouble from error
-
-
-def _sentence(case_id: str, error: Exception) -> str:
-    return str(error) if isinstance(error, CaseError) else f"Case '{case_id}': {explained(error)}"
-
-
-def collect(outcomes: Iterable[Outcome[Named, Result]], progress: Progress) -> tuple[dict[str, Result], dict[str, str]]:
-    """The results by id, and a sentence for each item that failed, told as it comes."""
-    results: dict[str, Result] = {}
-    failures: dict[str, str] = {}
-    for outcome in outcomes:
-        name = outcome.item.id
-        if outcome.error is None:
-            results[name] = cast(Result, outcome.result)
-        else:
-            _stop_at_machine_errors(outcome.error)
-            failures[name] = _sentence(name, outcome.error)
-            progress.problem(failures[name])
-    return results, failures
+def collect(
+    outcomes: Iterable[Outcome[IdentifiedT, Result]], progress: Progress
+) -> tuple[dict[str, Result], dict[str, str]]:
+    """Return the results and the messages of failures by id; failures are reported as they come."""
+    results, failures = workers.collect(outcomes, lambda error: progress.problem(str(error)))
+    return results, {item_id: str(error) for item_id, error in failures.items()}
 
 
 @contextlib.contextmanager

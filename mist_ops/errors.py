@@ -101,10 +101,11 @@ class CaseError(MistError):
         self.problem = problem
 
     @classmethod
-    def of(cls, case_id: str, error: MistError) -> CaseError:
+    def of(cls, case_id: str, error: Exception) -> CaseError:
         """Say which case an error is about; code and facts are kept."""
         if isinstance(error, CaseError):
             return error
+        error = as_mist_error(error)
         facts = {name: getattr(error, name) for name in ("file", "field", "found", "expected")}
         return cls(case_id, error.message, code=error.code, **facts)
 
@@ -150,26 +151,40 @@ def machine_error(error: BaseException | None) -> MachineError | None:
         if isinstance(error, MachineError):
             return error
         if isinstance(error, OSError) and error.errno in UNDERSTOOD:
-            code, _ = UNDERSTOOD[error.errno]
-            return MachineError(
-                _of_system(error), code=code, everywhere=error.errno in _NOT_WRITABLE, file=error.filename
-            )
+            return _of_system(error)
         error = error.__cause__ or error.__context__
     return None
 
 
-def explained(error: Exception) -> str:
-    """Describe an error that is not a ``MistError`` to a user."""
+def as_mist_error(error: Exception) -> MistError:
+    """Return any exception as a ``MistError``, with a code if its kind is known."""
+    if isinstance(error, MistError):
+        return error
     if isinstance(error, OSError) and error.errno in UNDERSTOOD:
-        return f"{_of_system(error)} [{UNDERSTOOD[error.errno][0]}]"
+        return _of_system(error)
     if isinstance(error, FileNotFoundError) and error.filename:
-        return f"{error.filename} does not exist. Restore it, or run the command that creates it. [file-missing]"
-    return str(error) or type(error).__name__
+        return MistError(
+            f"{error.filename} does not exist. Restore it, or run the command that creates it.",
+            code="file-missing",
+            file=error.filename,
+        )
+    return MistError(str(error) or type(error).__name__)
 
 
-def _of_system(error: OSError) -> str:
+def explained(error: Exception) -> str:
+    """Describe an error to a user."""
+    return str(as_mist_error(error))
+
+
+def _of_system(error: OSError) -> MachineError:
+    code, problem = UNDERSTOOD[error.errno or 0]
     where = f"{error.filename}: " if error.filename else "Files cannot be used: "
-    return f"{where}{UNDERSTOOD[error.errno or 0][1]}, then run the same command again; finished work is kept."
+    return MachineError(
+        f"{where}{problem}, then run the same command again; finished work is kept.",
+        everywhere=error.errno in _NOT_WRITABLE,
+        code=code,
+        file=error.filename,
+    )
 
 
 def few(items: Sequence[object], most: int = 5) -> str:

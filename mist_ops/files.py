@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -124,6 +124,11 @@ def file_hash(path: Path) -> str:
     """SHA-256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def file_hashes(files: Mapping[str, Iterable[Path]]) -> dict[str, dict[str, str]]:
+    """SHA-256 of the existing files of each group, by path."""
+    return {name: {str(path): file_hash(path) for path in paths if path.is_file()} for name, paths in files.items()}
 
 
 def stamp(path: Path) -> list[int]:

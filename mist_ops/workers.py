@@ -11,9 +11,9 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar, cast
 
-from mist_ops.errors import MistError
+from mist_ops.errors import CaseError, MistError, machine_error
 
 AHEAD = 8
 """Items that each worker may be ahead of what was yielded: others go on while one takes as long as so many."""
@@ -33,6 +33,57 @@ class Outcome(Generic[Item_co, Result_co]):
     item: Item_co
     result: Result_co | None = None
     error: Exception | None = None
+
+
+class Identified(Protocol):
+    """An item with an id, such as a patient."""
+
+    @property
+    def id(self) -> str:
+        """Id of the item."""
+        ...
+
+
+IdentifiedT = TypeVar("IdentifiedT", bound=Identified)
+
+
+def collect(
+    outcomes: Iterable[Outcome[IdentifiedT, Result]], report: Callable[[CaseError], object]
+) -> tuple[dict[str, Result], dict[str, CaseError]]:
+    """Return the results and the failures of items by id.
+
+    Args:
+        outcomes: The outcomes.
+        report: Called with each failure as it comes.
+
+    Raises:
+        MachineError: As ``failure``.
+    """
+    results: dict[str, Result] = {}
+    failures: dict[str, CaseError] = {}
+    for outcome in outcomes:
+        item_id = outcome.item.id
+        if outcome.error is None:
+            results[item_id] = cast(Result, outcome.result)
+        else:
+            failures[item_id] = failure(item_id, outcome.error)
+            report(failures[item_id])
+    return results, failures
+
+
+def failure(item_id: str, error: Exception) -> CaseError:
+    """Return the error of an item as a ``CaseError``.
+
+    Raises:
+        MachineError: Every other item would fail in the same way, as on a full disk.
+    """
+    trouble = machine_error(error)
+    if trouble and trouble.everywhere:
+        raise trouble from error
+    found = CaseError.of(item_id, error)
+    if found is not error:
+        found.__cause__ = error
+    return found
 
 
 def outcomes(

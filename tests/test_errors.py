@@ -62,6 +62,20 @@ def test_an_error_that_gets_a_case_keeps_its_code_and_facts() -> None:
     assert CaseError.of("008", error) is error
 
 
+@pytest.mark.parametrize(
+    "error, code, message",
+    [
+        (PermissionError(errno.EACCES, "Permission denied", "a.nii.gz"), "permission-denied", "Case '007': a.nii.gz"),
+        (FileNotFoundError(errno.ENOENT, "No such file", "a.nii.gz"), "file-missing", "Case '007': a.nii.gz"),
+        (KeyError(), "unclassified", "Case '007': KeyError"),
+    ],
+)
+def test_any_exception_can_get_a_case(error: Exception, code: str, message: str) -> None:
+    found = CaseError.of("007", error)
+    assert (found.case, found.code) == ("007", code)
+    assert found.message.startswith(message)
+
+
 def test_a_machine_error_survives_as_one() -> None:
     assert isinstance(pickle.loads(pickle.dumps(machine_error(full()))), MachineError)
 

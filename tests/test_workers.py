@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import errno
 import os
 import signal
+from dataclasses import dataclass
 
 import pytest
+from expect import refuses
 
-from mist_ops.workers import AHEAD, outcomes
+from mist_ops.errors import CaseError, ImageError, MachineError
+from mist_ops.workers import AHEAD, collect, outcomes
 
 
 def _reciprocal(number: int) -> float:
@@ -27,6 +31,33 @@ def test_one_bad_item_does_not_stop_the_others() -> None:
 def test_one_worker_runs_lazily_in_this_process() -> None:
     found = outcomes(_reciprocal, iter([2, 0]))
     assert next(found).result == 0.5
+
+
+@dataclass(frozen=True)
+class Item:
+    id: str
+    error: Exception | None = None
+
+
+def _fails(item: Item) -> str:
+    if item.error:
+        raise item.error
+    return item.id.upper()
+
+
+def test_results_and_failures_are_collected_by_id() -> None:
+    broken = ImageError("a.nii.gz is empty.", code="empty-image")
+    reported: list[CaseError] = []
+    results, failures = collect(outcomes(_fails, [Item("a"), Item("b", broken), Item("c")]), reported.append)
+    assert results == {"a": "A", "c": "C"}
+    assert reported == list(failures.values())
+    assert (failures["b"].case, failures["b"].code, failures["b"].__cause__) == ("b", "empty-image", broken)
+
+
+def test_a_full_disk_stops_all_items() -> None:
+    full = OSError(errno.ENOSPC, "No space left on device", "/results/a.npy")
+    with refuses("disk-full", MachineError):
+        collect(outcomes(_fails, [Item("a", full), Item("b")]), lambda error: None)
 
 
 def test_no_items_give_no_outcomes() -> None:

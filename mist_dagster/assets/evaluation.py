@@ -1,7 +1,6 @@
 """Scores of the cross-validation predictions."""
 
-import contextlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 
 import dagster as dg
 from pydantic import Field
@@ -12,15 +11,11 @@ from mist_dagster.provenance import Inputs, asset_key, collect, hashed, interrup
 from mist_dagster.runtime.locks import at_work
 from mist_dagster.runtime.progress import Progress
 from mist_dagster.stages import STAGES
-from mist_ops.dataset import Assignment
-from mist_ops.errors import ConfigError, counted, few
-from mist_ops.evaluation.pages import Model
+from mist_ops.errors import counted, few
 from mist_ops.evaluation.score import CaseScores
 from mist_ops.evaluation.study import Written, open_evaluation
 from mist_ops.evaluation.table import read_summary, worst_first
 from mist_ops.files import file_hash
-from mist_ops.records.passport import read_passport
-from mist_ops.records.prediction import read_prediction_record
 from mist_ops.study import Study
 
 
@@ -55,27 +50,13 @@ def build(study: Study, partitions: StudyPartitions) -> list[dg.AssetsDefinition
         with interruptible(context), at_work(context.run.run_id, study, "scored"):
             scored = progress.track(task.score(config.workers), "Evaluating", len(task.pairs))
             rows, failures = collect(scored, progress)
-            written = task.write(rows, failures, inputs, dict(_models(study, task.assignment, rows)))
+            written = task.write(rows, failures, inputs)
         if failures:
             patients = counted(len(task.pairs), "patient")
             raise dg.Failure(f"{len(failures)} of {patients} could not be scored: {few(list(failures))}.")
         return _result(study, rows, written, inputs)
 
     return [evaluation]
-
-
-def _models(study: Study, assignment: Assignment, ids: Iterable[str]) -> Iterator[tuple[str, Model]]:
-    """The model that predicted each patient, where the fold's passport describes the same weights."""
-    known = {}
-    for fold in set(assignment.fold_of.values()):
-        with contextlib.suppress(ConfigError):
-            passport = read_passport(study.model(fold))
-            known[passport.weights] = Model(passport.weights, passport.best_epoch + 1, len(passport.history))
-    for case_id in ids:
-        record = read_prediction_record(study.prediction_record("train", case_id))
-        used = record.models.get(assignment.fold_of[case_id]) if record else None
-        if used in known:
-            yield case_id, known[used]
 
 
 def _result(study: Study, rows: Mapping[str, CaseScores], written: Written, inputs: Inputs) -> dg.MaterializeResult:

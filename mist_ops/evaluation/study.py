@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from mist_ops.config import STEP_VERSIONS, StudyConfig, read_config
 from mist_ops.dataset import Assignment, read_train_paths
+from mist_ops.errors import ConfigError
 from mist_ops.evaluation.pages import Model, write_pages
 from mist_ops.evaluation.picture import draw_scores
 from mist_ops.evaluation.score import CaseScores, check_classes
 from mist_ops.evaluation.table import Pair, evaluate, write_evaluation, write_pairs
+from mist_ops.records.passport import read_passport
+from mist_ops.records.prediction import read_prediction_record
 from mist_ops.records.scores import ScoreInputs
 from mist_ops.study import Study
 from mist_ops.workers import Outcome
@@ -70,6 +74,17 @@ class StudyEvaluation:
             "predictions": [pair.prediction for pair in self.pairs],
         }
 
+    def models(self, ids: Iterable[str]) -> dict[str, Model]:
+        """The model that predicted each patient, where the passport of the fold describes the same weights."""
+        fold_of, known = self.assignment.fold_of, {}
+        for fold in set(fold_of.values()):
+            with suppress(ConfigError):
+                passport = read_passport(self.study.model(fold))
+                known[passport.weights] = Model(passport.weights, passport.best_epoch + 1, len(passport.history))
+        records = {case_id: read_prediction_record(self.study.prediction_record("train", case_id)) for case_id in ids}
+        used = {case_id: record.models.get(fold_of[case_id]) for case_id, record in records.items() if record}
+        return {case_id: known[weights] for case_id, weights in used.items() if weights in known}
+
     def score(self, workers: int = 1) -> Iterator[Outcome[Pair, CaseScores]]:
         """Write the table of pairs, then score each; yield the outcomes in the order of the table."""
         write_pairs(self.study.evaluation_paths, self.pairs)
@@ -80,7 +95,6 @@ class StudyEvaluation:
         rows: Mapping[str, CaseScores],
         failures: Mapping[str, str],
         hashes: Hashes,
-        models: Mapping[str, Model],
     ) -> Written:
         """Write results.csv with the files beside it, the plot, and a page for each patient.
 
@@ -88,7 +102,6 @@ class StudyEvaluation:
             rows: Scores by id.
             failures: Reasons by id, of patients that could not be scored.
             hashes: Those of ``inputs``, taken before anything was scored.
-            models: The model that predicted each patient, where it is known.
         """
         study, classes, task = self.study, self.config.evaluation, self.config.dataset_info.task
         predicted = {pair.id for pair in self.pairs}
@@ -99,7 +112,7 @@ class StudyEvaluation:
         write_evaluation(study.results_csv, self.expected, classes, rows, {**failures, **unpredicted}, inputs=inputs)
         missing = [case.id for case in self.assignment.cases if case.id not in rows]
         plot = draw_scores(rows, missing, classes, study.figure("scores"), task)
-        write_pages(study, task, self.assignment, classes, rows, models)
+        write_pages(study, task, self.assignment, classes, rows, self.models(rows))
         return Written(missing, plot)
 
     def _record(self, hashes: Hashes) -> ScoreInputs:

@@ -16,7 +16,7 @@ from typing import TypeAlias
 import numpy as np
 from jaxtyping import Bool, Float64
 
-from mist_ops.errors import CaseError, DatasetError, MistError, counted, explained
+from mist_ops.errors import CaseError, DatasetError, MistError, counted
 from mist_ops.imaging.nifti import read_labels
 from mist_ops.postprocessing.case import Prediction
 from mist_ops.postprocessing.strategy import ALL, Step, Strategy, apply, to_json
@@ -164,7 +164,7 @@ class _Table:
         self._score, self._workers = score, workers
         found = list(outcomes(partial(_scores, score, [()]), predictions, workers))
         known = [(outcome.item, outcome.result[0]) for outcome in found if outcome.result is not None]
-        errors = [_of_case(outcome.item.id, outcome.error) for outcome in found if outcome.error]
+        errors = [CaseError.of(outcome.item.id, outcome.error) for outcome in found if outcome.error]
         self.failures = {str(error.case): str(error) for error in errors}
         if not known:
             reason = f" {errors[0].message}" if errors else ""
@@ -208,13 +208,9 @@ def _scores(score: Score, strategies: Sequence[Strategy], prediction: Prediction
     return scores
 
 
-def _of_case(case_id: str, error: Exception) -> CaseError:
-    return CaseError.of(case_id, error if isinstance(error, MistError) else MistError(explained(error)))
-
-
 def _certain(outcome: Outcome[Prediction, list[float]]) -> list[float]:
     if outcome.result is None:  # the user is not at fault: the prediction was scored without a strategy before
-        raise _of_case(outcome.item.id, outcome.error or MistError("it has no score.")) from outcome.error
+        raise CaseError.of(outcome.item.id, outcome.error or MistError("it has no score.")) from outcome.error
     return outcome.result
 
 

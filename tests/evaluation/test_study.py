@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 
 from mist_ops.analysis.analyze import analyze
-from mist_ops.evaluation.pages import Model
 from mist_ops.evaluation.study import StudyEvaluation, open_evaluation
 from mist_ops.evaluation.table import summary_path
-from mist_ops.files import file_hash
+from mist_ops.files import file_hash, file_hashes
 from mist_ops.records.scores import read_score_inputs
 from mist_ops.study import Study
 
@@ -32,14 +31,9 @@ def study(phantom_dataset: Path, tmp_path: Path) -> Study:
 
 def evaluated(study: Study) -> StudyEvaluation:
     task = open_evaluation(study)
-    hashes = {part: {str(path): file_hash(path) for path in paths} for part, paths in _existing(task).items()}
     rows = {outcome.item.id: outcome.result for outcome in task.score() if outcome.result}
-    task.write(rows, {}, hashes, dict.fromkeys(rows, Model("0a1b", 1, 2)))
+    task.write(rows, {}, file_hashes(task.inputs))
     return task
-
-
-def _existing(task: StudyEvaluation) -> dict[str, list[Path]]:
-    return {part: [path for path in paths if path.is_file()] for part, paths in task.inputs.items()}
 
 
 def test_expected_are_predicted_patients_and_those_of_a_fold_with_a_model(study: Study) -> None:
@@ -70,6 +64,6 @@ def test_the_summary_records_the_inputs_by_id(study: Study) -> None:
 
 def test_patients_without_scores_are_reported_missing(study: Study) -> None:
     task = open_evaluation(study)
-    written = task.write({}, {}, {"masks": {}, "predictions": {}}, {})
+    written = task.write({}, {}, {"masks": {}, "predictions": {}})
     assert written.missing == [case.id for case in task.assignment.cases]
     assert written.plot.startswith(b"\x89PNG")
