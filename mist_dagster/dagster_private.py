@@ -7,7 +7,11 @@ What is imported at the top, ``import dagster`` loads anyway. The names of ``_LA
 they load SQLAlchemy.
 """
 
+import contextlib
+import sys
+from collections.abc import Iterator
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dagster._core.definitions.data_version import (
@@ -31,10 +35,12 @@ from dagster._serdes import ConfigurableClassData
 from dagster_shared.error import SerializableErrorInfo
 
 if TYPE_CHECKING:
+    from dagster import DagsterInstance
     from dagster._core.storage.event_log.sqlite.sqlite_event_log import SqliteEventLogStorage
     from dagster._core.storage.noop_compute_log_manager import NoOpComputeLogManager
     from dagster._core.storage.runs import SqliteRunStorage
     from dagster._core.storage.sqlite import SQLITE_BUSY_TIMEOUT_SECONDS
+    from starlette.types import ASGIApp
 
 __all__ = [
     "ASSET_PARTITION_RANGE_END_TAG",
@@ -54,11 +60,13 @@ __all__ = [
     "SqliteEventLogStorage",
     "SqliteRunStorage",
     "UnresolvedAssetJobDefinition",
+    "daemon_command",
     "execute_run",
     "extract_data_version_from_entry",
     "get_input_data_version_tag",
     "get_input_event_pointer_tag",
     "run_of_step",
+    "web_application",
 ]
 
 _LAZY = {
@@ -81,3 +89,28 @@ def run_of_step(packed: Any) -> str:
     from dagster_shared.serdes import unpack_value
 
     return unpack_value(packed, as_type=ExecuteStepArgs).run_id
+
+
+def daemon_command(workspace: Path) -> list[str]:
+    """Return the command of Dagster's daemon; its script ``dagster-daemon`` is not in every environment's PATH."""
+    return [sys.executable, "-m", "dagster._daemon", "run", "--workspace", str(workspace)]
+
+
+@contextlib.contextmanager
+def web_application(instance: "DagsterInstance", workspace: Path) -> Iterator["ASGIApp"]:
+    """Open Dagster's UI and GraphQL API as an ASGI application.
+
+    Args:
+        instance: The instance to show.
+        workspace: The workspace file with the code locations.
+    """
+    from dagster._core.workspace.context import WorkspaceProcessContext
+    from dagster._core.workspace.load_target import WorkspaceFileTarget
+    from dagster_webserver.app import create_app_from_workspace_process_context
+    from dagster_webserver.version import __version__
+
+    # What the command dagster-webserver does: databases with a server get a pool of connections.
+    instance.optimize_for_webserver(statement_timeout=15_000, pool_recycle=3600, max_overflow=20)
+    target = WorkspaceFileTarget([str(workspace)])
+    with WorkspaceProcessContext(instance, target, version=__version__, code_server_log_level="WARNING") as context:
+        yield create_app_from_workspace_process_context(context, live_data_poll_rate=2000)

@@ -25,13 +25,11 @@ from mist_dagster.dagster_private import (
     execute_run,
 )
 from mist_dagster.instance import home
+from mist_dagster.instance.home import CODE_LOCATION
 from mist_dagster.runtime.progress import Progress
 from mist_dagster.stages import STAGES, job_name
 from mist_ops.errors import UNDERSTOOD, ConfigError, MistError, explained
 from mist_ops.study import Study
-
-CODE_LOCATION = "mist"
-"""Name of the code location in workspace.yaml."""
 
 RELOAD = f'mutation {{ reloadRepositoryLocation(repositoryLocationName: "{CODE_LOCATION}") {{ __typename }} }}'
 

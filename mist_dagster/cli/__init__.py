@@ -123,14 +123,20 @@ def ui(arguments: Arguments = None) -> int:
     """Serve the web UI, the Dagster daemon and TensorBoard on this machine only, until Ctrl-C."""
     chosen, _ = options.parse("mist_ui", ui.__doc__, options.UiOptions, [], arguments)
     from mist_dagster.instance import tensorboard
-    from mist_dagster.instance.home import instance, serve
+    from mist_dagster.instance.home import instance
     from mist_dagster.instance.studies import registered_studies
+    from mist_dagster.instance.webserver import serve
     from mist_dagster.runtime.gpu import fit_pool
 
-    with instance() as opened:  # created, on first use, before two processes do so at once
-        fit_pool(opened)
-    with tensorboard.serving(chosen.tensorboard_port, registered_studies()):
-        return serve(chosen.port)
+    try:
+        with instance() as opened:  # creates the home's database, if this is the first use
+            fit_pool(opened)
+        with tensorboard.serving(chosen.tensorboard_port, registered_studies()):
+            serve(chosen.port)
+    except MistError as error:
+        print(f"Error: {error}", file=sys.stderr)  # noqa: T201
+        return 1
+    return 0
 
 
 def _run(

@@ -5,10 +5,7 @@ import fcntl
 import os
 import re
 import shutil
-import signal
 import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -21,6 +18,9 @@ if TYPE_CHECKING:
 
 PROCESS_TAG = "mist/process"
 """Run tag of a run inside a command: host and process id, by which a dead one is told."""
+
+CODE_LOCATION = "mist"
+"""Name of the code location that the web server and the queue load."""
 
 _ADDRESS = "webserver.url"
 
@@ -88,24 +88,15 @@ def web_server() -> str | None:
     return url.read_text().strip() if url.exists() else None
 
 
-def serve(port: int) -> int:
-    """Serve the UI and run the daemon on loopback, until Ctrl-C; return the exit status."""
-    home, address = dagster_home(), f"http://127.0.0.1:{port}"
-    workspace = str(files("mist_dagster") / "workspace.yaml")
-    dev = [sys.executable, "-m", "mist_dagster.instance.webserver", "dev"]
-    command = [*dev, "-h", "127.0.0.1", "-p", str(port), "-w", workspace]
-    print(f"The UI of {home} will be at {address}; Ctrl-C ends it.", flush=True)  # noqa: T201 - a command's answer
-    url = home / _ADDRESS
-    url.write_text(address)
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background of a script, it is ignored at first
-    with subprocess.Popen(command) as server:
-        signal.signal(signal.SIGTERM, lambda *_: server.send_signal(signal.SIGINT))
-        while server.poll() is None:
-            # Ctrl-C reaches the server too, which needs some seconds to end its own processes: killed, it leaves them.
-            with contextlib.suppress(KeyboardInterrupt):
-                server.wait()
-    url.unlink(missing_ok=True)
-    return 0
+@contextlib.contextmanager
+def announced_web_server(url: str) -> Iterator[None]:
+    """Note the address of this home's web server while the block runs."""
+    path = dagster_home() / _ADDRESS
+    path.write_text(url)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
 
 
 def _sweep(opened: "DagsterInstance") -> None:

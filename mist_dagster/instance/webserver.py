@@ -1,78 +1,187 @@
-"""Dagster's web server, closed to the pages of other sites; with the argument ``dev``, ``dagster dev`` with it.
+"""The web UI: Dagster's web server behind guards against other sites, its daemon and its code server.
 
-The browser of whoever has the UI open also shows other sites, and sends what these tell it to this machine. Dagster's
-server obeys whoever asks, even in the address of a picture.
+Other sites that are open in the same browser can send requests to this machine, and Dagster's server carries out every
+request that it gets, even one in the address of a picture. The guards block requests of other origins and hosts.
 """
 
+import contextlib
+import logging
 import os
+import signal
+import socket
+import subprocess
 import sys
-from typing import Any
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-import dagster_webserver.app
-from dagster._cli import dev
-from dagster_shared.ipc import open_ipc_subprocess
-from dagster_webserver.cli import main as serve
-from dagster_webserver.webserver import DagsterWebserver
+import uvicorn
+import yaml
 from starlette.datastructures import Headers
-from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.responses import PlainTextResponse
-from starlette.types import ASGIApp, Receive, Scope, Send
+
+from mist_dagster.dagster_private import daemon_command, web_application
+from mist_dagster.instance.home import CODE_LOCATION, announced_web_server, dagster_home, instance
+from mist_ops.errors import ConfigError, MachineError
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Receive, Scope, Send
 
 HOSTS = "MIST_UI_HOSTS"
-"""Environment variable: further names by which the UI is reached, such as that of a reverse proxy, by commas."""
+"""Environment variable: further host names of the UI, such as that of a reverse proxy, separated by commas."""
 
 _LOOPBACK = ("127.0.0.1", "localhost", "[::1]", "::1")
+_SECONDS_TO_END = 60
+_SECONDS_BETWEEN_LOOKS = 1.0
+_logger = logging.getLogger("mist")
 
 
 def hosts() -> list[str]:
-    """The names by which the UI may be reached."""
+    """Host names under which the UI answers."""
     return [*_LOOPBACK, *(name.strip().lower() for name in os.environ.get(HOSTS, "").split(",") if name.strip())]
 
 
-class OwnPagesAlone:
-    """Refuses what a page of another site sends, and questions in an address, which need no page at all."""
+class SameOriginOnly:
+    """Block requests of other origins, and GraphQL queries in a URL, which any page can send by a link or a picture."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: "ASGIApp") -> None:
         self.app = app
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, or answer it with a refusal."""
+    async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
+        """Pass a request on, or refuse it."""
         refused = _refusal(scope) if scope["type"] in ("http", "websocket") else None
         await (PlainTextResponse(*refused) if refused else self.app)(scope, receive, send)
 
 
-def _refusal(scope: Scope) -> tuple[str, int] | None:
+def _refusal(scope: "Scope") -> tuple[str, int] | None:
     headers = Headers(scope=scope)
     origin = urlsplit(headers.get("origin", ""))
     foreign = origin.netloc != headers.get("host") and origin.hostname not in hosts()[len(_LOOPBACK) :]
     if "origin" in headers and foreign:
-        return f"Pages of {origin.netloc or 'other sites'} may not use this server.", 403
-    asked = scope["path"].endswith("/graphql") and scope.get("method") == "GET" and scope["query_string"]
-    return ("Ask by POST.", 405) if asked else None
+        return f"Cross-site request from {origin.netloc or 'another site'} blocked.", 403
+    query = scope["path"].endswith("/graphql") and scope.get("method") == "GET" and scope["query_string"]
+    return ("Send GraphQL queries by POST.", 405) if query else None
 
 
-class ClosedWebserver(DagsterWebserver[Any, Any]):
-    """Dagster's web server behind both guards."""
-
-    def build_middleware(self) -> list[Middleware]:
-        """The guards first."""
-        guards = [Middleware(TrustedHostMiddleware, allowed_hosts=hosts()), Middleware(OwnPagesAlone)]
-        return [*guards, *super().build_middleware()]
+def guarded(app: "ASGIApp") -> "ASGIApp":
+    """Put an application behind both guards."""
+    return TrustedHostMiddleware(SameOriginOnly(app), allowed_hosts=hosts())
 
 
-def _start(command: list[str], **how: Any) -> Any:
-    """Start a process of ``dagster dev``: this module in the place of Dagster's web server."""
-    return open_ipc_subprocess(
-        ["mist_dagster.instance.webserver" if word == "dagster_webserver" else word for word in command], **how
+def serve(port: int) -> None:
+    """Serve the UI on loopback, with a daemon and a code server beside it, until Ctrl-C, SIGTERM or SIGHUP.
+
+    Raises:
+        ConfigError: The port cannot be used.
+        MachineError: One of the servers ended by itself.
+    """
+    _interrupt_on_signals()
+    url = f"http://127.0.0.1:{port}"
+    with contextlib.suppress(KeyboardInterrupt), contextlib.ExitStack() as stack:
+        listener = stack.enter_context(_bound(port))
+        records = stack.enter_context(instance())
+        print(f"The UI of {dagster_home()} will be at {url}; Ctrl-C ends it.", flush=True)  # noqa: T201 - output
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mist_ui_")))
+        address, workspace = folder / "code", folder / "workspace.yaml"
+        server = {"grpc_server": {"socket": str(address), "location_name": CODE_LOCATION}}
+        workspace.write_text(yaml.safe_dump({"load_from": [server]}))
+        code = stack.enter_context(_process(_code_server(address)))
+        _wait_for(code, address)
+        daemon = stack.enter_context(_process(daemon_command(workspace)))
+        app = stack.enter_context(web_application(records, workspace))
+        web = stack.enter_context(_serving(guarded(app), listener))
+        stack.enter_context(announced_web_server(url))
+        while web.is_alive():
+            if code.poll() is not None:
+                _logger.warning("The code server ended with status %d and is restarted.", code.returncode)
+                code = stack.enter_context(_process(_code_server(address)))
+            if daemon.poll() is not None:
+                raise _ended("daemon", daemon.returncode)
+            web.join(_SECONDS_BETWEEN_LOOKS)
+        raise _ended("web server")
+
+
+def _interrupt_on_signals() -> None:
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        # A shell script starts background processes with SIGINT ignored; an ignored SIGHUP is what nohup is for.
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler)
+
+
+def _ignore_signals() -> None:
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+
+
+@contextlib.contextmanager
+def _bound(port: int) -> Iterator[socket.socket]:
+    """A socket on loopback that does not listen yet."""
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise ConfigError(
+                f"Port {port} cannot be used: {error.strerror}. Choose another --port.",
+                code="port-unavailable",
+                field="port",
+                found=port,
+            ) from error
+        yield listener
+
+
+def _code_server(address: Path) -> list[str]:
+    command = [sys.executable, "-m", "dagster", "code-server", "start", "--socket", str(address)]
+    return [*command, "-m", "mist_dagster.definitions", "--location-name", CODE_LOCATION, "--log-level", "warning"]
+
+
+@contextlib.contextmanager
+def _process(command: list[str]) -> Iterator["subprocess.Popen[bytes]"]:
+    """Run a process beside the block, and interrupt it and all processes that it started when the block ends."""
+    with subprocess.Popen(command, process_group=0) as process:
+        try:
+            yield process
+        finally:
+            _ignore_signals()  # interrupted a second time, this would leave processes behind
+            for number in (signal.SIGINT, signal.SIGKILL):
+                with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
+                    os.killpg(process.pid, number)
+                    process.wait(_SECONDS_TO_END)
+
+
+def _wait_for(process: "subprocess.Popen[bytes]", address: Path) -> None:
+    """Wait until a process listens on a Unix socket."""
+    while process.poll() is None:
+        with socket.socket(socket.AF_UNIX) as probe, contextlib.suppress(OSError):
+            probe.connect(str(address))
+            return
+        time.sleep(0.1)
+    raise _ended("code server", process.returncode)
+
+
+@contextlib.contextmanager
+def _serving(app: "ASGIApp", listener: socket.socket) -> Iterator[threading.Thread]:
+    """Serve an application in a thread, as the main thread gets the signals."""
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=5))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+    thread.start()
+    try:
+        yield thread
+    finally:
+        server.should_exit = True
+        thread.join(_SECONDS_TO_END)
+
+
+def _ended(name: str, status: int | None = None) -> MachineError:
+    how = "" if status is None else f" with status {status}"
+    return MachineError(
+        f"The {name} of the UI ended{how}. The lines above say why; start mist_ui again.",
+        code="server-ended",
+        everywhere=True,
+        found=status,
     )
-
-
-if __name__ == "__main__":
-    if sys.argv[1:2] == ["dev"]:
-        vars(dev)["open_ipc_subprocess"] = _start
-        dev.dev_command(sys.argv[2:])
-    else:
-        vars(dagster_webserver.app)["DagsterWebserver"] = ClosedWebserver
-        serve()  # type: ignore[no-untyped-call]
