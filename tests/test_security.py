@@ -79,3 +79,6 @@ def test_servers_listen_on_this_machine_only() -> None:
     for location, call in calls("subprocess.Popen"):
         if "--port" in ast.unparse(call):
             assert "127.0.0.1" in ast.unparse(call), location
+    bound = dict(calls("listener.bind", "probe.bind"))
+    assert bound
+    assert [location for location, call in bound.items() if "127.0.0.1" not in ast.unparse(call)] == []

@@ -1,10 +1,13 @@
 """Every private name of Dagster does what we use it for, and is imported in one module alone."""
 
 import ast
+import asyncio
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
@@ -21,21 +24,21 @@ from mist_dagster.dagster_private import (
     SqliteEventLogStorage,
     SqliteRunStorage,
     UnresolvedAssetJobDefinition,
+    daemon_command,
     execute_run,
     extract_data_version_from_entry,
     get_input_data_version_tag,
     get_input_event_pointer_tag,
     run_of_step,
+    web_application,
 )
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("mist_dagster", "mist_ops", "tests", "bench")
 ALLOWED = {
     "mist_dagster/dagster_private.py",
-    "mist_dagster/instance/webserver.py",
     "tests/dagster/staleness.py",
     "tests/dagster/test_dagster_private.py",
-    "tests/dagster/test_webserver.py",
 }
 PUBLIC = {"dagster", "dagster_celery", "dagster_celery.app"}
 
@@ -174,3 +177,28 @@ def test_the_run_of_a_step_is_read_from_what_celery_hands_to_a_worker() -> None:
         retry_mode=RetryMode.DISABLED,
     )
     assert run_of_step(pack_value(step)) == "0123"
+
+
+def test_the_daemon_takes_a_workspace_file(tmp_path: Path) -> None:
+    command = daemon_command(tmp_path / "workspace.yaml")
+    done = subprocess.run([*command[:-2], "--help"], capture_output=True, text=True, check=True)
+    assert command[-2] in done.stdout
+
+
+def test_the_web_application_serves_the_code_locations_of_a_workspace_file(tmp_path: Path) -> None:
+    workspace = tmp_path / "workspace.yaml"
+    workspace.write_text("load_from: []")
+    query = {"query": "{ version workspaceOrError { ... on Workspace { locationEntries { name } } } }"}
+    sent: list[dict[str, Any]] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": json.dumps(query).encode(), "more_body": False}
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": "/graphql", "query_string": b"", "root_path": ""}
+    with dg.DagsterInstance.local_temp(str(tmp_path)) as instance, web_application(instance, workspace) as app:
+        asyncio.run(app({**scope, "headers": [(b"content-type", b"application/json")]}, receive, send))
+    answer = json.loads(b"".join(message.get("body", b"") for message in sent))
+    assert answer["data"] == {"version": dg.__version__, "workspaceOrError": {"locationEntries": []}}

@@ -1,42 +1,43 @@
-"""Who may use the web server: its own pages, under its own names."""
+"""The web server of the UI: who may use it, and what becomes of its processes."""
 
 import asyncio
-import inspect
+import os
+import signal
+import socket
 import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Any
 
-import dagster_webserver.app
 import pytest
-from dagster._cli import dev
 from starlette.responses import PlainTextResponse
 
-from mist_dagster.instance.webserver import OwnPagesAlone
+from mist_dagster import cli
+from mist_dagster.instance.webserver import guarded
 
-from .serving import ask, serving
+from .serving import ask, serving, wait_until
 
 
-def status_of(headers: dict[str, str], method: str = "POST", query: str = "") -> int:
-    """How a request for the server's GraphQL is answered behind the guard."""
+def status_of(headers: dict[str, str], method: str = "POST", query: str = "", kind: str = "http") -> int:
+    """The status of a request for the server's GraphQL behind the guards."""
     sent: list[dict[str, Any]] = []
 
     async def send(message: Any) -> None:
         sent.append(message)
 
     async def receive() -> Any:
-        raise AssertionError("nobody reads a refused request")
+        raise AssertionError("a refused request is not read")
 
     pairs = [(name.encode(), value.encode()) for name, value in headers.items()]
-    scope = {"type": "http", "method": method, "path": "/graphql", "query_string": query.encode(), "headers": pairs}
-    asyncio.run(OwnPagesAlone(PlainTextResponse("done"))(scope, receive, send))
+    scope = {"type": kind, "method": method, "path": "/graphql", "query_string": query.encode(), "headers": pairs}
+    asyncio.run(guarded(PlainTextResponse("done"))(scope, receive, send))
     return int(sent[0]["status"])
 
 
 @pytest.mark.parametrize(
     "origin, status",
     [
-        (None, 200),  # a command
+        (None, 200),  # a command, not a browser
         ("http://127.0.0.1:3000", 200),
         ("http://127.0.0.1:8888", 403),
         ("http://evil.example", 403),
@@ -44,29 +45,73 @@ def status_of(headers: dict[str, str], method: str = "POST", query: str = "") ->
         ("https://mist.example", 403),
     ],
 )
-def test_pages_of_other_sites_are_refused(origin: str | None, status: int) -> None:
-    assert status_of({"host": "127.0.0.1:3000", **({"origin": origin} if origin else {})}) == status
+@pytest.mark.parametrize("kind", ["http", "websocket"])
+def test_cross_site_requests_are_blocked(origin: str | None, status: int, kind: str) -> None:
+    assert status_of({"host": "127.0.0.1:3000", **({"origin": origin} if origin else {})}, kind=kind) == status
 
 
-def test_a_reverse_proxy_is_let_in_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "host, status", [("localhost:3000", 200), ("evil.example", 400), ("127.0.0.1.evil.example", 400)]
+)
+def test_unknown_host_names_are_refused(host: str, status: int) -> None:
+    assert status_of({"host": host}) == status
+
+
+def test_a_reverse_proxy_is_allowed_by_its_host_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MIST_UI_HOSTS", "mist.example")
     assert status_of({"host": "mist.example", "origin": "https://mist.example:8443"}) == 200
     assert status_of({"host": "mist.example", "origin": "https://other.example"}) == 403
 
 
-def test_questions_in_an_address_are_refused() -> None:
+def test_graphql_queries_in_a_url_are_refused() -> None:
     assert status_of({"host": "127.0.0.1:3000"}, "GET", "query=mutation{x}") == 405
     assert status_of({"host": "127.0.0.1:3000"}, "GET") == 200
 
 
-def test_dagster_still_has_the_places_where_the_guard_is_put() -> None:
-    assert callable(vars(dev)["open_ipc_subprocess"])
-    assert vars(dagster_webserver.app)["DagsterWebserver"].build_middleware
-    assert "DagsterWebserver(" in inspect.getsource(dagster_webserver.app)
+def test_a_port_in_use_is_one_line(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        assert cli.ui(["--port", str(port), "--tensorboard-port", "0"]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"Error: Port {port} ")
+    assert error.endswith("[port-unavailable]\n")
+
+
+def children(process: int) -> list[int]:
+    """Processes that a process started, and those that they started."""
+    direct = [int(child) for tasks in Path(f"/proc/{process}/task").iterdir() for child in _words(tasks / "children")]
+    return direct + [grandchild for child in direct for grandchild in children(child)]
+
+
+def _words(path: Path) -> list[str]:
+    return path.read_text().split() if path.exists() else []
 
 
 @pytest.mark.slow
-def test_a_running_ui_obeys_its_own_pages_alone(home: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("killed", ["", "dagster._daemon"])
+def test_the_ui_ends_with_all_its_processes(home: Path, tmp_path: Path, killed: str) -> None:
+    """On SIGTERM to its first process alone, and when its daemon is killed."""
+    with serving(home, tmp_path / "ui.log") as address:
+        [first] = [
+            int(entry.name)
+            for entry in Path("/proc").iterdir()
+            if entry.name.isdigit() and f"--port\0{address.rpartition(':')[2]}\0" in _command(int(entry.name))
+        ]
+        processes = children(first)
+        assert len(processes) >= 3
+        daemon = next(process for process in processes if "dagster._daemon" in _command(process))
+        os.kill(daemon if killed else first, signal.SIGKILL if killed else signal.SIGTERM)
+        wait_until(lambda: not any(_command(process) for process in [first, *processes]))
+    assert ("[server-ended]" in (tmp_path / "ui.log").read_text()) == bool(killed)
+
+
+def _command(process: int) -> str:
+    path = Path(f"/proc/{process}/cmdline")
+    return path.read_text() if path.exists() else ""
+
+
+@pytest.mark.slow
+def test_a_running_ui_answers_its_own_pages_only(home: Path, tmp_path: Path) -> None:
     with serving(home, tmp_path / "ui.log") as address:
         assert ask(address, "{ version }")
 
@@ -85,3 +130,5 @@ def test_a_running_ui_obeys_its_own_pages_alone(home: Path, tmp_path: Path) -> N
         assert answer("graphql", **json, Host="evil.example") == 400
         assert answer("graphql?query={version}") == 405
         assert answer("") == 200
+        reload = 'mutation { reloadRepositoryLocation(repositoryLocationName: "mist") { __typename } }'
+        assert ask(address, reload)["reloadRepositoryLocation"]["__typename"] == "WorkspaceLocationEntry"
