@@ -1,1 +1,1 @@
-"""From pairs of masks to tables of scores."""
+"""Score predictions against masks, and write tables, plots and pages of the scores."""

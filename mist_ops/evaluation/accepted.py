@@ -1,4 +1,4 @@
-"""Scores held against those that were last accepted: in which of them a study got worse."""
+"""Regressions of scores against an accepted baseline."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from mist_ops.errors import DatasetError, few
+from mist_ops.errors import DatasetError, counted, few
 from mist_ops.evaluation.score import Classes
 from mist_ops.evaluation.summary import intervals
 from mist_ops.registry import METRICS
@@ -18,10 +18,7 @@ from mist_ops.tables import SUMMARY_ROWS, read_table
 
 @dataclass(frozen=True)
 class Regression:
-    """A column that got worse: the mean of the differences on the same patients, with its 95 % interval.
-
-    Differences are new minus accepted, in the unit of the metric.
-    """
+    """A column that got worse: mean paired difference (new minus accepted) with its 95 % interval."""
 
     column: str
     difference: float
@@ -31,10 +28,10 @@ class Regression:
 
 
 def regressions(results: Path, accepted: Path, classes: Classes) -> list[Regression]:
-    """The columns that are worse than accepted, beyond what another draw of patients would explain.
+    """Columns that are significantly worse than accepted.
 
-    Compared are patients with a score in both tables. A column is worse if the bootstrapped interval of the mean of the
-    paired differences lies on the worse side of zero; one that only one table has is not compared.
+    Compares patients and columns that are in both tables. A column is worse if the bootstrap interval of the mean
+    paired difference is entirely on the worse side of zero.
 
     Raises:
         DatasetError: A table cannot be read.
@@ -59,19 +56,30 @@ def regressions(results: Path, accepted: Path, classes: Classes) -> list[Regress
 
 
 def check_whole(results: Path, columns: Sequence[str]) -> None:
-    """Refuse a table of results that lacks a column or the scores of a patient: nothing can be held against it.
+    """Check that a table of results has all columns, and scores of every patient, before it becomes the baseline.
 
     Raises:
-        DatasetError: As ``read_table``, or there is no patient, or one without scores.
+        DatasetError: As ``read_table``, or a column or the scores of a patient are missing, or there are no patients.
     """
     scores = read_table(results, required=("id",)).pipe(lambda table: table[~table["id"].isin(SUMMARY_ROWS)])
     missing = [name for name in columns if name not in scores]
     if missing:
-        raise DatasetError(f"{results} lacks the columns {missing} that config.json asks for. Run mist_finalize.")
+        raise DatasetError(
+            f"{results} lacks {counted(len(missing), 'column')} of config.json: {few(missing)}. Run mist_finalize.",
+            code="table-column-missing",
+            file=results,
+            found=list(scores.columns),
+            expected=missing,
+        )
     failed = [row["id"] for row in scores.to_dict("records") if all(row[name] == "" for name in columns)]
     if scores.empty or failed:
-        who = f"of {few(failed)}" if failed else "of anybody"
-        raise DatasetError(f"{results} has no scores {who}. Run mist_finalize, which says why, before you accept.")
+        whose = f" of {few(failed)}" if failed else ""
+        raise DatasetError(
+            f"{results} has no scores{whose}. Run mist_finalize and fix what it reports.",
+            code="scores-missing",
+            file=results,
+            found=failed,
+        )
 
 
 def _scores(path: Path) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""The table of single lesions that stands beside the results: each lesion of each patient, and what it scored."""
+"""The table of lesions beside the results: every lesion of every patient with its scores."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from mist_ops.types import Json
 
 @dataclass(frozen=True)
 class LesionRow:
-    """A lesion of the truth, or a component of the prediction that matches none that counts.
+    """A lesion of the truth, or a component of the prediction that matches no lesion that counts.
 
     Attributes:
-        class_name: The class that was scored.
+        class_name: The scored class.
         mask: The mask that it is a component of.
-        lesion: Its number within that mask, from 1.
-        volume_mm3: Its volume.
+        lesion: Number of the component within that mask, from 1.
+        volume_mm3: Volume in mm³.
         matched: Number of predicted components that match it.
-        dice: Of a lesion against all that matches it; 0 for ``FN`` and ``FP``, NaN for ``ignored``.
+        dice: Dice against all components that match it; 0 for ``FN`` and ``FP``, NaN for ``ignored``.
         haus95: Likewise, in mm; the penalty for ``FN`` and ``FP``.
-        surf_dice: Likewise.
-        status: ``TP``, ``FN``, ``FP`` or ``ignored``.
-        metrics: Those that were made of it, by the same parameters; names with a space between.
+        surf_dice: Likewise, the surface Dice.
+        status: ``TP`` (detected), ``FN`` (missed), ``FP`` (false positive) or ``ignored``.
+        metrics: Metrics with the same matching, separated by spaces.
     """
 
     class_name: str
@@ -47,17 +47,17 @@ class LesionRow:
     metrics: str
 
 
-# A class stands under "class", which cannot be a field's name.
+# The column is named "class", which is a keyword and cannot name a field.
 _COLUMNS = ["id", *("class" if field.name == "class_name" else field.name for field in fields(LesionRow))]
 
 
 def lesion_rows(class_name: str, pair: MaskPair, metrics: Mapping[str, tuple[Metric, Json]]) -> Iterator[LesionRow]:
-    """The lesions behind the metrics of a class, once for every set of rules among their parameters.
+    """Lesions behind the lesion-wise metrics of a class, once for each set of matching rules.
 
     Args:
-        class_name: Of the class.
+        class_name: Name of the class.
         pair: Its masks.
-        metrics: Entries and parameters by name; those that are not of lesions are passed over.
+        metrics: Entries and parameters of its metrics by name.
     """
     users: dict[Rules, list[str]] = {}
     for name, (metric, params) in metrics.items():
@@ -85,7 +85,7 @@ def _row(class_name: str, scored: ScoredLesion, metrics: str) -> LesionRow:
 
 
 def write_lesions(path: Path, rows: Mapping[str, Sequence[LesionRow]]) -> None:
-    """Write the lesions of all patients, by id, atomically; a header alone if there are none."""
+    """Write the lesions of all patients atomically; only a header if there are none."""
     table = pd.DataFrame([(case_id, *asdict(row).values()) for case_id, found in rows.items() for row in found])
     with atomic(path) as temporary:
         table.set_axis(_COLUMNS[: len(table.columns)], axis=1).reindex(columns=_COLUMNS).to_csv(temporary, index=False)

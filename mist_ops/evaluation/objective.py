@@ -1,4 +1,4 @@
-"""One number for a mask, for searches that need to know which of two masks is better."""
+"""A single score for a mask, as the objective of a search."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from mist_ops.types import LabelMap, Mask
 
 
 def mean_overlap(case_id: str, labels: LabelMap, masks: Mapping[str, Path], classes: Classes) -> float:
-    """The mean over classes of Dice and of surface Dice within 1 mm, half each: 0 to 1, higher is better.
+    """Mean over classes of Dice and surface Dice at 1 mm, half each: 0 to 1, higher is better.
 
-    Dice alone hardly notices a false island, distances alone have no bound. A class that is in neither mask counts 1,
-    one that is in a single mask 0.
+    Dice alone hardly changes with a small false positive, and distances are unbounded. A class scores 1 if it is in
+    neither mask, and 0 if it is in only one.
 
     Args:
-        case_id: Whose mask it is.
-        labels: The mask in question, on the grid of the true one.
-        masks: The file of the true mask of each case.
-        classes: What is scored.
+        case_id: Id of the case.
+        labels: The mask to score, on the grid of the true one.
+        masks: File of the true mask of each case.
+        classes: Classes to score.
 
     Raises:
         ImageError: The true mask cannot be used.
-        ValueError: The masks do not have the same size.
+        ValueError: The masks differ in size.
     """
     truth, geometry = _truth(masks[case_id])
     pairs = [
@@ -49,7 +49,7 @@ def _overlap(pair: MaskPair) -> float:
 
 @lru_cache(maxsize=1)
 def _truth(path: Path) -> tuple[LabelMap, Geometry]:
-    # A search looks at many masks of one case before it turns to the next.
+    # A search scores many masks of one case in a row.
     return read_labels(path)
 
 

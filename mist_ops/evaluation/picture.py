@@ -1,4 +1,4 @@
-"""Pictures of a case with its prediction, read from their files, and of all scores of a study."""
+"""Figures of a case with its prediction, and of all scores of a study."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mist_ops.types import LabelMap
 
 
 def dice_of(case: Case, prediction: Path, config: StudyConfig) -> dict[str, float]:
-    """Dice of each class that is scored; empty for a case without a mask."""
+    """Dice of each scored class; empty for a case without a mask."""
     if case.mask is None:
         return {}
     classes = {
@@ -26,7 +26,7 @@ def dice_of(case: Case, prediction: Path, config: StudyConfig) -> dict[str, floa
 
 
 def draw_case(case: Case, prediction: Path, path: Path, config: StudyConfig, dice: Mapping[str, float]) -> bytes:
-    """Write the picture of a case's first channel with truth and prediction outlined; return its thumbnail."""
+    """Plot a case's first channel with outlines of truth and prediction; return a thumbnail."""
     image, geometry = read_image(next(iter(case.images.values())))
     canonical, orientation = geometry.canonical()
 
@@ -42,7 +42,7 @@ def draw_case(case: Case, prediction: Path, path: Path, config: StudyConfig, dic
 def draw_scores(
     rows: Mapping[str, CaseScores], failed: Iterable[str], classes: Classes, path: Path, title: str
 ) -> bytes:
-    """Write the plot of all scores, a panel for each metric; return its thumbnail."""
+    """Plot all scores, with a panel for each metric; return a thumbnail."""
     names = dict.fromkeys(metric for wanted in classes.values() for metric in wanted.metrics)
     missing = dict.fromkeys(failed, math.nan)
     panels = [

@@ -1,8 +1,7 @@
-"""The scores of one prediction: what the classes of config.json ask for, checked beforehand and computed."""
+"""Score a prediction against its mask, by the classes and metrics of config.json."""
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -12,10 +11,10 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError, create_model, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from mist_ops.config import DatasetInfo, EvaluationClass
-from mist_ops.errors import ConfigError, ImageError, MistError, listing
+from mist_ops.errors import ConfigError, ImageError, MistError, counted, few, listing
 from mist_ops.evaluation.lesions import LesionRow, lesion_rows
 from mist_ops.imaging.components import label_boxes
 from mist_ops.imaging.foreground import union_box
@@ -24,25 +23,25 @@ from mist_ops.imaging.nifti import read_labels
 from mist_ops.metrics import Metric
 from mist_ops.metrics.pair import MaskPair
 from mist_ops.registry import METRICS, UnknownName
-from mist_ops.schema import Section, mistakes, read_checked
+from mist_ops.schema import mistakes, parameters_of, read_checked
 from mist_ops.types import Box, Json, LabelMap, Mask
 
 Classes = Mapping[str, EvaluationClass]
 Scores = dict[str, float]
 """Values by column of results.csv, ``<class>_<metric>``, in the unit of the metric."""
 Absent: TypeAlias = Literal["best", "nan"]
-"""What a class scores that is in neither mask: the best value of each metric, or NaN, which no mean counts."""
+"""Score of a class that is in neither mask: the best value of each metric, or NaN, which means exclude."""
 
 
 @dataclass(frozen=True)
 class CaseScores:
-    """What became of one patient.
+    """Scores of one patient.
 
     Attributes:
-        scores: By column.
+        scores: Values by column.
         absent_classes: Classes that are in neither mask.
-        lesions: Those behind metrics of lesions.
-        volumes: In ml, of the mask and of the prediction, by class.
+        lesions: Lesions behind lesion-wise metrics.
+        volumes: Volumes in ml of mask and prediction, by class.
     """
 
     scores: Scores
@@ -53,11 +52,11 @@ class CaseScores:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What to score.
+    """Classes to score.
 
     Attributes:
-        classes: By name, checked.
-        known: Labels besides 0 that a mask may hold: those of the classes, and of the dataset where it is described.
+        classes: Classes by name, checked.
+        known: Labels other than 0 that a mask may hold: those of the classes and of the dataset.
     """
 
     classes: Classes
@@ -79,22 +78,30 @@ class _Config(BaseModel):
 
 
 def read_classes(path: Path) -> Classes:
-    """The classes alone; see ``read_evaluation``."""
+    """Read and check the classes of a config.json; see ``read_evaluation``."""
     return read_evaluation(path).classes
 
 
 def read_evaluation(path: Path) -> Evaluation:
-    """Read and check the classes of a config.json, or of a JSON that is the ``evaluation`` section alone.
+    """Read and check the classes of a config.json, or of a JSON file with only its ``evaluation`` section.
 
     Raises:
-        ConfigError: As ``check_classes``, or the file is no such JSON or asks for nothing.
+        ConfigError: As ``check_classes``, or the file is missing, invalid or has no metrics.
     """
     if not path.is_file():
-        raise ConfigError(f"There is no {path}. Name a config.json with --config.")
+        raise ConfigError(
+            f"{path} does not exist. Give a config.json with --config.",
+            code="config-missing",
+            file=path,
+            field="--config",
+        )
     config = read_checked(path, _Config, ConfigError)
     if not columns(config.evaluation):
         raise ConfigError(
-            f"{path} names no class with a metric, so there is nothing to measure. Add one to 'evaluation'."
+            f"{path}: no class in 'evaluation' has a metric. Add one.",
+            code="evaluation-invalid",
+            file=path,
+            field="evaluation",
         )
     labels = config.dataset_info.labels if config.dataset_info else None
     try:
@@ -106,33 +113,35 @@ def read_evaluation(path: Path) -> Evaluation:
 
 
 def check_classes(classes: Classes, labels: Collection[int] | None = None) -> None:
-    """Check the names and parameters of all metrics, and the labels of all classes if those of the dataset are given.
+    """Check the metrics and their parameters and, if those of the dataset are given, the labels of all classes.
 
     Raises:
-        ConfigError: Everything that is wrong, at once.
+        ConfigError: Lists every mistake.
     """
     problems = [problem for name, wanted in classes.items() for problem in _problems(name, wanted, labels)]
     twice = [column for column, count in Counter(columns(classes)).items() if count > 1]
-    problems += [f"two classes would share the column '{column}'; rename one of them." for column in twice]
+    problems += [f"two classes share the column '{column}'; rename one of them." for column in twice]
     unknown = [metric for wanted in classes.values() for metric in wanted.metrics if metric not in METRICS]
     known = f"{' ' if len(problems) == 1 else chr(10)}Known metrics: {', '.join(METRICS)}." if unknown else ""
     if problems:
         code = "unknown-metric" if unknown else "evaluation-invalid"
-        raise ConfigError(f"'evaluation': {listing(problems)}{known}", code=code)
+        raise ConfigError(
+            f"'evaluation': {listing(problems)}{known}", code=code, field="evaluation", found=unknown or None
+        )
 
 
 def columns(classes: Classes) -> list[str]:
-    """The columns of results.csv after the id, in the order of the classes and of their metrics."""
+    """Columns of results.csv after the id, in the order of the classes and their metrics."""
     return [f"{name}_{metric}" for name, wanted in classes.items() for metric in wanted.metrics]
 
 
 def _problems(name: str, wanted: EvaluationClass, labels: Collection[int] | None) -> Iterator[str]:
     unknown = sorted(set(wanted.labels) - set(labels)) if labels is not None else []
     if unknown:
-        yield f"class '{name}' names labels {unknown} that are not among those of the dataset, {sorted(labels or [])}."
+        yield f"class '{name}': the dataset has the labels {few(sorted(labels or []), 20)}, not {few(unknown)}."
     for metric, params in wanted.metrics.items():
         try:
-            model = _parameters(metric, METRICS[metric])
+            model = _parameters(metric, METRICS[metric].function)
             model.model_validate(params, strict=True)
         except UnknownName as error:
             yield f"class '{name}': {error.guess}"
@@ -140,13 +149,7 @@ def _problems(name: str, wanted: EvaluationClass, labels: Collection[int] | None
             yield from (f"class '{name}', metric '{metric}': {mistake}" for mistake in mistakes(error, model))
 
 
-@lru_cache(maxsize=256)
-def _parameters(name: str, metric: Metric) -> type[Section]:
-    """The parameters of a metric after the pair, as a model that checks names, types and ranges."""
-    _, *parameters = inspect.signature(metric.function, eval_str=True).parameters.values()
-    fields = {parameter.name: (parameter.annotation, parameter.default) for parameter in parameters}
-    model: type[Section] = create_model(name, __base__=Section, **fields)  # type: ignore[call-overload]
-    return model
+_parameters = lru_cache(maxsize=256)(parameters_of)
 
 
 def score(
@@ -156,7 +159,7 @@ def score(
     known: Collection[int] | None = None,
     absent: Absent = "best",
 ) -> Scores:
-    """The scores alone; see ``score_case``."""
+    """Score a prediction; see ``score_case``."""
     return score_case(mask, prediction, classes, known, absent).scores
 
 
@@ -169,19 +172,19 @@ def score_case(
 ) -> CaseScores:
     """Score a prediction against its mask.
 
-    Where one of both masks of a class is empty a metric is at its worst; worst distances are the diagonal of the whole
-    image. Spacings are those of the mask. Each file is read once.
+    A class that is in only one of the masks has the worst value of each metric; the worst distance is the diagonal of
+    the whole image. The spacing is that of the mask.
 
     Args:
         mask: The truth.
-        prediction: On the same grid.
+        prediction: The prediction, on the same grid.
         classes: As checked by ``check_classes``.
-        known: Labels besides 0 that either file may hold anywhere; any if None.
-        absent: What a class scores that is in neither file: the best value or NaN.
+        known: Labels other than 0 that the files may hold; any if None.
+        absent: Score of a class that is in neither file.
 
     Raises:
-        ImageError: A file cannot be used, holds a label that is not known, or the grids differ.
-        MistError: A metric has no finite value.
+        ImageError: A file cannot be used or holds an unknown label, or the grids differ.
+        MistError: The value of a metric is not finite.
     """
     truth, predicted, geometry = _read(mask, prediction, known)
     scores: Scores = {}
@@ -203,7 +206,7 @@ def score_case(
 
 
 def _volumes(pair: MaskPair | None) -> tuple[float, float]:
-    """Those of both masks in ml; none for a class that is in neither."""
+    """Volumes of both masks in ml."""
     if pair is None:
         return 0.0, 0.0
     voxel = pair.voxel_volume / 1000
@@ -212,7 +215,7 @@ def _volumes(pair: MaskPair | None) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class _Labels:
-    """A label map and the box of each label in it."""
+    """A label map and the bounding boxes of its labels."""
 
     map: LabelMap
     boxes: Mapping[int, Box]
@@ -224,8 +227,11 @@ def _read(mask: Path, prediction: Path, known: Collection[int] | None) -> tuple[
     differences = geometry.differences(other)
     if differences:
         raise ImageError(
-            f"the mask {mask} and the prediction {prediction} lie on different grids: {', '.join(differences)}. "
-            "Resample the prediction onto the mask."
+            f"mask {mask} and prediction {prediction} are on different grids: {', '.join(differences)}. "
+            "Resample the prediction onto the mask.",
+            code="grid-mismatch",
+            file=prediction,
+            found=differences,
         )
     return _boxed(truth, mask, known), _boxed(predicted, prediction, known), geometry
 
@@ -234,12 +240,20 @@ def _boxed(labels: LabelMap, path: Path, known: Collection[int] | None) -> _Labe
     boxes = label_boxes(labels)
     unknown = sorted(set(boxes) - set(known)) if known is not None else []
     if unknown:
-        raise ImageError(f"{path} holds labels {unknown}; known are {sorted({0, *(known or [])})}. Correct the file.")
+        expected = sorted({0, *(known or [])})
+        raise ImageError(
+            f"{path} holds {counted(len(unknown), 'unknown label')}: {few(unknown)}. Known are {few(expected, 20)}. "
+            "Correct the file.",
+            code="unknown-label",
+            file=path,
+            found=unknown,
+            expected=expected,
+        )
     return _Labels(labels, boxes)
 
 
 def _pair(truth: _Labels, predicted: _Labels, labels: Sequence[int], geometry: Geometry) -> MaskPair | None:
-    """The masks of a class in the box of both; None if both are empty."""
+    """The masks of a class, cropped to the box of their union; None if both are empty."""
     boxes = [image.boxes[label] for image in (truth, predicted) for label in labels if label in image.boxes]
     if not boxes:
         return None
@@ -258,8 +272,8 @@ def _mask(values: LabelMap, labels: Sequence[int]) -> Mask:
 
 
 def _checked(name: str, params: Mapping[str, object]) -> Json:
-    """Parameters of the types that the metric declares: 2 as 2.0 where it takes a float."""
-    return _parameters(name, METRICS[name]).model_validate(params, strict=True).model_dump(exclude_unset=True)
+    """Parameters in the types that the metric declares, such as 2.0 for 2."""
+    return _parameters(name, METRICS[name].function).model_validate(params, strict=True).model_dump(exclude_unset=True)
 
 
 def _value(class_name: str, name: str, pair: MaskPair, metric: Metric, params: Json) -> float:
@@ -268,5 +282,10 @@ def _value(class_name: str, name: str, pair: MaskPair, metric: Metric, params: J
         return pair.diagonal if math.isinf(metric.worst) else metric.worst
     value = float(metric.function(pair, **params))
     if not math.isfinite(value):
-        raise MistError(f"class '{class_name}': the metric '{name}' is {value}, which is no score.")
+        raise MistError(
+            f"class '{class_name}': the value of metric '{name}' is {value}, which is not finite. Correct the metric.",
+            code="score-not-finite",
+            field=f"{class_name}_{name}",
+            found=value,
+        )
     return value

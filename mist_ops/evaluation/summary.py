@@ -1,4 +1,4 @@
-"""What stands beside a table of results: who was scored, who failed and why, and how sure the means are."""
+"""The summary beside a table of results: counts, failures, and means with confidence intervals."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mist_ops.types import Json
 RESAMPLES = 10_000
 LEVEL = 0.95
 
-# Resampled values that are held at a time: 8 MB, whatever the number of patients.
+# Resampled values in memory at a time: 8 MB, whatever the number of patients.
 _AT_ONCE = 1_000_000
 
 Values = Float64[np.ndarray, "patient column"]
@@ -24,7 +24,7 @@ Values = Float64[np.ndarray, "patient column"]
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean over patients and the bounds that hold it; all None if no patient has a value, the bounds if one has."""
+    """Mean over patients with its interval; without a value all are None, with a single value the bounds."""
 
     mean: float | None
     low: float | None
@@ -32,10 +32,10 @@ class Interval:
 
 
 def intervals(values: Values, seed: int = 0) -> list[Interval]:
-    """The mean of each column over the patients that have a value, with the percentile bootstrap's 95 % interval.
+    """Mean of each column with the 95 % interval of the percentile bootstrap.
 
-    Patients are drawn with replacement, whole rows, 10000 times; a NaN is left out of the mean of its column. The same
-    seed gives the same intervals. Efron, Tibshirani: An Introduction to the Bootstrap, 1993.
+    Patients (whole rows) are drawn with replacement 10,000 times; NaN is excluded from the mean of its column. Efron,
+    Tibshirani: An Introduction to the Bootstrap, 1993.
     """
     known = np.isfinite(values)
     filled = np.where(known, values, 0.0)
@@ -46,7 +46,7 @@ def intervals(values: Values, seed: int = 0) -> list[Interval]:
 
 
 def _draws(patients: int, generator: np.random.Generator) -> Iterator[Float64[np.ndarray, "draw patient"]]:
-    """How often each patient was drawn, for as many draws at a time as fit in memory."""
+    """Counts of each patient per draw, in batches of draws that fit in memory."""
     if patients == 0:
         return
     batch = max(1, _AT_ONCE // patients)
@@ -62,7 +62,7 @@ def _interval(values: Float64[np.ndarray, " patient"], draws: Float64[np.ndarray
     mean = float(np.mean(values))
     if len(values) == 1:
         return Interval(mean, None, None)
-    # A draw of patients without a value has no mean.
+    # A draw without any value has no mean.
     low, high = np.quantile(draws[np.isfinite(draws)], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Interval(mean, float(low), float(high))
 
@@ -74,14 +74,14 @@ def summary(
     absent: Absent = "best",
     seed: int = 0,
 ) -> Json:
-    """The counts, the policy for absent classes, the failures, and each column's mean with its interval.
+    """Counts, failures, absent classes, and the mean of each column with its interval.
 
     Args:
-        classes: What was scored.
-        rows: The patients that could be scored.
-        failures: The reasons of the others, by id.
-        absent: What a class scored that is in neither mask.
-        seed: Of the bootstrap.
+        classes: The scored classes.
+        rows: Scores by id.
+        failures: Reasons by id, of patients without scores.
+        absent: Score of a class that is in neither mask.
+        seed: Seed of the bootstrap.
     """
     return {
         "patients": {"given": len(rows) + len(failures), "scored": len(rows), "failed": len(failures)},

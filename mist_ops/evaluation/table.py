@@ -1,6 +1,6 @@
-"""Many predictions to a table: the pairs to score, a row for each, five rows that sum them up, and two files beside.
+"""Tables of pairs and of scores.
 
-``results.csv`` goes with ``results_summary.json`` (see ``summary``) and, where a class has metrics of lesions,
+Beside ``results.csv`` are ``results_summary.json`` (see ``summary``) and, if a class has lesion-wise metrics,
 ``results_lesions.csv`` (see ``lesions``).
 """
 
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from mist_ops.errors import CaseError, ConfigError, DatasetError, MistError
+from mist_ops.errors import CaseError, ConfigError, DatasetError, MistError, few
 from mist_ops.evaluation.lesions import write_lesions
 from mist_ops.evaluation.score import Absent, CaseScores, Classes, columns, score_case
 from mist_ops.evaluation.summary import summary
@@ -35,12 +35,10 @@ class Pair:
 
 
 def read_pairs(path: Path) -> list[Pair]:
-    """Read a table with the columns id, mask and prediction; others are ignored.
-
-    Relative paths are ``located``.
+    """Read a table with the columns id, mask and prediction; paths are resolved by ``located``.
 
     Raises:
-        DatasetError: As ``read_table``, there are no rows, or an id is that of a summary row.
+        DatasetError: As ``read_table``, or there are no rows, or an id is reserved for a summary row.
     """
     table = read_table(path, required=("id", "mask", "prediction"))
     _check_rows(path, table)
@@ -49,7 +47,7 @@ def read_pairs(path: Path) -> list[Pair]:
 
 
 def read_masks(path: Path) -> dict[str, Path]:
-    """The mask of each id, from a table with the columns id and mask; others are ignored, paths are as above.
+    """Read the mask of each id from a table with the columns id and mask.
 
     Raises:
         DatasetError: As ``read_pairs``.
@@ -61,14 +59,21 @@ def read_masks(path: Path) -> dict[str, Path]:
 
 def _check_rows(path: Path, table: pd.DataFrame) -> None:
     if table.empty:
-        raise DatasetError(f"{path} has no rows below {', '.join(table.columns)}. Give one for each patient.")
+        raise DatasetError(f"{path} has no rows. Add one for each patient.", code="table-empty", file=path)
     taken = sorted(set(table["id"]) & set(SUMMARY_ROWS))
     if taken:
-        raise DatasetError(f"{path}: the ids {taken} are those of summary rows in the results. Rename the patients.")
+        raise DatasetError(
+            f"{path}: {few(taken)} {'is' if len(taken) == 1 else 'are'} reserved for the summary rows of the results. "
+            "Rename the patients.",
+            code="id-reserved",
+            file=path,
+            field="id",
+            found=taken,
+        )
 
 
 def write_pairs(path: Path, pairs: Sequence[Pair]) -> None:
-    """Write a table of pairs: id, mask, prediction."""
+    """Write a table of pairs with the columns id, mask and prediction."""
     _write(path, pd.DataFrame(pairs, columns=["id", "mask", "prediction"]))
 
 
@@ -79,7 +84,7 @@ def evaluate(
     known: Sequence[int] | None = None,
     absent: Absent = "best",
 ) -> Iterator[Outcome[Pair, CaseScores]]:
-    """Score every pair and yield the outcomes in the order of the pairs. Arguments are those of ``score_case``."""
+    """Score every pair and yield the outcomes in the order of the pairs; arguments as in ``score_case``."""
     return outcomes(partial(_scored, classes, known, absent), pairs, workers)
 
 
@@ -93,15 +98,14 @@ def _scored(classes: Classes, known: Sequence[int] | None, absent: Absent, pair:
 def results_table(
     rows: Mapping[str, CaseScores], columns: Sequence[str], order: Sequence[str] | None = None
 ) -> pd.DataFrame:
-    """The table of results: a row for each id, then the summary of each column.
+    """The table of results: a row for each id, then the summary rows if any patient was scored.
 
-    ``Std`` is that of the population, percentiles are interpolated linearly; cells without a value count nowhere.
-    With no patient scored there is no summary.
+    ``Std`` is the population standard deviation, percentiles are interpolated linearly. Empty cells are excluded.
 
     Args:
         rows: Scores by id.
-        columns: Those of the scores, from ``score.columns``.
-        order: All ids; those without scores get a row of empty cells. By default those of ``rows``.
+        columns: Columns of the scores, from ``score.columns``.
+        order: All ids, by default those of ``rows``; ids without scores get empty cells.
     """
     ids = list(rows if order is None else order)
     scores = pd.DataFrame([rows[case_id].scores if case_id in rows else {} for case_id in ids], index=ids)
@@ -129,15 +133,15 @@ def write_evaluation(
     absent: Absent = "best",
     inputs: ScoreInputs | None = None,
 ) -> None:
-    """Write results.csv and what stands beside it. Lesions of an earlier evaluation go away where this one has none.
+    """Write results.csv with its summary and table of lesions; an earlier table of lesions is replaced or removed.
 
     Args:
-        path: Of the table.
-        pairs: All that were to be scored, in the order of the rows.
-        classes: What was scored.
+        path: Path of results.csv.
+        pairs: All pairs, in the order of the rows.
+        classes: The scored classes.
         rows: Scores by id.
         failures: Reasons by id, of patients without scores.
-        absent: As given to ``evaluate``.
+        absent: As for ``evaluate``.
         inputs: What the scores were computed from, for the summary.
     """
     order = [pair.id for pair in pairs]
@@ -148,28 +152,30 @@ def write_evaluation(
     else:
         lesions.unlink(missing_ok=True)
     write_results(path, ordered, columns(classes), order)
-    # Last, as it tells whether the table is current.
+    # Last, because it records whether the table is current.
     kept = {} if inputs is None else {"inputs": inputs.model_dump()}
     write_json(summary_path(path), {**summary(classes, ordered, failures, absent), **kept})
 
 
 def check_output(path: Path, inputs: Iterable[Path]) -> None:
-    """Refuse a table that would take the place of what it is made from, by itself or by a file beside it.
+    """Check that neither results.csv nor a file beside it would overwrite an input.
 
     Raises:
-        ConfigError: It would, or a folder is in its place or a file in that of its folder.
+        ConfigError: One would, or is a folder, or a file is in place of its folder.
     """
     written = {file.resolve() for file in (path, summary_path(path), lesions_path(path), figure_path(path))}
-    taken = sorted(str(file) for file in written & {file.resolve() for file in inputs})
+    taken = sorted(written & {file.resolve() for file in inputs})
     if taken:
-        raise ConfigError(
-            f"The scores would be written over {taken[0]}, which they are made from. Give another output."
-        )
-    if folders := sorted(str(file) for file in written if file.is_dir()):
-        raise ConfigError(f"{folders[0]} is a folder, where a file is to be written. Give another output.")
+        raise _unusable(taken[0], "is an input and would be overwritten", "output-is-input")
+    if folders := sorted(file for file in written if file.is_dir()):
+        raise _unusable(folders[0], "is a folder", "folder-not-file")
     nearest = next(folder for folder in path.resolve().parents if folder.exists())
     if not nearest.is_dir():
-        raise ConfigError(f"{nearest} is a file, where a folder is to be for {path.name}. Give another output.")
+        raise _unusable(nearest, f"is a file and cannot contain {path.name}", "file-not-folder")
+
+
+def _unusable(path: Path, problem: str, code: str) -> ConfigError:
+    return ConfigError(f"{path} {problem}. Choose another output.", code=code, file=path)
 
 
 def summary_path(results: Path) -> Path:
@@ -188,7 +194,7 @@ def figure_path(results: Path) -> Path:
 
 
 def worst_first(rows: Mapping[str, CaseScores]) -> list[dict[str, str | float]]:
-    """The rows with their ids, those of the lowest score in the first column first, those without one last."""
+    """Rows with their ids, sorted by the score in the first column; NaN comes last."""
     return sorted(({"id": case_id, **row.scores} for case_id, row in rows.items()), key=_first_score)
 
 
@@ -198,7 +204,7 @@ def _first_score(row: Mapping[str, str | float]) -> tuple[bool, float]:
 
 
 def read_summary(path: Path, row: str = "Mean") -> dict[str, float]:
-    """A row of the summary of a results.csv, by column; NaN for empty cells, empty if no case was scored."""
+    """Read a summary row of results.csv, by column; NaN for empty cells, empty if no case was scored."""
     table = pd.read_csv(path, dtype=str, keep_default_na=False).set_index("id")
     [values] = table.loc[table.index == row].to_dict("records") or [{}]
     return {str(column): float(value or math.nan) for column, value in values.items()}

@@ -8,14 +8,15 @@ import pytest
 from mist_ops.config import EvaluationClass
 from mist_ops.dataset import Assignment, Case
 from mist_ops.evaluation.lesions import LesionRow
-from mist_ops.evaluation.pages import MAX_LESIONS, Model, Ranking, write_pages
+from mist_ops.evaluation.pages import MAX_LESIONS, Model, write_pages
 from mist_ops.evaluation.score import CaseScores
+from mist_ops.evaluation.standings import Ranking
 from mist_ops.files import write_text
 from mist_ops.study import Study
 
 CLASSES = {"core": EvaluationClass(labels=[1], metrics={"dice": {}, "haus95": {}})}
 SCORES = {"007": (0.5, 9.0), "a b": (0.9, 1.0), "index": (0.7, 4.0), "c": (0.8, math.nan)}
-"""Dice and Hausdorff distance: a patient is the worse, the lower the one and the higher the other."""
+"""Dice and Hausdorff distance; lower Dice and larger distances are worse."""
 
 
 def rows(name: str = "core") -> dict[str, CaseScores]:
@@ -43,14 +44,14 @@ def written(study: Study, case_id: str, scored: dict[str, CaseScores] | None = N
     return study.patient_page(case_id).read_text(encoding="utf-8")
 
 
-def test_a_page_tells_scores_with_their_median_and_rank_the_model_and_the_volumes(study: Study) -> None:
+def test_a_page_shows_scores_with_median_and_rank_the_model_and_the_volumes(study: Study) -> None:
     page = written(study, "007")
-    assert all(told in page for told in ("0.500", "0.750", "9.000 mm", "4.000 mm", "worst of 4", "worst of 3"))
-    assert all(told in page for told in ("best epoch <b>87</b> of 100", ">0a1b2c3d4e5f<", "-0.50 ml (-25 %)"))
-    assert "a model of which no passport is left" in written(study, "c")
+    assert all(text in page for text in ("0.500", "0.750", "9.000 mm", "4.000 mm", "worst of 4", "worst of 3"))
+    assert all(text in page for text in ("best epoch <b>87</b> of 100", ">0a1b2c3d4e5f<", "-0.50 ml (-25 %)"))
+    assert "a model without a passport" in written(study, "c")
 
 
-def test_the_index_lists_the_worst_first_and_pages_lead_to_their_neighbors(study: Study) -> None:
+def test_the_index_lists_the_worst_first_and_pages_link_to_their_neighbors(study: Study) -> None:
     page = written(study, "index")
     index = study.patient_index.read_text(encoding="utf-8")
     places = [index.index(f"<strong>{case_id}</strong>") for case_id in ("007", "index", "c", "a b")]
@@ -60,7 +61,7 @@ def test_the_index_lists_the_worst_first_and_pages_lead_to_their_neighbors(study
     assert '<a rel="next" href="a%20b.html">' in written(study, "c")
 
 
-def test_links_are_relative_and_a_page_needs_no_script_and_no_network(study: Study) -> None:
+def test_links_are_relative_and_pages_need_no_script_and_no_network(study: Study) -> None:
     write_text(study.cv_figure("a b"), "a picture")
     page = written(study, "a b")
     assert 'src="../cv_a%20b.png"' in page
@@ -68,7 +69,7 @@ def test_links_are_relative_and_a_page_needs_no_script_and_no_network(study: Stu
     assert '<a href="../../../data/a%20b/seg.nii.gz">' in page
     assert str(study.results) not in page
     assert not [word for word in ("<script", "http:", "https:", "@import", "url(") if word in page]
-    assert "There is no picture" in written(study, "c")
+    assert "No picture" in written(study, "c")
 
 
 def test_text_is_escaped(study: Study) -> None:
@@ -83,7 +84,7 @@ def test_text_is_escaped(study: Study) -> None:
         assert "<i>task</i>" not in text
 
 
-def test_pages_of_patients_that_are_gone_go_away(study: Study) -> None:
+def test_pages_of_removed_patients_are_removed(study: Study) -> None:
     written(study, "007")
     scored = rows()
     del scored["c"]
@@ -93,7 +94,7 @@ def test_pages_of_patients_that_are_gone_go_away(study: Study) -> None:
     assert [path.name for path in study.patient_index.parent.parent.iterdir()] == ["patients"]
 
 
-def test_the_largest_lesions_are_shown_and_the_others_counted(study: Study) -> None:
+def test_the_largest_lesions_are_shown_and_the_rest_counted(study: Study) -> None:
     lesions = [
         LesionRow("core", "truth", number, 1000.0 * number, 0, 0.0, 50.0, 0.0, "FN", "lesion_wise_f1")
         for number in range(1, MAX_LESIONS + 3)
@@ -102,7 +103,7 @@ def test_the_largest_lesions_are_shown_and_the_others_counted(study: Study) -> N
     assert page.count('class="bad">FN<') == MAX_LESIONS
     assert "32.0 ml" in page
     assert "2.000 ml" not in page
-    assert 'The largest; 2 more are in <a href="../../results_lesions.csv">' in page
+    assert '2 more are in <a href="../../results_lesions.csv">' in page
 
 
 def test_a_study_without_scores_has_an_empty_index(study: Study) -> None:
@@ -111,7 +112,7 @@ def test_a_study_without_scores_has_an_empty_index(study: Study) -> None:
 
 
 @pytest.mark.parametrize(
-    "values, words",
+    "values, rank",
     [
         ([1, 2, 3, 4, 5], "worst of 5"),
         ([2, 1, 3, 4, 5], "2nd worst of 5"),
@@ -123,9 +124,9 @@ def test_a_study_without_scores_has_an_empty_index(study: Study) -> None:
         ([math.nan, 1], "None"),
     ],
 )
-def test_a_rank_is_told_from_the_nearer_end(values: list[float], words: str) -> None:
+def test_a_rank_is_counted_from_the_nearer_end(values: list[float], rank: str) -> None:
     ranking = Ranking({str(place): float(value) for place, value in enumerate(values)})
-    assert str(ranking.standing("0")) == words
+    assert str(ranking.standing("0")) == rank
 
 
 def test_the_worst_quarter_is_low(study: Study) -> None:

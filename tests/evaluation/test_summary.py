@@ -18,7 +18,7 @@ def column(*values: float) -> np.ndarray:
     return np.array(values, dtype=np.float64)[:, None]
 
 
-def test_intervals_are_those_of_scipy() -> None:
+def test_intervals_equal_those_of_scipy() -> None:
     values = np.random.default_rng(0).normal(0.8, 0.1, 60)
     expected = bootstrap((values,), np.mean, method="percentile", rng=np.random.default_rng(1)).confidence_interval
     [found] = intervals(values[:, None])
@@ -32,7 +32,7 @@ def test_the_same_seed_gives_the_same_interval() -> None:
     assert intervals(values, seed=3) != intervals(values, seed=4)
 
 
-def test_values_that_are_missing_count_nowhere() -> None:
+def test_missing_values_are_excluded() -> None:
     sparse = np.concatenate([column(*np.linspace(0, 1, 30)), np.full((30, 1), np.nan)])
     [found], [whole] = intervals(sparse), intervals(sparse[:30])
     assert found.mean == whole.mean == pytest.approx(0.5)
@@ -45,20 +45,20 @@ def test_few_patients_have_no_interval() -> None:
     assert intervals(np.empty((0, 1))) == [Interval(None, None, None)]
 
 
-def test_a_study_of_thousands_is_drawn_in_parts() -> None:
+def test_thousands_of_patients_are_drawn_in_batches() -> None:
     [found] = intervals(np.random.default_rng(0).normal(0.0, 1.0, (3000, 1)))
     assert found.low is not None
     assert found.high is not None
     assert found.high - found.low == pytest.approx(2 * 1.96 / math.sqrt(3000), rel=0.05)
 
 
-def test_the_summary_is_json_even_without_a_patient() -> None:
+def test_the_summary_without_patients_is_valid_json() -> None:
     found = json.loads(json.dumps(summary(CLASSES, {}, {"a": "gone"}), allow_nan=False))
     assert found["patients"] == {"given": 1, "scored": 0, "failed": 1}
     assert found["columns"]["C_haus95"]["mean"] is None
 
 
-def test_each_column_says_its_unit_and_direction() -> None:
+def test_each_column_has_its_unit_and_direction() -> None:
     rows = {case_id: CaseScores({"C_dice": 0.5, "C_haus95": 2.0}) for case_id in "ab"}
     found = summary(CLASSES, rows, {})["columns"]["C_haus95"]
     assert (found["unit"], found["higher_is_better"], found["patients"], found["low"]) == ("mm", False, 2, 2.0)

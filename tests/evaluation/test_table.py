@@ -7,13 +7,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from expect import refuses
 
 from mist_ops.config import EvaluationClass
-from mist_ops.errors import CaseError, DatasetError
+from mist_ops.errors import CaseError, ConfigError, DatasetError
 from mist_ops.evaluation.lesions import LesionRow
 from mist_ops.evaluation.score import CaseScores
 from mist_ops.evaluation.table import (
     Pair,
+    check_output,
     evaluate,
     lesions_path,
     read_pairs,
@@ -34,7 +36,7 @@ ROWS = {case_id: CaseScores({"C_dice": value}) for case_id, value in (("007", 0.
 
 
 def pairs(folder: Path, ids: list[str]) -> list[Pair]:
-    """Pairs of which the k-th shares k of four voxels."""
+    """Pairs of masks; the k-th shares k of four voxels."""
     found = []
     for shared, case_id in enumerate(ids):
         truth = np.zeros((8, 8, 8), dtype=np.uint8)
@@ -47,13 +49,13 @@ def pairs(folder: Path, ids: list[str]) -> list[Pair]:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_outcomes_come_in_the_order_of_the_pairs(tmp_path: Path, workers: int) -> None:
+def test_outcomes_are_in_the_order_of_the_pairs(tmp_path: Path, workers: int) -> None:
     outcomes = list(evaluate(pairs(tmp_path, ["z", "007", "a"]), CLASSES, workers))
     found = [(outcome.item.id, outcome.result and outcome.result.scores["C_dice"]) for outcome in outcomes]
     assert found == [("z", 0.0), ("007", 0.25), ("a", 0.5)]
 
 
-def test_a_case_that_fails_is_an_error_and_stops_no_other(tmp_path: Path) -> None:
+def test_a_case_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
     first, second = pairs(tmp_path, ["a", "b"])
     first.prediction.unlink()
     failed, scored = evaluate([first, second], CLASSES)
@@ -64,20 +66,20 @@ def test_a_case_that_fails_is_an_error_and_stops_no_other(tmp_path: Path) -> Non
     assert scored.result.scores == {"C_dice": 0.25}
 
 
-def test_rows_keep_their_order_and_five_sum_them_up() -> None:
+def test_rows_keep_their_order_and_are_followed_by_five_summary_rows() -> None:
     table = results_table(ROWS, ["C_dice"])
     assert list(table["id"]) == ["007", "b", "a", *SUMMARY_ROWS]
     spread = np.std([0.5, 1.0, 0.75])
     np.testing.assert_allclose(table["C_dice"], [0.5, 1.0, 0.75, 0.75, spread, 0.625, 0.75, 0.875])
 
 
-def test_a_patient_that_failed_is_an_empty_row_and_in_no_mean(tmp_path: Path) -> None:
+def test_a_patient_that_failed_has_an_empty_row_and_is_excluded_from_the_mean(tmp_path: Path) -> None:
     write_results(tmp_path / "results.csv", ROWS, ["C_dice"], order=["b", "x", "a", "007"])
     lines = (tmp_path / "results.csv").read_text().splitlines()
     assert lines[1:6] == ["b,1.0", "x,", "a,0.75", "007,0.5", "Mean,0.75"]
 
 
-def test_cells_without_a_value_are_in_no_mean(tmp_path: Path) -> None:
+def test_empty_cells_are_excluded_from_the_mean(tmp_path: Path) -> None:
     rows = {**ROWS, "c": CaseScores({"C_dice": math.nan})}
     write_results(tmp_path / "results.csv", rows, ["C_dice"])
     assert read_summary(tmp_path / "results.csv") == {"C_dice": 0.75}
@@ -85,12 +87,12 @@ def test_cells_without_a_value_are_in_no_mean(tmp_path: Path) -> None:
     assert math.isnan(read_summary(tmp_path / "results.csv")["C_dice"])
 
 
-def test_the_lowest_score_comes_first_and_none_at_all_last() -> None:
+def test_the_lowest_score_is_first_and_nan_last() -> None:
     rows = {"none": CaseScores({"C_dice": math.nan}), **ROWS}
     assert [row["id"] for row in worst_first(rows)] == ["007", "a", "b", "none"]
 
 
-def test_the_reasons_of_failures_and_the_policy_stand_beside_the_results(tmp_path: Path) -> None:
+def test_the_summary_holds_failures_and_the_policy_for_absent_classes(tmp_path: Path) -> None:
     made = [Pair(case_id, Path("m"), Path("p")) for case_id in ("a", "x", "b")]
     rows = {"b": CaseScores({"C_dice": 1.0}), "a": CaseScores({"C_dice": math.nan}, absent_classes=("C",))}
     write_evaluation(tmp_path / "r.csv", made, CLASSES, rows, {"x": "There is no file p."}, absent="nan")
@@ -102,7 +104,7 @@ def test_the_reasons_of_failures_and_the_policy_stand_beside_the_results(tmp_pat
     assert (tmp_path / "r.csv").read_text().splitlines()[1:4] == ["a,", "x,", "b,1.0"]
 
 
-def test_lesions_have_a_table_where_a_class_asks_for_them(tmp_path: Path) -> None:
+def test_lesions_are_written_if_a_class_has_lesion_wise_metrics(tmp_path: Path) -> None:
     classes = {"C": EvaluationClass(labels=[1], metrics={"lesion_wise_f1": {}})}
     row = LesionRow("C", "truth", 1, 12.5, 2, 0.5, 1.0, math.nan, "TP", "lesion_wise_f1")
     rows = {"007": CaseScores({"C_lesion_wise_f1": 1.0}, lesions=(row,))}
@@ -113,7 +115,7 @@ def test_lesions_have_a_table_where_a_class_asks_for_them(tmp_path: Path) -> Non
     ]
 
 
-def test_a_table_of_lesions_of_an_earlier_run_does_not_stay(tmp_path: Path) -> None:
+def test_a_table_of_lesions_of_an_earlier_run_is_removed(tmp_path: Path) -> None:
     classes = {"C": EvaluationClass(labels=[1], metrics={"lesion_wise_f1": {}})}
     write_evaluation(tmp_path / "r.csv", [], classes, {}, {})
     assert lesions_path(tmp_path / "r.csv").read_text().startswith("id,class")
@@ -133,7 +135,7 @@ def test_ids_stay_text_in_the_results(tmp_path: Path) -> None:
     assert lines[-5].startswith("Mean,0.75")
 
 
-def test_pairs_survive_being_written_and_read(tmp_path: Path) -> None:
+def test_pairs_are_read_back_as_written(tmp_path: Path) -> None:
     made = [Pair("007", Path("/m.nii.gz"), Path("/p.nii.gz")), Pair("NA", Path("/m2.nii.gz"), Path("/p2.nii.gz"))]
     write_pairs(tmp_path / "paths.csv", made)
     assert list(pd.read_csv(tmp_path / "paths.csv").columns) == ["id", "mask", "prediction"]
@@ -141,15 +143,35 @@ def test_pairs_survive_being_written_and_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content, words",
+    "content, names",
     [
-        ("id,mask\na,m.nii.gz\n", r"lacks the columns \['prediction'\]"),
-        ("id,mask,prediction\na,m,p\na,m,p\n", "'a' is given twice"),
-        ("id,mask,prediction\na,m,\n", "row 2, column 'prediction' is empty"),
-        ("id,mask,prediction\nMean,m,p\n", r"\['Mean'\] are those of summary rows"),
+        ("id,mask\na,m.nii.gz\n", "prediction"),
+        ("id,mask,prediction\na,m,p\na,m,p\n", "'a'"),
+        ("id,mask,prediction\na,m,\n", "row 2, column 'prediction'"),
     ],
 )
-def test_a_bad_table_of_pairs_is_refused(tmp_path: Path, content: str, words: str) -> None:
+def test_an_invalid_table_of_pairs_is_refused(tmp_path: Path, content: str, names: str) -> None:
     (tmp_path / "paths.csv").write_text(content)
-    with pytest.raises(DatasetError, match=words):
+    with pytest.raises(DatasetError, match=names):
         read_pairs(tmp_path / "paths.csv")
+
+
+def test_a_table_of_pairs_without_rows_or_with_the_id_of_a_summary_row_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "paths.csv"
+    path.write_text("id,mask,prediction\n")
+    with refuses("table-empty", DatasetError, file=path):
+        read_pairs(path)
+    path.write_text("id,mask,prediction\nMean,m,p\n")
+    with refuses("id-reserved", DatasetError, file=path, found=["Mean"]):
+        read_pairs(path)
+
+
+@pytest.mark.parametrize(
+    "output, code",
+    [("in.csv", "output-is-input"), ("folder", "folder-not-file"), ("in.csv/r.csv", "file-not-folder")],
+)
+def test_an_output_that_cannot_be_written_is_refused(tmp_path: Path, output: str, code: str) -> None:
+    (tmp_path / "in.csv").touch()
+    (tmp_path / "folder").mkdir()
+    with refuses(code, ConfigError):
+        check_output(tmp_path / output, [tmp_path / "in.csv"])

@@ -48,7 +48,7 @@ def scores(box: Sandbox) -> Path:
 
 @pytest.fixture
 def wanted(predicted: Sandbox) -> Sandbox:
-    """A sandbox with predictions, a table of the pairs, and what is to be measured."""
+    """A sandbox with predictions, a table of pairs and the classes to score."""
     files = [(predicted.mask(number), predicted.prediction(number)) for number in (1, 2, 3, 4)]
     rows = [f"phantom_{number:03},{mask},{prediction}" for number, (mask, prediction) in enumerate(files, start=1)]
     pairs(predicted).write_text("\n".join(["id,mask,prediction", *rows, ""]))
@@ -66,19 +66,19 @@ def rows(path: Path) -> dict[str, list[str]]:
 
 
 def others_are_scored(box: Sandbox) -> bool:
-    """Whether the first patient has a row without scores, and a reason in the summary, and all others have scores."""
+    """Whether only the first patient has no scores, with the reason in the summary."""
     found = rows(scores(box))
-    told = json.loads(scores(box).with_name("scores_summary.json").read_text())
+    summary = json.loads(scores(box).with_name("scores_summary.json").read_text())
     others = [float(cell) for number in (2, 3, 4) for cell in found[f"phantom_{number:03}"]]
     return (
         found["phantom_001"] == [""] * 4
         and all(math.isfinite(value) for value in others)
-        and told["patients"] == {"given": 4, "scored": 3, "failed": 1}
-        and "phantom_001" in told["failures"]
+        and summary["patients"] == {"given": 4, "scored": 3, "failed": 1}
+        and "phantom_001" in summary["failures"]
     )
 
 
-def everybody_is_scored(box: Sandbox) -> bool:
+def all_are_scored(box: Sandbox) -> bool:
     return json.loads(scores(box).with_name("scores_summary.json").read_text())["patients"]["scored"] == 4
 
 
@@ -134,32 +134,32 @@ def both_empty(box: Sandbox) -> None:
 
 of_a_patient = partial(Fault, others_done=others_are_scored)
 of_all = partial(Fault, touches=False)
-of_none = partial(Fault, says="Scores:", status=0, others_done=everybody_is_scored)
+of_none = partial(Fault, says="Scores:", status=0, others_done=all_are_scored)
 
 FAULTS = [
     of_a_patient(
         "evaluate/prediction-missing",
-        "a prediction that is not there",
+        "a missing prediction",
         lambda box: remove(box.prediction()),
-        "predicted/phantom_001.nii.gz",
+        ("[image-missing]", "predicted/phantom_001.nii.gz"),
     ),
     of_a_patient(
         "evaluate/prediction-truncated",
-        "a prediction that is cut short",
+        "a truncated prediction",
         lambda box: cut_short(box.prediction()),
-        "phantom_001.nii.gz cannot be read as a NIfTI image",
+        ("[image-unreadable]", "phantom_001.nii.gz"),
     ),
     of_a_patient(
         "evaluate/prediction-empty-file",
-        "a prediction of no bytes",
+        "an empty file in place of a prediction",
         lambda box: fill(box.prediction()),
-        "phantom_001.nii.gz is empty",
+        ("[image-unreadable]", "phantom_001.nii.gz"),
     ),
     of_a_patient(
         "evaluate/prediction-not-an-image",
-        "a prediction that is a text",
+        "a text file in place of a prediction",
         lambda box: fill(box.prediction(), "no image"),
-        "phantom_001.nii.gz cannot be read as a NIfTI image",
+        ("[image-unreadable]", "phantom_001.nii.gz"),
     ),
     of_a_patient(
         "evaluate/prediction-a-folder",
@@ -170,17 +170,17 @@ FAULTS = [
     *(
         of_a_patient(
             f"evaluate/prediction-other-{field}",
-            f"a prediction of another {field} than its mask",
+            f"a prediction whose {field} differs from its mask",
             partial(on_other_grid, field=field),
-            f"lie on different grids: {field}",
+            ("[grid-mismatch]", f"on different grids: {field}"),
         )
         for field in ("size", "spacing", "origin", "direction")
     ),
     of_a_patient(
         "evaluate/prediction-4d",
-        "a prediction with a fourth dimension",
+        "a prediction with four dimensions",
         in_prediction(lambda array: np.stack([array, array], axis=-1)),
-        "must have three dimensions",
+        "[image-not-3d]",
     ),
     of_a_patient(
         "evaluate/prediction-probabilities",
@@ -190,7 +190,7 @@ FAULTS = [
     ),
     of_a_patient(
         "evaluate/prediction-nan",
-        "a prediction with NaN in it",
+        "a prediction with NaN",
         in_prediction(lambda array: filled(np.nan, array.astype(np.float32))),
         "[labels-out-of-range]",
     ),
@@ -198,27 +198,27 @@ FAULTS = [
         "evaluate/prediction-negative",
         "a prediction with a negative label",
         in_prediction(lambda array: filled(-1, array.astype(np.int16))),
-        "holds values from -1 to 2",
+        ("[labels-out-of-range]", "-1"),
     ),
     of_a_patient(
         "evaluate-validate/prediction-unknown-label",
-        "a label that no class names, with --validate",
+        "a label that is in no class, with --validate",
         unknown_label_checked,
-        "holds labels [7]; known are [0, 1, 2]",
+        ("[unknown-label]", "7", "0, 1, 2"),
     ),
     of_a_patient(
         "evaluate/mask-missing",
-        "a mask that is not there",
+        "a missing mask",
         lambda box: remove(box.mask()),
-        "mask.nii.gz",
+        ("[image-missing]", "mask.nii.gz"),
     ),
     of_a_patient(
         "evaluate/mask-truncated",
-        "a mask that is cut short",
+        "a truncated mask",
         lambda box: cut_short(box.mask()),
-        "mask.nii.gz cannot be read as a NIfTI image",
+        ("[image-unreadable]", "mask.nii.gz"),
     ),
-    of_none("evaluate/both-empty", "a mask and a prediction that are both empty", both_empty),
+    of_none("evaluate/both-empty", "an empty mask and an empty prediction", both_empty),
     of_none(
         "evaluate/prediction-empty",
         "a prediction without any label",
@@ -226,139 +226,139 @@ FAULTS = [
     ),
     of_all(
         "evaluate/ids-twice",
-        "an id that is given twice",
+        "a duplicate id",
         in_pairs("phantom_002,", "phantom_001,"),
-        "the id 'phantom_001' is given twice",
+        ("pairs.csv", "'phantom_001'"),
     ),
     *(
         of_all(
             f"evaluate/{key}",
             what,
             in_pairs("\nphantom_001,", f"\n{case_id},"),
-            "cannot name a file",
+            "pairs.csv",
         )
         for key, what, case_id in (
-            ("id-dotdot", "an id that leads out of the folder", "../x"),
+            ("id-dotdot", "an id that leaves the folder", "../x"),
             ("id-absolute", "an id that is a path", "/elsewhere/x"),
             ("id-very-long", "an id of 300 letters", "x" * 300),
         )
     ),
     of_all(
         "evaluate/id-reserved",
-        "a patient called as a summary row",
+        "a patient with the id of a summary row",
         in_pairs("\nphantom_001,", "\nMean,"),
-        "the ids ['Mean'] are those of summary rows",
+        ("[id-reserved]", "Mean"),
     ),
     of_none("evaluate/ids-leading-zeros", "ids with leading zeros", in_pairs("\nphantom_00", "\n00")),
     of_all(
         "evaluate/csv-missing",
-        "a table of pairs that is not there",
+        "a missing table of pairs",
         lambda box: remove(pairs(box)),
-        "There is no table",
+        "pairs.csv",
     ),
     of_all(
         "evaluate/csv-semicolon",
         "a table with semicolons",
         in_pairs(",", ";"),
-        "pairs.csv lacks the columns ['id', 'mask', 'prediction']",
+        ("pairs.csv", "prediction"),
     ),
-    of_none("evaluate/csv-bom", "a table that begins with a byte-order mark", in_pairs("id,", "\ufeffid,")),
-    of_none("evaluate/csv-crlf", "a table with the line ends of Windows", in_pairs("\n", "\r\n")),
+    of_none("evaluate/csv-bom", "a table with a byte-order mark", in_pairs("id,", "\ufeffid,")),
+    of_none("evaluate/csv-crlf", "a table with Windows line endings", in_pairs("\n", "\r\n")),
     of_all(
         "evaluate/csv-empty",
-        "a table of no bytes",
+        "an empty file in place of the table",
         lambda box: fill(pairs(box)),
-        "pairs.csv cannot be read as a table",
+        "pairs.csv",
     ),
     of_all(
         "evaluate/csv-header-only",
         "a table without rows",
         lambda box: fill(pairs(box), "id,mask,prediction\n"),
-        "pairs.csv has no rows",
+        ("[table-empty]", "pairs.csv"),
     ),
     of_all(
         "evaluate/csv-column-missing",
         "a table without the column prediction",
         in_pairs("id,mask,prediction", "id,mask,predicted"),
-        "pairs.csv lacks the columns ['prediction']",
+        ("pairs.csv", "prediction"),
     ),
     of_all(
         "evaluate/csv-cell-empty",
         "an empty cell",
         lambda box: edit(pairs(box), f"phantom_001,{box.mask()},", "phantom_001,,"),
-        "row 2, column 'mask' is empty",
+        ("pairs.csv", "row 2", "'mask'"),
     ),
     of_all(
         "evaluate/csv-not-text",
         "an image in place of the table",
         image_as_table,
-        "pairs.csv cannot be read as a table",
+        "pairs.csv",
     ),
     of_all(
         "evaluate/config-missing",
-        "a config.json that is not there",
+        "a missing config.json",
         lambda box: remove(asked(box)),
-        "Name a config.json with --config",
+        ("[config-missing]", "asked.json", "--config"),
     ),
     of_all(
         "evaluate/config-broken",
-        "a config.json that is cut short",
+        "a truncated config.json",
         lambda box: cut_short(asked(box)),
         ("[json-invalid]", "asked.json"),
     ),
     of_all(
         "evaluate/config-without-classes",
-        "a config.json that asks for nothing",
+        "a config.json without classes",
         lambda box: fill(asked(box), "{}"),
-        "asked.json names no class",
+        ("[evaluation-invalid]", "asked.json"),
     ),
     of_all(
         "evaluate/config-a-list",
         "a config.json that is a list",
         lambda box: fill(asked(box), "[]"),
-        "asked.json",
+        ("[value-invalid]", "asked.json"),
     ),
     of_all(
         "evaluate/class-without-metrics",
         "classes without metrics",
         lambda box: fill(asked(box), json.dumps({"core": {"labels": [2], "metrics": {}}})),
-        "asked.json names no class with a metric",
+        ("[evaluation-invalid]", "asked.json"),
     ),
     of_all(
         "evaluate/metric-unknown",
-        "a metric that does not exist",
+        "an unknown metric",
         one_class(metrics={"dicee": {}}),
-        "Did you mean 'dice'?",
+        ("[unknown-metric]", "Did you mean 'dice'?"),
     ),
     of_all(
         "evaluate/metric-parameter-misspelt",
-        "a parameter of a metric that is misspelt",
+        "a misspelled parameter of a metric",
         one_class(metrics={"surf_dice": {"tolerence": 2.0}}),
-        "Did you mean 'tolerance'?",
+        ("[evaluation-invalid]", "Did you mean 'tolerance'?"),
     ),
     of_all(
         "evaluate/metric-parameter-wrong-type",
-        "a parameter of a metric that is a text",
+        "a parameter of the wrong type",
         one_class(metrics={"surf_dice": {"tolerance": "wide"}}),
-        "class 'core', metric 'surf_dice': 'tolerance'",
+        ("[evaluation-invalid]", "'core'", "'tolerance'"),
     ),
     of_all(
         "evaluate/metric-parameter-negative",
-        "a parameter of a metric below its range",
+        "a parameter below its range",
         one_class(metrics={"surf_dice": {"tolerance": -1.0}}),
-        "class 'core', metric 'surf_dice': 'tolerance'",
+        ("[evaluation-invalid]", "'core'", "'tolerance'"),
     ),
     of_all(
         "evaluate/class-labels-a-string",
-        "labels of a class that are texts",
+        "labels of a class that are strings",
         one_class(labels=["2"]),
-        "core.labels.0",
+        ("[value-invalid]", "core.labels.0"),
     ),
     of_all(
         "evaluate/class-unknown-label",
-        "a class of a label that the dataset does not have",
+        "a class with a label that the dataset does not have",
         class_of_unknown_label,
-        "class 'core' names labels [5] that are not among those of the dataset, [0, 1, 2]",
+        ("[evaluation-invalid]", "'core'", "0, 1, 2, not 5"),
     ),
     of_none(
         "evaluate/class-named-weirdly",
@@ -375,20 +375,20 @@ FAULTS = [
         "evaluate/output-a-folder",
         "an output that is a folder",
         lambda box: ["--output-csv", box.folder / "data"],
-        "data is a folder",
+        ("[folder-not-file]", "data"),
     ),
     of_all(
         "evaluate/output-below-a-file",
         "an output in a folder that is a file",
         lambda box: ["--output-csv", asked(box) / "scores.csv"],
-        "asked.json is a file, where a folder is to be",
+        ("[file-not-folder]", "asked.json"),
     ),
     *(
         of_all(
             f"evaluate/output-is-{name}",
             f"an output that is {what}",
             partial(over, path=path),
-            "would be written over",
+            "[output-is-input]",
         )
         for name, what, path in (
             ("table", "the table of pairs", pairs),
@@ -398,14 +398,14 @@ FAULTS = [
     ),
     of_all(
         "evaluate/output-beside-is-table",
-        "a table of pairs that is called as the table of lesions beside the output",
+        "a table of pairs with the name of the table of lesions beside the output",
         lambda box: [
             "--paths-csv",
             shutil.copy(pairs(box), box.folder / "data" / "x_lesions.csv"),
             "--output-csv",
             box.folder / "data" / "x.csv",
         ],
-        "would be written over",
+        "[output-is-input]",
     ),
 ]
 
@@ -415,7 +415,7 @@ def test_evaluate(wanted: Sandbox, fault: Fault) -> None:
     meets(wanted, "evaluate", evaluation(wanted), fault)
 
 
-def test_scores_of_before_are_kept_where_nothing_could_be_scored(wanted: Sandbox) -> None:
+def test_earlier_scores_are_kept_if_the_config_is_invalid(wanted: Sandbox) -> None:
     assert wanted.run("evaluate", *evaluation(wanted)).status == 0
     before = {path: content for path, content in wanted.files().items() if path.name.startswith("scores")}
     cut_short(asked(wanted))
@@ -423,7 +423,7 @@ def test_scores_of_before_are_kept_where_nothing_could_be_scored(wanted: Sandbox
     assert {path: wanted.files().get(path) for path in before} == before
 
 
-def test_no_score_of_before_is_left_where_a_patient_fails(wanted: Sandbox) -> None:
+def test_earlier_scores_of_a_patient_that_fails_are_removed(wanted: Sandbox) -> None:
     assert wanted.run("evaluate", *evaluation(wanted)).status == 0
     figure = scores(wanted).with_name("scores_scores.png")
     drawn = figure.read_bytes()
@@ -440,10 +440,11 @@ def test_a_table_with_a_patient_that_failed_is_not_ranked(wanted: Sandbox) -> No
     assert wanted.run("evaluate", *evaluation(wanted)).status == 1
     ended = wanted.run("rank", "--results", whole, scores(wanted), "--output-csv", wanted.folder / "ranks.csv")
     assert ended.status == 1
-    assert "Scores are missing" in ended.said
+    assert "[scores-missing]" in ended.said
+    assert "phantom_001" in ended.said
 
 
-def test_with_every_prediction_gone_there_is_no_mean(wanted: Sandbox) -> None:
+def test_without_any_prediction_there_are_no_summary_rows(wanted: Sandbox) -> None:
     remove(wanted.prediction().parent)
     assert wanted.run("evaluate", *evaluation(wanted)).status == 1
     assert list(rows(scores(wanted))) == ["id", *(f"phantom_{number:03}" for number in (1, 2, 3, 4))]

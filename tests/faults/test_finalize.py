@@ -30,7 +30,7 @@ def all_is_done(box: Sandbox) -> bool:
 
 
 def others_are_scored(box: Sandbox) -> bool:
-    """Whether the first patient has a row without scores, and all others have scores."""
+    """Whether only the first patient has no scores."""
     others = {"phantom_002", "phantom_003", "phantom_004"}
     return scored(box) == others and not any(rows(box)["phantom_001"]) and is_tested(box)
 
@@ -40,7 +40,7 @@ def prediction(box: Sandbox) -> Path:
 
 
 def unmade(breaks: Callable[[Sandbox], None]) -> Callable[[Sandbox], None]:
-    """Break a study whose scores and test predictions are still to be made."""
+    """Break a study without scores and test predictions."""
 
     def change(box: Sandbox) -> None:
         box.study.results_csv.unlink()
@@ -66,7 +66,7 @@ refused = partial(Fault, touches=False)
 OF_FINALIZE = [
     Fault(
         "finalize/prediction-missing",
-        "a prediction of cross-validation that is gone",
+        "a missing cross-validation prediction",
         unmade(lambda box: remove(prediction(box))),
         "Scores:",
         status=0,
@@ -74,7 +74,7 @@ OF_FINALIZE = [
     ),
     Fault(
         "finalize/prediction-truncated",
-        "a prediction of cross-validation that is cut short",
+        "a truncated cross-validation prediction",
         unmade(lambda box: cut_short(prediction(box))),
         "Scores:",
         status=0,
@@ -82,21 +82,21 @@ OF_FINALIZE = [
     ),
     Fault(
         "finalize/array-truncated",
-        "the arrays of a patient that is to be predicted cut short",
+        "truncated arrays of a patient that needs prediction",
         unmade(unpredictable),
-        "1 of ",
+        ("1 of ", "phantom_001"),
         others_done=others_are_scored,
     ),
     Fault(
         "finalize/mask-truncated",
-        "the mask of a patient cut short",
+        "a truncated mask of a patient",
         unmade(lambda box: cut_short(box.mask())),
-        "1 of 4 patients could not be scored: phantom_001",
+        ("1 of 4 patients", "phantom_001"),
         others_done=others_are_scored,
     ),
     Fault(
         "finalize/test-image-truncated",
-        "an image of a test patient cut short",
+        "a truncated image of a test patient",
         unmade(lambda box: cut_short(box.folder / "data" / "test" / "phantom_001" / "t1.nii.gz")),
         "phantom_001",
         others_done=lambda box: len(scored(box)) == 4,
@@ -111,7 +111,7 @@ OF_FINALIZE = [
     refused("finalize/no-model", "a study without models", lambda box: remove(box.study.models), "[model-missing]"),
     Fault(
         "finalize/weights-truncated",
-        "the weights of a fold cut short",
+        "truncated weights of a fold",
         unmade(lambda box: cut_short(box.study.model(0))),
         ("[weights-unreadable]", "fold_0.pt"),
     ),
@@ -123,21 +123,21 @@ OF_FINALIZE = [
     ),
     refused(
         "finalize/config-broken",
-        "a config.json that is cut short",
+        "a truncated config.json",
         lambda box: cut_short(box.study.config),
         ("[json-invalid]", "config.json"),
     ),
     refused(
         "finalize/metric-unknown",
-        "a metric that does not exist",
+        "an unknown metric",
         lambda box: edit_text(box.study.config, lambda text: text.replace('"haus95"', '"haus59"')),
-        "'core': Unknown metric 'haus59'. Did you mean 'haus95'?",
+        ("[unknown-metric]", "'core'", "Did you mean 'haus95'?"),
     ),
     refused(
         "finalize/paths-missing",
         "a study without its table of patients",
         lambda box: remove(box.study.train_paths),
-        "There is no table",
+        "train_paths.csv",
     ),
 ]
 
@@ -166,27 +166,27 @@ OF_ACCEPTANCE = [
     ),
     refused(
         "accept/results-empty",
-        "a table of scores of no bytes",
+        "an empty file in place of the scores",
         lambda box: fill(box.study.results_csv),
-        "results.csv cannot be read as a table",
+        "results.csv",
     ),
     refused(
         "accept/results-without-patients",
         "a table of scores without patients",
         lambda box: edit_text(box.study.results_csv, lambda text: text.splitlines()[0]),
-        "has no scores of anybody",
+        ("[scores-missing]", "results.csv"),
     ),
     refused(
         "accept/results-cut-short",
-        "a table of scores that is cut short",
+        "a truncated table of scores",
         lambda box: edit_text(box.study.results_csv, lambda text: text[:20]),
-        "results.csv lacks the columns",
+        ("[table-column-missing]", "results.csv"),
     ),
     refused(
         "accept/patient-failed",
         "a table of scores with a patient that failed",
         without_scores_of_one,
-        "has no scores of phantom_001",
+        ("[scores-missing]", "phantom_001"),
     ),
     refused(
         "accept/no-study",
