@@ -15,6 +15,7 @@ from mist_dagster.dagster_private import (
     extract_data_version_from_entry,
     get_input_data_version_tag,
     get_input_event_pointer_tag,
+    passed_on,
 )
 from mist_dagster.metadata import Metadata
 from mist_dagster.runtime.progress import Progress
@@ -116,16 +117,20 @@ class Made:
     metadata: Metadata
 
 
+RANGE_IN_ONE_RUN: Mapping[str, Any] = {"backfill_policy": dg.BackfillPolicy.single_run(), "dagster_type": dg.Nothing}
+"""Arguments of the decorator of assets that use ``materialize_each``."""
+
+
 def materialize_each(
     context: dg.AssetExecutionContext,
     outcomes: Iterable[Outcome[Case, Result]],
     progress: Progress,
     made: Callable[[Case, Result], Made],
-) -> None:
+) -> Iterator[dg.Output[None]]:
     """Log a materialization for each patient as soon as it is done; fail at the end if any failed.
 
-    One run does a whole range of patients this way, with an event each, and what was done stays recorded whatever
-    becomes of the others.
+    One run processes a range of patients, with an event for each, and what is done stays recorded when others fail. If
+    none fails, the output lets steps downstream in the same run start.
     """
     tags = input_tags(context)
     failures: dict[str, str] = {}
@@ -155,6 +160,7 @@ def materialize_each(
             metadata={"failed": dg.MetadataValue.json(failures)},
             allow_retries=False,
         )
+    yield passed_on()
 
 
 def collect(

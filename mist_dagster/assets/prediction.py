@@ -11,7 +11,7 @@ from pydantic import Field
 
 from mist_dagster import metadata
 from mist_dagster.partitions import StudyPartitions
-from mist_dagster.provenance import Made, asset_key, interruptible, materialize_each
+from mist_dagster.provenance import RANGE_IN_ONE_RUN, Made, asset_key, interruptible, materialize_each
 from mist_dagster.runtime.executors import GPU_QUEUE
 from mist_dagster.runtime.gpu import leased_devices
 from mist_dagster.runtime.locks import at_work
@@ -64,8 +64,9 @@ def _cv_prediction(study: Study, partitions: StudyPartitions) -> dg.AssetsDefini
         ):
             predicted = predict_held_out(study, ids, resolve_device(device), claim)
             tracked = progress.track(predicted, "Predicting held-out patients", len(ids))
-            materialize_each(context, tracked, progress, partial(_held_out, study, settings, len(ids) <= MAX_PICTURES))
-        yield from ()
+            yield from materialize_each(
+                context, tracked, progress, partial(_held_out, study, settings, len(ids) <= MAX_PICTURES)
+            )
 
     return cast(dg.AssetsDefinition, cv_prediction)
 
@@ -94,8 +95,9 @@ def _test_prediction(study: Study, partitions: StudyPartitions) -> dg.AssetsDefi
         ):
             predicted = predict_tests(study, ids, resolve_device(device), claim)
             tracked = progress.track(predicted, "Predicting test patients", len(ids))
-            materialize_each(context, tracked, progress, partial(_tested, study, settings, len(ids) <= MAX_PICTURES))
-        yield from ()
+            yield from materialize_each(
+                context, tracked, progress, partial(_tested, study, settings, len(ids) <= MAX_PICTURES)
+            )
 
     return cast(dg.AssetsDefinition, test_prediction)
 
@@ -104,8 +106,7 @@ def _described(study: Study) -> dict[str, Any]:
     return {
         "group_name": study.key,
         "code_version": STAGES["predict"].code_version,
-        "backfill_policy": dg.BackfillPolicy.single_run(),
-        "output_required": False,
+        **RANGE_IN_ONE_RUN,
         "pool": "gpu",
         "op_tags": GPU_QUEUE,
         "kinds": {"pytorch"},

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from mist_dagster import metadata
 from mist_dagster.partitions import StudyPartitions
-from mist_dagster.provenance import Made, asset_key, interruptible, materialize_each
+from mist_dagster.provenance import RANGE_IN_ONE_RUN, Made, asset_key, interruptible, materialize_each
 from mist_dagster.runtime.locks import at_work
 from mist_dagster.runtime.progress import Progress
 from mist_dagster.stages import STAGES
@@ -37,8 +37,7 @@ def build(study: Study, partitions: StudyPartitions) -> list[dg.AssetsDefinition
         partitions_def=partitions.patients,
         deps=[asset_key(study, "raw_case"), asset_key(study, "preprocessing_settings")],
         code_version=STAGES["preprocess"].code_version,
-        backfill_policy=dg.BackfillPolicy.single_run(),
-        output_required=False,
+        **RANGE_IN_ONE_RUN,
         kinds={"numpy"},
     )
     def preprocessed_case(
@@ -49,13 +48,12 @@ def build(study: Study, partitions: StudyPartitions) -> list[dg.AssetsDefinition
         cases = [assignment[case_id] for case_id in sorted(context.partition_keys)]
         write = partial(_write, study, settings, read_boxes(study), read_sizes(study))
         with interruptible(context), at_work(context.run.run_id, study, "preprocessed", alone=True):
-            materialize_each(
+            yield from materialize_each(
                 context,
                 progress.track(outcomes(write, cases, config.workers), "Preprocessing", len(cases)),
                 progress,
                 partial(_made, study),
             )
-        yield from ()
 
     return [preprocessed_case]
 
