@@ -1,4 +1,4 @@
-"""Cases and folds: what dataset.json describes, and the tables of paths that analysis makes of it."""
+"""Cases and folds: dataset.json, and the tables of paths that the analysis writes."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from typing import Annotated, Literal
 import pandas as pd
 from pydantic import BeforeValidator, ConfigDict, Field, StrictInt, model_validator
 
-from mist_ops.errors import DatasetError, listing
+from mist_ops.errors import DatasetError, counted, few
 from mist_ops.schema import Section, read_checked
 from mist_ops.study import check_id
-from mist_ops.tables import located, read_table, whole_numbers, write_rows
+from mist_ops.tables import integers, located, read_table, write_rows
 
 RESERVED = ("id", "fold", "mask", "prediction", "group")
-"""Columns of the tables, which no channel may be called."""
+"""Columns of the tables, which are not allowed as names of channels."""
 
 _FOLD = re.compile("[0-9]{1,4}")
 
-# Likeness from which a key was meant to be ours: "classes" and "test-dat" are, "test" and "description" are not.
+# Similarity above which a key counts as misspelled: "classes" and "test-dat" do, "test" and "description" do not.
 _MISSPELLED = 0.7
 
 Patterns = Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
@@ -36,97 +36,109 @@ def _lower(value: object) -> object:
 
 
 class DatasetDescription(Section):
-    """What a person writes in dataset.json. Folders are relative to that file."""
+    """Contents of dataset.json. Folders are relative to that file."""
 
     model_config = ConfigDict(extra="ignore")
 
     task: Annotated[str, Field(min_length=1, description="Name of the task.")]
     modality: Annotated[Literal["ct", "mr", "other"], BeforeValidator(_lower), Field(description="ct, mr or other.")]
-    train_data: Annotated[Path, Field(alias="train-data", description="Folder with a folder per training patient.")]
+    train_data: Annotated[Path, Field(alias="train-data", description="Folder with one folder per training patient.")]
     test_data: Annotated[Path | None, Field(alias="test-data", description="The same for test patients.")] = None
-    mask: Annotated[Patterns, Field(description="Strings that tell the mask's file name.")]
+    mask: Annotated[Patterns, Field(description="Strings that identify the file of the mask.")]
     images: Annotated[dict[str, Patterns], Field(min_length=1, description="The same for each channel.")]
-    labels: Annotated[list[Label], Field(min_length=2, description="Integers in the masks, with 0 for background.")]
+    labels: Annotated[
+        list[Label], Field(min_length=2, description="Integers in the masks, with 0 for background.")
+    ]
     final_classes: Annotated[
-        dict[str, list[Label]] | None, Field(description="Classes to score; each label by itself if absent.")
+        dict[str, list[Label]] | None, Field(description="Classes to score; by default, each label is one.")
     ] = None
     patients: Annotated[
-        Path | None, Field(description="Table with the column id and any of fold, group and stratum.")
+        Path | None, Field(description="Table with the column id and at least one of fold, group and stratum.")
     ] = None
 
     @model_validator(mode="before")
     @classmethod
     def _no_misspelling(cls, written: object) -> object:
-        """Refuse a key that is nearly one of ours; others are notes of a person's own."""
+        """Refuse keys that are nearly known ones; other keys are ignored as notes."""
         known = [field.alias or name for name, field in cls.model_fields.items()]
         meant = {
             str(key): difflib.get_close_matches(str(key), known, n=1, cutoff=_MISSPELLED)
             for key in (written if isinstance(written, dict) else ())
             if key not in known
         }
-        wrong = [f"the key '{key}' is not known, but '{near[0]}' is; correct it" for key, near in meant.items() if near]
+        wrong = [f"unknown key '{key}'. Did you mean '{near[0]}'?" for key, near in meant.items() if near]
         if wrong:
-            raise ValueError("; ".join(wrong))
+            raise ValueError(" ".join(wrong))
         return written
 
     @model_validator(mode="after")
     def _consistent(self) -> DatasetDescription:
         problems = []
         if 0 not in self.labels or len(set(self.labels)) != len(self.labels):
-            problems.append(f"'labels' must hold 0 and each label once, found {self.labels}")
+            problems.append(f"'labels' must contain 0 and no duplicates, got {few(self.labels, 20)}")
         for name in self.images:
             if name in RESERVED:
-                problems.append(f"'images': the name {name!r} is taken by a column of the tables; choose another")
+                problems.append(f"'images': the name '{name}' is reserved; choose another")
         for name, labels in (self.final_classes or {}).items():
             unknown = sorted(set(labels) - set(self.labels))
             if unknown:
-                problems.append(f"'final_classes': {name!r} names labels {unknown} that are not in 'labels'")
+                problems.append(f"'final_classes': '{name}' has labels that 'labels' does not list: {few(unknown)}")
             if not labels or 0 in labels:
-                problems.append(f"'final_classes': {name!r} needs at least one label, and not the background 0")
+                problems.append(f"'final_classes': '{name}' needs at least one label, and not the background 0")
         if problems:
             raise ValueError("; ".join(problems))
         return self
 
     @property
     def classes(self) -> dict[str, list[int]]:
-        """Classes to score; without ``final_classes`` each label is one."""
+        """Classes to score; by default, each label is one."""
         return self.final_classes or {f"label_{label}": [label] for label in sorted(self.labels) if label}
 
 
 def read_description(path: Path) -> DatasetDescription:
-    """Read dataset.json with its folders resolved. Every mistake in it is named at once."""
+    """Read dataset.json and resolve its folders.
+
+    Raises:
+        DatasetError: The file is missing or invalid, or a folder or table is missing; all mistakes are listed.
+    """
     if not path.is_file():
-        raise DatasetError(f"There is no {path}. Name a dataset.json with --data.")
+        raise DatasetError(
+            f"{path} does not exist. Give a dataset.json with --data.",  # pinned
+            code="dataset-missing",
+            file=path,
+        )
     described = read_checked(path, DatasetDescription, DatasetError)
     folder = path.resolve().parent
     folders = {"train_data": folder / described.train_data}
     if described.test_data is not None:
         folders["test_data"] = folder / described.test_data
-    missing = [
-        f"'{key.replace('_', '-')}': there is no folder {value}" for key, value in folders.items() if not value.is_dir()
-    ]
+    missing = [_missing(key.replace("_", "-"), value, "folder") for key, value in folders.items() if not value.is_dir()]
     if described.patients is not None:
         folders["patients"] = folder / described.patients
         if not folders["patients"].is_file():
-            missing.append(f"'patients': there is no table {folders['patients']}")
+            missing.append(_missing("patients", folders["patients"], "table"))
     if missing:
-        raise DatasetError(f"{path}: {listing(missing)}. Paths are relative to the JSON file.")
+        raise DatasetError.of(str(path), missing)
     return described.model_copy(update={**folders, "labels": sorted(described.labels)})
 
 
+def _missing(field: str, path: Path, kind: str) -> DatasetError:
+    return DatasetError(f"'{field}': the {kind} {path} does not exist.", code=f"{kind}-missing", file=path, field=field)
+
+
 def is_movable(path: Path) -> bool:
-    """Whether a dataset.json names its folders relative to itself, so that everything may be moved together."""
+    """Whether a dataset.json has relative paths, so that it can be moved together with its folders."""
     return not read_checked(path, DatasetDescription, DatasetError).train_data.is_absolute()
 
 
 @dataclass(frozen=True)
 class PatientTable:
-    """What is known of patients beside their files, each by id; patients may be missing from any of it.
+    """Requested folds, groups and strata by patient id; each may lack patients.
 
     Attributes:
-        fold_of: The fold that is to hold out a patient.
-        group_of: What must stay in one fold together: a person scanned twice, a family, a site.
-        stratum_of: What each fold is to hold an equal share of: a diagnosis, a scanner.
+        fold_of: The fold that holds out a patient.
+        group_of: Patients who must be in the same fold: a person scanned twice, a family, a site.
+        stratum_of: Property to distribute evenly over the folds: a diagnosis, a scanner.
     """
 
     fold_of: Mapping[str, int] = field(default_factory=dict)
@@ -135,12 +147,12 @@ class PatientTable:
 
     @property
     def ids(self) -> set[str]:
-        """The patients of whom anything is known."""
+        """All patients of the table."""
         return {*self.fold_of, *self.group_of, *self.stratum_of}
 
 
 def read_patient_table(description: DatasetDescription) -> PatientTable:
-    """Read the table that ``patients`` of dataset.json names; empty cells and absent columns say nothing."""
+    """Read the table ``patients`` of dataset.json; empty cells and missing columns are ignored."""
     if description.patients is None:
         return PatientTable()
     table = read_table(description.patients, required=("id",))
@@ -151,13 +163,22 @@ def read_patient_table(description: DatasetDescription) -> PatientTable:
     }
     if not columns:
         raise DatasetError(
-            f"{description.patients} has none of the columns fold, group and stratum. Found: {list(table.columns)}."
+            f"{description.patients} needs at least one of the columns fold, group and stratum. "
+            f"It has: {few(list(table.columns), 20)}.",
+            code="table-column-missing",
+            file=description.patients,
+            found=list(table.columns),
+            expected=["fold", "group", "stratum"],
         )
-    wrong = [f"{case_id}: {fold!r}" for case_id, fold in columns.get("fold", {}).items() if not _FOLD.fullmatch(fold)]
+    wrong = {case_id: fold for case_id, fold in columns.get("fold", {}).items() if not _FOLD.fullmatch(fold)}
     if wrong:
+        shown = few([f"'{fold}' for {case_id}" for case_id, fold in wrong.items()])
         raise DatasetError(
-            f"{description.patients}: the column 'fold' must hold whole numbers from 0, found {listing(wrong)}. "
-            "Correct them."
+            f"{description.patients}: fold must be integers from 0, got {shown}. Correct the table.",
+            code="table-not-integer",
+            file=description.patients,
+            field="fold",
+            found=wrong,
         )
     folds = {case_id: int(fold) for case_id, fold in columns.get("fold", {}).items()}
     return PatientTable(folds, columns.get("group", {}), columns.get("stratum", {}))
@@ -165,7 +186,7 @@ def read_patient_table(description: DatasetDescription) -> PatientTable:
 
 @dataclass(frozen=True)
 class Case:
-    """A patient: its channels by name, in the order the model sees them, and its mask if there is one."""
+    """A patient: images by channel, in the order of the model's inputs, and its mask if there is one."""
 
     id: str
     images: Mapping[str, Path]
@@ -179,7 +200,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Fold:
-    """Ids of a fold: what trains it, what selects its best weights, and what it predicts."""
+    """Patients of a fold: for training, for selecting the best weights, and held out for prediction."""
 
     index: int
     training: tuple[str, ...]
@@ -188,32 +209,41 @@ class Fold:
 
 
 def find_training_cases(description: DatasetDescription) -> list[Case]:
-    """The training patients of a dataset, sorted by id; every patient with a missing or ambiguous file is named."""
+    """Training patients of a dataset, sorted by id.
+
+    Raises:
+        DatasetError: There are none, or files are missing or ambiguous; all such patients are listed.
+    """
     return _cases(description.train_data, {**description.images, "mask": description.mask})
 
 
 def find_test_cases(description: DatasetDescription) -> list[Case]:
-    """The test patients of a dataset, sorted by id; none if it has no test data."""
+    """Test patients of a dataset, sorted by id; raises as ``find_training_cases``."""
     return _cases(description.test_data, description.images) if description.test_data else []
 
 
 def patient_folders(folder: Path) -> list[Path]:
-    """The folders of patients, sorted; files and hidden folders are none."""
+    """Folders of patients, sorted; files and hidden folders are skipped."""
     return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
 def _cases(folder: Path, patterns: Mapping[str, Sequence[str]]) -> list[Case]:
-    patients, problems = patient_folders(folder), [_gone(path) for path in sorted(folder.iterdir()) if _is_broken(path)]
+    patients = patient_folders(folder)
+    problems = [_broken_link(path) for path in sorted(folder.iterdir()) if _is_broken(path)]
     if not patients and not problems:
-        raise DatasetError(f"There are no patients in {folder}. It must hold a folder for each patient.")
+        raise DatasetError(
+            f"{folder} holds no patients. It must contain one folder per patient.",  # pinned
+            code="folder-empty",
+            file=folder,
+        )
     cases = [_case(patient, patterns, problems) for patient in patients]
     if problems:
-        raise DatasetError(f"The patients in {folder} cannot be used: {listing(problems)}")
+        raise DatasetError.of(f"Patients in {folder} cannot be used", problems)
     return cases
 
 
 def linked_away(cases: Iterable[Case], folder: Path) -> list[str]:
-    """Ids of the cases whose files lie elsewhere than in a folder, by links in it."""
+    """Ids of the cases with files outside a folder, to which links in it point."""
     inside = folder.resolve()
     return [case.id for case in cases if not all(path.resolve().is_relative_to(inside) for path in case.files)]
 
@@ -222,11 +252,11 @@ def _is_broken(path: Path) -> bool:
     return path.is_symlink() and not path.exists()
 
 
-def _gone(link: Path) -> str:
-    return f"{link} is a link that leads nowhere; restore what it leads to, or remove it."
+def _broken_link(link: Path) -> DatasetError:
+    return DatasetError(f"{link} is a broken link. Restore its target, or remove it.", code="link-broken", file=link)
 
 
-def _case(patient: Path, patterns: Mapping[str, Sequence[str]], problems: list[str]) -> Case:
+def _case(patient: Path, patterns: Mapping[str, Sequence[str]], problems: list[DatasetError]) -> Case:
     paths = [path for path in patient.iterdir() if path.is_file() or _is_broken(path)]
     names = sorted(path.name for path in paths if not path.name.startswith("."))
     found: dict[str, Path] = {}
@@ -235,21 +265,41 @@ def _case(patient: Path, patterns: Mapping[str, Sequence[str]], problems: list[s
         if len(matches) == 1:
             found[key] = patient / matches[0]
         else:
-            what = f"{len(matches)} files match ({', '.join(matches)})" if matches else f"no file matches among {names}"
-            problems.append(f"patient '{patient.name}', {key} {list(strings)}: {what}; exactly one must.")
-    problems += [_gone(path) for path in found.values() if _is_broken(path)]
+            problems.append(_unmatched(patient, key, strings, matches, names))
+    problems += [_broken_link(path) for path in found.values() if _is_broken(path)]
     for name in names:
         claimed = [key for key, path in found.items() if path.name == name]
         if len(claimed) > 1:
             problems.append(
-                f"patient '{patient.name}': {name} matches {' and '.join(claimed)}; make the strings longer."
+                DatasetError(
+                    f"patient '{patient.name}': {name} matches {' and '.join(claimed)}. Use longer strings.",
+                    code="file-ambiguous",
+                    case=patient.name,
+                    file=patient / name,
+                    found=claimed,
+                )
             )
     mask = found.pop("mask", None)
     return Case(check_id(patient.name, patient.parent), found, mask)
 
 
+def _unmatched(
+    patient: Path, key: str, strings: Sequence[str], matches: Sequence[str], names: Sequence[str]
+) -> DatasetError:
+    found = f"{counted(len(matches), 'file')} match: {few(matches)}" if matches else f"files are {few(names, 20)}"
+    return DatasetError(
+        f"patient '{patient.name}': exactly one file must match '{key}' ({' or '.join(strings)}); {found}.",
+        code="file-ambiguous" if matches else "file-unmatched",
+        case=patient.name,
+        file=patient,
+        field=key,
+        found=list(matches or names),
+        expected=list(strings),
+    )
+
+
 def _matches(names: Sequence[str], strings: Sequence[str]) -> list[str]:
-    """The names that hold a string; a name that equals one, or else ends in one, wins over the others."""
+    """Names that contain a string; names equal to one, or else ending in one, take precedence."""
     for matches in (str.__eq__, str.endswith, str.__contains__):
         found = [name for name in names if any(matches(name, string) for string in strings)]
         if found:
@@ -259,12 +309,12 @@ def _matches(names: Sequence[str], strings: Sequence[str]) -> list[str]:
 
 @dataclass(frozen=True)
 class Assignment:
-    """The rows of train_paths.csv: the cases in the file's order, and the fold in which each is held out.
+    """Rows of train_paths.csv.
 
     Attributes:
-        cases: The cases.
-        fold_of: The fold of each case.
-        group_of: The group of each case that has one; a group is never divided.
+        cases: The cases, in the order of the file.
+        fold_of: The fold that holds out each case.
+        group_of: The group of each case that has one; a group is never split.
     """
 
     cases: tuple[Case, ...]
@@ -272,7 +322,7 @@ class Assignment:
     group_of: Mapping[str, str] = field(default_factory=dict)
 
     def held_out(self, fold: int) -> tuple[str, ...]:
-        """Ids of a fold, in the order of the cases."""
+        """Ids of the cases that a fold holds out, in the order of the file."""
         return tuple(case.id for case in self.cases if self.fold_of[case.id] == fold)
 
     def folds_of(self, ids: Iterable[str]) -> set[int]:
@@ -288,12 +338,12 @@ class Assignment:
 
 
 def write_train_paths(path: Path, assignment: Assignment, relative_to: Path | None = None) -> None:
-    """Write train_paths.csv: id, fold, mask, a column a channel and, if there are groups, the group.
+    """Write train_paths.csv: id, fold, mask, one column per channel and, if there are groups, the group.
 
     Args:
-        path: Of the table.
+        path: The table.
         assignment: Its rows.
-        relative_to: Folder that the paths in it are to be relative to; None for paths as they are.
+        relative_to: Folder to which the paths are made relative; None to keep them.
     """
     groups = assignment.group_of
     write_rows(
@@ -311,25 +361,22 @@ def write_train_paths(path: Path, assignment: Assignment, relative_to: Path | No
 
 
 def read_train_paths(path: Path) -> Assignment:
-    """Read train_paths.csv; ids stay text, and paths are ``located``."""
+    """Read train_paths.csv; ids are text, and paths are ``located``."""
     table = read_table(path, required=("id", "fold", "mask"))
     if table.empty:
-        raise DatasetError(f"{path} lists no patient. Analyze the dataset again.")
-    fold_of = dict(zip(table["id"], whole_numbers(table["fold"], f"{path}: the column 'fold'"), strict=True))
+        raise DatasetError(f"{path} has no rows. Run the analysis again.", code="table-empty", file=path)
+    fold_of = dict(zip(table["id"], integers(list(table["fold"]), path, "fold"), strict=True))
     group_of = {row["id"]: row["group"] for row in table.to_dict("records") if row.get("group")}
     return Assignment(tuple(_cases_of(table, path)), fold_of, group_of)
 
 
 def write_test_paths(path: Path, cases: Sequence[Case], relative_to: Path | None = None) -> None:
-    """Write test_paths.csv: id, then a column a channel; paths as in ``write_train_paths``."""
+    """Write test_paths.csv: id and one column per channel; paths as in ``write_train_paths``."""
     write_rows([{"id": case.id, **_cells(case.images, relative_to)} for case in cases], path)
 
 
 def read_paths(path: Path, channels: Sequence[str]) -> list[Case]:
-    """Read a table of cases to predict. Channels are found by name, in any order; other columns are ignored.
-
-    Paths in it are ``located``.
-    """
+    """Read a table of cases to predict: id and a column per channel, in any order; paths are ``located``."""
     return list(_cases_of(read_table(path, required=("id", *channels)), path, channels))
 
 

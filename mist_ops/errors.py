@@ -80,6 +80,13 @@ def from_json(content: dict[str, Any]) -> MistError:
 class DatasetError(MistError):
     """The dataset cannot be used as described."""
 
+    @classmethod
+    def of(cls, where: str, errors: Sequence[DatasetError]) -> DatasetError:
+        """List several errors in one message; code and facts are those of the first."""
+        first = errors[0]
+        facts = {name: getattr(first, name) for name in ("code", "case", "file", "field", "found", "expected")}
+        return cls(f"{where}: {listing([error.message for error in errors])}", **facts)
+
 
 class ConfigError(MistError):
     """A setting cannot be used."""

@@ -1,9 +1,9 @@
-"""Synthetic patients: small MR-like studies for the demo, the tests and anyone who wants to try a setting.
+"""Synthetic patients: small MR-like datasets for the demo, tests and experiments.
 
-A head is an ellipsoid with a lesion that holds a core, defined in millimetres and then scanned on a grid of its own:
-each patient has another size, spacing, orientation and tilt, as clinical data have. Two channels see the tissues with
-different contrast, under a bias field and Rician noise. The same seed always gives the same images, and patients do
-not depend on one another, so that adding one leaves the others as they were.
+A head is an ellipsoid with a lesion that contains a core, defined in millimeters and sampled on a grid: as in clinical
+data, size, spacing, orientation and tilt differ between patients. Two channels show the tissues with different
+contrast, with a bias field and Rician noise. The same seed gives the same images, and patients are independent of each
+other, so that adding one does not change the others.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from mist_ops.imaging.nifti import write_image, write_labels
 from mist_ops.types import Image, Json, LabelMap, Size, Spacing
 
 LESION, CORE = 1, 2
-"""Labels: the core lies inside the lesion."""
+"""Labels: the core is inside the lesion."""
 
 Points = Float[np.ndarray, "3 x y z"]
 Field = Float[np.ndarray, "x y z"]
 Vector = Float[np.ndarray, "3"]
 
-# Signal of air, brain, ventricle, lesion and core in arbitrary units: no channel alone tells all of them apart.
+# Signal of air, brain, ventricle, lesion and core in arbitrary units: no single channel separates all of them.
 _SIGNAL = {
     "t1": np.array([0.0, 420.0, 180.0, 300.0, 560.0]),
     "t2": np.array([0.0, 260.0, 600.0, 460.0, 380.0]),
@@ -42,7 +42,7 @@ _HEAD = 0.42
 
 @dataclass(frozen=True)
 class Phantom:
-    """A scanned patient. All arrays lie on one grid, in the grid's own orientation."""
+    """Images and labels of a patient, all on the same grid and in its orientation."""
 
     channels: dict[str, Image]
     labels: LabelMap
@@ -50,19 +50,19 @@ class Phantom:
 
 
 def phantom(seed: int | Sequence[int], size: Size = (40, 44, 36), *, varied: bool = True) -> Phantom:
-    """Make a patient.
+    """Generate a patient.
 
     Args:
-        seed: Decides everything; the same seed gives the same patient.
+        seed: The same seed gives the same patient.
         size: Voxels along x, y, z of the canonical LPS grid; with ``varied`` up to two voxels more or fewer.
-        varied: Draw the orientation, tilt and spacing. Otherwise the grid is LPS with voxels of 1 mm.
+        varied: Draw orientation, tilt and spacing at random. Otherwise the grid is LPS with voxels of 1 mm.
     """
     generator = np.random.default_rng(seed)
     geometry = _scan_grid(generator, size) if varied else Geometry(size, (1.0, 1.0, 1.0))
     extent = np.multiply(geometry.size, geometry.spacing)
     center = geometry.lps_affine @ [*((voxels - 1) / 2 for voxels in geometry.size), 1.0]
     points = _points(geometry) - center[:3, None, None, None]
-    # The head is upright in the patient, whichever way the scanner's axes point.
+    # The head is upright whatever the orientation of the grid.
     half = _HEAD * np.abs(geometry.axes) @ extent
     tissue, labels = _anatomy(generator, points, half)
     blur = 0.45 / np.array(geometry.spacing)
@@ -77,10 +77,10 @@ def write_phantoms(
     """Write a dataset of phantoms and return its dataset.json.
 
     Args:
-        folder: Where to; ``dataset.json``, ``train/<id>/`` and, if there are test patients, ``test/<id>/``.
-        patients: Training patients, with masks.
-        tests: Test patients, without.
-        seed: Decides all patients.
+        folder: Gets ``dataset.json``, ``train/<id>/`` and, if there are test patients, ``test/<id>/``.
+        patients: Number of training patients, with masks.
+        tests: Number of test patients, without masks.
+        seed: The same seed gives the same patients.
         size: As for ``phantom``.
         varied: As for ``phantom``.
     """
@@ -124,7 +124,7 @@ def _scan_grid(generator: np.random.Generator, size: Size) -> Geometry:
 
 
 def _points(geometry: Geometry) -> Points:
-    """The LPS position of every voxel in mm, relative to nothing but the patient."""
+    """LPS position of every voxel in mm."""
     indices = np.indices(geometry.size, dtype=np.float64)
     affine = geometry.lps_affine
     points: Points = np.einsum("ij,jxyz->ixyz", affine[:3, :3], indices) + affine[:3, 3, None, None, None]
@@ -132,13 +132,13 @@ def _points(geometry: Geometry) -> Points:
 
 
 def _anatomy(generator: np.random.Generator, points: Points, half: Vector) -> tuple[LabelMap, LabelMap]:
-    """Tissue (an index into the signals) and labels at points relative to the middle of the head."""
+    """Tissue (an index into the signals) and labels at points relative to the center of the head."""
     inside_brain = _ellipsoid(points, np.zeros(3), half)
     reach = float(half.min())
     lesion_radii = generator.uniform(0.32, 0.5, size=3) * reach
     towards = generator.normal(size=3)
     center = towards / np.linalg.norm(towards) * (reach - lesion_radii.max()) * generator.uniform(0.3, 0.8)
-    # A lesion is no ellipsoid: its border is dented by waves longer than a voxel.
+    # Lesions are not ellipsoids: their border has dents longer than a voxel.
     dents = 0.18 * _waves(generator, points, wavelength=reach)
     lesion = (_ellipsoid(points, center, lesion_radii) + dents < 1) & (inside_brain < 1)
     core_radii = lesion_radii * generator.uniform(0.5, 0.65)
@@ -157,7 +157,7 @@ def _ellipsoid(points: Points, center: Vector, radii: Vector) -> Field:
 
 
 def _waves(generator: np.random.Generator, points: Points, wavelength: float) -> Field:
-    """A smooth random function of position, about between -2 and 2."""
+    """A smooth random function of position, roughly between -2 and 2."""
     total: Field = np.zeros(points.shape[1:])
     for _ in range(4):
         direction = generator.normal(size=3)
@@ -167,7 +167,7 @@ def _waves(generator: np.random.Generator, points: Points, wavelength: float) ->
 
 
 def _bias_field(generator: np.random.Generator, relative: Points) -> Field:
-    """A smooth gain around one, as of a surface coil; ``relative`` is the position in units of the head."""
+    """A smooth gain around 1, as from a surface coil; ``relative`` is the position in units of the head."""
     linear = np.einsum("i,ixyz->xyz", generator.normal(scale=0.08, size=3), relative)
     quadratic = np.einsum("i,ixyz->xyz", generator.normal(scale=0.04, size=3), np.square(relative))
     gain: Field = np.exp(linear + quadratic)
@@ -175,7 +175,7 @@ def _bias_field(generator: np.random.Generator, relative: Points) -> Field:
 
 
 def _scan(generator: np.random.Generator, signal: Field, field: Field, blur: Vector) -> Image:
-    """What a scanner makes of a signal: texture, blur, bias field, and the magnitude of complex noise."""
+    """Simulate a scan of a signal: texture, blur, bias field, and the magnitude of complex noise."""
     texture = 1 + 0.25 * gaussian_filter(generator.normal(size=signal.shape), 1.0)
     clean = gaussian_filter(signal * texture, blur) * field
     real, imaginary = generator.normal(scale=_NOISE, size=(2, *signal.shape))

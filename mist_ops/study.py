@@ -1,4 +1,4 @@
-"""Where everything of a study lies. The only module that knows a file name."""
+"""Paths of all files of a study. The only module that knows file names."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mist_ops.errors import DatasetError
 
-# A file's name has 255 at most, and 35 are for what is put before and after an id.
+# File names have at most 255 bytes; 35 are reserved for prefixes and suffixes of an id.
 _MOST_BYTES = 220
 _SHOWN = 40
 
@@ -17,24 +17,35 @@ _SAFE_ID = re.compile(r"[^\W_][\w.+@ -]{0,127}")
 
 
 def check_id(case_id: str, source: Path | None = None) -> str:
-    """Return an id that may become part of a path, or refuse it; ``source`` is the folder or table that has it."""
-    # Some disks store an accent apart from its letter.
+    """Return an id if it is safe as a part of a path.
+
+    Args:
+        case_id: The id.
+        source: Folder or table that it comes from, for the error message.
+
+    Raises:
+        DatasetError: It is not safe.
+    """
+    # Some file systems store accents as separate characters.
     plain = unicodedata.normalize("NFC", case_id)
     if not _SAFE_ID.fullmatch(plain) or ".." in case_id or case_id[-1] in " ." or len(case_id.encode()) > _MOST_BYTES:
         shown = case_id if len(case_id) <= _SHOWN else f"{case_id[:_SHOWN]}…"
         raise DatasetError(
-            f"{f'{source}: the' if source else 'The'} id {shown!r} cannot name a file. An id begins with a letter or "
-            f"a digit and goes on with letters, digits, spaces or any of _ . + @ -, without '..', and takes at most "
-            f"128 characters and {_MOST_BYTES} bytes in UTF-8. Rename the patient."
+            f"{f'{source}: the' if source else 'The'} id {shown!r} cannot name a file. An id starts with a letter or "
+            f"digit, followed by letters, digits, spaces or any of _ . + @ -, without '..', and has at most 128 "
+            f"characters and {_MOST_BYTES} bytes of UTF-8. Rename the patient.",
+            code="id-unsafe",
+            file=source,
+            found=case_id,
         )
     return case_id
 
 
 @dataclass(frozen=True)
 class Study:
-    """A dataset.json with the two folders made from it: ``numpy`` (arrays) and ``results`` (all the rest).
+    """A dataset.json and its two output folders: ``numpy`` (arrays) and ``results`` (everything else).
 
-    ``data`` is None for results whose dataset.json is not known, such as a folder that was copied here.
+    ``data`` is None if the dataset.json is unknown, as for a copied results folder.
     """
 
     name: str
@@ -49,12 +60,12 @@ class Study:
 
     @property
     def config(self) -> Path:
-        """Every setting of the study."""
+        """All settings of the study."""
         return self.results / "config.json"
 
     @property
     def fingerprint(self) -> Path:
-        """What the analysis measured, and the settings that it chose from that."""
+        """Measurements of the analysis, and the settings derived from them."""
         return self.results / "fingerprint.json"
 
     @property
@@ -69,17 +80,17 @@ class Study:
 
     @property
     def fg_bboxes(self) -> Path:
-        """Table of foreground boxes, in native voxel indices."""
+        """Table of foreground boxes, in voxel indices of the files."""
         return self.results / "fg_bboxes.csv"
 
     @property
     def data_dump(self) -> Path:
-        """Statistics of the training data. Only made when asked for, like the next."""
+        """Statistics of the training data; written on request, like ``data_dump_md``."""
         return self.results / "data_dump.json"
 
     @property
     def data_dump_md(self) -> Path:
-        """The same for people to read."""
+        """The data dump as a Markdown report."""
         return self.results / "data_dump.md"
 
     @property
@@ -94,17 +105,17 @@ class Study:
 
     @property
     def accepted_csv(self) -> Path:
-        """The scores that later ones are held against, as a person accepted them."""
+        """Accepted scores, with which later ones are compared."""
         return self.results / "accepted.csv"
 
     @property
     def strategy(self) -> Path:
-        """The postprocessing that helps the cross-validation predictions."""
+        """Postprocessing strategy chosen on the cross-validation predictions."""
         return self.results / "postprocessing" / "strategy.json"
 
     @property
     def strategy_search(self) -> Path:
-        """What was tried to find that strategy, and how it did."""
+        """Trials and scores of the search for that strategy."""
         return self.results / "postprocessing" / "search.json"
 
     def inputs_record(self, stage: str) -> Path:
@@ -129,12 +140,12 @@ class Study:
         return self.numpy / "dtms" / f"{check_id(case_id)}.npy"
 
     def geometry(self, case_id: str) -> Path:
-        """Original grid, crop and preprocessed grid of a case, with the hashes of what it was made from."""
+        """Record of the arrays of a case: grids, crop, and hashes of the inputs."""
         return self.numpy / "geometry" / f"{check_id(case_id)}.json"
 
     @property
     def models(self) -> Path:
-        """Folder of the weights, one file a fold."""
+        """Folder of the weights, one file per fold."""
         return self.results / "models"
 
     def model(self, fold: int) -> Path:
@@ -142,16 +153,16 @@ class Study:
         return self.models / f"fold_{fold}.pt"
 
     def passport(self, fold: int) -> Path:
-        """What a fold's model was made from, and its curve."""
+        """Provenance and training curve of a fold's model."""
         return self.models / f"fold_{fold}.json"
 
     def checkpoint(self, fold: int) -> Path:
-        """Everything needed to go on training a fold."""
+        """Everything needed to resume training of a fold."""
         return self.results / "checkpoints" / f"fold_{fold}_checkpoint.pt"
 
     @property
     def curves(self) -> Path:
-        """Folder of the TensorBoard events, one folder a fold."""
+        """Folder of the TensorBoard events, one folder per fold."""
         return self.results / "logs"
 
     def logs(self, fold: int) -> Path:
@@ -164,7 +175,7 @@ class Study:
         return self.results / "predictions" / "train" / "raw"
 
     def cv_prediction(self, case_id: str) -> Path:
-        """A training case predicted by the model that never saw it."""
+        """Prediction of a training case by the model of the fold that holds it out."""
         return self.cv_predictions / f"{check_id(case_id)}.nii.gz"
 
     @property
@@ -173,28 +184,28 @@ class Study:
         return self.results / "predictions" / "test"
 
     def test_prediction(self, case_id: str) -> Path:
-        """A test case predicted by all folds together."""
+        """Prediction of a test case by the models of all folds."""
         return self.test_predictions / f"{check_id(case_id)}.nii.gz"
 
     def prediction_record(self, part: str, case_id: str) -> Path:
-        """What a prediction was made with; ``part`` is train or test."""
+        """Record of a prediction; ``part`` is train or test."""
         return self.results / "predictions" / "records" / part / f"{check_id(case_id)}.json"
 
     def figure(self, name: str) -> Path:
-        """A picture for people."""
+        """A figure."""
         return self.results / "figures" / f"{name}.png"
 
     def cv_figure(self, case_id: str) -> Path:
-        """The picture of a training case with its prediction."""
+        """Figure of a training case with its prediction."""
         return self.figure(f"cv_{check_id(case_id)}")
 
     @property
     def patient_index(self) -> Path:
-        """The page that lists the training cases, worst first."""
+        """Page that lists the training cases, worst first."""
         return self.results / "figures" / "patients" / "index.html"
 
     def patient_page(self, case_id: str) -> Path:
-        """The page of a training case."""
-        # No id begins with an underscore, and on some disks upper and lower case are one.
+        """Page of a training case."""
+        # No id starts with an underscore, and some file systems ignore case.
         name = f"_{case_id}" if case_id.lower() == "index" else check_id(case_id)
         return self.patient_index.with_name(f"{name}.html")

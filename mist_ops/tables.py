@@ -1,87 +1,124 @@
-"""Tables as people make them: CSV files of text, read with care. What a table is about belongs elsewhere."""
+"""Reading and writing of CSV tables, with checks. What the columns mean belongs elsewhere."""
 
 from __future__ import annotations
 
 import os
 import re
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 
-from mist_ops.errors import DatasetError, listing
+from mist_ops.errors import DatasetError, few, listing
 from mist_ops.files import atomic
 from mist_ops.study import check_id
 
-_WHOLE = re.compile(r"\s*-?[0-9]+\s*")
+_INTEGER = re.compile(r"\s*-?[0-9]+\s*")
 
 SUMMARY_ROWS = ("Mean", "Std", "25th Percentile", "Median", "75th Percentile")
-"""Ids of the last rows of a table of scores, which sum up the others."""
+"""Ids of the summary rows at the end of a table of scores."""
 
 
 def read_cells(path: Path) -> pd.DataFrame:
-    """Read a CSV as text; cells that a row lacks at its end are empty.
+    """Read a CSV file as text; missing cells at the end of a row are empty.
 
     Raises:
-        DatasetError: No such file, no table, or a row has more cells than there are columns.
+        DatasetError: The file is missing or not a table, or a row has extra columns.
     """
     if not path.is_file():
-        raise DatasetError(f"There is no table {path}. Check the path.")
+        raise DatasetError(f"{path} does not exist. Check the path.", code="table-missing", file=path)
     try:
         with warnings.catch_warnings():
-            # All that pandas has against a surplus cell; unless told that no column is an index, it moves the others.
+            # pandas only warns of extra columns; without ``index_col=False`` it shifts the others.
             warnings.simplefilter("error", pd.errors.ParserWarning)
             return pd.read_csv(
                 path, dtype=str, keep_default_na=False, encoding="utf-8-sig", skipinitialspace=True, index_col=False
             ).fillna("")
     except (pd.errors.ParserWarning, pd.errors.ParserError) as error:
-        # The parser tells the line where others have fewer cells.
+        # The parser reports the line only where an earlier one has fewer cells.
         line = re.search(r"in line (\d+), saw", str(error))
         if isinstance(error, ValueError) and not line:
-            raise DatasetError(f"{path} cannot be read as a table: {str(error).strip()}. Correct it.") from error
-        row = f"a row with more cells than columns{f' (line {line[1]})' if line else ''}"
-        raise DatasetError(f"{path} has {row}. Remove those that are too many.") from error
-    except (OSError, ValueError) as error:
+            raise unreadable(path, error) from error
         raise DatasetError(
-            f"{path} cannot be read as a table: {str(error).strip()}. Save it as CSV in UTF-8."
+            f"{path} has extra columns in {f'line {line[1]}' if line else 'a row'}. Remove them.",
+            code="table-extra-column",
+            file=path,
+            found=int(line[1]) if line else None,
         ) from error
+    except (OSError, ValueError) as error:
+        raise unreadable(path, error) from error
+
+
+def unreadable(path: Path, error: Exception) -> DatasetError:
+    """The error for a file that is not a table."""
+    return DatasetError(
+        f"{path} cannot be read as a table. Save it as CSV in UTF-8. ({str(error).strip().rstrip('.')})",
+        code="table-unreadable",
+        file=path,
+    )
 
 
 def read_table(path: Path, required: Sequence[str]) -> pd.DataFrame:
-    """Read a CSV as text, with the required columns and no id twice.
+    """Read a CSV file as text, with required columns and unique ids.
 
     Raises:
-        DatasetError: No such file, not a table, a column missing, an id given twice or unsafe, an empty cell.
+        DatasetError: As ``read_cells``, or a column is missing, an id is duplicate or unsafe, or a cell is empty.
     """
     table = read_cells(path)
     missing = [name for name in required if name not in table.columns]
     if missing:
         merged = any(separator in name for name in table.columns for separator in ";\t")
-        advice = "Separate them by commas." if merged else "Add or rename them."
-        raise DatasetError(f"{path} lacks the columns {missing}. Found: {list(table.columns)}. {advice}")
+        raise DatasetError(
+            f"{path} lacks the {'column' if len(missing) == 1 else 'columns'} {', '.join(missing)}. "
+            f"It has: {few(list(table.columns), 20)}. {'Separate them by commas' if merged else 'Add or rename them'}.",
+            code="table-column-missing",
+            file=path,
+            found=list(table.columns),
+            expected=missing,
+        )
     twice = sorted(set(table["id"][table["id"].duplicated()]))
     empty = [f"row {row + 2}, column '{name}'" for name in required for row in table.index[table[name] == ""]]
     if twice or empty:
-        problems = [f"the id {case_id!r} is given twice" for case_id in twice] + [f"{cell} is empty" for cell in empty]
-        raise DatasetError(f"{path}: {listing(problems)}. Correct the table.")
+        problems = [f"duplicate id '{case_id}'" for case_id in twice] + [f"{cell} is empty" for cell in empty]
+        raise DatasetError(
+            f"{path}: {listing(problems)}. Correct the table.",
+            code="patient-duplicate" if twice else "table-cell-empty",
+            file=path,
+            found=twice or empty,
+        )
     for case_id in table["id"]:
         check_id(case_id, path)
     return table
 
 
 def located(cell: str, table: Path) -> Path:
-    """The file that a cell of a table names: beside the table, or else where there is one in the current folder."""
+    """Absolute path of a file in a table: relative to the table, or to the current folder if it only exists there."""
     beside = Path(os.path.normpath(table.expanduser().resolve().parent / Path(cell).expanduser()))
     here = Path(cell).expanduser()
     return here.resolve() if here.is_file() and not beside.is_file() else beside
 
 
-def whole_numbers(cells: Iterable[str], where: str) -> list[int]:
-    """The numbers in some cells of a table; a ``DatasetError`` that says where they stand if one is none."""
-    wrong = [cell for cell in cells if not _WHOLE.fullmatch(cell)]
+def integers(cells: Sequence[str], table: Path, columns: str) -> list[int]:
+    """Parse cells of a table as integers.
+
+    Args:
+        cells: Their text.
+        table: The table, for error messages.
+        columns: Its columns that hold the cells, for error messages.
+
+    Raises:
+        DatasetError: A cell is not an integer.
+    """
+    wrong = [cell for cell in cells if not _INTEGER.fullmatch(cell)]
     if wrong:
-        raise DatasetError(f"{where} must hold whole numbers, found {wrong[0]!r}. Correct it or analyze again.")
+        raise DatasetError(
+            f"{table}: {columns} must be integers, got '{wrong[0]}'. Correct the table, or run the analysis again.",
+            code="table-not-integer",
+            file=table,
+            field=columns,
+            found=wrong[0],
+        )
     return [int(cell) for cell in cells]
 
 

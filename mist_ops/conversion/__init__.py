@@ -1,1 +1,1 @@
-"""From other datasets' layouts to ours."""
+"""Conversion of datasets in other layouts."""

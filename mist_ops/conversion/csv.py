@@ -1,4 +1,4 @@
-"""Tables of paths to a folder per patient and a dataset.json."""
+"""Conversion of tables of paths to one folder per patient and a dataset.json."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from mist_ops.conversion.patients import (
     refuse_existing,
     write_patient,
 )
-from mist_ops.errors import DatasetError, MistError, listing
+from mist_ops.errors import DatasetError, counted, few
 from mist_ops.imaging.foreign import store_as_nifti
 from mist_ops.study import check_id
-from mist_ops.tables import located
+from mist_ops.tables import located, unreadable
 from mist_ops.types import Json
 
 _DELIMITERS = ",;\t"
@@ -34,14 +34,14 @@ _DELIMITERS = ",;\t"
 
 @dataclass(frozen=True)
 class CsvEntry(Patient):
-    """A patient of a table: its files by column, with None for an empty cell."""
+    """A patient of a table: files by column, None for an empty cell."""
 
     files: Mapping[str, Path | None]
 
 
 @dataclass(frozen=True)
 class _Table:
-    """The rows of a table, each with a cell for every column, as text without spaces around it."""
+    """Rows of a table: a cell per column, as stripped text."""
 
     path: Path
     columns: tuple[str, ...]
@@ -54,38 +54,35 @@ class _Table:
 def convert_csv(
     train_csv: Path, test_csv: Path | None, output: Path, workers: int = 1, overwrite: bool = False
 ) -> Iterator[Converted[CsvEntry, list[int]]]:
-    """Gather the files that tables list into a folder per patient and, when exhausted, write a dataset.json.
+    """Collect the files listed in tables in one folder per patient and, when exhausted, write a dataset.json.
 
     Files are named after their columns. NIfTI files keep their bytes (``.nii`` is compressed); other formats are
-    converted. A patient that fails leaves no folder. A path that is not absolute is looked for beside its table, and
-    then in the current folder.
+    converted. A patient that fails leaves no folder. Relative paths are relative to the table or, if a file only exists
+    there, to the current folder.
 
-    In dataset.json ``labels`` are those found in the masks; ``task``, ``modality`` and ``final_classes``, which no
-    table tells, are null. The analysis asks for the first two.
+    In dataset.json, ``labels`` are those in the masks; ``task``, ``modality`` and ``final_classes``, which tables do
+    not contain, are null. The analysis requires the first two.
 
     Args:
-        train_csv: Columns ``id``, ``mask`` and one per channel, separated by commas, semicolons or tabs.
-        test_csv: Columns ``id`` and the same channels.
+        train_csv: Table with the columns ``id``, ``mask`` and one per channel, separated by commas, semicolons or tabs.
+        test_csv: Table with the columns ``id`` and the same channels.
         output: Folder that gets ``raw/train``, ``raw/test`` and dataset.json.
-        workers: Processes to use.
-        overwrite: Replace a dataset that is in the output folder.
+        workers: Number of processes.
+        overwrite: Replace a dataset in the output folder.
 
     Yields:
-        What became of each patient, with the labels in its mask (none for a test patient).
+        The outcome of each patient, with the labels of its mask (empty for a test patient).
 
     Raises:
-        DatasetError: A table is none, or the output holds a dataset already: at once and before anything is written.
-            Or no training patient could be converted, at the end.
+        DatasetError: A table is invalid, or the output holds a dataset (both before anything is written), or no
+            training patient could be converted (at the end).
     """
     train = _read_table(train_csv, ("id", "mask"))
     entries = _entries(train, output / TRAIN)
     if test_csv is not None:
         test = _read_table(test_csv, ("id",))
         if set(test.columns) - {"id"} != set(train.images()):
-            raise DatasetError(
-                f"{test_csv} must have the columns {['id', *train.images()]}, the channels of {train_csv.name}. "
-                f"Found: {[*test.columns]}. Add, rename or remove columns."
-            )
+            raise _columns_missing(test_csv, test.columns, ["id", *train.images()], f", as {train_csv.name}")
         entries += _entries(test, output / TEST)
     refuse_existing(output, overwrite)
     _refuse_own_files(entries, output)
@@ -96,42 +93,68 @@ def _read_table(path: Path, leading: Sequence[str]) -> _Table:
     columns, rows = _read_rows(path)
     missing = [name for name in leading if name not in columns]
     if missing or len(columns) <= len(leading):
-        wanted = f"the columns {[*leading]} and one per channel"
-        raise DatasetError(f"{path} must have {wanted}. Found: {list(columns)}. Add or rename columns.")
+        raise _columns_missing(path, columns, leading, " and one per channel")
     if not rows:
-        raise DatasetError(f"{path} lists no patient. Add a row for each.")
-    problems = channel_problems(name for name in columns if name not in leading)
-    problems += [f"the column {name!r} is given twice" for name in leading if columns.count(name) > 1]
-    ids = Counter(row["id"] for row in rows)
-    problems += [f"the id {case_id!r} is given twice; keep one" for case_id, count in ids.items() if count > 1]
-    for case_id in ids:
+        raise DatasetError(f"{path} has no rows. Add one per patient.", code="table-empty", file=path)
+    problems = [
+        *channel_problems(name for name in columns if name not in leading),
+        *_duplicates(columns, leading, rows),
+    ]
+    for case_id in {row["id"]: None for row in rows}:
         try:
             check_id(case_id)
-        except MistError as error:
-            problems.append(str(error))
+        except DatasetError as error:
+            problems.append(error)
     if problems:
-        raise DatasetError(f"{path}: {listing(problems)}")
+        raise DatasetError.of(str(path), problems)
     return _Table(path, columns, rows)
 
 
+def _columns_missing(path: Path, found: Sequence[str], expected: Sequence[str], suffix: str) -> DatasetError:
+    return DatasetError(
+        f"{path} must have the columns {', '.join(expected)}{suffix}. It has: {few(found, 20) or 'none'}. "
+        "Add, rename or remove columns.",
+        code="table-column-missing",
+        file=path,
+        found=list(found),
+        expected=list(expected),
+    )
+
+
+def _duplicates(
+    columns: Sequence[str], leading: Sequence[str], rows: Sequence[Mapping[str, str]]
+) -> Iterator[DatasetError]:
+    for name in leading:
+        if columns.count(name) > 1:
+            yield DatasetError(f"duplicate column '{name}'; remove one", code="column-duplicate", found=name)
+    for case_id, count in Counter(row["id"] for row in rows).items():
+        if count > 1:
+            yield DatasetError(f"duplicate id '{case_id}'; remove one", code="patient-duplicate", found=case_id)
+
+
 def _read_rows(path: Path) -> tuple[tuple[str, ...], tuple[Mapping[str, str], ...]]:
-    """The names of the columns and the rows that are not blank. Cells beyond the last column must be empty."""
+    """Read column names and nonblank rows; cells beyond the last column must be empty."""
     if not path.expanduser().is_file():
-        raise DatasetError(f"There is no table {path}. Check the path.")
+        raise DatasetError(f"{path} does not exist. Check the path.", code="table-missing", file=path)
     try:
         text = path.expanduser().read_text(encoding="utf-8-sig")
         delimiter = max(_DELIMITERS, key=text.partition("\n")[0].count)
         reader = csv.reader(io.StringIO(text), delimiter=delimiter, skipinitialspace=True, strict=True)
         lines = [(reader.line_num, [cell.strip() for cell in line]) for line in reader]
     except (OSError, ValueError, csv.Error) as error:
-        raise DatasetError(f"{path} cannot be read as a table in UTF-8: {error}. Save it anew.") from error
+        raise unreadable(path, error) from error
     (_, head), *body = [(number, line) for number, line in lines if any(line)] or [(1, [])]
     columns = tuple(_without_empty_end(head))
     rows = []
     for number, line in body:
         cells = _without_empty_end(line)
         if len(cells) > len(columns):
-            raise DatasetError(f"{path}, line {number} has {len(cells)} cells for {len(columns)} columns. Correct it.")
+            raise DatasetError(
+                f"{path} has {len(cells)} cells for {counted(len(columns), 'column')} in line {number}. Correct it.",
+                code="table-extra-column",
+                file=path,
+                found=number,
+            )
         rows.append(dict(zip(columns, [*cells, *[""] * (len(columns) - len(cells))], strict=True)))
     return columns, tuple(rows)
 
@@ -161,7 +184,9 @@ def _refuse_own_files(entries: Sequence[CsvEntry], output: Path) -> None:
     made = (output / "raw").resolve()
     own = [path for entry in entries for path in entry.files.values() if path and made in path.resolve().parents]
     if own:
-        raise DatasetError(f"{own[0]} lies in the folder that is to be written. Name another one with --output.")
+        raise DatasetError(
+            f"{own[0]} is in the output folder. Give another one with --output.", code="output-is-input", file=own[0]
+        )
 
 
 def _convert_entry(entry: CsvEntry) -> list[int]:
@@ -171,7 +196,12 @@ def _convert_entry(entry: CsvEntry) -> list[int]:
 def _write(entry: CsvEntry, folder: Path) -> list[int]:
     empty = [name for name, path in entry.files.items() if path is None]
     if empty:
-        raise DatasetError(f"the cells of {empty} are empty. Name its files, or remove the row.")
+        raise DatasetError(
+            f"empty cell in the {'column' if len(empty) == 1 else 'columns'} {', '.join(empty)}. Fill it, or remove "
+            "the row.",
+            code="table-cell-empty",
+            found=empty,
+        )
     labels: list[int] = []
     for name, path in entry.files.items():
         if path is not None:

@@ -1,4 +1,4 @@
-"""The layout of the Medical Segmentation Decathlon to a folder per patient and a dataset.json.
+"""Conversion of the Medical Segmentation Decathlon layout to one folder per patient and a dataset.json.
 
 Antonelli et al.: The Medical Segmentation Decathlon. Nature Communications 2022;13:4128.
 """
@@ -28,7 +28,7 @@ from mist_ops.conversion.patients import (
     refuse_existing,
     write_patient,
 )
-from mist_ops.errors import DatasetError, few
+from mist_ops.errors import DatasetError, counted, few
 from mist_ops.imaging.foreign import store_as_nifti
 from mist_ops.imaging.nifti import count_channels, split_channels
 from mist_ops.schema import read_checked
@@ -45,7 +45,7 @@ def _as_entry(value: object) -> object:
 
 
 class _Files(BaseModel):
-    """An entry of the lists of cases: where its files lie, relative to the JSON."""
+    """An entry of the lists of cases: paths relative to the JSON file."""
 
     image: Annotated[str, Field(min_length=1)]
     label: str | None = None
@@ -55,7 +55,7 @@ _Entries = list[Annotated[_Files, BeforeValidator(_as_entry)]]
 
 
 class MsdDescription(BaseModel):
-    """What conversion reads of the Decathlon's dataset.json. Channels and labels keep its order."""
+    """Used part of the Decathlon's dataset.json. Channels and labels keep its order."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -69,30 +69,30 @@ class MsdDescription(BaseModel):
     def _consistent(self) -> MsdDescription:
         problems = []
         if sorted(self.modality) != list(range(len(self.modality))):
-            problems.append(f"'modality' must be numbered from 0 on, found {list(self.modality)}")
-        problems += [f"'modality': {problem}" for problem in channel_problems(self.modality.values())]
+            problems.append(f"'modality' must be numbered from 0, got {few(list(self.modality), 20)}")
+        problems += [f"'modality': {problem.message}" for problem in channel_problems(self.modality.values())]
         if 0 not in self.labels:
-            problems.append(f"'labels' must hold the background 0, found {list(self.labels)}")
+            problems.append(f"'labels' must contain the background 0, got {few(list(self.labels), 20)}")
         for name, count in Counter(self.classes).items():
             if count > 1:
-                problems.append(f"'labels': the name {name!r} is given to {count} labels")
+                problems.append(f"'labels': {count} labels have the name '{name}'")
         if problems:
             raise ValueError("; ".join(problems))
         return self
 
     @property
     def channels(self) -> list[str]:
-        """Names of the channels by their index."""
+        """Names of the channels, by index."""
         return [self.modality[index] for index in sorted(self.modality)]
 
     @property
     def classes(self) -> list[str]:
-        """Name of each label but the background, without spaces."""
+        """Name of each label except the background, without spaces."""
         return [name.replace(" ", "_") for label, name in self.labels.items() if label]
 
     @property
     def kind(self) -> Literal["ct", "mr", "other"]:
-        """The modality of dataset.json: CT if any channel is, else MR if any is a sequence of that."""
+        """The modality for dataset.json: CT if any channel is CT, else MR if any is an MR sequence."""
         names = [name.lower() for name in self.modality.values()]
         if any(_CT.search(name) for name in names):
             return "ct"
@@ -101,11 +101,11 @@ class MsdDescription(BaseModel):
 
 @dataclass(frozen=True)
 class MsdEntry(Patient):
-    """A patient of the Decathlon, called as its image is without the ending.
+    """A patient of the Decathlon; its id is the name of its image without extension.
 
     Attributes:
-        image: The image with all channels; None if there is no such file.
-        mask: The mask; None for a test patient, or if there is no such file.
+        image: The image with all channels; None if missing.
+        mask: The mask; None for a test patient, or if missing.
     """
 
     image: Path | None
@@ -115,24 +115,26 @@ class MsdEntry(Patient):
 def convert_msd(
     source: Path, output: Path, workers: int = 1, overwrite: bool = False
 ) -> Iterator[Converted[MsdEntry, None]]:
-    """Copy a dataset of the Decathlon into a folder per patient and, when exhausted, write its dataset.json.
+    """Copy a dataset of the Decathlon into one folder per patient and, when exhausted, write its dataset.json.
 
-    Channels of a four-dimensional image are written one by one; everything else is copied byte for byte. A patient
-    that fails leaves no folder. dataset.json is written if any training patient was converted.
+    A 4D image is split into its channels; everything else is copied byte for byte. A patient that fails leaves no
+    folder. dataset.json is written if at least one training patient was converted.
 
     Args:
         source: Folder with dataset.json, imagesTr, labelsTr and, if there are test patients, imagesTs.
         output: Folder that gets ``raw/train``, ``raw/test`` and dataset.json.
-        workers: Processes to use.
-        overwrite: Replace a dataset that is in the output folder.
+        workers: Number of processes.
+        overwrite: Replace a dataset in the output folder.
 
     Raises:
-        DatasetError: The source is no such dataset, or the output holds one already: at once and before anything is
-            written. Or no training patient could be converted, at the end.
+        DatasetError: The source is not such a dataset, or the output holds one (both before anything is written), or
+            no training patient could be converted (at the end).
     """
     description = _read_description(source)
     if output.resolve() == source.resolve():
-        raise DatasetError(f"{output} is the source itself. Name another folder with --output.")
+        raise DatasetError(
+            f"{output} is the source. Give another folder with --output.", code="output-is-input", file=output
+        )
     refuse_existing(output, overwrite)
     entries = [*_entries(source, output / TRAIN, description.training, "Tr")]
     if (source / "imagesTs").is_dir():
@@ -144,7 +146,11 @@ def convert_msd(
 def _read_description(source: Path) -> MsdDescription:
     path = source / "dataset.json"
     if not path.is_file():
-        raise DatasetError(f"There is no {path}. Name the folder of a Decathlon task with --source.")
+        raise DatasetError(
+            f"{path} does not exist. Give the folder of a Decathlon task with --source.",
+            code="dataset-missing",
+            file=path,
+        )
     return read_checked(path, MsdDescription, DatasetError)
 
 
@@ -159,20 +165,24 @@ def _entries(source: Path, folder: Path, listed: Sequence[_Files], part: Literal
     twice = [case_id for case_id, count in Counter(entry.id for entry in entries).items() if count > 1]
     if twice:
         raise DatasetError(
-            f"{source / 'dataset.json'} lists {few([repr(case_id) for case_id in twice])} twice. Keep one."
+            f"{source / 'dataset.json'} lists {counted(len(twice), 'patient')} more than once: {few(twice)}. "
+            "Remove duplicates.",
+            code="patient-duplicate",
+            file=source / "dataset.json",
+            found=twice,
         )
     return entries
 
 
 def _find(source: Path, names: Sequence[str]) -> Path | None:
-    """The first file there is of these, compressed or not; names that lead out of the source are passed over."""
+    """The first existing file, compressed or not; names that point outside the source are skipped."""
     stems = [_ENDING.sub("", name) for name in names if name and _stays_inside(name)]
     paths = [source / f"{stem}{ending}" for stem in stems for ending in (".nii.gz", ".nii")]
     return next((path for path in paths if path.is_file()), None)
 
 
 def _stays_inside(name: str) -> bool:
-    # By the name alone: imagesTr itself may well be a link to another disk.
+    # By name only: imagesTr may be a link to another disk.
     path = Path(name)
     return not path.is_absolute() and ".." not in path.parts
 
@@ -184,12 +194,20 @@ def _convert_entry(description: MsdDescription, entry: MsdEntry) -> None:
 def _write(description: MsdDescription, entry: MsdEntry, folder: Path) -> None:
     if entry.image is None or (entry.training and entry.mask is None):
         missing = "mask" if entry.image else "image"
-        raise DatasetError(f"there is no file of its {missing}. Restore it or take it off the list.")
+        raise DatasetError(
+            f"its {missing} does not exist. Restore it, or remove the patient from dataset.json.",
+            code="image-missing",
+            field=missing,
+        )
     channels = [folder / f"{name}.nii.gz" for name in description.channels]
     found = count_channels(entry.image)
     if found != len(channels):
         raise DatasetError(
-            f"{entry.image} holds {found} channels but 'modality' lists {len(channels)}. Correct one of them."
+            f"{entry.image} has {counted(found, 'channel')}, 'modality' lists {len(channels)}. Correct one of them.",
+            code="channels-mismatch",
+            file=entry.image,
+            found=found,
+            expected=len(channels),
         )
     if len(channels) == 1:
         store_as_nifti(entry.image, channels[0])
@@ -206,7 +224,11 @@ def _check_labels(found: Collection[int], listed: Collection[int]) -> None:
     unknown = sorted(set(found) - set(listed))
     if unknown:
         raise DatasetError(
-            f"the mask holds labels {unknown}, but 'labels' lists {sorted(listed)}. Correct one of them."
+            f"the mask holds {'the label' if len(unknown) == 1 else 'labels'} {few(unknown)}, which 'labels' "
+            f"({few(sorted(listed), 20)}) does not list. Correct one of them.",
+            code="unknown-label",
+            found=unknown,
+            expected=sorted(listed),
         )
 
 

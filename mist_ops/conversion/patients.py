@@ -1,6 +1,6 @@
-"""What all conversions share: names that may become files, and patients' folders that are whole or absent.
+"""Shared parts of all conversions: names of channels, and folders of patients that are complete or absent.
 
-Whatever a conversion leaves can be read: its files are three-dimensional NIfTI images, and its masks hold labels.
+All files of a converted dataset are valid: 3D NIfTI images, and masks with labels.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class Patient:
     """A patient to convert.
 
     Attributes:
-        id: Its name.
-        folder: Where its files will lie.
+        id: Its id.
+        folder: Folder of the converted files.
         training: Whether it needs a mask.
     """
 
@@ -56,20 +56,20 @@ def convert(
     output: Path,
     workers: int,
 ) -> Iterator[Converted[AnyPatient, Result]]:
-    """Convert patients one after another and, when exhausted, write the dataset.json of those that succeeded.
+    """Convert patients one by one and, when exhausted, write the dataset.json of those that succeeded.
 
-    An earlier dataset.json goes first, so that a conversion that is cut short leaves none, and its patients that were
-    not converted again go last.
+    An earlier dataset.json is removed first, so that an interrupted conversion leaves none; its patients who are not
+    converted again are removed last.
 
     Args:
-        patients: With folders in ``raw/train`` and ``raw/test`` of the output.
-        write: Converts one of them.
-        describe: Makes the dataset.json of the successful outcomes.
-        output: The folder of the dataset.
-        workers: Processes to use.
+        patients: Patients with folders in ``raw/train`` and ``raw/test`` of the output.
+        write: Converts one patient.
+        describe: Returns dataset.json for the successful outcomes.
+        output: Folder of the dataset.
+        workers: Number of processes.
 
     Raises:
-        DatasetError: At the end, if no training patient could be converted.
+        DatasetError: No training patient could be converted (raised at the end).
     """
     (output / "dataset.json").unlink(missing_ok=True)
     done: list[Converted[AnyPatient, Result]] = []
@@ -81,77 +81,82 @@ def convert(
     for part in (TRAIN, TEST):
         _keep_only(output / part, folders)
     if not any(outcome.item.training for outcome in done):
-        raise DatasetError("No training patient could be converted, so that there is no dataset.json.")
+        raise DatasetError("No training patient could be converted; dataset.json is not written.", code="no-patients")
     write_json(output / "dataset.json", describe(done))
 
 
 def write_patient(patient: Patient, write: Callable[[Path], Result]) -> Result:
-    """Let ``write`` fill a folder, which becomes the patient's; if it fails, nothing is left of it.
+    """Write a patient's folder atomically; if ``write`` fails, no folder is left.
 
     Raises:
         CaseError: ``write`` raised a ``MistError``.
     """
     folder = patient.folder
     folder.parent.mkdir(parents=True, exist_ok=True)
-    # Names with a dot in front are no patients, should the process be killed.
+    # If the process is killed, a name with a leading dot does not count as a patient.
     with tempfile.TemporaryDirectory(prefix=".tmp-", dir=folder.parent) as scratch:
         made = Path(scratch) / folder.name
         made.mkdir()
         try:
             result = write(made)
         except MistError as error:
-            raise CaseError(patient.id, str(error)) from error
+            raise CaseError.of(patient.id, error) from error
         if folder.exists():
             shutil.rmtree(folder)
         made.rename(folder)
     return result
 
 
-def channel_problems(names: Iterable[str]) -> list[str]:
-    """Sentences about the names of channels that cannot name a file, or not a file of their own."""
+def channel_problems(names: Iterable[str]) -> list[DatasetError]:
+    """Names of channels that are unsafe as a file name, reserved or duplicate, ignoring case."""
     problems = []
     seen: set[str] = set()
     for name in names:
         if not _CHANNEL.fullmatch(name) or name[-1] in " .":
-            problems.append(
-                f"{name!r} cannot name a file; a channel begins with a letter or a digit and goes on with letters, "
-                "digits, spaces or any of _ . + -; rename it"
-            )
+            advice = "starts with a letter or digit, followed by letters, digits, spaces or any of _ . + -"
+            message, code = f"'{name}' cannot name a file; a channel {advice}", "channel-unsafe"
         elif name.lower() in RESERVED:
-            problems.append(f"{name!r} cannot name a file of its own, as the tables use it; rename it or leave it out")
+            message, code = f"'{name}' is reserved for a column of the tables; rename or remove it", "channel-reserved"
         elif name.lower() in seen:
-            problems.append(f"the name {name!r} is given twice; rename one")
-        seen.add(name.lower())
+            message, code = f"duplicate channel '{name}'; rename one", "channel-duplicate"
+        else:
+            seen.add(name.lower())
+            continue
+        problems.append(DatasetError(message, code=code, found=name))
     return problems
 
 
 def refuse_existing(output: Path, overwrite: bool) -> None:
-    """Refuse an output folder that holds a dataset already, unless it is to be replaced."""
+    """Refuse an output folder that already holds a dataset, unless it may be overwritten."""
     held = [name for name in ("dataset.json", "raw") if (output / name).exists()]
     if held and not overwrite:
         raise DatasetError(
-            f"{output} holds {' and '.join(held)} already. Name another folder, or replace them with --overwrite."
+            f"{output} already holds {' and '.join(held)}. Give another folder, or --overwrite to replace them.",
+            code="output-exists",
+            file=output,
+            found=held,
         )
 
 
 @contextmanager
-def told_of(source: Path, made: Path) -> Iterator[None]:
-    """Name the source, not what was made of it, in what is wrong with either: the latter goes with the folder."""
+def errors_of(source: Path, made: Path) -> Iterator[None]:
+    """Attribute errors of a converted file, which is removed on failure, to its source."""
     try:
         yield
     except ImageError as error:
-        raise ImageError(str(error).replace(str(made), str(source))) from error
+        facts = {name: getattr(error, name) for name in ("code", "field", "found", "expected")}
+        raise ImageError(error.message.replace(str(made), str(source)), file=source, **facts) from error
 
 
 def check_image(source: Path, made: Path) -> None:
-    """Refuse what is no three-dimensional image, is damaged, or has voxels that are not finite."""
-    with told_of(source, made):
+    """Check that a converted file is a valid 3D image with finite voxels; errors name its source."""
+    with errors_of(source, made):
         read_image(made)
 
 
 def labels_of(source: Path, made: Path) -> list[int]:
-    """The labels in a mask, ascending; errors name the source that it was made of."""
-    with told_of(source, made):
+    """Labels of a converted mask, ascending; errors name its source."""
+    with errors_of(source, made):
         found, _ = read_labels(made)
     return np.flatnonzero(np.bincount(found.ravel())).tolist()
 

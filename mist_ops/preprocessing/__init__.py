@@ -1,1 +1,1 @@
-"""From a case's files to the arrays that a model trains on."""
+"""Preprocessing of cases: from files to the arrays that a network trains on."""

@@ -13,7 +13,7 @@ from jaxtyping import Float16
 
 from mist_ops.config import StudyConfig
 from mist_ops.dataset import Case
-from mist_ops.errors import CaseError, ImageError
+from mist_ops.errors import CaseError, ImageError, counted, few
 from mist_ops.files import write_array
 from mist_ops.imaging.distances import VOXELS, distance_maps
 from mist_ops.imaging.foreground import bounding_box, foreground_box, union_box
@@ -24,12 +24,12 @@ from mist_ops.imaging.resample import Resampled, resample_classes, resample_imag
 from mist_ops.preprocessing.normalize import normalize
 from mist_ops.records.arrays import Inputs, mark_unfinished, remove_case, write_record
 from mist_ops.study import Study
-from mist_ops.types import Box, Channels, Image, LabelMap, Size
+from mist_ops.types import Box, Channels, Image, LabelMap, Size, by
 
 
 @dataclass(frozen=True)
 class PreprocessedCase:
-    """The arrays of a case, all on ``geometry.preprocessed``; ``classes`` and ``dtm`` are None without a mask."""
+    """Arrays of a case on the grid ``geometry.preprocessed``; ``classes`` and ``dtm`` are None without a mask."""
 
     image: Channels
     classes: LabelMap | None
@@ -38,20 +38,20 @@ class PreprocessedCase:
 
 
 def preprocess(case: Case, config: StudyConfig, box: Box | None, measured: Size | None = None) -> PreprocessedCase:
-    """Crop, reorient, resample and normalize the channels of a case, and crop, reorient and resample its mask.
+    """Crop, reorient and resample a case, and normalize its channels.
 
     Args:
-        case: Its files; without a mask, only the channels are made.
-        config: Settings; with ``preprocessing.skip`` the files are only converted.
-        box: Foreground in voxels of the files. None to find it in the first channel. Without effect unless
-            ``preprocessing.crop_to_foreground``.
-        measured: Size of the image that the box was found in, if that is known.
+        case: Files of the case; the mask is optional.
+        config: Settings; with ``preprocessing.skip``, files are only converted to arrays.
+        box: Foreground in voxels of the files, used with ``preprocessing.crop_to_foreground``. None to compute it from
+            the first channel.
+        measured: Size of the image from which the box was computed, if known.
 
     Raises:
-        CaseError: A file cannot be used, the files of the case lie on different grids, or the box is not of them.
-        ConfigError: A CT study without normalization settings.
+        CaseError: A file cannot be used, the files have different grids, or the box does not fit them.
+        ConfigError: A CT study has no normalization settings.
     """
-    with _named(case.id):
+    with _errors_of(case.id):
         channels = _channels(case, config.dataset_info.images)
         original = _common_grid(channels, case.mask)
         indices = to_indices(read_labels(case.mask)[0], config.dataset_info.labels) if case.mask else None
@@ -87,17 +87,23 @@ def write_case(study: Study, case: Case, config: StudyConfig, box: Box | None, m
 
 
 @contextmanager
-def _named(case_id: str) -> Iterator[None]:
+def _errors_of(case_id: str) -> Iterator[None]:
     try:
         yield
     except ImageError as error:
-        raise CaseError(case_id, str(error)) from error
+        raise CaseError.of(case_id, error) from error
 
 
 def _channels(case: Case, names: list[str]) -> list[Path]:
     missing = [name for name in names if name not in case.images]
     if missing:
-        raise ImageError(f"it lacks the channels {missing} of the settings. Found: {list(case.images)}. Add them.")
+        raise ImageError(
+            f"{counted(len(missing), 'channel')} missing: {', '.join(missing)}. Found: {few(list(case.images))}. Add "
+            "the files, or correct the table.",
+            code="channel-missing",
+            found=list(case.images),
+            expected=missing,
+        )
     return [case.images[name] for name in names]
 
 
@@ -108,24 +114,37 @@ def _common_grid(channels: list[Path], mask: Path | None) -> Geometry:
         differences = grid.differences(read_geometry(path))
         if differences:
             raise ImageError(
-                f"{path} lies on another grid than {first}: {'; '.join(differences)} (the former's last). "
-                "All files of a case must share one; resample it or remove the case."
+                f"{first} and {path} have different grids: {'; '.join(differences)}. All files of a case must have the "
+                "same grid. Resample one, or remove the case.",
+                code="grid-mismatch",
+                file=path,
+                found=differences,
             )
     return grid
 
 
 def _check_measured(measured: Size | None, size: Size) -> None:
-    if measured not in (None, size):
-        raise ImageError(f"it has the size {size}, and had {measured} when it was analyzed. Analyze the dataset again.")
+    if measured and measured != size:
+        raise ImageError(
+            f"its images have {by(size)} voxels, and had {by(measured)} in the analysis. Run the analysis again.",
+            code="image-changed",
+            found=size,
+            expected=measured,
+        )
 
 
 def _extended(box: Box, indices: LabelMap | None, grid: Geometry, config: StudyConfig) -> Box:
-    """The box, checked, and in accurate mode wide enough for every label: a bright box may cut some off."""
+    """Check the box and, with accurate resampling, extend it to all labels, which a foreground box may cut off."""
     if any(not 0 <= start < stop <= size for start, stop, size in zip(box.start, box.stop, grid.size, strict=True)):
-        edges = f"from {box.start} to {box.stop}"
-        raise ImageError(f"its foreground {edges} does not fit its size {grid.size}. Analyze the dataset again.")
-    labelled = bounding_box(indices != 0) if indices is not None else None
-    return union_box(box, labelled) if labelled and config.preprocessing.resampling == "accurate" else box
+        raise ImageError(
+            f"its foreground box from {box.start} to {box.stop} does not fit {by(grid.size)} voxels. Run the analysis "
+            "again.",
+            code="box-mismatch",
+            found=box,
+            expected=grid.size,
+        )
+    labeled = bounding_box(indices != 0) if indices is not None else None
+    return union_box(box, labeled) if labeled and config.preprocessing.resampling == "accurate" else box
 
 
 def _resampled(
@@ -137,8 +156,11 @@ def _resampled(
     preprocessed = grid.resampled(target)
     if math.prod(preprocessed.size) > MAX_VOXELS:
         raise ImageError(
-            f"{channels[0]} has the spacing {grid.spacing} mm, and at {target} mm would have the size "
-            f"{preprocessed.size}, which no scan has. Correct its spacing."
+            f"{channels[0]} has a spacing of {by(grid.spacing)} mm; at {by(target)} mm it would have "
+            f"{by(preprocessed.size)} voxels. Correct its spacing.",
+            code="image-size",
+            file=channels[0],
+            found=preprocessed.size,
         )
     images = [_channel(reorientation.apply(read_image(path)[0][crop]), grid, config) for path in channels]
     if indices is not None:
@@ -153,7 +175,7 @@ def _channel(image: Image, grid: Geometry, config: StudyConfig) -> Resampled:
     resampled = resample_image(image, grid.spacing, target, settings.resampling)
     mask = None
     if settings.normalize_with_nonzero_mask:
-        # After a B-spline hardly a voxel is zero: its rings fill the background.
+        # The B-spline overshoots into the background, where hardly any voxel stays zero.
         reference = settings.resampling == "reference"
         mask = resampled != 0 if reference else resample_mask(image != 0, grid.spacing, target)
     return normalize(resampled, mask, config.dataset_info.modality, settings.ct_normalization)

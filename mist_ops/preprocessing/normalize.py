@@ -1,4 +1,4 @@
-"""Intensities to values around zero that a network can learn from."""
+"""Normalization of intensities."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ _PERCENTILES = (0.5, 99.5)
 def normalize(image: Image, mask: Mask | None, modality: str, ct: CtNormalization) -> Image:
     """Clip to a window, subtract the mean and divide by the standard deviation.
 
-    CT takes all four from the settings, so that a value stays a tissue. Elsewhere the window is the 0.5th to the
+    For CT, all of them are settings, so that tissues keep their values. Otherwise, the window is the 0.5th to the
     99.5th percentile, and mean and deviation are those of the unclipped values. A constant image becomes zero.
 
     Args:
         image: Intensities of one channel; HU for CT.
-        mask: The voxels whose values count; all others become zero. None for all voxels. An empty mask counts as None.
+        mask: Voxels from which statistics are computed; all others become zero. None or an empty mask for all voxels.
         modality: ``ct``, or anything else.
         ct: Window and z-score of a CT study.
 
     Raises:
-        ConfigError: A CT study without window and z-score, or with a deviation of zero.
+        ConfigError: A CT study has no window or z-score, or a deviation of zero.
     """
     values = image[mask] if mask is not None and mask.any() else image
     low, high, mean, deviation = _ct_window(ct) if modality == "ct" else _window(values)
@@ -52,8 +52,11 @@ def _ct_window(ct: CtNormalization) -> tuple[np.float32, np.float32, np.float32,
     numbers = (ct.window_min, ct.window_max, ct.z_score_mean, ct.z_score_std)
     if None in numbers or not ct.z_score_std:
         raise ConfigError(
-            f"'preprocessing.ct_normalization' holds {numbers}. CT needs a window, a mean and a deviation above zero; "
-            "run the analysis again on cases whose masks are not empty."
+            "'preprocessing.ct_normalization' is incomplete. CT needs a window, a mean and a standard deviation above "
+            "0; run the analysis again on cases whose masks are not empty.",
+            code="ct-normalization-missing",
+            field="preprocessing.ct_normalization",
+            found=numbers,
         )
     low, high, mean, deviation = (np.float32(number) for number in numbers if number is not None)
     return low, high, mean, deviation
