@@ -46,9 +46,7 @@ class DatasetDescription(Section):
     test_data: Annotated[Path | None, Field(alias="test-data", description="The same for test patients.")] = None
     mask: Annotated[Patterns, Field(description="Strings that identify the file of the mask.")]
     images: Annotated[dict[str, Patterns], Field(min_length=1, description="The same for each channel.")]
-    labels: Annotated[
-        list[Label], Field(min_length=2, description="Integers in the masks, with 0 for background.")
-    ]
+    labels: Annotated[list[Label], Field(min_length=2, description="Integers in the masks, with 0 for background.")]
     final_classes: Annotated[
         dict[str, list[Label]] | None, Field(description="Classes to score; by default, each label is one.")
     ] = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
+from expect import refuses
 
 from mist_ops.boxes import read_boxes, write_boxes
 from mist_ops.errors import DatasetError
@@ -14,13 +14,13 @@ from mist_ops.types import Box
 BOXES = {"007": Box((1, 2, 3), (4, 6, 8)), "b": Box((0, 0, 0), (1, 1, 1))}
 
 
-def test_boxes_come_back_by_ids_that_stay_text(tmp_path: Path) -> None:
+def test_boxes_survive_a_round_trip_with_ids_as_text(tmp_path: Path) -> None:
     study = Study("study", tmp_path / "numpy", tmp_path)
     write_boxes(study, BOXES, {"007": (9, 9, 9), "b": (1, 2, 3)})
     assert read_boxes(study) == BOXES
 
 
-def test_the_table_is_that_of_the_reference_with_inclusive_ends(tmp_path: Path) -> None:
+def test_the_table_has_inclusive_ends_as_in_the_reference(tmp_path: Path) -> None:
     study = Study("study", tmp_path / "numpy", tmp_path)
     write_boxes(study, BOXES, {"007": (9, 9, 9), "b": (1, 2, 3)})
     assert study.fg_bboxes.read_text().splitlines()[:2] == [
@@ -29,8 +29,8 @@ def test_the_table_is_that_of_the_reference_with_inclusive_ends(tmp_path: Path) 
     ]
 
 
-def test_an_edge_that_is_no_number_is_refused(tmp_path: Path) -> None:
+def test_an_edge_that_is_not_an_integer_is_refused(tmp_path: Path) -> None:
     study = Study("study", tmp_path / "numpy", tmp_path)
     study.fg_bboxes.write_text("x_start,x_end,y_start,y_end,z_start,z_end,id\n0,1.5,0,1,0,1,a\n")
-    with pytest.raises(DatasetError, match=r"fg_bboxes\.csv: the columns of edges must hold whole numbers"):
+    with refuses("table-not-integer", DatasetError, file=study.fg_bboxes, found="1.5"):
         read_boxes(study)

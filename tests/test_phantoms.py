@@ -23,7 +23,7 @@ def test_seeds_give_different_patients() -> None:
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_both_labels_are_there_and_the_core_touches_the_lesion(seed: int) -> None:
+def test_a_phantom_has_both_labels(seed: int) -> None:
     labels = phantom(seed).labels
     assert np.count_nonzero(labels == LESION) > 300
     assert np.count_nonzero(labels == CORE) > 50
@@ -32,20 +32,20 @@ def test_both_labels_are_there_and_the_core_touches_the_lesion(seed: int) -> Non
     assert labels[inner].any()
 
 
-def test_patients_are_scanned_in_different_orientations_and_spacings() -> None:
+def test_orientations_and_spacings_differ() -> None:
     grids = [phantom(seed).geometry for seed in range(8)]
     assert len({grid.canonical()[1] for grid in grids}) > 4
     assert len({grid.spacing for grid in grids}) == 8
 
 
-def test_an_unvaried_phantom_lies_on_a_plain_grid_of_the_size_asked_for() -> None:
+def test_an_unvaried_phantom_has_an_lps_grid_of_the_requested_size() -> None:
     plain = phantom(3, size=(20, 24, 16), varied=False)
     assert plain.labels.shape == plain.geometry.size == (20, 24, 16)
     assert plain.geometry.spacing == (1.0, 1.0, 1.0)
     assert plain.geometry.canonical()[0] == plain.geometry
 
 
-def test_the_tissues_can_be_told_apart_in_at_least_one_channel() -> None:
+def test_lesion_and_core_differ_in_a_channel() -> None:
     scanned = phantom(0)
     lesion, core = (scanned.labels == label for label in (LESION, CORE))
     assert scanned.channels["t1"][core].mean() > 1.3 * scanned.channels["t1"][lesion].mean()
@@ -53,7 +53,7 @@ def test_the_tissues_can_be_told_apart_in_at_least_one_channel() -> None:
     assert all(channel.min() >= 0 for channel in scanned.channels.values())
 
 
-def test_a_written_dataset_reads_back_as_described(tmp_path: Path) -> None:
+def test_a_written_dataset_is_read(tmp_path: Path) -> None:
     described = read_description(write_phantoms(tmp_path, patients=3, tests=2, size=(20, 20, 18)))
     cases = find_training_cases(described)
     assert [case.id for case in cases] == ["phantom_001", "phantom_002", "phantom_003"]
@@ -65,7 +65,7 @@ def test_a_written_dataset_reads_back_as_described(tmp_path: Path) -> None:
     assert all(read_geometry(path).differences(geometry) == [] for path in cases[0].files)
 
 
-def test_another_patient_leaves_the_others_as_they_were(tmp_path: Path) -> None:
+def test_adding_a_patient_does_not_change_the_others(tmp_path: Path) -> None:
     for folder, patients in (("few", 1), ("more", 2)):
         write_phantoms(tmp_path / folder, patients=patients, size=(16, 16, 16))
     few, more = (tmp_path / folder / "train" / "phantom_001" / "mask.nii.gz" for folder in ("few", "more"))

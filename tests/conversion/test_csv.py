@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,10 +8,11 @@ import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK
+from expect import refuses
 
 from mist_ops.conversion.csv import convert_csv
 from mist_ops.dataset import find_test_cases, find_training_cases, read_description
-from mist_ops.errors import DatasetError
+from mist_ops.errors import CaseError, DatasetError
 
 AFFINE = np.array([[-1.5, 0, 0, 10], [0, 2, 0, -20], [0, 0, 3, 5], [0, 0, 0, 1.0]])
 VOXELS = np.arange(120, dtype=np.int16).reshape(4, 5, 6)
@@ -42,12 +42,12 @@ def rows(*ids: str, name: str = "a", ending: str = ".nii.gz") -> list[str]:
 
 @pytest.fixture
 def table(tmp_path: Path) -> Path:
-    """Two patients, called 001 and 1e5, of files beside the table."""
+    """A table of two patients, 001 and 1e5, with files beside it."""
     write_sources(tmp_path / "in")
     return write_table(tmp_path / "in" / "train.csv", "id,mask,t1-gd,2nd scan", *rows("001"), *rows("1e5", name="b"))
 
 
-def test_a_table_becomes_a_dataset_with_ids_and_columns_as_they_are_written(table: Path, tmp_path: Path):
+def test_a_table_becomes_a_dataset_with_its_ids_and_columns(table: Path, tmp_path: Path):
     outcomes = list(convert_csv(table, None, tmp_path / "out"))
     assert [(outcome.item.id, outcome.result) for outcome in outcomes] == [("001", [0, 3]), ("1e5", [0, 3])]
     patient = tmp_path / "out" / "raw" / "train" / "001"
@@ -64,7 +64,7 @@ def test_a_table_becomes_a_dataset_with_ids_and_columns_as_they_are_written(tabl
     }
 
 
-def test_the_nulls_are_asked_for_by_name_and_once_filled_in_the_dataset_is_read(table: Path, tmp_path: Path):
+def test_null_task_and_modality_must_be_filled_in(table: Path, tmp_path: Path):
     list(convert_csv(table, None, tmp_path / "out"))
     written = tmp_path / "out" / "dataset.json"
     with pytest.raises(DatasetError, match=r"'task' .*null(.|\n)*'modality' must be ct, mr or other, got null"):
@@ -76,7 +76,7 @@ def test_the_nulls_are_asked_for_by_name_and_once_filled_in_the_dataset_is_read(
 
 
 @pytest.mark.parametrize("ending", [".nii", ".nrrd", ".mha", ".mhd"])
-def test_other_formats_are_really_converted(tmp_path: Path, ending: str):
+def test_other_formats_are_converted(tmp_path: Path, ending: str):
     write_sources(tmp_path, ["a"], ending)
     train = write_table(tmp_path / "train.csv", "id,mask,t1,t2", *rows("p", ending=ending))
     [outcome] = convert_csv(train, None, tmp_path / "out")
@@ -87,7 +87,7 @@ def test_other_formats_are_really_converted(tmp_path: Path, ending: str):
     assert image.get_data_dtype() == np.int16
 
 
-def test_test_patients_are_converted_and_may_have_the_channels_in_another_order(table: Path, tmp_path: Path):
+def test_test_patients_may_have_channels_in_another_order(table: Path, tmp_path: Path):
     test = write_table(tmp_path / "in" / "test.csv", "id,2nd scan,t1-gd", "q,a/t2.nii.gz,a/t1.nii.gz")
     *_, last = convert_csv(table, test, tmp_path / "out", workers=2)
     assert (last.item.id, last.error, last.result) == ("q", None, [])
@@ -98,7 +98,7 @@ def test_test_patients_are_converted_and_may_have_the_channels_in_another_order(
     np.testing.assert_array_equal(np.asarray(nib.load(case.images["2nd scan"]).dataobj), VOXELS + 1)
 
 
-def test_semicolons_a_byte_order_mark_windows_lines_and_blank_rows_are_understood(tmp_path: Path):
+def test_semicolons_byte_order_mark_crlf_and_blank_rows_are_accepted(tmp_path: Path):
     write_sources(tmp_path)
     text = "\ufeffid; mask;t1;\r\n001; a/seg.nii.gz ;a/t1.nii.gz;\r\n;;\r\n\r\nNA;b/seg.nii.gz;b/t1.nii.gz\r\n"
     (tmp_path / "train.csv").write_bytes(text.encode())
@@ -106,7 +106,7 @@ def test_semicolons_a_byte_order_mark_windows_lines_and_blank_rows_are_understoo
     assert [(outcome.item.id, outcome.error) for outcome in outcomes] == [("001", None), ("NA", None)]
 
 
-def test_relative_paths_are_looked_for_beside_the_table_and_then_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_paths_are_relative_to_the_table_or_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     write_sources(tmp_path / "here", ["a", "b"])
     write_sources(tmp_path / "there", ["a"])
     nib.save(nib.Nifti1Image(VOXELS + 7, AFFINE), tmp_path / "there" / "a" / "t1.nii.gz")
@@ -119,17 +119,17 @@ def test_relative_paths_are_looked_for_beside_the_table_and_then_here(tmp_path: 
 
 
 @pytest.mark.parametrize(
-    "row, words",
+    "row, code, file",
     [
-        ("p,a/seg.nii.gz,a/t1.nii.gz,", r"the cells of \['t2'\] are empty"),
-        ("p,a/none.nii.gz,a/t1.nii.gz,a/t2.nii.gz", r"There is no file .*none\.nii\.gz"),
-        ("p,a/t1.nii.gz,a/t1.nii.gz,a/four.nii.gz", "must have three dimensions"),
-        ("p,a/half.nii.gz,a/t1.nii.gz,a/t2.nii.gz", "Labels must be whole"),
-        ("p,a/seg.nii.gz,a/t1.nii.gz,a/text.nrrd", "cannot be read as an image"),
-        ("p,a/seg.nii.gz,a/t1.nii.gz,a/flat.mha", "It must have three dimensions and one value"),
+        ("p,a/seg.nii.gz,a/t1.nii.gz,", "table-cell-empty", None),
+        ("p,a/none.nii.gz,a/t1.nii.gz,a/t2.nii.gz", "image-missing", "none.nii.gz"),
+        ("p,a/t1.nii.gz,a/t1.nii.gz,a/four.nii.gz", "image-not-3d", "four.nii.gz"),
+        ("p,a/half.nii.gz,a/t1.nii.gz,a/t2.nii.gz", "labels-not-integer", "half.nii.gz"),
+        ("p,a/seg.nii.gz,a/t1.nii.gz,a/text.nrrd", "image-unreadable", "text.nrrd"),
+        ("p,a/seg.nii.gz,a/t1.nii.gz,a/flat.mha", "image-not-3d", "flat.mha"),
     ],
 )
-def test_a_patient_that_fails_fails_alone_and_leaves_no_folder(tmp_path: Path, row: str, words: str):
+def test_other_patients_are_converted_if_one_fails(tmp_path: Path, row: str, code: str, file: str | None):
     write_sources(tmp_path)
     nib.save(nib.Nifti1Image(np.zeros((3, 3, 3, 2), np.float32), AFFINE), tmp_path / "a" / "four.nii.gz")
     nib.save(nib.Nifti1Image(np.full((4, 5, 6), 0.5, np.float32), AFFINE), tmp_path / "a" / "half.nii.gz")
@@ -137,32 +137,36 @@ def test_a_patient_that_fails_fails_alone_and_leaves_no_folder(tmp_path: Path, r
     (tmp_path / "a" / "text.nrrd").write_text("no image")
     train = write_table(tmp_path / "train.csv", "id,mask,t1,t2", row, *rows("good", name="b"))
     bad, good = convert_csv(train, None, tmp_path / "out")
-    assert re.search(f"^Case 'p': .*{words}", str(bad.error))
+    assert isinstance(bad.error, CaseError)
+    assert (bad.error.code, bad.error.case, bad.error.file) == (code, "p", file and tmp_path / "a" / file)
+    assert file is None or file in bad.error.message
     assert good.error is None
     assert [path.name for path in (tmp_path / "out" / "raw" / "train").iterdir()] == ["good"]
 
 
 @pytest.mark.parametrize(
-    "lines, words",
+    "lines, code, found",
     [
-        (["id,t1,t2", "p,a,b"], "must have the columns"),
-        (["id,mask", "p,a"], "one per channel"),
-        (["id,mask,t1"], "lists no patient"),
-        (["id,mask,t1", "p,a,b", "p,c,d"], "the id 'p' is given twice"),
-        (["id,mask,t1", "../p,a,b"], r"'\.\./p' cannot name a file"),
-        (["id,mask,t1", ",a,b"], "The id '' cannot name a file"),
-        (["id,mask,../t1", "p,a,b"], r"'\.\./t1' cannot name a file"),
-        (["id,mask,Fold", "p,a,b"], "'Fold' cannot name a file of its own"),
-        (["id,mask,t1,T1", "p,a,b,c"], "the name 'T1' is given twice"),
-        (["id,mask,mask,t1", "p,a,b,c"], "the column 'mask' is given twice"),
-        (["id,mask,t1", "p,a,b,c"], "line 2 has 4 cells for 3 columns"),
-        (["id,mask,t1", 'p,"a,b'], "cannot be read as a table"),
-        ([], "must have the columns"),
+        (["id,t1,t2", "p,a,b"], "table-column-missing", ["id", "t1", "t2"]),
+        (["id,mask", "p,a"], "table-column-missing", ["id", "mask"]),
+        (["id,mask,t1"], "table-empty", None),
+        (["id,mask,t1", "p,a,b", "p,c,d"], "patient-duplicate", "p"),
+        (["id,mask,t1", "../p,a,b"], "id-unsafe", "../p"),
+        (["id,mask,t1", ",a,b"], "id-unsafe", ""),
+        (["id,mask,../t1", "p,a,b"], "channel-unsafe", "../t1"),
+        (["id,mask,Fold", "p,a,b"], "channel-reserved", "Fold"),
+        (["id,mask,t1,T1", "p,a,b,c"], "channel-duplicate", "T1"),
+        (["id,mask,mask,t1", "p,a,b,c"], "column-duplicate", "mask"),
+        (["id,mask,t1", "p,a,b,c"], "table-extra-column", 2),
+        (["id,mask,t1", 'p,"a,b'], "table-unreadable", None),
+        ([], "table-column-missing", []),
     ],
 )
-def test_a_table_that_is_none_is_refused_before_anything_is_written(tmp_path: Path, lines: list[str], words: str):
+def test_an_invalid_table_is_refused_before_anything_is_written(
+    tmp_path: Path, lines: list[str], code: str, found: object
+):
     train = write_table(tmp_path / "train.csv", *lines)
-    with pytest.raises(DatasetError, match=words):
+    with refuses(code, DatasetError, names="train.csv", found=found):
         convert_csv(train, None, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -170,44 +174,44 @@ def test_a_table_that_is_none_is_refused_before_anything_is_written(tmp_path: Pa
 @pytest.mark.parametrize("columns", ["id,t1-gd", "id,t1-gd,2nd scan,t3", "id,t1-gd,2nd"])
 def test_a_test_table_with_other_channels_is_refused(table: Path, tmp_path: Path, columns: str):
     test = write_table(tmp_path / "test.csv", columns, "q" + ",x" * columns.count(","))
-    with pytest.raises(DatasetError, match=r"must have the columns \['id', 't1-gd', '2nd scan'\]"):
+    with refuses("table-column-missing", DatasetError, file=test, expected=["id", "t1-gd", "2nd scan"]):
         convert_csv(table, test, tmp_path / "out")
 
 
 def test_tables_that_are_missing_or_in_another_encoding_are_refused(tmp_path: Path):
-    with pytest.raises(DatasetError, match="There is no table"):
+    with refuses("table-missing", DatasetError, file=tmp_path / "none.csv"):
         convert_csv(tmp_path / "none.csv", None, tmp_path / "out")
     (tmp_path / "latin.csv").write_bytes("id,mask,t1\nMüller,a,b\n".encode("latin-1"))
-    with pytest.raises(DatasetError, match="cannot be read as a table in UTF-8"):
+    with refuses("table-unreadable", DatasetError, file=tmp_path / "latin.csv"):
         convert_csv(tmp_path / "latin.csv", None, tmp_path / "out")
 
 
-def test_without_any_patient_there_is_no_dataset(tmp_path: Path):
+def test_no_dataset_is_written_if_all_patients_fail(tmp_path: Path):
     train = write_table(tmp_path / "train.csv", "id,mask,t1,t2", *rows("p"))
     converted = convert_csv(train, None, tmp_path / "out")
     assert next(converted).error is not None
-    with pytest.raises(DatasetError, match="No training patient could be converted"):
+    with refuses("no-patients", DatasetError):
         next(converted)
     assert list((tmp_path / "out").rglob("*")) == [tmp_path / "out" / "raw"]
 
 
-def test_a_dataset_is_replaced_as_a_whole_and_only_if_asked(table: Path, tmp_path: Path):
+def test_a_dataset_is_only_replaced_with_overwrite_and_completely(table: Path, tmp_path: Path):
     list(convert_csv(table, None, tmp_path / "out"))
     fewer = write_table(table.parent / "fewer.csv", "id,mask,t1,t2", *rows("new"))
-    with pytest.raises(DatasetError, match=r"holds dataset\.json and raw already.*--overwrite"):
+    with refuses("output-exists", DatasetError, names="--overwrite", found=["dataset.json", "raw"]):
         convert_csv(fewer, None, tmp_path / "out")
     list(convert_csv(fewer, None, tmp_path / "out", overwrite=True))
     assert [path.name for path in (tmp_path / "out" / "raw" / "train").iterdir()] == ["new"]
 
 
-def test_a_conversion_that_is_cut_short_leaves_no_dataset_json(table: Path, tmp_path: Path):
+def test_an_interrupted_conversion_leaves_no_dataset_json(table: Path, tmp_path: Path):
     list(convert_csv(table, None, tmp_path / "out"))
     next(convert_csv(table, None, tmp_path / "out", overwrite=True))
     assert not (tmp_path / "out" / "dataset.json").exists()
 
 
-def test_files_in_the_folder_that_is_written_are_no_sources(table: Path, tmp_path: Path):
+def test_files_in_the_output_folder_are_refused_as_sources(table: Path, tmp_path: Path):
     list(convert_csv(table, None, tmp_path / "out"))
     own = write_table(tmp_path / "own.csv", "id,mask,t1", "p,out/raw/train/001/mask.nii.gz,in/a/t1.nii.gz")
-    with pytest.raises(DatasetError, match="lies in the folder that is to be written"):
+    with refuses("output-is-input", DatasetError, file=tmp_path / "out" / "raw" / "train" / "001" / "mask.nii.gz"):
         convert_csv(own, None, tmp_path / "out", overwrite=True)

@@ -1,18 +1,19 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
+from expect import refuses
 
 from mist_ops.conversion.msd import convert_msd
 from mist_ops.dataset import find_training_cases, read_description
-from mist_ops.errors import DatasetError
+from mist_ops.errors import CaseError, DatasetError
 
+INVALID = "unclassified"
 AFFINE = np.array([[-1.5, 0, 0, 10], [0, 2, 0, -20], [0, 0, 3, 5], [0, 0, 0, 1.0]])
 
 
@@ -55,7 +56,7 @@ def test_the_hippocampus_task_is_copied_byte_for_byte(shared: Path, tmp_path: Pa
     }
 
 
-def test_channels_are_split_with_their_voxels_type_and_place(tmp_path: Path) -> None:
+def test_channels_are_split_with_their_voxels_type_and_geometry(tmp_path: Path) -> None:
     source = write_source(tmp_path / "in", {"0": "T2", "1": "ADC"}, ["p1"])
     [outcome] = convert_msd(source, tmp_path / "out")
     assert outcome.error is None
@@ -92,7 +93,7 @@ def test_dotted_ids_and_uncompressed_files_become_a_dataset(tmp_path: Path, ids:
 
 
 @pytest.mark.parametrize("test", [["./imagesTs/q.nii.gz"], [{"image": "./imagesTs/q.nii.gz"}]])
-def test_test_patients_may_be_texts_or_objects(tmp_path: Path, test: list[object]) -> None:
+def test_test_patients_may_be_strings_or_objects(tmp_path: Path, test: list[object]) -> None:
     source = write_source(tmp_path / "in", {"0": "FLAIR"}, ["p"], test=test)
     (source / "imagesTs").mkdir()
     shutil.copy(source / "imagesTr" / "p.nii.gz", source / "imagesTs" / "q.nii.gz")
@@ -110,36 +111,41 @@ def test_without_a_list_of_test_patients_there_is_no_test_data(tmp_path: Path) -
     assert described["modality"] == "other"
 
 
-def test_a_patient_with_too_few_channels_fails_alone_and_leaves_no_folder(tmp_path: Path) -> None:
+def test_other_patients_are_converted_if_one_has_too_few_channels(tmp_path: Path) -> None:
     source = write_source(tmp_path / "in", {"0": "T1", "1": "T2"}, ["good", "flat"])
     nib.save(nib.Nifti1Image(np.zeros((4, 5, 6), np.int16), AFFINE), source / "imagesTr" / "flat.nii.gz")
     good, flat = convert_msd(source, tmp_path / "out")
     assert good.error is None
-    assert "Case 'flat'" in str(flat.error)
-    assert "holds 1 channels but 'modality' lists 2" in str(flat.error)
+    assert isinstance(flat.error, CaseError)
+    assert (flat.error.code, flat.error.case) == ("channels-mismatch", "flat")
+    assert (flat.error.found, flat.error.expected) == (1, 2)
     assert [path.name for path in (tmp_path / "out" / "raw" / "train").iterdir()] == ["good"]
 
 
-def test_a_patient_with_too_many_channels_fails_alone(tmp_path: Path) -> None:
+def test_other_patients_are_converted_if_one_has_too_many_channels(tmp_path: Path) -> None:
     source = write_source(tmp_path / "in", {"0": "CT"}, ["good", "series"])
     nib.save(nib.Nifti1Image(np.zeros((4, 5, 6, 2), np.int16), AFFINE), source / "imagesTr" / "series.nii.gz")
     good, series = convert_msd(source, tmp_path / "out")
     assert good.error is None
-    assert "holds 2 channels but 'modality' lists 1" in str(series.error)
+    assert isinstance(series.error, CaseError)
+    assert (series.error.code, series.error.found, series.error.expected) == ("channels-mismatch", 2, 1)
 
 
-@pytest.mark.parametrize("value, words", [(7, r"labels \[7\], but 'labels' lists \[0, 1\]"), (0.5, "must be whole")])
-def test_a_mask_that_holds_what_is_not_listed_fails_alone(tmp_path: Path, value: float, words: str) -> None:
+@pytest.mark.parametrize("value, code, found", [(7, "unknown-label", [7]), (0.5, "labels-not-integer", 0.5)])
+def test_other_patients_are_converted_if_one_has_invalid_labels(
+    tmp_path: Path, value: float, code: str, found: object
+) -> None:
     source = write_source(tmp_path / "in", {"0": "CT"}, ["good", "odd"])
     mask = np.full((4, 5, 6), value, np.float32)
     nib.save(nib.Nifti1Image(mask, AFFINE), source / "labelsTr" / "odd.nii.gz")
     good, odd = convert_msd(source, tmp_path / "out")
     assert good.error is None
-    assert re.search(f"Case 'odd': .*{words}", str(odd.error))
+    assert isinstance(odd.error, CaseError)
+    assert (odd.error.code, odd.error.case, odd.error.found) == (code, "odd", found)
     assert [path.name for path in (tmp_path / "out" / "raw" / "train").iterdir()] == ["good"]
 
 
-def test_the_entry_of_the_mask_is_used(tmp_path: Path) -> None:
+def test_the_path_of_the_mask_is_used(tmp_path: Path) -> None:
     training = [{"image": "./imagesTr/p.nii.gz", "label": "./drawn/p_by_hand.nii.gz"}]
     source = write_source(tmp_path / "in", {"0": "CT"}, ["p"], training=training)
     (source / "drawn").mkdir()
@@ -150,12 +156,13 @@ def test_the_entry_of_the_mask_is_used(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("outside", ["../secret.nii.gz", "{folder}/secret.nii.gz"])
-def test_an_entry_never_leads_out_of_the_source(tmp_path: Path, outside: str) -> None:
+def test_paths_outside_the_source_are_not_read(tmp_path: Path, outside: str) -> None:
     entry = {"image": outside.format(folder=tmp_path), "label": "./labelsTr/p.nii.gz"}
     source = write_source(tmp_path / "in", {"0": "CT"}, ["p"], training=[entry, {"image": "imagesTr/p.nii.gz"}])
     shutil.copy(source / "imagesTr" / "p.nii.gz", tmp_path / "secret.nii.gz")
     secret, fine = convert_msd(source, tmp_path / "out")
-    assert "Case 'secret': there is no file of its image" in str(secret.error)
+    assert isinstance(secret.error, CaseError)
+    assert (secret.error.code, secret.error.case, secret.error.field) == ("image-missing", "secret", "image")
     assert fine.error is None
 
 
@@ -167,16 +174,16 @@ def test_an_entry_never_leads_out_of_the_source(tmp_path: Path, outside: str) ->
         *[(name, "other") for name in ("PET", "US", "octopus", "cathode", "T10 counts", "pda")],
     ],
 )
-def test_the_modality_is_told_from_the_names_of_the_channels(tmp_path: Path, name: str, kind: str) -> None:
+def test_the_modality_is_derived_from_the_names_of_channels(tmp_path: Path, name: str, kind: str) -> None:
     source = write_source(tmp_path / "in", {"0": name}, ["p"])
     list(convert_msd(source, tmp_path / "out"))
     assert json.loads((tmp_path / "out" / "dataset.json").read_text())["modality"] == kind
 
 
-def test_an_output_that_holds_a_dataset_is_replaced_only_if_asked(tmp_path: Path) -> None:
+def test_a_dataset_is_only_replaced_with_overwrite(tmp_path: Path) -> None:
     list(convert_msd(write_source(tmp_path / "old", {"0": "CT"}, ["a", "b"]), tmp_path / "out"))
     source = write_source(tmp_path / "new", {"0": "MR"}, ["b"])
-    with pytest.raises(DatasetError, match=r"holds dataset\.json and raw already.*--overwrite"):
+    with refuses("output-exists", DatasetError, names="--overwrite", found=["dataset.json", "raw"]):
         convert_msd(source, tmp_path / "out")
     list(convert_msd(source, tmp_path / "out", overwrite=True))
     patients = tmp_path / "out" / "raw" / "train"
@@ -186,48 +193,49 @@ def test_an_output_that_holds_a_dataset_is_replaced_only_if_asked(tmp_path: Path
     ]
 
 
-def test_without_any_patient_there_is_no_dataset(tmp_path: Path) -> None:
+def test_no_dataset_is_written_if_all_patients_fail(tmp_path: Path) -> None:
     source = write_source(tmp_path / "in", {"0": "CT"}, ["p"])
     (source / "labelsTr" / "p.nii.gz").unlink()
     converted = convert_msd(source, tmp_path / "out")
     assert next(converted).error is not None
-    with pytest.raises(DatasetError, match="No training patient could be converted"):
+    with refuses("no-patients", DatasetError):
         next(converted)
     assert not (tmp_path / "out" / "dataset.json").exists()
 
 
-def test_a_patient_without_its_mask_fails_alone(tmp_path: Path) -> None:
+def test_other_patients_are_converted_if_one_lacks_its_mask(tmp_path: Path) -> None:
     source = write_source(tmp_path / "in", {"0": "MRI"}, ["a", "b"])
     (source / "labelsTr" / "a.nii.gz").unlink()
     first, second = convert_msd(source, tmp_path / "out", workers=2)
-    assert "Case 'a': there is no file of its mask" in str(first.error)
+    assert isinstance(first.error, CaseError)
+    assert (first.error.code, first.error.case, first.error.field) == ("image-missing", "a", "mask")
     assert second.error is None
 
 
 @pytest.mark.parametrize(
-    "keys, words",
+    "keys, code, names",
     [
-        ({"modality": {"0": "mask"}}, "'mask' cannot name a file"),
-        ({"modality": {"1": "CT"}}, "numbered from 0"),
-        ({"labels": {"0": "background", "1": "a b", "2": "a_b"}}, "'a_b' is given to 2 labels"),
-        ({"training": [{"image": "x/p.nii.gz"}, {"image": "y/p.nii"}]}, "'p' twice"),
-        ({"training": [{"image": ".nii.gz"}]}, "cannot name a file"),
+        ({"modality": {"0": "mask"}}, INVALID, "'mask'"),
+        ({"modality": {"1": "CT"}}, INVALID, "'modality'"),
+        ({"labels": {"0": "background", "1": "a b", "2": "a_b"}}, INVALID, "'a_b'"),
+        ({"training": [{"image": "x/p.nii.gz"}, {"image": "y/p.nii"}]}, "patient-duplicate", "p"),
+        ({"training": [{"image": ".nii.gz"}]}, "id-unsafe", "''"),
     ],
 )
-def test_a_bad_description_is_refused_before_anything_is_written(
-    tmp_path: Path, keys: dict[str, object], words: str
+def test_an_invalid_description_is_refused_before_anything_is_written(
+    tmp_path: Path, keys: dict[str, object], code: str, names: str
 ) -> None:
     source = write_source(tmp_path / "in", {"0": "CT"}, ["p"])
     described = json.loads((source / "dataset.json").read_text())
     (source / "dataset.json").write_text(json.dumps(described | keys))
-    with pytest.raises(DatasetError, match=words):
+    with refuses(code, DatasetError, names=names):
         convert_msd(source, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-def test_a_source_that_is_no_dataset_and_an_output_upon_it_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match="Name the folder of a Decathlon task"):
+def test_a_source_without_a_dataset_or_equal_to_the_output_is_refused(tmp_path: Path) -> None:
+    with refuses("dataset-missing", DatasetError, file=tmp_path / "dataset.json", names="--source"):
         convert_msd(tmp_path, tmp_path / "out")
     source = write_source(tmp_path / "in", {"0": "CT"}, ["p"])
-    with pytest.raises(DatasetError, match="is the source itself"):
+    with refuses("output-is-input", DatasetError, file=source):
         convert_msd(source, source)

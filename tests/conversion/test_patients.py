@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from expect import refuses
 
 from mist_ops.conversion.patients import Patient, channel_problems, refuse_existing, write_patient
 from mist_ops.errors import CaseError, DatasetError
@@ -11,7 +12,7 @@ from mist_ops.errors import CaseError, DatasetError
 
 @dataclass(frozen=True)
 class Refusal:
-    """Writes a file, and then finds that another cannot be written."""
+    """Write a file, then raise."""
 
     error: Exception
 
@@ -20,7 +21,7 @@ class Refusal:
         raise self.error
 
 
-def test_a_patient_takes_its_place_when_whole(tmp_path: Path):
+def test_a_complete_patient_replaces_the_earlier_one(tmp_path: Path):
     patient = Patient("p", tmp_path / "train" / "p", True)
     patient.folder.mkdir(parents=True)
     (patient.folder / "old.nii.gz").touch()
@@ -30,7 +31,7 @@ def test_a_patient_takes_its_place_when_whole(tmp_path: Path):
 
 
 @pytest.mark.parametrize("error, raised", [(DatasetError("no mask"), CaseError), (OSError("disk full"), OSError)])
-def test_of_a_patient_that_fails_nothing_is_left(tmp_path: Path, error: Exception, raised: type[Exception]):
+def test_a_patient_that_fails_leaves_no_folder(tmp_path: Path, error: Exception, raised: type[Exception]):
     patient = Patient("p", tmp_path / "train" / "p", True)
     with pytest.raises(raised, match=str(error)):
         write_patient(patient, Refusal(error))
@@ -38,20 +39,29 @@ def test_of_a_patient_that_fails_nothing_is_left(tmp_path: Path, error: Exceptio
 
 
 @pytest.mark.parametrize("name", ["T1", "t1-gd", "2nd", "my img", "FLAIR+C", "Größe", "b1000.adc"])
-def test_any_name_of_a_file_may_name_a_channel(name: str):
+def test_safe_names_of_channels_are_accepted(name: str):
     assert channel_problems([name]) == []
 
 
-@pytest.mark.parametrize("name", ["", ".hidden", "../up", "a/b", "a\\b", "line\nbreak", "t1 ", "x" * 200, "mask", "ID"])
-def test_other_names_are_told(name: str):
+@pytest.mark.parametrize("name", ["", ".hidden", "../up", "a/b", "a\\b", "line\nbreak", "t1 ", "x" * 200])
+def test_unsafe_names_of_channels_are_refused(name: str):
     [problem] = channel_problems([name])
-    assert repr(name) in problem
+    assert (problem.code, problem.found) == ("channel-unsafe", name)
 
 
-def test_only_what_would_be_replaced_refuses_an_output_folder(tmp_path: Path):
+def test_reserved_and_duplicate_names_of_channels_are_refused():
+    problems = channel_problems(["mask", "T1", "ID", "t1"])
+    assert [(problem.code, problem.found) for problem in problems] == [
+        ("channel-reserved", "mask"),
+        ("channel-reserved", "ID"),
+        ("channel-duplicate", "t1"),
+    ]
+
+
+def test_an_output_folder_is_refused_if_it_holds_a_dataset(tmp_path: Path):
     (tmp_path / "notes.txt").touch()
     refuse_existing(tmp_path, overwrite=False)
     (tmp_path / "raw").mkdir()
-    with pytest.raises(DatasetError, match="holds raw already"):
+    with refuses("output-exists", DatasetError, file=tmp_path, found=["raw"]):
         refuse_existing(tmp_path, overwrite=False)
     refuse_existing(tmp_path, overwrite=True)
