@@ -45,19 +45,19 @@ def source(box: Sandbox) -> Path:
 
 
 def others_done(box: Sandbox) -> bool:
-    """Whether all patients but the first are converted, and of that one nothing is left."""
+    """Whether all patients except the first are converted, and the first left no folder."""
     first, *others = [(output(box) / "raw" / "train" / case_id).exists() for case_id in IDS]
     return all(others) and not first and (output(box) / "dataset.json").is_file()
 
 
 def nothing_written(box: Sandbox) -> bool:
-    """Whether the output is as if the command had not been run."""
+    """Whether the output folder does not exist."""
     return not output(box).exists()
 
 
 @pytest.fixture
 def listed(described: Sandbox) -> Sandbox:
-    """A sandbox with a table of the patients' files."""
+    """A sandbox with a table of patients."""
     files = [f"train/{case_id}/{name}.nii.gz" for case_id in IDS for name in ("mask", "t1", "t2")]
     rows = [f"{case_id},{','.join(files[3 * n : 3 * n + 3])}\n" for n, case_id in enumerate(IDS)]
     table(described).write_text("id,mask,t1,t2\n" + "".join(rows))
@@ -66,7 +66,7 @@ def listed(described: Sandbox) -> Sandbox:
 
 @pytest.fixture
 def decathlon(described: Sandbox) -> Sandbox:
-    """A sandbox with the patients in the layout of the Decathlon."""
+    """A sandbox with a dataset in the layout of the Decathlon."""
     folder = source(described)
     for part in ("imagesTr", "labelsTr"):
         (folder / part).mkdir(parents=True)
@@ -88,7 +88,7 @@ def edit_row(box: Sandbox, **cells: str) -> None:
 
 
 def rename_column(name: str, new: str) -> Callable[[Sandbox], None]:
-    """Calls a column of the table otherwise."""
+    """Rename a column of the table."""
     return lambda box: edit_text(table(box), lambda text: text.replace(f",{name}", f",{new}", 1))
 
 
@@ -100,7 +100,7 @@ def put(path: Path, value: float, dtype: type = np.float32) -> None:
 
 
 def with_test_table(box: Sandbox, text: str) -> Arguments:
-    """Give a table of test patients as well."""
+    """Add a table of test patients."""
     path = table(box).with_name("test.csv")
     fill(path, text)
     return ["--test-csv", path]
@@ -111,47 +111,47 @@ OF_PATIENTS = [
     for key, words, breaks, says in [
         (
             "truncated-gz",
-            "an image that is cut short",
+            "a truncated image",
             lambda box: cut_short(box.image()),
-            "data/train/phantom_001/t1.nii.gz cannot be read as a NIfTI image",
+            ("[image-unreadable]", "data/train/phantom_001/t1.nii.gz"),
         ),
         (
             "not-an-image",
-            "a text called like an image",
+            "a text file named like an image",
             lambda box: fill(box.image(), "This is not an image."),
-            "phantom_001/t1.nii.gz cannot be read as a NIfTI image",
+            ("[image-unreadable]", "phantom_001/t1.nii.gz"),
         ),
         (
             "other-format",
-            "a text called like an image of another format",
+            "a text file named like an image of another format",
             lambda box: fill(box.patient() / "t1.nrrd", "NRRD") or edit_row(box, t1="train/phantom_001/t1.nrrd"),
-            "t1.nrrd cannot be read as an image",
+            ("[image-unreadable]", "t1.nrrd"),
         ),
         (
             "image-4d",
             "an image with two volumes",
             lambda box: save(box.image(), np.stack([voxels(box.image())] * 2, axis=-1)),
-            "An image must have three dimensions",
+            ("[image-not-3d]", "phantom_001"),
         ),
         (
             "nan-voxels",
-            "an image with voxels that are NaN",
+            "an image with NaN voxels",
             lambda box: put(box.image(), np.nan),
-            "holds 64 NaN or infinite voxels",
+            ("[image-not-finite]", "phantom_001", "64"),
         ),
         (
             "fractional-labels",
-            "a mask that was interpolated",
+            "an interpolated mask",
             lambda box: put(box.mask(), 0.4),
-            "data/train/phantom_001/mask.nii.gz holds the value 0.4. Labels must be whole",
+            ("[labels-not-integer]", "data/train/phantom_001/mask.nii.gz", "0.4"),
         ),
-        ("image-missing", "an image that is not there", lambda box: remove(box.image()), "There is no file"),
-        ("cell-empty", "an empty cell", lambda box: edit_row(box, t2=""), "the cells of ['t2'] are empty"),
+        ("image-missing", "a missing image", lambda box: remove(box.image()), "[image-missing]"),
+        ("cell-empty", "an empty cell", lambda box: edit_row(box, t2=""), ("[table-cell-empty]", "t2")),
         (
             "symlink-broken",
-            "an image that is a link to nothing",
+            "an image that is a broken link",
             lambda box: remove(box.image()) or box.image().symlink_to(box.folder / "gone.nii.gz"),
-            "There is no file",
+            "[image-missing]",
         ),
     ]
 ]
@@ -159,63 +159,78 @@ OF_PATIENTS = [
 TABLES = [
     Fault(f"convert-csv/{key}", words, breaks, says, others_done=nothing_written, again=key == "table-missing")
     for key, words, breaks, says in [
-        ("table-missing", "a table that is not there", lambda box: remove(table(box)), "There is no table"),
-        ("table-empty", "an empty table", lambda box: fill(table(box)), "train.csv must have the columns"),
+        ("table-missing", "a missing table", lambda box: remove(table(box)), "[table-missing]"),
+        ("table-empty", "an empty table", lambda box: fill(table(box)), ("[table-column-missing]", "train.csv")),
         (
             "table-header-only",
             "a table without patients",
             lambda box: fill(table(box), "id,mask,t1\n"),
-            "train.csv lists no patient",
+            ("[table-empty]", "train.csv"),
         ),
         (
             "table-latin-1",
             "a table that is not in UTF-8",
             lambda box: edit_text(table(box), lambda text: text.replace(IDS[0], "Müller", 1), "latin-1"),
-            "train.csv cannot be read as a table in UTF-8",
+            ("[table-unreadable]", "train.csv"),
         ),
         (
             "table-binary",
-            "an image in the place of the table",
+            "an image instead of the table",
             lambda box: shutil.copy(box.image(), table(box)) and None,
-            "train.csv cannot be read as a table in UTF-8",
+            ("[table-unreadable]", "train.csv"),
         ),
         (
             "column-missing",
             "a table without masks",
             rename_column("mask", "seg"),
-            "train.csv must have the columns ['id', 'mask'] and one per channel",
+            ("[table-column-missing]", "train.csv", "id, mask"),
         ),
-        ("column-twice", "a column given twice", rename_column("t2", "t1"), "the name 't1' is given twice"),
-        ("column-reserved", "a channel called fold", rename_column("t2", "fold"), "'fold' cannot name a file"),
-        ("column-dotdot", "a channel that leads out", rename_column("t2", "../t2"), "'../t2' cannot name a file"),
-        ("id-twice", "a patient twice", lambda box: edit_row(box, id=IDS[1]), "the id 'phantom_002' is given twice"),
-        ("id-empty", "a patient without an id", lambda box: edit_row(box, id=""), "The id '' cannot name a file"),
-        ("id-dotdot", "an id that leads out", lambda box: edit_row(box, id="../x"), "'../x' cannot name a file"),
-        ("id-absolute", "an id that is a path", lambda box: edit_row(box, id="/etc/x"), "'/etc/x' cannot name a file"),
-        ("id-long", "an id of 300 letters", lambda box: edit_row(box, id="x" * 300), "cannot name a file"),
+        ("column-twice", "a duplicate column", rename_column("t2", "t1"), ("[channel-duplicate]", "'t1'")),
+        ("column-reserved", "a channel called fold", rename_column("t2", "fold"), ("[channel-reserved]", "'fold'")),
+        (
+            "column-dotdot",
+            "a channel that is a path",
+            rename_column("t2", "../t2"),
+            ("[channel-unsafe]", "'../t2'"),
+        ),
+        (
+            "id-twice",
+            "a duplicate patient",
+            lambda box: edit_row(box, id=IDS[1]),
+            ("[patient-duplicate]", IDS[1]),
+        ),
+        ("id-empty", "a patient without an id", lambda box: edit_row(box, id=""), ("[id-unsafe]", "''")),
+        (
+            "id-dotdot",
+            "an id that is a relative path",
+            lambda box: edit_row(box, id="../x"),
+            ("[id-unsafe]", "'../x'"),
+        ),
+        ("id-absolute", "an id that is a path", lambda box: edit_row(box, id="/etc/x"), ("[id-unsafe]", "'/etc/x'")),
+        ("id-long", "an id of 300 letters", lambda box: edit_row(box, id="x" * 300), "[id-unsafe]"),
         (
             "row-too-long",
-            "a row with a cell too many",
+            "a row with an extra column",
             lambda box: edit_text(table(box), lambda text: text.rstrip("\n") + ",more\n"),
-            "line 5 has 5 cells for 4 columns",
+            ("[table-extra-column]", "line 5"),
         ),
         (
             "quote-open",
-            "a quote that is not closed",
+            "an unclosed quote",
             lambda box: edit_text(table(box), lambda text: text.replace(IDS[0], f'"{IDS[0]}', 1)),
-            "train.csv cannot be read as a table",
+            ("[table-unreadable]", "train.csv"),
         ),
         (
             "test-other-channels",
             "a table of test patients with other channels",
             lambda box: with_test_table(box, "id,t1\na,train/phantom_001/t1.nii.gz\n"),
-            "test.csv must have the columns ['id', 't1', 't2']",
+            ("[table-column-missing]", "test.csv", "id, t1, t2"),
         ),
         (
             "test-missing",
-            "a table of test patients that is not there",
+            "a missing table of test patients",
             lambda box: ["--test-csv", "gone.csv"],
-            "There is no table",
+            ("[table-missing]", "gone.csv"),
         ),
     ]
 ]
@@ -225,19 +240,19 @@ ACCEPTED = [
     for key, words, breaks in [
         (
             "table-of-a-spreadsheet",
-            "a table with semicolons, a byte-order mark and the line ends of Windows",
+            "a table with semicolons, a byte-order mark and CRLF line endings",
             lambda box: edit_text(
                 table(box), lambda text: "\ufeff" + text.replace(",", ";").replace("\n", "\r\n") + "\r\n"
             ),
         ),
-        ("id-non-ascii", "an id that is not in ASCII", lambda box: edit_row(box, id="Müller")),
-        ("id-with-spaces", "an id that holds a space", lambda box: edit_row(box, id="phantom 001")),
+        ("id-non-ascii", "a non-ASCII id", lambda box: edit_row(box, id="Müller")),
+        ("id-with-spaces", "an id with a space", lambda box: edit_row(box, id="phantom 001")),
     ]
 ]
 
 
 def into_source(box: Sandbox) -> Arguments:
-    """Have the dataset be written where it was read."""
+    """Use the source as the output."""
     return ["--output", source(box)]
 
 
@@ -246,51 +261,51 @@ OF_CASES = [
     for key, words, breaks, says in [
         (
             "truncated-gz",
-            "an image that is cut short",
+            "a truncated image",
             lambda box: cut_short(source(box) / "imagesTr" / "phantom_001.nii.gz"),
-            "cannot be read as a NIfTI image",
+            ("[image-unreadable]", "imagesTr/phantom_001.nii.gz"),
         ),
         (
             "corrupted-gz",
-            "an image with damaged bytes",
+            "an image with corrupted bytes",
             lambda box: damage(source(box) / "imagesTr" / "phantom_001.nii.gz"),
-            "cannot be read as a NIfTI image",
+            ("[image-unreadable]", "imagesTr/phantom_001.nii.gz"),
         ),
         (
             "truncated-mask",
-            "a mask that is cut short",
+            "a truncated mask",
             lambda box: cut_short(source(box) / "labelsTr" / "phantom_001.nii.gz"),
-            "labelsTr/phantom_001.nii.gz cannot be read as a NIfTI image",
+            ("[image-unreadable]", "labelsTr/phantom_001.nii.gz"),
         ),
         (
             "channel-missing",
-            "an image with fewer channels than are listed",
+            "an image with fewer channels than listed",
             lambda box: shutil.copy(box.image(), source(box) / "imagesTr" / "phantom_001.nii.gz") and None,
-            "holds 1 channels but 'modality' lists 2",
+            ("[channels-mismatch]", "phantom_001", "1 channel,", "2"),
         ),
         (
             "mask-missing",
-            "a mask that is not there",
+            "a missing mask",
             lambda box: remove(source(box) / "labelsTr" / "phantom_001.nii.gz"),
-            "there is no file of its mask",
+            ("[image-missing]", "phantom_001", "mask"),
         ),
         (
             "image-missing",
-            "an image that is not there",
+            "a missing image",
             lambda box: remove(source(box) / "imagesTr" / "phantom_001.nii.gz"),
-            "there is no file of its image",
+            ("[image-missing]", "phantom_001", "image"),
         ),
         (
             "unknown-label",
-            "a label that is not listed",
+            "an unlisted label",
             lambda box: put(source(box) / "labelsTr" / "phantom_001.nii.gz", 7, np.uint8),
-            "the mask holds labels [7], but 'labels' lists [0, 1, 2]",
+            ("[unknown-label]", "phantom_001", "7", "0, 1, 2"),
         ),
         (
             "fractional-labels",
-            "a mask that was interpolated",
+            "an interpolated mask",
             lambda box: put(source(box) / "labelsTr" / "phantom_001.nii.gz", 0.4),
-            "labelsTr/phantom_001.nii.gz holds the value 0.4",
+            ("[labels-not-integer]", "labelsTr/phantom_001.nii.gz", "0.4"),
         ),
     ]
 ]
@@ -302,7 +317,7 @@ SOURCES = [
             "dataset-missing",
             "no dataset.json",
             lambda box: remove(source(box) / "dataset.json"),
-            "Name the folder of a Decathlon task with --source",
+            ("[dataset-missing]", "--source"),
         ),
         (
             "dataset-empty",
@@ -312,7 +327,7 @@ SOURCES = [
         ),
         (
             "dataset-broken",
-            "a dataset.json that is cut short",
+            "a truncated dataset.json",
             lambda box: cut_short(source(box) / "dataset.json"),
             "[json-invalid]",
         ),
@@ -320,19 +335,19 @@ SOURCES = [
             "labels-without-0",
             "labels without the background",
             lambda box: edit_json(source(box) / "dataset.json", labels={"1": "a", "2": "b"}),
-            "'labels' must hold the background 0, found [1, 2]",
+            ("[value-invalid]", "'labels'", "1, 2"),
         ),
         (
             "modality-gap",
-            "channels that are not numbered from 0 on",
+            "channels not numbered from 0",
             lambda box: edit_json(source(box) / "dataset.json", modality={"0": "T1w", "2": "T2w"}),
-            "'modality' must be numbered from 0 on, found [0, 2]",
+            ("[value-invalid]", "'modality'", "0, 2"),
         ),
         (
             "channel-twice",
-            "two channels of one name",
+            "two channels with the same name",
             lambda box: edit_json(source(box) / "dataset.json", modality={"0": "MRI", "1": "MRI"}),
-            "'modality': the name 'MRI' is given twice",
+            ("[value-invalid]", "'modality'", "'MRI'"),
         ),
         (
             "no-training",
@@ -344,26 +359,26 @@ SOURCES = [
             "patient-twice",
             "a patient listed twice",
             lambda box: edit_json(source(box) / "dataset.json", training=["a.nii.gz", "a.nii.gz"]),
-            "lists 'a' twice",
+            ("[patient-duplicate]", "dataset.json", "a"),
         ),
         (
             "id-dotdot",
-            "an entry that is no file's name",
+            "an entry that is not a file name",
             lambda box: edit_json(source(box) / "dataset.json", training=["imagesTr/.."]),
-            "cannot name a file",
+            "[id-unsafe]",
         ),
         (
             "entry-outside",
-            "an entry that leads out of the source",
+            "an entry with a path outside the source",
             lambda box: edit_json(source(box) / "dataset.json", training=["../../secret.nii.gz"]),
-            "there is no file of its image",
+            ("[image-missing]", "secret"),
         ),
-        ("output-is-source", "an output that is the source", into_source, "is the source itself"),
+        ("output-is-source", "an output equal to the source", into_source, "[output-is-input]"),
         (
             "source-missing",
-            "a source that is not there",
+            "a missing source",
             lambda box: ["--source", "gone"],
-            "Name the folder of a Decathlon task with --source",
+            ("[dataset-missing]", "gone/dataset.json", "--source"),
         ),
     ]
 ]
@@ -377,16 +392,16 @@ def damage(path: Path) -> None:
 
 
 def earlier(box: Sandbox) -> None:
-    """Have the output hold a dataset already."""
+    """Write a dataset.json to the output."""
     output(box).mkdir()
     (output(box) / "dataset.json").write_text("{}")
 
 
 EXISTING = Fault(
     "convert-csv/output-exists",
-    "an output that holds a dataset already",
+    "an output that already holds a dataset",
     earlier,
-    "holds dataset.json already. Name another folder, or replace them with --overwrite",
+    "already holds dataset.json. Give another folder, or --overwrite to replace them. [output-exists]",  # pinned
     again=False,
 )
 
@@ -405,5 +420,5 @@ def test_convert_msd(decathlon: Sandbox, fault: Fault) -> None:
     meets(decathlon, "convert_msd", arguments, fault)
 
 
-def test_a_conversion_upon_a_dataset_keeps_it(listed: Sandbox) -> None:
+def test_an_existing_dataset_is_kept(listed: Sandbox) -> None:
     meets(listed, "convert_csv", ["--train-csv", table(listed), "--output", output(listed)], EXISTING)

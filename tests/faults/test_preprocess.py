@@ -1,4 +1,4 @@
-"""``mist_preprocess`` on an analyzed study with one fault each; where one patient is at fault, the others are done."""
+"""``mist_preprocess`` on an analyzed study with one fault each; a fault of one patient does not stop the others."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ IDS = [f"phantom_{number:03}" for number in range(1, 5)]
 
 
 def others_done(box: Sandbox) -> bool:
-    """Whether all but the first patient are preprocessed, and of that one nothing is left."""
+    """Whether all patients except the first are preprocessed, and the first left no files."""
     first, *others = [box.study.geometry(case_id).is_file() for case_id in IDS]
     return all(others) and not first and not box.study.image(IDS[0]).exists()
 
@@ -47,19 +47,19 @@ def edit_paths(box: Sandbox, **cells: str) -> None:
 
 
 def edit_boxes(box: Sandbox, **cells: str) -> None:
-    """Have images cropped, and change cells of the first patient in fg_bboxes.csv."""
+    """Turn on cropping, and change cells of the first patient in fg_bboxes.csv."""
     edit_section(box.study.config, "preprocessing", crop_to_foreground=True)
     edit_rows(box.study.fg_bboxes, lambda rows: [row | cells if row["id"] == IDS[0] else row for row in rows])
 
 
 def rename_in_tables(box: Sandbox, case_id: str) -> None:
-    """Call the first patient otherwise in both tables."""
+    """Rename the first patient in both tables."""
     edit_paths(box, id=case_id)
     edit_boxes(box, id=case_id)
 
 
 def other_scan(box: Sandbox) -> None:
-    """Put a scan of another size in the place of the first patient's, where images are cropped."""
+    """Turn on cropping, and replace the first patient's scan by one of another size."""
     edit_boxes(box)
     for name in ("t1", "t2", "mask"):
         path = box.patient() / f"{name}.nii.gz"
@@ -67,7 +67,7 @@ def other_scan(box: Sandbox) -> None:
 
 
 def text_of_config(change: Callable[[str], str]) -> Callable[[Sandbox], None]:
-    """Changes the text of config.json."""
+    """Change the text of config.json."""
     return lambda box: edit_text(box.study.config, change)
 
 
@@ -83,99 +83,99 @@ PATIENT = [
     for key, words, breaks, says in [
         (
             "corrupted-image",
-            "an image that was cut short since the analysis",
+            "an image truncated since the analysis",
             lambda box: cut_short(box.image()),
-            "Case 'phantom_001': ",
+            ("[image-unreadable]", "Case 'phantom_001': "),
         ),
         (
             "truncated-second-channel",
-            "a second channel that is cut short",
+            "a truncated second channel",
             lambda box: cut_short(box.image(channel="t2")),
-            "t2.nii.gz cannot be read as a NIfTI image",
+            ("[image-unreadable]", "t2.nii.gz"),
         ),
         (
             "image-missing",
-            "an image that was removed since the analysis",
+            "an image removed since the analysis",
             lambda box: remove(box.image()),
-            "There is no file",
+            ("[image-missing]", "phantom_001/t1.nii.gz"),
         ),
         (
             "channel-other-size",
             "a second channel of another size",
             lambda box: move_grid(box.image(channel="t2"), "size"),
-            "lies on another grid than",
+            ("[grid-mismatch]", "phantom_001", "size ("),
         ),
         (
             "mask-other-size",
             "a mask of another size",
             lambda box: move_grid(box.mask(), "size"),
-            "lies on another grid than",
+            ("[grid-mismatch]", "phantom_001", "size ("),
         ),
         (
             "mask-other-origin",
             "a mask of another origin",
             lambda box: move_grid(box.mask(), "origin"),
-            "origin (",
+            ("[grid-mismatch]", "mask.nii.gz", "origin ("),
         ),
         (
             "unknown-label",
-            "a label that is not listed, in a mask edited since the analysis",
+            "an unlisted label in a mask edited since the analysis",
             lambda box: put(box.mask(), 7, np.uint8),
-            "The mask holds labels [7]; listed are [0, 1, 2]",
+            ("[unknown-label]", "phantom_001", "7", "0, 1, 2"),
         ),
         (
             "fractional-labels",
-            "a mask that was interpolated since the analysis",
+            "a mask interpolated since the analysis",
             lambda box: put(box.mask(), 0.4),
-            "holds the value 0.4. Labels must be whole",
+            ("[labels-not-integer]", "mask.nii.gz", "0.4"),
         ),
         (
             "nan-voxels",
-            "an image with voxels that are NaN",
+            "an image with NaN voxels",
             lambda box: put(box.image(), np.nan),
-            "holds 64 NaN or infinite voxels",
+            ("[image-not-finite]", "t1.nii.gz", "64"),
         ),
         (
             "nan-voxels-second-channel",
-            "a second channel with voxels that are NaN",
+            "a second channel with NaN voxels",
             lambda box: put(box.image(channel="t2"), np.nan),
-            "t2.nii.gz holds 64 NaN or infinite voxels",
+            ("[image-not-finite]", "t2.nii.gz", "64"),
         ),
         (
             "image-other-size",
-            "a scan of another size than the one that was analyzed, where images are cropped",
+            "a scan of another size than in the analysis, with cropping",
             other_scan,
-            "when it was analyzed",
+            ("[image-changed]", "phantom_001"),
         ),
         (
             "box-beyond-image",
-            "a foreground box that reaches out of its image",
+            "a foreground box that exceeds its image",
             lambda box: edit_boxes(box, x_end="99"),
-            "does not fit",
+            ("[box-mismatch]", "phantom_001"),
         ),
         (
             "box-reversed",
-            "a foreground box that ends before it begins",
+            "a foreground box with its end before its start",
             lambda box: edit_boxes(box, x_start="9", x_end="3"),
-            "does not fit",
+            ("[box-mismatch]", "phantom_001"),
         ),
         (
             "paths-cell-empty",
-            "a cell of a channel that is empty",
+            "an empty cell of a channel",
             lambda box: edit_paths(box, t2=""),
-            "it lacks the channels ['t2']",
+            ("[channel-missing]", "phantom_001", "t2"),
         ),
         (
             "paths-elsewhere",
-            "a path in the table that leads nowhere",
+            "a path in the table that does not exist",
             lambda box: edit_paths(box, t1="/nowhere/t1.nii.gz"),
-            "There is no file /nowhere/t1.nii.gz",
+            ("[image-missing]", "/nowhere/t1.nii.gz"),
         ),
         (
             "paths-to-a-folder",
             "a path in the table that is a folder",
             lambda box: edit_paths(box, t1=str(box.folder)),
-            "There is no file",
+            "[image-missing]",
         ),
     ]
 ]
@@ -185,27 +185,27 @@ TABLES = [
     for key, words, breaks, says in [
         (
             "paths-missing",
-            "a train_paths.csv that is not there",
+            "a missing train_paths.csv",
             lambda box: remove(box.study.train_paths),
-            "train_paths.csv. Restore it",
+            ("[file-missing]", "train_paths.csv"),
         ),
         (
             "paths-empty",
             "an empty train_paths.csv",
             lambda box: fill(box.study.train_paths),
-            "train_paths.csv cannot be read as a table",
+            ("[table-unreadable]", "train_paths.csv"),
         ),
         (
             "paths-header-only",
             "a train_paths.csv without patients",
             lambda box: edit_text(box.study.train_paths, lambda text: text.partition("\n")[0] + "\n"),
-            "train_paths.csv lists no patient",
+            ("[table-empty]", "train_paths.csv"),
         ),
         (
             "paths-semicolon",
-            "a train_paths.csv that a spreadsheet saved with semicolons",
+            "a train_paths.csv with semicolons, saved by a spreadsheet",
             lambda box: edit_text(box.study.train_paths, lambda text: text.replace(",", ";")),
-            "train_paths.csv lacks the columns ['id', 'fold', 'mask']",
+            ("[table-column-missing]", "train_paths.csv", "id, fold, mask"),
         ),
         (
             "paths-latin-1",
@@ -213,61 +213,61 @@ TABLES = [
             lambda box: edit_text(
                 box.study.train_paths, lambda text: text.replace(IDS[0], "Müller"), encoding="latin-1"
             ),
-            "train_paths.csv cannot be read as a table",
+            ("[table-unreadable]", "train_paths.csv"),
         ),
         (
             "paths-id-twice",
-            "a patient twice in train_paths.csv",
+            "a duplicate patient in train_paths.csv",
             lambda box: edit_paths(box, id=IDS[1]),
-            "the id 'phantom_002' is given twice",
+            ("[patient-duplicate]", "train_paths.csv", "phantom_002"),
         ),
         (
             "paths-id-dotdot",
-            "an id in train_paths.csv that leads out of its folder",
+            "an id in train_paths.csv with a path outside its folder",
             lambda box: rename_in_tables(box, "../x"),
-            "train_paths.csv: the id '../x' cannot name a file",
+            ("[id-unsafe]", "train_paths.csv", "'../x'"),
         ),
         (
             "paths-id-absolute",
             "an id in train_paths.csv that is an absolute path",
             lambda box: rename_in_tables(box, str(box.folder / "elsewhere")),
-            "cannot name a file",
+            "[id-unsafe]",
         ),
         (
             "paths-id-long",
             "an id of 300 letters in train_paths.csv",
             lambda box: rename_in_tables(box, "x" * 300),
-            "cannot name a file",
+            "[id-unsafe]",
         ),
         (
             "paths-fold-wrong",
-            "a fold in train_paths.csv that is no number",
+            "a fold in train_paths.csv that is not a number",
             lambda box: edit_paths(box, fold="one"),
-            "the column 'fold' must hold whole numbers, found 'one'",
+            ("[table-not-integer]", "train_paths.csv", "fold", "'one'"),
         ),
         (
             "paths-line-too-long",
-            "a row of train_paths.csv with a cell too many",
+            "a row of train_paths.csv with an extra column",
             lambda box: edit_text(box.study.train_paths, lambda text: text.rstrip("\n") + ",more\n"),
-            "has a row with more cells than columns (line 5)",
+            ("[table-extra-column]", "train_paths.csv", "line 5"),
         ),
         (
             "boxes-missing",
-            "a fg_bboxes.csv that is not there",
+            "a missing fg_bboxes.csv",
             lambda box: remove(box.study.fg_bboxes),
             "fg_bboxes.csv",
         ),
         (
             "boxes-no-number",
-            "an edge in fg_bboxes.csv that is no number",
+            "an edge in fg_bboxes.csv that is not a number",
             lambda box: edit_boxes(box, x_end="wide"),
-            "must hold whole numbers, found 'wide'",
+            ("[table-not-integer]", "fg_bboxes.csv", "'wide'"),
         ),
         (
             "boxes-cell-empty",
-            "an edge that fg_bboxes.csv lacks",
+            "an edge missing from fg_bboxes.csv",
             lambda box: edit_boxes(box, x_end=""),
-            "column 'x_end' is empty",
+            ("[table-cell-empty]", "x_end"),
         ),
     ]
 ]
@@ -277,7 +277,7 @@ SETTINGS = [
     for key, words, breaks, says in [
         (
             "config-broken",
-            "a config.json that is cut short",
+            "a truncated config.json",
             lambda box: cut_short(box.study.config),
             ("[json-invalid]", "config.json"),
         ),
@@ -296,13 +296,13 @@ SETTINGS = [
         ),
         (
             "config-duplicate-key",
-            "a key given twice in config.json",
+            "a duplicate key in config.json",
             text_of_config(lambda text: text.replace('"skip"', '"skip": true, "skip"')),
             ("[json-invalid]", "duplicate key 'skip'"),
         ),
         (
             "config-wrong-type",
-            "a setting of another type in config.json",
+            "a setting of the wrong type in config.json",
             lambda box: edit_section(box.study.config, "spatial_config", target_spacing="1.0"),
             ("[value-invalid]", "'spatial_config.target_spacing'"),
         ),
@@ -314,7 +314,7 @@ SETTINGS = [
         ),
         (
             "config-key-missing",
-            "a config.json without a setting that there is no default for",
+            "a config.json without a required setting",
             lambda box: edit_section(box.study.config, "spatial_config", patch_size=None),
             ("[value-invalid]", "'spatial_config.patch_size'"),
         ),
@@ -334,17 +334,17 @@ ACCEPTED = [
             "paths-bom",
             "a byte-order mark before train_paths.csv",
             lambda box: edit_text(box.study.train_paths, lambda text: "\ufeff" + text),
-            "4 of 4 patients were to do",
+            "4 of 4 patients",
         ),
         (
             "paths-crlf",
-            "a train_paths.csv with the line ends of Windows",
+            "a train_paths.csv with CRLF line endings",
             lambda box: edit_text(box.study.train_paths, lambda text: text.replace("\n", "\r\n")),
-            "4 of 4 patients were to do",
+            "4 of 4 patients",
         ),
         (
             "ids-001-and-01",
-            "ids that differ in their leading zeros alone",
+            "ids that differ only in leading zeros",
             lambda box: (
                 [
                     edit_rows(table, lambda rows: [row | {"id": "0" * n + "1"} for n, row in enumerate(rows)])
@@ -352,31 +352,31 @@ ACCEPTED = [
                 ]
                 and None
             ),
-            "4 of 4 patients were to do",
+            "4 of 4 patients",
         ),
         (
             "config-earlier-version",
-            "a config.json of MIST, which lacks what is new",
+            "a config.json of MIST, without newer settings",
             leave_what_mist_writes,
-            "4 of 4 patients were to do",
+            "4 of 4 patients",
         ),
         (
             "config-newer-version",
-            "a config.json of a later version, without anything new",
+            "a config.json of a later version, without new settings",
             lambda box: edit_json(box.study.config, mist_version="9.9"),
-            "4 of 4 patients were to do",
+            "4 of 4 patients",
         ),
         (
             "fingerprint-missing",
             "no fingerprint.json",
             lambda box: remove(box.study.fingerprint),
-            "4 of 4 patients were to do",
+            "4 of 4 patients",
         ),
         (
             "fingerprint-broken",
-            "a fingerprint.json that is cut short",
+            "a truncated fingerprint.json",
             lambda box: cut_short(box.study.fingerprint),
-            "4 of 4 patients were to do",
+            "4 of 4 patients",
         ),
     ]
 ]
@@ -388,49 +388,49 @@ PREPROCESSED = [
             "numpy-exists",
             "arrays of other settings",
             lambda box: edit_section(box.study.config, "spatial_config", target_spacing=[1.3, 1.3, 1.3]),
-            "holds arrays of 4 patients that were made from other files or settings",
+            ("[arrays-differ]", "4 patients"),
             1,
         ),
         (
             "image-replaced",
             "arrays of another image",
             lambda box: put(box.image(), 0),
-            "holds arrays of 1 patients that were made from other files or settings",
+            ("[arrays-differ]", "1 patient ", IDS[0]),
             1,
         ),
         (
             "arrays-of-mist",
             "arrays of MIST",
             leave_what_mist_writes,
-            "or by another program (phantom_001, phantom_002, phantom_003, phantom_004). Give --overwrite",
+            ("[arrays-differ]", ", ".join(IDS), "--overwrite"),
             1,
         ),
         (
             "arrays-of-mist-replaced",
             "arrays of MIST, with --overwrite",
             lambda box: leave_what_mist_writes(box) or ["--overwrite"],
-            "4 of 4 patients were to do",
+            "4 of 4 patients",
             0,
         ),
         (
             "array-truncated",
-            "an array that is cut short",
+            "a truncated array",
             lambda box: cut_short(box.study.image(IDS[0])),
-            "1 of 4 patients were to do",
+            "1 of 4 patients",
             0,
         ),
         (
             "array-missing",
-            "an array that is not there",
+            "a missing array",
             lambda box: remove(box.study.label(IDS[0])),
-            "1 of 4 patients were to do",
+            "1 of 4 patients",
             0,
         ),
         (
             "record-broken",
-            "a record of a patient's geometry that is cut short",
+            "a truncated record of a patient's arrays",
             lambda box: cut_short(box.study.geometry(IDS[0])),
-            "holds arrays of 1 patients",
+            ("[arrays-differ]", "1 patient ", IDS[0]),
             1,
         ),
     ]
