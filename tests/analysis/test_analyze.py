@@ -221,10 +221,10 @@ def test_a_table_of_patients_decides_on_folds_and_groups(study: Study):
 @pytest.mark.parametrize(
     "text, words",
     [
-        ("id,age\nphantom_001,7\n", "none of the columns fold, group and stratum"),
-        ("id,fold\nphantom_001,-1\n", "whole numbers from 0, found phantom_001: '-1'"),
+        ("id,age\nphantom_001,7\n", "at least one of the columns fold, group and stratum"),
+        ("id,fold\nphantom_001,-1\n", "fold must be integers from 0, got '-1' for phantom_001"),
         ("id,fold\nphantom_001,7\n", "'phantom_001' is to be in fold 7"),
-        ("patient,fold\nphantom_001,7\n", r"lacks the columns \['id'\]"),
+        ("patient,fold\nphantom_001,7\n", r"lacks the column id"),
     ],
 )
 def test_a_table_of_patients_that_makes_no_sense_is_refused(study: Study, text: str, words: str):

@@ -13,7 +13,7 @@ from mist_ops.conversion.msd import convert_msd
 from mist_ops.dataset import find_training_cases, read_description
 from mist_ops.errors import CaseError, DatasetError
 
-INVALID = "unclassified"
+INVALID = "value-invalid"
 AFFINE = np.array([[-1.5, 0, 0, 10], [0, 2, 0, -20], [0, 0, 3, 5], [0, 0, 0, 1.0]])
 
 

@@ -154,7 +154,7 @@ DAMAGED = [
         "analyze/empty-image",
         "an image file without a byte",
         lambda box: fill(box.image()),
-        "t1.nii.gz is empty. Copy or export it anew",
+        ("[image-unreadable]", "t1.nii.gz is empty"),
     ),
 ]
 
@@ -249,7 +249,7 @@ FOLDERS = [
         "analyze/ambiguous-image",
         "two files that may both be an image",
         lambda box: edit_json(box.study.data, images={"t1": ["nii.gz"], "t2": ["t2.nii.gz"]}),
-        "patient 'phantom_001', t1 ['nii.gz']: 3 files match (mask.nii.gz, t1.nii.gz, t2.nii.gz); exactly one must",
+        ("[file-ambiguous]", "'phantom_001'", "'t1'", "3 files", "mask.nii.gz, t1.nii.gz, t2.nii.gz"),
     ),
     Fault(
         "analyze/duplicated-image",
@@ -263,7 +263,7 @@ FOLDERS = [
         "analyze/empty-patient-folder",
         "a patient's folder with nothing in it",
         lambda box: box.patient(9).mkdir(),
-        "patient 'phantom_009', mask ['mask.nii.gz']: no file matches among []",
+        ("[file-unmatched]", "'phantom_009'", "'mask'"),
         again=False,
     ),
     Fault(
@@ -292,21 +292,21 @@ FOLDERS = [
         "analyze/symlink-broken",
         "a patient's folder that is a link to nothing",
         lambda box: box.patient(9).symlink_to(box.folder / "gone"),
-        "phantom_009 is a link that leads nowhere",
+        ("[link-broken]", "phantom_009"),
         again=False,
     ),
     Fault(
         "analyze/symlink-loop",
         "a patient's folder that is a link to itself",
         lambda box: box.patient(9).symlink_to(box.patient(9)),
-        "phantom_009 is a link that leads nowhere",
+        ("[link-broken]", "phantom_009"),
         again=False,
     ),
     Fault(
         "analyze/symlink-broken-image",
         "an image that is a link to nothing",
         lambda box: remove(box.image()) or box.image().symlink_to(box.folder / "gone.nii.gz"),
-        "t1.nii.gz is a link that leads nowhere",
+        ("[link-broken]", "t1.nii.gz"),
         again=False,
     ),
 ]
@@ -316,7 +316,7 @@ IDS = [
         f"analyze/id-{key}",
         f"a patient whose id {words}",
         lambda box, name=name: rename(box, name),
-        "Analysis complete" if fine else "cannot name a file",
+        "Analysis complete" if fine else "[id-unsafe]",
         status=0 if fine else 1,
         again=False,
     )
@@ -385,7 +385,7 @@ DESCRIPTIONS = [
             "unknown-key",
             "a misspelled key in dataset.json",
             lambda path: edit_text(path, lambda text: text.replace("test-data", "test-dat")),
-            "the key 'test-dat' is not known, but 'test-data' is; correct it",
+            ("[value-invalid]", "'test-dat'", "'test-data'"),
         ),
         ("key-missing", "a key that dataset.json lacks", lambda path: edit_json(path, modality=None), "'modality': "),
         (
@@ -404,7 +404,7 @@ DESCRIPTIONS = [
             "channel-named-mask",
             "a channel called mask",
             lambda path: edit_json(path, images={"mask": ["t1.nii.gz"]}),
-            "the name 'mask' is taken",
+            ("[value-invalid]", "'mask'"),
         ),
         (
             "labels-strings",
@@ -434,19 +434,19 @@ DESCRIPTIONS = [
             "class-unknown-label",
             "a class of a label that there is not",
             lambda path: edit_json(path, final_classes={"core": [5]}),
-            "'final_classes': 'core' names labels [5] that are not in 'labels'",
+            ("[value-invalid]", "'final_classes'", "'core'", "5"),
         ),
         (
             "train-data-missing",
             "a folder of patients that is not there",
             lambda path: edit_json(path, **{"train-data": "trian"}),
-            "'train-data': there is no folder",
+            ("[folder-missing]", "'train-data'"),
         ),
         (
             "test-data-wrong",
             "a folder of test patients that is not there",
             lambda path: edit_json(path, **{"test-data": "tset"}),
-            "'test-data': there is no folder",
+            ("[folder-missing]", "'test-data'"),
         ),
         (
             "modality-wrong",
@@ -468,8 +468,8 @@ PATIENT_TABLES = [
     )
     for key, words, text, encoding, says in [
         ("empty", "an empty table of patients", "", "utf-8", "patients.csv"),
-        ("without-id", "a table of patients without ids", "fold\n0\n", "utf-8", "lacks the columns ['id']"),
-        ("id-twice", "a patient twice in the table", "id,fold\na,0\na,1\n", "utf-8", "the id 'a' is given twice"),
+        ("without-id", "a table of patients without ids", "fold\n0\n", "utf-8", ("[table-column-missing]", "id")),
+        ("id-twice", "a patient twice in the table", "id,fold\na,0\na,1\n", "utf-8", ("[patient-duplicate]", "'a'")),
         ("fold-wrong", "a fold that is no number", "id,fold\nphantom_001,one\n", "utf-8", "phantom_001: 'one'"),
         ("fold-beyond", "a fold that there is not", "id,fold\nphantom_001,7\n", "utf-8", "there are folds 0 to 1"),
         (

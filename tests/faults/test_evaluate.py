@@ -228,14 +228,14 @@ FAULTS = [
         "evaluate/ids-twice",
         "a duplicate id",
         in_pairs("phantom_002,", "phantom_001,"),
-        ("pairs.csv", "'phantom_001'"),
+        ("[patient-duplicate]", "phantom_001"),
     ),
     *(
         of_all(
             f"evaluate/{key}",
             what,
             in_pairs("\nphantom_001,", f"\n{case_id},"),
-            "pairs.csv",
+            "[id-unsafe]",
         )
         for key, what, case_id in (
             ("id-dotdot", "an id that leaves the folder", "../x"),
@@ -254,13 +254,13 @@ FAULTS = [
         "evaluate/csv-missing",
         "a missing table of pairs",
         lambda box: remove(pairs(box)),
-        "pairs.csv",
+        "[table-missing]",
     ),
     of_all(
         "evaluate/csv-semicolon",
         "a table with semicolons",
         in_pairs(",", ";"),
-        ("pairs.csv", "prediction"),
+        ("[table-column-missing]", "pairs.csv", "id, mask, prediction"),
     ),
     of_none("evaluate/csv-bom", "a table with a byte-order mark", in_pairs("id,", "\ufeffid,")),
     of_none("evaluate/csv-crlf", "a table with Windows line endings", in_pairs("\n", "\r\n")),
@@ -280,7 +280,7 @@ FAULTS = [
         "evaluate/csv-column-missing",
         "a table without the column prediction",
         in_pairs("id,mask,prediction", "id,mask,predicted"),
-        ("pairs.csv", "prediction"),
+        ("[table-column-missing]", "pairs.csv", "prediction"),
     ),
     of_all(
         "evaluate/csv-cell-empty",

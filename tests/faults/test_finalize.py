@@ -137,7 +137,7 @@ OF_FINALIZE = [
         "finalize/paths-missing",
         "a study without its table of patients",
         lambda box: remove(box.study.train_paths),
-        "train_paths.csv",
+        "[table-missing]",
     ),
 ]
 

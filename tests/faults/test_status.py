@@ -218,7 +218,7 @@ FAULTS = [
         "status/paths-missing",
         "a table of patients that is missing",
         lambda box: remove(box.study.train_paths),
-        "There is no table",
+        "[table-missing]",
     ),
     Fault(
         "status/paths-cut-short",

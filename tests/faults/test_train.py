@@ -331,7 +331,7 @@ TABLES = [
         "train/fold-is-text",
         "a fold that is no number",
         lambda box: edit_rows(box.study.train_paths, lambda rows: [{**row, "fold": "first"} for row in rows]),
-        "the column 'fold' must hold whole numbers",
+        ("[table-not-integer]", "fold"),
         touches=False,
     ),
     Fault(
@@ -345,21 +345,21 @@ TABLES = [
         "train/patient-twice",
         "a patient twice in the table",
         lambda box: edit_rows(box.study.train_paths, lambda rows: [*rows, rows[0]]),
-        "the id 'phantom_002' is given twice",
+        ("[patient-duplicate]", "phantom_002"),
         touches=False,
     ),
     Fault(
         "train/paths-missing",
         "a table of patients that is missing",
         lambda box: remove(box.study.train_paths),
-        "There is no table",
+        "[table-missing]",
         touches=False,
     ),
     Fault(
         "train/paths-header-only",
         "a table of patients without rows",
         lambda box: box.study.train_paths.write_text("id,fold,mask,t1,t2\n") and None,
-        "lists no patient",
+        "[table-empty]",
         touches=False,
     ),
     Fault(
