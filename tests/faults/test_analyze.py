@@ -179,7 +179,7 @@ GRIDS = [
         "analyze/zero-affine",
         "an image whose affine is zero",
         lambda box: edit_header(box.image(), sform_code=1, qform_code=0, srow_x=0, srow_y=0, srow_z=0),
-        "has a column that is zero or not finite",
+        ("[image-unreadable]", "t1.nii.gz"),
     ),
     Fault(
         "analyze/qform-against-sform",
@@ -237,13 +237,13 @@ FOLDERS = [
         "analyze/missing-image",
         "an image that is not there",
         lambda box: remove(box.image()),
-        "patient 'phantom_001', t1",
+        ("[file-unmatched]", "'phantom_001'", "'t1'"),
     ),
     Fault(
         "analyze/missing-mask",
         "a mask that is not there",
         lambda box: remove(box.mask()),
-        "patient 'phantom_001', mask",
+        ("[file-unmatched]", "'phantom_001'", "'mask'"),
     ),
     Fault(
         "analyze/ambiguous-image",
@@ -278,7 +278,7 @@ FOLDERS = [
         "analyze/no-patients",
         "a folder without patients",
         lambda box: (box.folder / "data" / "none").mkdir() or edit_json(box.study.data, **{"train-data": "none"}),
-        "It must hold a folder for each patient",
+        "[folder-empty]",
     ),
     Fault(
         "analyze/symlink-outside",
@@ -343,7 +343,7 @@ DESCRIPTIONS = [
         again=key == "missing",
     )
     for key, words, broken, says in [
-        ("missing", "no dataset.json", remove, "There is no"),
+        ("missing", "no dataset.json", remove, "[dataset-missing]"),
         ("empty", "an empty dataset.json", fill, "cannot be read as JSON"),
         (
             "comments",
@@ -416,13 +416,13 @@ DESCRIPTIONS = [
             "labels-without-0",
             "labels without the background",
             lambda path: edit_json(path, labels=[1, 2]),
-            "'labels' must hold 0 and each label once, found [1, 2]",
+            ("[value-invalid]", "'labels'", "1, 2"),
         ),
         (
             "labels-twice",
             "a label listed twice",
             lambda path: edit_json(path, labels=[0, 1, 2, 2]),
-            "'labels' must hold 0 and each label once, found [0, 1, 2, 2]",
+            ("[value-invalid]", "'labels'", "0, 1, 2, 2"),
         ),
         (
             "label-300",
@@ -470,7 +470,13 @@ PATIENT_TABLES = [
         ("empty", "an empty table of patients", "", "utf-8", "patients.csv"),
         ("without-id", "a table of patients without ids", "fold\n0\n", "utf-8", ("[table-column-missing]", "id")),
         ("id-twice", "a patient twice in the table", "id,fold\na,0\na,1\n", "utf-8", ("[patient-duplicate]", "'a'")),
-        ("fold-wrong", "a fold that is no number", "id,fold\nphantom_001,one\n", "utf-8", "phantom_001: 'one'"),
+        (
+            "fold-wrong",
+            "a fold that is no number",
+            "id,fold\nphantom_001,one\n",
+            "utf-8",
+            ("[table-not-integer]", "'one'"),
+        ),
         ("fold-beyond", "a fold that there is not", "id,fold\nphantom_001,7\n", "utf-8", "there are folds 0 to 1"),
         (
             "latin-1",
