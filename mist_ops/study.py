@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
 from mist_ops.errors import DatasetError
+from mist_ops.files import read_object
 
 # File names have at most 255 bytes; 35 are reserved for prefixes and suffixes of an id.
 _MOST_BYTES = 220
@@ -209,3 +211,12 @@ class Study:
         # No id starts with an underscore, and some file systems ignore case.
         name = f"_{case_id}" if case_id.lower() == "index" else check_id(case_id)
         return self.patient_index.with_name(f"{name}.html")
+
+
+def find_dataset(results: Path) -> Path | None:
+    """The dataset.json that fingerprint.json names, relative to the results as both may have moved; None if missing."""
+    try:
+        path = Path(os.path.normpath(results / read_object(results / "fingerprint.json")["data"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return path if path.is_file() else None

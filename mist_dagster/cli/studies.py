@@ -33,15 +33,14 @@ from mist_dagster.partitions import fold_index, fold_key
 from mist_dagster.pipeline import Resources, in_order, make_current, run, show_status
 from mist_dagster.pipeline import analyze as analyze_study
 from mist_dagster.stages.settings import adopt_config
-from mist_dagster.stages.stale import arrays_of, predictions_of, trained_weights
 from mist_ops.analysis.folds import check_folds, make_fold
 from mist_ops.config import NAMES, StudyConfig, check_names, edits, override, read_config, write_config
 from mist_ops.dataset import Assignment, Fold, read_description, read_paths, read_train_paths
 from mist_ops.errors import ConfigError, counted, few
-from mist_ops.files import write_text
-from mist_ops.records.arrays import DAMAGED, NOT_THERE
+from mist_ops.files import file_hash, write_text
+from mist_ops.records.arrays import DAMAGED, NOT_THERE, stale_arrays
 from mist_ops.records.comparison import fold_changes, verify
-from mist_ops.records.prediction import NOT_RECORDED
+from mist_ops.records.prediction import NOT_RECORDED, stale_predictions
 from mist_ops.study import Study
 
 _RETRIES = 2
@@ -78,7 +77,7 @@ def preprocess(launcher: Launcher, options: PreprocessOptions, settings: Setting
     study = _study(options, numpy=options.numpy)
     config = _configure(launcher, study, settings)
     cases = read_train_paths(study.train_paths).cases
-    reasons = arrays_of(study, config, cases)
+    reasons = stale_arrays(study, config, cases)
     foreign = {case_id for case_id, reason in reasons.items() if reason == NOT_THERE and study.image(case_id).exists()}
     stale = [case_id for case_id, reason in reasons.items() if reason not in (NOT_THERE, DAMAGED)] + sorted(foreign)
     if stale and not options.overwrite:
@@ -179,10 +178,10 @@ def finalize(launcher: Launcher, options: FinalizeOptions, settings: Settings) -
         raise ConfigError(
             f"{study.models} holds no model. Run mist_train first.", code="model-missing", file=study.models
         )
-    stale = predictions_of(study, config, assignment, trained_weights(study, trained))
+    stale = stale_predictions(study, config, assignment, {fold: file_hash(study.model(fold)) for fold in trained})
     # Predictions of another program, or without a record, are scored as they are.
     needed: dict[str, Sequence[str] | None] = {
-        "predict": [case_id for case_id, reason in stale if reason != NOT_RECORDED],
+        "predict": [case_id for case_id, reason in stale.items() if reason != NOT_RECORDED],
         "evaluate": None,
     }
     _run_and_report(launcher, study, assignment, needed, options, {})

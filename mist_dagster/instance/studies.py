@@ -3,7 +3,6 @@
 import hashlib
 import json
 import logging
-import os
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -17,7 +16,7 @@ from mist_dagster.instance.home import dagster_home
 from mist_ops.errors import ConfigError, listing
 from mist_ops.files import write_text
 from mist_ops.schema import Section, mistakes
-from mist_ops.study import Study
+from mist_ops.study import Study, find_dataset
 
 _logger = logging.getLogger("mist")
 _NAME = re.compile(r"[^\W_][\w. -]{0,79}")
@@ -75,7 +74,7 @@ def register(results: Path, *, numpy: Path | None = None, data: Path | None = No
         name=name,
         results=results,
         numpy=_absolute(numpy) or (known.numpy if known else Path("numpy").resolve()),
-        data=_absolute(data) or (known.data if known else _dataset_of(results)),
+        data=_absolute(data) or (known.data if known else find_dataset(results)),
     )
     path = dagster_home() / "studies" / f"{name}.yaml"
     if not known and path.exists():
@@ -97,16 +96,6 @@ def _read(path: Path) -> Study:
             f"{path} is not a valid study record: {problem}. Correct or remove it.", code="record-invalid", file=path
         ) from error
     return Study(name=_checked(path.stem), results=record.results, numpy=record.numpy, data=record.data)
-
-
-def _dataset_of(results: Path) -> Path | None:
-    """The dataset.json named in fingerprint.json, relative to the results, since both may have moved."""
-    try:
-        data = json.loads((results / "fingerprint.json").read_text(encoding="utf-8"))["data"]
-        path = Path(os.path.normpath(results / data))
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return path if path.is_file() else None
 
 
 def _absolute(path: Path | None) -> Path | None:

@@ -3,24 +3,21 @@
 Files decide, not Dagster's records, which may be lost or belong to another machine.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 from mist_dagster.partitions import fold_key
 from mist_dagster.stages.inspection import Inspection
 from mist_ops.analysis.analyze import unseen_patients
 from mist_ops.analysis.folds import make_fold
-from mist_ops.config import STEP_VERSIONS, StudyConfig
-from mist_ops.dataset import Assignment, Case, Fold
+from mist_ops.config import STEP_VERSIONS
+from mist_ops.dataset import Fold
 from mist_ops.errors import ConfigError, counted, few
 from mist_ops.evaluation.table import summary_path
-from mist_ops.files import file_hash
-from mist_ops.records.arrays import case_content, input_hashes
-from mist_ops.records.arrays import why_outdated as why_arrays_are_stale
+from mist_ops.records.arrays import input_hashes, stale_arrays
 from mist_ops.records.comparison import fold_changes, verify
-from mist_ops.records.prediction import Origin, read_prediction_record
+from mist_ops.records.prediction import Origin, read_prediction_record, stale_predictions
 from mist_ops.records.prediction import why_stale as why_prediction_is_stale
 from mist_ops.records.scores import ScoreInputs, read_score_inputs
-from mist_ops.study import Study
 
 
 def new_patients(seen: Inspection) -> dict[str, str]:
@@ -30,14 +27,7 @@ def new_patients(seen: Inspection) -> dict[str, str]:
 
 def arrays(seen: Inspection) -> dict[str, str]:
     """Patients whose arrays are missing, or were made from other files or settings."""
-    return arrays_of(seen.study, seen.config, seen.assignment.cases)
-
-
-def arrays_of(study: Study, config: StudyConfig, cases: Iterable[Case]) -> dict[str, str]:
-    """The same for some cases."""
-    settings, with_dtm = config.digest("preprocessing"), config.preprocessing.compute_dtms
-    reasons = {case.id: why_arrays_are_stale(study, case, settings, with_dtm) for case in cases}
-    return {case_id: reason for case_id, reason in reasons.items() if reason}
+    return stale_arrays(seen.study, seen.config, seen.assignment.cases)
 
 
 def models(seen: Inspection) -> dict[str, str]:
@@ -74,29 +64,13 @@ def _stale_parts(fold: Fold, patients: Mapping[str, str]) -> Iterator[str]:
 
 def held_out(seen: Inspection) -> dict[str, str]:
     """Training patients whose cross-validation prediction is missing or stale."""
-    reasons = dict(predictions_of(seen.study, seen.config, seen.assignment, seen.weights))
+    reasons = dict(stale_predictions(seen.study, seen.config, seen.assignment, seen.weights))
     for case_id, fold in seen.assignment.fold_of.items():
         if fold in seen.weights and case_id in seen.stale["preprocess"]:
             reasons[case_id] = seen.stale["preprocess"][case_id]
         elif fold in seen.config.training.folds and fold not in seen.weights:
             reasons[case_id] = f"fold {fold} needs training"
     return {case.id: reasons[case.id] for case in seen.assignment.cases if case.id in reasons}
-
-
-def predictions_of(
-    study: Study, config: StudyConfig, assignment: Assignment, weights: Mapping[int, str]
-) -> Iterator[tuple[str, str]]:
-    """Ids of the patients whose prediction was not made with the weights of their fold, with the reason of each."""
-    settings = config.digest("prediction")
-    for case in assignment.cases:
-        fold = assignment.fold_of[case.id]
-        if fold not in weights:
-            continue
-        origin = Origin({fold: weights[fold]}, settings, case_content(study, case.id))
-        record, mask = study.prediction_record("train", case.id), study.cv_prediction(case.id)
-        reason = why_prediction_is_stale(record, mask, origin)
-        if reason:
-            yield case.id, reason
 
 
 def tests(seen: Inspection) -> dict[str, str]:
@@ -147,11 +121,6 @@ def _score_inputs(seen: Inspection) -> ScoreInputs:
         masks={case.id: input_hashes(study, case).get("mask") for case in cases},
         predictions={case_id: record and record.mask for case_id, record in records.items()},
     )
-
-
-def trained_weights(study: Study, folds: Iterable[int]) -> dict[int, str]:
-    """SHA-256 of the weights of some folds, current or not."""
-    return {fold: file_hash(study.model(fold)) for fold in folds}
 
 
 def by_reason(reasons: Mapping[str, str]) -> dict[str, list[str]]:

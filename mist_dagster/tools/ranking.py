@@ -10,7 +10,7 @@ from pydantic import Field
 from mist_dagster import metadata
 from mist_dagster.provenance import hashed
 from mist_dagster.tools.record import recorded, tool_asset
-from mist_ops.pictures import RankedStrategy, ranking_plot
+from mist_ops.ranking.picture import draw_ranking
 from mist_ops.ranking.rank import check_outputs, rank, read_directions, write_ranking
 from mist_ops.ranking.tables import Missing
 
@@ -53,11 +53,7 @@ def ranking(context: dg.AssetExecutionContext, config: RankingTool) -> dg.Materi
     )
     write_ranking(ranked, output, detailed, significance)
     rows = [{str(name): value for name, value in row.items()} for row in ranked.stability.to_dict("records")]
-    strategies = [
-        RankedStrategy(str(row["strategy"]), float(row["average_rank"]), float(row["low"]), float(row["high"]))
-        for row in rows
-    ]
-    plot = ranking_plot(output.with_suffix(".png"), strategies, ranked.facts["patients"])
+    plot = draw_ranking(ranked, output.with_suffix(".png"))
     shown: metadata.Metadata = {
         "plot": metadata.picture(plot),
         "ranking": metadata.table(rows),

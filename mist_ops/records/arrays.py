@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from mist_ops.config import STEP_VERSIONS
+from mist_ops.config import STEP_VERSIONS, StudyConfig
 from mist_ops.dataset import Case
 from mist_ops.errors import CaseError
 from mist_ops.files import file_hash, json_hash, read_object, stamp, write_json
@@ -157,6 +157,13 @@ def case_content(study: Study, case_id: str) -> str:
         return read_content_hash(study, case_id)
     arrays = _arrays(study, case_id)
     return json_hash([file_hash(path) for path in arrays.values()]) if arrays else ""
+
+
+def stale_arrays(study: Study, config: StudyConfig, cases: Iterable[Case]) -> dict[str, str]:
+    """Cases whose arrays are missing or depend on other files or settings, with the reason of each."""
+    settings, with_dtm = config.digest("preprocessing"), config.preprocessing.compute_dtms
+    reasons = {case.id: why_outdated(study, case, settings, with_dtm) for case in cases}
+    return {case_id: reason for case_id, reason in reasons.items() if reason}
 
 
 def why_outdated(study: Study, case: Case, settings: str, with_dtm: bool = False) -> str | None:

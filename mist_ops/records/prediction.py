@@ -9,9 +9,12 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from mist_ops.config import STEP_VERSIONS
+from mist_ops.config import STEP_VERSIONS, StudyConfig
+from mist_ops.dataset import Assignment
 from mist_ops.errors import few
 from mist_ops.files import file_hash, read_object, stamp, write_json
+from mist_ops.records.arrays import case_content
+from mist_ops.study import Study
 
 NOT_RECORDED = "its inputs are not recorded"
 """A reason to predict that is no proof: the mask may well be current."""
@@ -95,6 +98,27 @@ def read_prediction_record(path: Path) -> PredictionRecord | None:
         return PredictionRecord.model_validate(read_object(path))
     except (OSError, ValueError):
         return None
+
+
+def stale_predictions(
+    study: Study, config: StudyConfig, assignment: Assignment, weights: Mapping[int, str]
+) -> dict[str, str]:
+    """Training patients whose prediction is missing or was not made with the weights of their fold, with the reasons.
+
+    Args:
+        study: Locates predictions and records.
+        config: Settings of the study.
+        assignment: The patients.
+        weights: SHA-256 of the weights by fold; patients of other folds are skipped.
+    """
+    settings, reasons = config.digest("prediction"), {}
+    for case in assignment.cases:
+        fold = assignment.fold_of[case.id]
+        if fold in weights:
+            origin = Origin({fold: weights[fold]}, settings, case_content(study, case.id))
+            record, mask = study.prediction_record("train", case.id), study.cv_prediction(case.id)
+            reasons[case.id] = why_stale(record, mask, origin)
+    return {case_id: reason for case_id, reason in reasons.items() if reason}
 
 
 def why_stale(path: Path, mask: Path, origin: Origin) -> str | None:
