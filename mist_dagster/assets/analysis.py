@@ -14,7 +14,7 @@ from pydantic import Field, create_model
 from mist_dagster import metadata
 from mist_dagster.partitions import StudyPartitions
 from mist_dagster.provenance import CODE_VERSION, asset_key, interruptible
-from mist_dagster.runtime.locks import at_work
+from mist_dagster.runtime.locks import study_lock
 from mist_dagster.runtime.progress import Progress
 from mist_dagster.stages import setting_assets
 from mist_dagster.stages.settings import config_versions, shown_settings
@@ -88,7 +88,7 @@ def build(study: Study, partitions: StudyPartitions) -> list[dg.AssetsDefinition
     def analysis(
         context: dg.AssetExecutionContext, config: AnalysisRun, progress: dg.ResourceParam[Progress]
     ) -> Iterator[dg.MaterializeResult]:
-        with interruptible(context), at_work(context.run.run_id, study, "analyzed", alone=True):
+        with interruptible(context), study_lock(context.run.run_id, study, "analyzing", exclusive=True):
             measured = analyze(
                 study, workers=config.workers, check=config.verify, fresh=config.fresh, overrides=config.overrides()
             )

@@ -8,7 +8,7 @@ from pydantic import Field
 from mist_dagster import metadata
 from mist_dagster.partitions import StudyPartitions
 from mist_dagster.provenance import Inputs, asset_key, collect, hashed, interruptible, listed
-from mist_dagster.runtime.locks import at_work
+from mist_dagster.runtime.locks import study_lock
 from mist_dagster.runtime.progress import Progress
 from mist_dagster.stages import STAGES
 from mist_ops.errors import counted, few
@@ -47,7 +47,7 @@ def build(study: Study, partitions: StudyPartitions) -> list[dg.AssetsDefinition
         """Scores of each patient's held-out prediction against its mask, and their summary."""
         task = open_evaluation(study)
         inputs = hashed(**task.inputs)
-        with interruptible(context), at_work(context.run.run_id, study, "scored"):
+        with interruptible(context), study_lock(context.run.run_id, study, "scoring"):
             scored = progress.track(task.score(config.workers), "Evaluating", len(task.pairs))
             rows, failures = collect(scored, progress)
             written = task.write(rows, failures, inputs)

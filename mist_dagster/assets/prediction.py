@@ -14,8 +14,8 @@ from mist_dagster.partitions import StudyPartitions
 from mist_dagster.provenance import RANGE_IN_ONE_RUN, Made, asset_key, interruptible, materialize_each
 from mist_dagster.runtime.executors import GPU_QUEUE
 from mist_dagster.runtime.gpu import leased_devices
-from mist_dagster.runtime.locks import at_work
-from mist_dagster.runtime.memory import claim
+from mist_dagster.runtime.locks import study_lock
+from mist_dagster.runtime.memory import reserve
 from mist_dagster.runtime.progress import Progress
 from mist_dagster.stages import STAGES
 from mist_ops.config import StudyConfig, read_config
@@ -59,10 +59,10 @@ def _cv_prediction(study: Study, partitions: StudyPartitions) -> dg.AssetsDefini
         folds = read_train_paths(study.train_paths).folds_of(ids)
         with (
             interruptible(context),
-            at_work(context.run.run_id, study, "predicted", uses=folds),
+            study_lock(context.run.run_id, study, "predicting", reads=folds),
             leased_devices(config.device, 1, context) as [device],
         ):
-            predicted = predict_held_out(study, ids, resolve_device(device), claim)
+            predicted = predict_held_out(study, ids, resolve_device(device), reserve)
             tracked = progress.track(predicted, "Predicting held-out patients", len(ids))
             yield from materialize_each(
                 context, tracked, progress, partial(_held_out, study, settings, len(ids) <= MAX_PICTURES)
@@ -90,10 +90,10 @@ def _test_prediction(study: Study, partitions: StudyPartitions) -> dg.AssetsDefi
         ids, settings = set(context.partition_keys), read_config(study.config)
         with (
             interruptible(context),
-            at_work(context.run.run_id, study, "predicted", uses=settings.training.folds),
+            study_lock(context.run.run_id, study, "predicting", reads=settings.training.folds),
             leased_devices(config.device, 1, context) as [device],
         ):
-            predicted = predict_tests(study, ids, resolve_device(device), claim)
+            predicted = predict_tests(study, ids, resolve_device(device), reserve)
             tracked = progress.track(predicted, "Predicting test patients", len(ids))
             yield from materialize_each(
                 context, tracked, progress, partial(_tested, study, settings, len(ids) <= MAX_PICTURES)

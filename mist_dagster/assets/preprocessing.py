@@ -9,7 +9,7 @@ from pydantic import Field
 from mist_dagster import metadata
 from mist_dagster.partitions import StudyPartitions
 from mist_dagster.provenance import RANGE_IN_ONE_RUN, Made, asset_key, interruptible, materialize_each
-from mist_dagster.runtime.locks import at_work
+from mist_dagster.runtime.locks import study_lock
 from mist_dagster.runtime.progress import Progress
 from mist_dagster.stages import STAGES
 from mist_ops.boxes import read_boxes, read_sizes
@@ -47,7 +47,7 @@ def build(study: Study, partitions: StudyPartitions) -> list[dg.AssetsDefinition
         settings, assignment = read_config(study.config), read_train_paths(study.train_paths)
         cases = [assignment[case_id] for case_id in sorted(context.partition_keys)]
         write = partial(_write, study, settings, read_boxes(study), read_sizes(study))
-        with interruptible(context), at_work(context.run.run_id, study, "preprocessed", alone=True):
+        with interruptible(context), study_lock(context.run.run_id, study, "preprocessing", exclusive=True):
             yield from materialize_each(
                 context,
                 progress.track(outcomes(write, cases, config.workers), "Preprocessing", len(cases)),

@@ -14,7 +14,7 @@ from mist_dagster.partitions import StudyPartitions, fold_index
 from mist_dagster.provenance import CODE_VERSION, asset_key, interruptible
 from mist_dagster.runtime.executors import GPU_QUEUE
 from mist_dagster.runtime.gpu import leased_devices
-from mist_dagster.runtime.locks import at_work
+from mist_dagster.runtime.locks import study_lock
 from mist_dagster.runtime.progress import Progress
 from mist_dagster.stages import STAGES
 from mist_ops.analysis.analyze import find_leaks
@@ -114,7 +114,7 @@ def _fold_model(study: Study, partitions: StudyPartitions) -> dg.AssetsDefinitio
         resume = config.resume or _was_interrupted(context, study.checkpoint(index))
         with (
             interruptible(context),
-            at_work(context.run.run_id, study, "trained", trains=[index]),
+            study_lock(context.run.run_id, study, "training", writes=[index]),
             leased_devices(config.device, config.gpus, context) as devices,
         ):
             fold = _fold(study, index)

@@ -1,12 +1,13 @@
-"""Which GPUs a step may use: a lease of devices among all processes of this user on this machine.
+"""Leases of GPUs among all processes of this user on this machine.
 
-Dagster's pool says how many steps run at once, never on which device. A lease is a file lock, which the kernel drops
-when its holder dies, so that a killed worker frees its devices at once. The queue holds back what would only wait
-here: the pool has as many slots as there are devices.
+Dagster's pool limits how many steps run at once, but does not assign devices. A lease is a file lock, which the kernel
+drops when its holder dies, so a killed worker frees its devices at once. The pool has a slot for each device, so that
+runs wait in the queue and not here.
 """
 
 import contextlib
 import fcntl
+import json
 import logging
 import os
 import subprocess
@@ -17,7 +18,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from mist_dagster.runtime.reservations import own_folder
+from mist_dagster.runtime.reservations import private_folder
+from mist_ops.errors import ConfigError, MistError, from_json, to_json
 
 if TYPE_CHECKING:
     from dagster import AssetExecutionContext, DagsterInstance
@@ -26,52 +28,52 @@ POOL = "gpu"
 """The pool of steps that need a device."""
 
 DEVICES = "MIST_DEVICES"
-"""Environment variable: the devices to use, by name, such as ``cuda:2,cuda:3``.
+"""Environment variable: names of the devices to use, such as ``cuda:2,cuda:3``.
 
-``cpu:0,cpu:1`` are two places on the CPU: leased and queued for as two GPUs are, and computing on the same cores.
+``cpu:0,cpu:1`` are two slots on the CPU: leased and queued like GPUs, but sharing its cores.
 """
 
 DEVICE_TAG = "mist/gpu"
-"""Run tag: the devices that a run got."""
+"""Run tag: the devices that a run leased."""
 
 ALL_GPUS = 0
-"""Instead of a number: as many as there are."""
+"""Number of GPUs that stands for all of them."""
 
 _SECONDS_BETWEEN_TRIES = 0.5
 _logger = logging.getLogger("mist")
 
 
 @contextlib.contextmanager
-def lease(wanted: int, visible: Mapping[str, str], locks: Path | None = None) -> Iterator[list[str]]:
-    """Hold ``wanted`` of the visible devices, waiting until that many are free together.
+def lease(number: int, visible: Mapping[str, str], folder: Path | None = None) -> Iterator[list[str]]:
+    """Lease devices while the block runs; wait until enough are free at the same time.
 
-    Nothing is held while waiting, so that two waiters never stand in each other's way.
+    No device is held while waiting, so two waiting processes cannot block each other.
 
     Args:
-        wanted: How many; no more than are visible are ever taken.
-        visible: The devices to choose from: names in this process, and what tells each from all others of the
-            machine, whatever ``CUDA_VISIBLE_DEVICES`` makes of its number.
-        locks: Folder of the lock files; by default one of this user on this machine.
+        number: How many devices; at most all visible ones are leased.
+        visible: The devices to choose from: name in this process, and an identity that does not depend on
+            ``CUDA_VISIBLE_DEVICES``.
+        folder: Folder of the lock files; by default one of this user on this machine.
 
     Raises:
-        ConfigError: That folder is another user's.
+        ConfigError: Another user owns the default folder.
     """
-    folder = locks or own_folder("gpus")
-    wanted, waits = min(wanted, len(visible)), False
+    folder = folder or private_folder("gpus")
+    number, waits = min(number, len(visible)), False
     while True:
         with ExitStack() as held:
-            names = list(_free(folder, visible, wanted, held))
-            if len(names) == wanted:
+            names = list(_free(folder, visible, number, held))
+            if len(names) == number:
                 yield names
                 return
         if not waits:
-            _logger.info("Waiting for %d of the devices %s.", wanted, ", ".join(visible))
+            _logger.info("Waiting for %d of the devices %s.", number, ", ".join(visible))
         waits = True
         time.sleep(_SECONDS_BETWEEN_TRIES)
 
 
-def _free(folder: Path, visible: Mapping[str, str], wanted: int, held: ExitStack) -> Iterator[str]:
-    """Lock free devices until there are enough; the locks are let go with ``held``."""
+def _free(folder: Path, visible: Mapping[str, str], number: int, held: ExitStack) -> Iterator[str]:
+    """Lock free devices up to a number; closing ``held`` unlocks them."""
     found = 0
     for name, identity in visible.items():
         stream: TextIO = (folder / f"{identity}.lock").open("a")
@@ -83,7 +85,7 @@ def _free(folder: Path, visible: Mapping[str, str], wanted: int, held: ExitStack
         held.callback(stream.close)
         found += 1
         yield name
-        if found == wanted:
+        if found == number:
             return
 
 
@@ -91,15 +93,15 @@ def _free(folder: Path, visible: Mapping[str, str], wanted: int, held: ExitStack
 def leased_devices(
     device: str | None, gpus: int, context: "AssetExecutionContext | None" = None
 ) -> Iterator[list[str]]:
-    """The names of the devices that a step may use: leased GPUs, or the CPU.
+    """Lease the devices of a step while the block runs: GPUs, or the CPU.
 
     Args:
-        device: As the user gave it: a GPU by its number is leased itself; None and ``cuda`` take any that are free.
-        gpus: How many of those; ``ALL_GPUS`` for all that are visible.
-        context: The step, whose run gets the names as a tag.
+        device: The user's choice: the number of one GPU, or None or ``cuda`` for any free ones.
+        gpus: How many GPUs; ``ALL_GPUS`` for all visible ones.
+        context: The step; its run gets a tag with the names.
 
     Raises:
-        ConfigError: There is no such device.
+        ConfigError: The device does not exist.
     """
     visible = _visible(device)
     with lease(gpus or len(visible), visible) if visible else contextlib.nullcontext(["cpu"]) as names:
@@ -109,8 +111,8 @@ def leased_devices(
 
 
 def _visible(device: str | None) -> dict[str, str]:
-    """The devices that will do, with what tells each from all others of this machine; none for the CPU as a whole."""
-    import torch  # loads for seconds: only where it works
+    """Devices that match a choice, with their identities; none for the CPU as a whole."""
+    import torch  # takes seconds to import
 
     from mist_ops.devices import resolve_device
 
@@ -135,7 +137,10 @@ def _uuid(name: str) -> str:
 def fit_pool(instance: "DagsterInstance") -> None:
     """Give the pool a slot for each device, unless the user has set another number.
 
-    What was set here is remembered, so that it follows the devices when some are added.
+    The number set here is recorded, so that a later call can tell it from one that the user set.
+
+    Raises:
+        ConfigError: ``MIST_DEVICES`` names a device that does not exist.
     """
     storage, remembered = instance.event_log_storage, "mist/slots of the pool"
     limits = {pool.name: pool.limit for pool in storage.get_pool_limits() if not pool.from_default}
@@ -148,19 +153,20 @@ def fit_pool(instance: "DagsterInstance") -> None:
 
 
 def _count() -> int:
-    """How many devices a step may choose from, counted by a process, so that torch does not stay in memory."""
-    counted = subprocess.run([sys.executable, "-c", _COUNT], check=False, stdout=subprocess.PIPE)
-    if counted.returncode:  # it has said why
-        raise SystemExit(1)
-    return int(counted.stdout)
+    """Number of visible devices, counted by another process, so that torch does not stay in this one's memory."""
+    code = f"from {__name__} import _print_count; _print_count()"
+    done = subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.PIPE)
+    found = json.loads(done.stdout)
+    if isinstance(found, dict):
+        error = from_json(found)
+        message = f"{DEVICES}: {error.message}"
+        raise ConfigError(message, code=error.code, field=DEVICES, found=os.environ.get(DEVICES)) from error
+    return int(found)
 
 
-_COUNT = """
-import sys
-from mist_dagster.runtime.gpu import _visible
-from mist_ops.errors import MistError
-try:
-    print(len(_visible(None)))
-except MistError as error:
-    sys.exit(f"Error: MIST_DEVICES: {error}")
-"""
+def _print_count() -> None:
+    try:
+        found: object = len(_visible(None))
+    except MistError as error:
+        found = to_json(error)
+    print(json.dumps(found))  # noqa: T201 - read by the process that counts

@@ -1,7 +1,7 @@
-"""Who works on a study: no two runs ever write the same of its files, or read what another is writing.
+"""Locks on a study, so that no run writes files that another run writes or reads.
 
-An analysis or a preprocessing has the study to itself. All else may go on side by side, but that a fold is trained by
-one run alone, and predicts nobody meanwhile.
+Analysis and preprocessing lock the whole study. Other runs may work side by side, but a fold is trained by one run at a
+time, and predicts no patients meanwhile.
 """
 
 import contextlib
@@ -11,66 +11,69 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from datetime import datetime
 
-from mist_dagster.runtime.reservations import put, turn
+from mist_dagster.runtime.reservations import add, reservations
 from mist_ops.errors import MistError
 from mist_ops.files import remove_leftovers
 from mist_ops.study import Study
 from mist_ops.types import Json
 
 
-class BusyError(MistError):
-    """Another run works on the study."""
+class LockedError(MistError):
+    """Another run has locked the study."""
 
 
 @contextlib.contextmanager
-def at_work(
+def study_lock(
     run_id: str,
     study: Study,
     doing: str,
     *,
-    alone: bool = False,
-    trains: Iterable[int] = (),
-    uses: Iterable[int] = (),
+    exclusive: bool = False,
+    writes: Iterable[int] = (),
+    reads: Iterable[int] = (),
 ) -> Iterator[None]:
-    """Keep other runs from what this one is going to write, for as long as the block runs.
+    """Lock the files of a study that a run writes and reads while the block runs.
 
     Args:
-        run_id: The run that works.
-        study: On what.
-        doing: In words that follow "is": "trained" or the like.
-        alone: Whether nobody else may work on the study; what killed runs left half-written is then removed.
-        trains: Folds whose weights are written.
-        uses: Folds whose weights are read.
+        run_id: Id of the run.
+        study: The study.
+        doing: What the run does with the study, as in "is training it".
+        exclusive: Lock the whole study, and remove temporary files that killed runs left.
+        writes: Folds whose weights are written.
+        reads: Folds whose weights are read.
 
     Raises:
-        BusyError: Another run is in the way; it is named.
+        LockedError: Another run has a lock that excludes this one.
     """
-    claim = {
+    lock = {
         "doing": doing,
-        "alone": alone,
-        "trains": sorted(trains),
-        "uses": sorted(uses),
-        "who": f"run {run_id[:8]}, process {os.getpid()} on {socket.gethostname()}",
+        "exclusive": exclusive,
+        "writes": sorted(writes),
+        "reads": sorted(reads),
+        "run": run_id[:8],
+        "process": f"process {os.getpid()} on {socket.gethostname()}",
         "since": datetime.now().astimezone().isoformat(" ", "minutes"),
     }
-    folder = study.results / ".at_work"
+    folder = study.results / ".locks"
     with ExitStack() as held:
-        with turn(folder) as others:
+        with reservations(folder) as others:
             for other in others:
-                if _in_the_way(claim, other):
-                    raise BusyError(
-                        f"The study in {study.results} is being {other['doing']} by another run ({other['who']}, since "
-                        f"{other['since']}), so it cannot be {doing} now. Wait until that ends, or stop it."
+                if _excludes(lock, other):
+                    raise LockedError(
+                        f"The study in {study.results} is locked: run {other['run']} is {other['doing']} it "
+                        f"({other['process']}, since {other['since']}). Wait until that run ends, or stop it.",
+                        code="study-locked",
+                        file=study.results,
+                        found=other["run"],
                     )
-            put(folder, claim, held)
-        if alone:
+            add(folder, lock, held)
+        if exclusive:
             for place in (study.numpy, study.results):
                 remove_leftovers(place)
         yield
 
 
-def _in_the_way(mine: Json, other: Json) -> bool:
-    folds = [
-        set(one["trains"]) & {*another["trains"], *another["uses"]} for one, another in ((mine, other), (other, mine))
-    ]
-    return mine["alone"] or other["alone"] or any(folds)
+def _excludes(one: Json, other: Json) -> bool:
+    pairs = ((one, other), (other, one))
+    same_fold = any(set(writer["writes"]) & {*user["writes"], *user["reads"]} for writer, user in pairs)
+    return one["exclusive"] or other["exclusive"] or same_fold

@@ -1,4 +1,4 @@
-"""How much main memory a step may count on: what does not fit beside the claims of others waits."""
+"""Reservations of main memory: work that does not fit beside what others have reserved waits."""
 
 import contextlib
 import logging
@@ -7,44 +7,44 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
-from mist_dagster.runtime.reservations import own_folder, put, turn
+from mist_dagster.runtime.reservations import add, private_folder, reservations
 from mist_ops.machine import installed_memory
 
 _SHARE = 0.9
-"""Of the machine's memory; the rest is for the system and for estimates that were too low."""
+"""Of the machine's memory; the rest is for the system and for estimates that are too low."""
 
 _SECONDS_BETWEEN_TRIES = 0.5
 _logger = logging.getLogger("mist")
 
 
 @contextlib.contextmanager
-def claim(needed: int, total: int | None = None, claims: Path | None = None) -> Iterator[None]:
-    """Claim main memory for as long as the block runs, waiting until it fits beside what others have claimed.
+def reserve(needed: int, total: int | None = None, folder: Path | None = None) -> Iterator[None]:
+    """Reserve main memory while the block runs; wait until it fits beside other reservations.
 
-    Whoever finds no claims is let in whatever the size: an estimate may be too high, and nobody is hurt by a try.
+    Without other reservations any size is granted, as the estimate may be too high.
 
     Args:
         needed: Bytes.
-        total: Bytes to share; by default most of this machine's, or of this container's.
-        claims: Folder of the claims; by default one of this user on this machine.
+        total: Bytes to share; by default 90 % of the memory of this machine or container.
+        folder: Folder of the reservations; by default one of this user on this machine.
 
     Raises:
-        ConfigError: That folder is another user's.
+        ConfigError: Another user owns the default folder.
     """
-    folder = claims or own_folder("memory")
+    folder = folder or private_folder("memory")
     budget, waits = int(_SHARE * installed_memory()) if total is None else total, False
     with ExitStack() as held:
-        while not _claimed(folder, needed, budget, held):
+        while not _reserved(folder, needed, budget, held):
             if not waits:
-                _logger.info("Waiting for %.1f GiB of memory, which other predictions hold.", needed / 2**30)
+                _logger.info("Waiting for %.1f GiB of memory, reserved by other predictions.", needed / 2**30)
             waits = True
             time.sleep(_SECONDS_BETWEEN_TRIES)
         yield
 
 
-def _claimed(folder: Path, needed: int, budget: int, held: ExitStack) -> bool:
-    with turn(folder) as others:
+def _reserved(folder: Path, needed: int, budget: int, held: ExitStack) -> bool:
+    with reservations(folder) as others:
         fits = not others or sum(other["bytes"] for other in others) + needed <= budget
         if fits:
-            put(folder, {"bytes": needed}, held)
+            add(folder, {"bytes": needed}, held)
         return fits

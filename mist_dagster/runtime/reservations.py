@@ -1,6 +1,6 @@
-"""Claims that live processes hold, each a locked file in a folder, which the kernel unlocks when its holder dies.
+"""Reservations that live processes hold: locked files in a folder, which the kernel unlocks when their holder dies.
 
-What is claimed, and what goes together, is for the callers to say: memory of a machine, files of a study.
+What is reserved and what excludes what is up to the callers: memory of a machine, files of a study.
 """
 
 import contextlib
@@ -17,34 +17,41 @@ from mist_ops.errors import ConfigError
 from mist_ops.types import Json
 
 
-def own_folder(name: str) -> Path:
-    """A folder of this user on this machine, for what its processes tell one another.
+def private_folder(name: str) -> Path:
+    """Return a temporary folder for locks that this user's processes on this machine share.
 
     Raises:
-        ConfigError: It is another user's, or no folder.
+        ConfigError: Another user owns it or can write to it.
     """
     folder = Path(tempfile.gettempdir()) / f"mist_{name}_{os.getuid()}"
     with contextlib.suppress(FileExistsError):
         folder.mkdir(mode=0o700)
     found = folder.lstat()
-    # Everyone may write where it lies, and know its name beforehand.
+    # The parent folder is writable for everyone and the name is predictable.
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
-        raise ConfigError(f"{folder} is no folder that you alone can write. Remove it, or set TMPDIR to one of yours.")
+        raise ConfigError(
+            f"{folder} must be a folder that only you can write to. Remove it, or set TMPDIR to a private folder.",
+            code="folder-not-private",
+            file=folder,
+        )
     return folder
 
 
 @contextlib.contextmanager
-def turn(folder: Path) -> Iterator[list[Json]]:
-    """The claims in a folder, with nobody else changing them until the block ends; those of the dead are removed."""
+def reservations(folder: Path) -> Iterator[list[Json]]:
+    """Yield a folder's reservations; until the block ends, no other process can add one.
+
+    Reservations of processes that died are removed.
+    """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with (folder / "turn").open("a") as stream:
+    with (folder / "lock").open("a") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
         yield list(_live(folder))
 
 
-def put(folder: Path, content: Json, held: ExitStack) -> None:
-    """Put a claim into a folder, in a turn; it is taken back with ``held``."""
-    handle, name = tempfile.mkstemp(suffix=".claim", dir=folder)
+def add(folder: Path, content: Json, held: ExitStack) -> None:
+    """Add a reservation inside a block of ``reservations``; closing ``held`` removes it."""
+    handle, name = tempfile.mkstemp(suffix=".reservation", dir=folder)
     stream = held.enter_context(os.fdopen(handle, "w"))
     fcntl.flock(stream, fcntl.LOCK_EX)
     json.dump(content, stream)
@@ -53,8 +60,8 @@ def put(folder: Path, content: Json, held: ExitStack) -> None:
 
 
 def _live(folder: Path) -> Iterator[Json]:
-    for path in folder.glob("*.claim"):
-        with contextlib.suppress(FileNotFoundError), path.open("r+") as stream:  # its holder may just take it back
+    for path in folder.glob("*.reservation"):
+        with contextlib.suppress(FileNotFoundError), path.open("r+") as stream:  # its holder may be removing it
             try:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from mist_dagster.provenance import collect, hashed, interruptible
 from mist_dagster.runtime.gpu import leased_devices
-from mist_dagster.runtime.memory import claim
+from mist_dagster.runtime.memory import reserve
 from mist_dagster.runtime.progress import Progress
 from mist_dagster.tools.record import finish, recorded, tool_asset
 from mist_ops.config import read_config
@@ -69,7 +69,7 @@ def prediction(
     def predict(case: Case, device: str) -> None:
         target = output / "probabilities" / f"{case.id}.nii.gz" if config.probabilities else None
         mask, where = masks / f"{case.id}.nii.gz", resolve_device(device)
-        predict_case(models, case, settings, where, mask, strategy=strategy, probabilities=target, admit=claim)
+        predict_case(models, case, settings, where, mask, strategy=strategy, probabilities=target, admit=reserve)
 
     with interruptible(context), leased_devices(config.device, 1, context) as [device]:
         predicted: Iterator[Outcome[Case, object]] = outcomes(partial(predict, device=device), cases)

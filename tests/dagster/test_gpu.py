@@ -1,4 +1,4 @@
-"""Leases of devices, on lock files as a machine with two GPUs would have them."""
+"""Leases of devices, with the lock files of a machine with two GPUs."""
 
 import os
 import subprocess
@@ -8,6 +8,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from expect import refuses
 
 from mist_dagster.instance.home import instance
 from mist_dagster.runtime.gpu import POOL, fit_pool, lease, leased_devices
@@ -36,14 +37,14 @@ def test_a_device_is_free_again_after_its_lease(tmp_path: Path) -> None:
             assert names == ["cuda:0", "cuda:1"]
 
 
-def test_names_of_one_device_in_two_processes_are_one_lock(tmp_path: Path) -> None:
+def test_a_device_with_different_names_in_two_processes_has_one_lock(tmp_path: Path) -> None:
     with lease(1, {"cuda:0": "second"}, tmp_path), lease(1, TWO, tmp_path) as names:
         assert names == ["cuda:0"]
         with lease(1, {"cuda:5": "third"}, tmp_path) as other:
             assert other == ["cuda:5"]
 
 
-def test_no_more_is_waited_for_than_there_are(tmp_path: Path) -> None:
+def test_a_lease_of_more_devices_than_are_visible_takes_all_of_them(tmp_path: Path) -> None:
     with lease(9, TWO, tmp_path) as names:
         assert len(names) == 2
 
@@ -81,12 +82,12 @@ def test_the_cpu_needs_no_lease() -> None:
         assert one == other == ["cpu"]
 
 
-def test_a_device_that_is_not_there_is_refused() -> None:
-    with pytest.raises(ConfigError, match="Device '99' was asked for"), leased_devices("99", 1):
+def test_a_missing_device_is_refused() -> None:
+    with pytest.raises(ConfigError, match="'99'"), leased_devices("99", 1):
         pass
 
 
-def test_places_on_the_cpu_are_leased_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slots_on_the_cpu_are_leased_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setenv("MIST_DEVICES", "cpu:0, cpu:1")
     with leased_devices(None, 1) as one, leased_devices(None, 1) as other:
@@ -96,7 +97,7 @@ def test_places_on_the_cpu_are_leased_one_by_one(tmp_path: Path, monkeypatch: py
 
 
 @pytest.mark.parametrize("squat", ["link", "file", "open"])
-def test_a_folder_of_locks_that_another_user_could_write_is_refused(
+def test_a_lock_folder_that_another_user_can_write_to_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, squat: str
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
@@ -109,7 +110,7 @@ def test_a_folder_of_locks_that_another_user_could_write_is_refused(
         folder.chmod(0o777)
     else:
         folder.touch()
-    with pytest.raises(ConfigError, match="is no folder that you alone can write"), lease(1, TWO):
+    with refuses("folder-not-private", ConfigError, file=folder), lease(1, TWO):
         pass
 
 
@@ -128,7 +129,8 @@ def test_the_pool_follows_the_devices_until_the_user_sets_another_number(
     assert slots("cpu:0") == 7
 
 
-def test_a_device_that_is_listed_and_not_there_ends_the_ui(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_device_in_the_list_is_refused(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MIST_DEVICES", "cuda:99")
-    with instance() as opened, pytest.raises(SystemExit):
+    with instance() as opened, pytest.raises(ConfigError, match="MIST_DEVICES: ") as caught:
         fit_pool(opened)
+    assert (caught.value.field, caught.value.found) == ("MIST_DEVICES", "cuda:99")

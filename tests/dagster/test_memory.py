@@ -1,17 +1,17 @@
-"""Claims on main memory: who waits for whom, and what becomes of the dead."""
+"""Reservations of main memory: what fits runs at once, what does not fit waits, and dead holders are forgotten."""
 
 import subprocess
 import sys
 import threading
 from pathlib import Path
 
-from mist_dagster.runtime.memory import claim
+from mist_dagster.runtime.memory import reserve
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from mist_dagster.runtime.memory import claim
-with claim(int(sys.argv[1]), 100, Path(sys.argv[2])):
+from mist_dagster.runtime.memory import reserve
+with reserve(int(sys.argv[1]), 100, Path(sys.argv[2])):
     print("held", flush=True)
     time.sleep(60)
 """
@@ -25,25 +25,25 @@ def holding(needed: int, folder: Path) -> "subprocess.Popen[str]":
     return process
 
 
-def test_what_fits_beside_others_goes_on_and_what_does_not_waits_until_they_are_gone(tmp_path: Path) -> None:
+def test_a_reservation_waits_until_it_fits_and_a_killed_holder_frees_its_memory(tmp_path: Path) -> None:
     with holding(60, tmp_path) as other:
-        with claim(40, 100, tmp_path):
-            assert len(list(tmp_path.glob("*.claim"))) == 2
-        let_in = threading.Event()
+        with reserve(40, 100, tmp_path):
+            assert len(list(tmp_path.glob("*.reservation"))) == 2
+        reserved = threading.Event()
 
         def wait() -> None:
-            with claim(41, 100, tmp_path):
-                let_in.set()
+            with reserve(41, 100, tmp_path):
+                reserved.set()
 
         waiter = threading.Thread(target=wait)
         waiter.start()
-        assert not let_in.wait(1)
+        assert not reserved.wait(1)
         other.kill()
         waiter.join(20)
-        assert let_in.is_set()
-    assert list(tmp_path.glob("*.claim")) == []
+        assert reserved.is_set()
+    assert list(tmp_path.glob("*.reservation")) == []
 
 
-def test_a_claim_above_everything_is_let_in_where_nobody_else_is(tmp_path: Path) -> None:
-    with claim(101, 100, tmp_path):
+def test_a_reservation_above_the_total_is_granted_when_it_is_the_only_one(tmp_path: Path) -> None:
+    with reserve(101, 100, tmp_path):
         pass

@@ -30,7 +30,7 @@ Arguments = Sequence[str | Path]
 MOST_WORDS = 120
 """Of a sentence or two, with the paths in it."""
 
-OF_RUNS = ("dagster_home", "logs", ".at_work")
+OF_RUNS = ("dagster_home", "logs", ".locks")
 """Folders whose content changes with every run."""
 
 

@@ -40,7 +40,7 @@ def pipeline(sandbox: Sandbox, workers: int) -> Mapping[Path, Any]:
     folders = ["--predictions", raw, cleaned / "predictions", "--output", study.results / "both"]
     assert sandbox.run("ensemble", *folders, "--num-workers-ensemble", count).status == 0
     made = [path for folder in (study.results, study.numpy) for path in sorted(folder.rglob("*")) if path.is_file()]
-    return {path: content(path) for path in made if not {"logs", ".at_work"} & set(path.parts)}
+    return {path: content(path) for path in made if not {"logs", ".locks"} & set(path.parts)}
 
 
 def content(path: Path) -> Any:

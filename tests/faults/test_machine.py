@@ -1,4 +1,4 @@
-"""The machine in the way: full disks, read-only folders, killed commands, two runs at once, odd clocks."""
+"""Faults of the machine: full disks, read-only folders, killed commands, two runs at once, a clock that jumps."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from .harness import Sandbox
 Mount = Callable[[Path, str], None]
 
 TABLE = [
-    ("machine/full-disk", "a disk that is full, in four stages", "1: [disk-full]"),
+    ("machine/full-disk", "a full disk, in four stages", "1: [disk-full]"),
     ("machine/read-only", "a read-only folder, in four stages", "1: [read-only]"),
-    ("machine/killed", "SIGINT, SIGTERM and SIGKILL in the midst", "130, 130, killed; the next run goes on"),
-    ("machine/two-runs", "another run on the same study", "1: is being trained by another run"),
+    ("machine/killed", "SIGINT, SIGTERM and SIGKILL during the work", "130, 130, killed; the next run resumes"),
+    ("machine/two-runs", "another run on the same study", "1: [study-locked]"),
     ("machine/clock", "a clock that jumped back or ahead", "0: nothing is out of date"),
     ("machine/no-shared-memory", "no /dev/shm", "0: one process instead of several"),
-    ("machine/records-locked", "records that another process holds", "0: waits"),
+    ("machine/records-locked", "records that another process has locked", "0: waits"),
 ]
-"""The faults below that are met in ways of their own: key, fault, and how a command ends."""
+"""Key, fault and how the command ends, for faults that have tests of their own below."""
 
 
 @pytest.fixture
 def mount() -> Iterator[Mount]:
-    """Mounts a file system in memory, with the options of ``mount``; may be called again to change them."""
+    """Mounts a file system in memory with the options of ``mount``; a second call changes them."""
     mounted: list[Path] = []
 
     def at(folder: Path, options: str) -> None:
@@ -43,7 +43,7 @@ def mount() -> Iterator[Mount]:
         folder.mkdir(exist_ok=True)
         done = subprocess.run(["mount", "-t", "tmpfs", "-o", how, "mist", folder], capture_output=True, check=False)
         if done.returncode:
-            pytest.skip("file systems cannot be mounted here")
+            pytest.skip("needs permission to mount file systems")
         mounted.append(folder)
 
     yield at
@@ -52,7 +52,7 @@ def mount() -> Iterator[Mount]:
 
 
 def moved_onto(mount: Mount, folder: Path, options: str) -> None:
-    """Put a file system where a folder is, with what is in it."""
+    """Move a folder with its content onto a file system of its own."""
     aside = folder.with_name(f"{folder.name}_aside")
     if folder.exists():
         folder.rename(aside)
@@ -64,7 +64,7 @@ def moved_onto(mount: Mount, folder: Path, options: str) -> None:
 
 
 def fill(folder: Path, leaving: int) -> Path:
-    """Take all the space of a file system but some bytes."""
+    """Fill a file system except for some bytes."""
     ballast = folder / "ballast"
     with ballast.open("wb") as stream:
         stream.truncate(0)
@@ -88,7 +88,7 @@ def sandbox_of(request: pytest.FixtureRequest, command: str) -> Sandbox:
 
 
 @pytest.mark.parametrize("command", STAGES)
-def test_a_full_disk_is_told_leaves_nothing_half_written_and_work_goes_on_once_there_is_space(
+def test_a_full_disk_leaves_no_partial_file_and_the_command_finishes_once_there_is_space(
     command: str, request: pytest.FixtureRequest, mount: Mount
 ) -> None:
     sandbox = sandbox_of(request, command)
@@ -104,7 +104,7 @@ def test_a_full_disk_is_told_leaves_nothing_half_written_and_work_goes_on_once_t
     ballast.unlink()
     after = sandbox.files()
     assert [path for path in after if ".tmp-" in path.name] == []
-    if command != "finalize":  # a prediction goes before it is made anew
+    if command != "finalize":  # an old prediction is deleted before its patient is predicted again
         assert {path: after.get(path) for path in before} == before
     resume = ["--resume"] if command == "train" else []
     ended = sandbox.run(command, *arguments, *resume)
@@ -112,7 +112,7 @@ def test_a_full_disk_is_told_leaves_nothing_half_written_and_work_goes_on_once_t
 
 
 @pytest.mark.parametrize("command", STAGES)
-def test_a_folder_that_may_only_be_read_is_told_and_nothing_is_lost(
+def test_a_read_only_folder_is_an_error_and_nothing_is_lost(
     command: str, request: pytest.FixtureRequest, mount: Mount
 ) -> None:
     sandbox = sandbox_of(request, command)
@@ -126,7 +126,7 @@ def test_a_folder_that_may_only_be_read_is_told_and_nothing_is_lost(
 
 
 @pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 130), (signal.SIGKILL, -9)])
-def test_a_preprocessing_that_is_ended_goes_on(preprocessed: Sandbox, number: signal.Signals, status: int) -> None:
+def test_interrupted_preprocessing_resumes(preprocessed: Sandbox, number: signal.Signals, status: int) -> None:
     sandbox = preprocessed
     whole = {path: content for path, content in sandbox.files().items() if path.suffix == ".npy"}
     shutil.rmtree(sandbox.study.numpy)
@@ -134,7 +134,7 @@ def test_a_preprocessing_that_is_ended_goes_on(preprocessed: Sandbox, number: si
         wait_until(lambda: any((sandbox.study.numpy / "images").glob("phantom*")), command)
         command.send_signal(number)
         said = command.communicate(timeout=120)[1]
-    assert command.returncode in (status, 0)  # it may have just ended by itself
+    assert command.returncode in (status, 0)  # 0 if it had just finished
     assert "Traceback" not in said
     assert sandbox.run("preprocess").status == 0
     assert {path: content for path, content in sandbox.files().items() if path.suffix == ".npy"} == whole
@@ -148,27 +148,23 @@ def wait_until(condition: Callable[[], bool], command: subprocess.Popen[str]) ->
         time.sleep(0.005)
 
 
-def test_a_study_at_work_refuses_another_run_until_that_one_is_gone(preprocessed: Sandbox) -> None:
+def test_a_study_is_locked_until_its_run_is_gone(preprocessed: Sandbox) -> None:
     sandbox = preprocessed
     config = sandbox.study.config
     write_config(config, override(read_config(config), {"training.epochs": 5000}))
     with sandbox.start("train", "--device", "cpu", "--folds", "0") as training:
-        wait_until(lambda: any((sandbox.study.results / ".at_work").glob("*.claim")), training)
+        wait_until(lambda: any((sandbox.study.results / ".locks").glob("*.reservation")), training)
         refused = [sandbox.run("preprocess", "--overwrite"), sandbox.run("train", "--folds", "0", "--overwrite")]
         training.kill()
     for ended in refused:
         assert ended.status == 1
-        assert f"is being trained by another run (run {trained_by(ended.said)}, process {training.pid} on" in ended.said
+        assert "[study-locked]" in ended.said
+        assert f"process {training.pid} on" in ended.said
     assert sandbox.run("preprocess", "--overwrite").status == 0
 
 
-def trained_by(said: str) -> str:
-    """The run that a refusal names."""
-    return said.partition("(run ")[2][:8]
-
-
 @pytest.mark.parametrize("moment", [0, 4e9])
-def test_a_clock_that_jumped_puts_nothing_out_of_date(trained: Sandbox, moment: float) -> None:
+def test_a_clock_that_jumps_makes_nothing_stale(trained: Sandbox, moment: float) -> None:
     for path in sorted(trained.folder.rglob("*")):
         if path.is_file() and "dagster_home" not in path.parts:
             os.utime(path, (moment, moment))
@@ -189,7 +185,7 @@ sys.exit(subprocess.run(sys.argv[1:]).returncode)
     "command, arguments",
     [("preprocess", ["--num-workers-preprocess", "2"]), ("train", ["--device", "cpu", "--folds", "0"])],
 )
-def test_without_shared_memory_work_goes_on_in_one_process(
+def test_without_shared_memory_the_work_is_done_in_one_process(
     command: str, arguments: list[str], request: pytest.FixtureRequest
 ) -> None:
     sandbox_of(request, command)
@@ -197,11 +193,11 @@ def test_without_shared_memory_work_goes_on_in_one_process(
     words = [sys.executable, "-c", WITHOUT_SHARED_MEMORY, sys.executable, "-c", code, *arguments]
     done = subprocess.run(["unshare", "--mount", *words], capture_output=True, text=True, check=False)
     if done.returncode == 77 or "unshare" in done.stderr:
-        pytest.skip("shared memory cannot be taken away here")
+        pytest.skip("needs permission to unmount /dev/shm")
     assert done.returncode == 0, done.stderr[-2000:]
 
 
-def test_records_that_another_process_holds_are_waited_for(analyzed: Sandbox) -> None:
+def test_a_command_waits_for_records_that_another_process_has_locked(analyzed: Sandbox) -> None:
     other = sqlite3.connect(analyzed.folder / "dagster_home" / "history" / "runs.db", check_same_thread=False)
     other.execute("BEGIN EXCLUSIVE")
     timer = threading.Timer(3, other.rollback)
