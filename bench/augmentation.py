@@ -19,7 +19,8 @@ from rich.table import Table
 from mist_ops.augmentation import Patch
 from mist_ops.config import AugmentationConfig
 from mist_ops.registry import AUGMENTATIONS
-from mist_ops.training.batches import PatchSampler, index_case, seeded
+from mist_ops.training.batches import PatchSampler, PatchSettings
+from mist_ops.training.cases import index_case, seeded
 from mist_ops.types import Size, Spacing
 
 TIMES, BATCHES, BATCH_SIZE = 10, 20, 2
@@ -58,7 +59,7 @@ def _batches(folder: Path, size: Size, spacing: Spacing) -> Iterator[tuple[str, 
     case = index_case("noise", image, label, None, 1, 2)
     default = tuple(AugmentationConfig().transforms)
     for title, names in (("no augmentation", ()), ("the default set", default), ("all", tuple(AUGMENTATIONS))):
-        sampler = PatchSampler((case,), size, BATCH_SIZE, 0.6, names, 0, 0, BATCHES, spacing=spacing)
+        sampler = PatchSampler((case,), PatchSettings(size, 0.6, names, spacing), BATCH_SIZE, BATCHES)
         steps = iter(range(BATCHES + 1))
         yield title, _timed(lambda sampler=sampler, steps=steps: sampler[next(steps)], BATCHES)
 

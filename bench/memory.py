@@ -22,7 +22,8 @@ from rich.table import Table
 from mist_ops.config import StudyConfig
 from mist_ops.dataset import Case
 from mist_ops.devices import autocast
-from mist_ops.inference.case import estimated_bytes, predict_case
+from mist_ops.inference.case import Predictor, predict_case
+from mist_ops.inference.memory import estimated_bytes
 from mist_ops.losses.objective import make_objective
 from mist_ops.registry import MODELS
 
@@ -59,7 +60,8 @@ def _predict(options: argparse.Namespace) -> int:
         values = np.random.default_rng(0).integers(-1000, 1000, options.size, dtype=np.int16)
         nib.save(nib.Nifti1Image(values, np.eye(4)), scan)
         del values
-        predict_case([_network(options, config)], Case("ct", {"ct": scan}), config, CPU, Path(folder) / "mask.nii.gz")
+        predictor = Predictor([_network(options, config)], config, CPU)
+        predict_case(predictor, Case("ct", {"ct": scan}), Path(folder) / "mask.nii.gz")
     return estimated_bytes(tuple(options.size), tuple(options.size), config, CPU)
 
 

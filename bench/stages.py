@@ -22,7 +22,8 @@ from mist_ops.config import read_config
 from mist_ops.dataset import read_train_paths
 from mist_ops.devices import resolve_device
 from mist_ops.evaluation.score import score
-from mist_ops.inference.case import load_models, predict_case
+from mist_ops.inference.case import Predictor, predict_case
+from mist_ops.inference.models import load_models
 from mist_ops.phantoms import write_phantoms
 from mist_ops.preprocessing.case import write_case
 from mist_ops.study import Study
@@ -64,9 +65,9 @@ def _stages(study: Study, settings: Mapping[str, object], device: str | None) ->
     yield f"train, {STEPS} steps and a validation", seconds
 
     case = assignment[fold.held_out[0]]
-    prediction, models = study.cv_prediction(case.id), load_models(study, config, [0])
-    where = resolve_device(device)
-    seconds, _ = _timed(lambda: predict_case(models, case, config, where, prediction, study))
+    prediction = study.cv_prediction(case.id)
+    predictor = Predictor(load_models(study, config, [0]), config, resolve_device(device))
+    seconds, _ = _timed(lambda: predict_case(predictor, case, prediction, study))
     yield "predict, per case", seconds
 
     assert case.mask is not None

@@ -411,12 +411,12 @@ def _is_left(launcher: Launcher, study: Study, config: StudyConfig, fold: Fold) 
     Raises:
         ConfigError: Its checkpoint is of other settings or cases; or it has none, and its model is stale.
     """
-    from mist_ops.training.fold import made_from  # torch loads for seconds
+    from mist_ops.training.plan import run_settings  # torch loads for seconds
     from mist_ops.training.state import changes_on_resuming
 
     weights, checkpoint = study.model(fold.index), study.checkpoint(fold.index)
     if checkpoint.exists():
-        for change in changes_on_resuming(checkpoint, made_from(study, config, fold)):
+        for change in changes_on_resuming(checkpoint, run_settings(study, config, fold)):
             launcher.progress.note(f"Fold {fold.index} resumes, but {change}.")
     if checkpoint.exists() or not weights.exists():
         return True

@@ -39,7 +39,8 @@ def prediction(
 ) -> dg.MaterializeResult:
     """A folder of masks of new patients."""
     from mist_ops.devices import resolve_device  # torch takes seconds to load
-    from mist_ops.inference.case import load_models, predict_case
+    from mist_ops.inference.case import Predictor, predict_case
+    from mist_ops.inference.models import load_models
 
     settings = read_config(Path(config.config_file))
     output = Path(context.partition_key)
@@ -68,8 +69,8 @@ def prediction(
 
     def predict(case: Case, device: str) -> None:
         target = output / "probabilities" / f"{case.id}.nii.gz" if config.probabilities else None
-        mask, where = masks / f"{case.id}.nii.gz", resolve_device(device)
-        predict_case(models, case, settings, where, mask, strategy=strategy, probabilities=target, admit=reserve)
+        predictor = Predictor(models, settings, resolve_device(device), reserve)
+        predict_case(predictor, case, masks / f"{case.id}.nii.gz", strategy=strategy, probabilities=target)
 
     with interruptible(context), leased_devices(config.device, 1, context) as [device]:
         predicted: Iterator[Outcome[Case, object]] = outcomes(partial(predict, device=device), cases)

@@ -1,1 +1,1 @@
-"""From weights and images to label maps on the grid of the scan."""
+"""Inference: from weights and images to label maps on the grid of the scan."""

@@ -16,16 +16,16 @@ from mist_ops.inference.slabs import Slab
 from mist_ops.types import Box, LabelMap
 
 Probabilities: TypeAlias = Float32[np.ndarray, "class i j k"]
-"""On the preprocessed grid, whose size is not that of the files."""
+"""On the preprocessed grid, whose size differs from that of the files."""
 
-# Interpolation weights are float32: probabilities closer than this are a tie, which the earlier class wins.
+# Interpolation weights are float32; for probabilities closer than this, the earlier class wins.
 _TIE = 1e-6
-# Origins are computed in floating point; a plane so near another lies on it.
+# Origins are computed in floating point; planes closer than this coincide.
 _ROUNDING = 1e-6
 
 
 def restore(probabilities: Probabilities, geometry: CaseGeometry, labels: Sequence[int]) -> LabelMap:
-    """The dataset labels of a prediction that is there in one piece; see ``restore_slabs``."""
+    """Restore a prediction that is in memory as a whole; see ``restore_slabs``."""
     return restore_slabs([(Slab(0, 0, probabilities.shape[1]), probabilities)], geometry, labels)
 
 
@@ -35,22 +35,21 @@ def restore_slabs(
     labels: Sequence[int],
     restored_probabilities: Probabilities | None = None,
 ) -> LabelMap:
-    """The dataset labels of a prediction on the original grid, in the orientation of the files.
+    """Return the dataset labels of a prediction on the original grid, in the orientation of the files.
 
-    Probabilities are interpolated, rather than the labels of the coarser grid, and the grids keep their true places, so
-    that nothing is shifted. Of each slab, only two classes at a time are held at full resolution. What the crop cut off
-    gets label 0.
+    Probabilities are interpolated, not labels, with the true positions of both grids, so that nothing is shifted. Only
+    two classes of a slab are in memory at full resolution at a time. Voxels outside the foreground crop get label 0.
 
     Args:
         slabs: Probabilities of each class on ``geometry.preprocessed``, slab after slab, each but the first beginning
-            with the last plane of the one before.
+            with the last plane of the previous one.
         geometry: The grids of the case.
         labels: The dataset label of each class.
-        restored_probabilities: An array on ``geometry.original`` to be filled with the probabilities as well, if they
-            are wanted; what the crop cut off stays as it is.
+        restored_probabilities: If given, an array on ``geometry.original`` that the probabilities are written to;
+            voxels outside the foreground crop are not changed.
 
     Raises:
-        ValueError: The probabilities do not have the shape that geometry and labels tell.
+        ValueError: The shape of the probabilities does not match geometry and labels.
     """
     unchanged = geometry.preprocessed == geometry.original
     grid, reorientation = (geometry.original, None) if unchanged else geometry.canonical()
@@ -68,7 +67,7 @@ def restore_slabs(
         kept = [view[_index(planes)] for view in views] if views else None
         indices[_index(planes)] = _likeliest(probabilities, source, target, kept)
         done = planes.stop
-        del volumes, probabilities  # before the next slab is made
+        del volumes, probabilities  # before the next slab is computed
     restored = to_labels(indices, labels)
     if reorientation is None:
         return restored
@@ -78,7 +77,7 @@ def restore_slabs(
 
 
 def _planes_between(done: int, slab: Slab, source: Geometry, target: Geometry) -> Slab:
-    """The planes of ``target``, from ``done`` on, whose neighbors in ``source`` all lie in the slab."""
+    """The planes of ``target``, from ``done`` on, whose neighbors in ``source`` are all in the slab."""
     axis, planes = slab.axis, target.size[slab.axis]
     if slab.stop == source.size[axis]:
         return Slab(axis, done, planes)
@@ -101,7 +100,7 @@ def _index(slab: Slab) -> tuple[slice, ...]:
 def _canonical_views(
     restored: Probabilities, geometry: CaseGeometry, reorientation: Reorientation | None
 ) -> list[np.ndarray]:
-    """The part of each class that the crop left, seen in the canonical order; writing to it writes to the class."""
+    """Views on each class, cropped and in canonical orientation."""
     if reorientation is None:
         return list(restored)
     box = geometry.box.slices if geometry.box else ...
@@ -111,7 +110,7 @@ def _canonical_views(
 def _likeliest(
     probabilities: Probabilities, source: Geometry, target: Geometry, kept: Sequence[np.ndarray] | None = None
 ) -> LabelMap:
-    """Index of the most probable class at each voxel of ``target``; the probabilities go into ``kept`` if given."""
+    """Index of the most probable class at each voxel of ``target``; probabilities are written to ``kept`` if given."""
     best = resample_onto(probabilities[:1], source, target)[0].copy()
     if kept:
         kept[0][...] = best

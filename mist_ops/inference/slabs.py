@@ -1,4 +1,4 @@
-"""Slabs: how a volume too large for memory is predicted piece by piece, with the same windows as in one piece."""
+"""Slabs: predict a volume that is too large for memory in parts, with the same windows as the whole volume."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mist_ops.types import Size
 
 @dataclass(frozen=True)
 class Slab:
-    """The planes of a volume from ``start`` up to, but not with, ``stop`` along one of its axes (0, 1 or 2)."""
+    """The planes from ``start`` to ``stop`` (exclusive) of a volume, along axis 0, 1 or 2."""
 
     axis: int
     start: int
@@ -25,19 +25,19 @@ class Slab:
         return self.stop - self.start
 
     def mirrored(self, planes: int) -> Slab:
-        """Where the slab lies in the mirror image of a volume of so many planes."""
+        """The slab in the mirrored volume, given its number of planes."""
         return Slab(self.axis, planes - self.stop, planes - self.start)
 
     def size_in(self, size: Size) -> Size:
-        """Voxels of the slab of a volume of this size."""
+        """Size of the slab in a volume of this size."""
         x, y, z = (self.thickness if axis == self.axis else n for axis, n in enumerate(size))
         return x, y, z
 
 
 def reach(slab: Slab, planes: int, patch: int, overlap: float) -> Slab:
-    """The slab with everything around it that its windows see: those of the whole volume that touch it, and no others.
+    """The smallest slab that contains all windows of the whole volume that overlap with the given one.
 
-    Windows of the larger slab alone lie where they lie in the whole volume, so that stitching gives the same values.
+    Its own windows have the same positions as in the whole volume, so stitching gives the same values.
     """
     if planes <= patch:
         return Slab(slab.axis, 0, planes)
@@ -47,9 +47,9 @@ def reach(slab: Slab, planes: int, patch: int, overlap: float) -> Slab:
 
 
 def divide(size: Size, patch: Size, overlap: float, n_classes: int, budget: int) -> list[Slab]:
-    """As few slabs across the longest axis as keep ``slab_bytes`` within a budget, or the thinnest if none do.
+    """Divide the longest axis into as few slabs as keep ``slab_bytes`` within a budget, or into the thinnest ones.
 
-    They end where windows begin, so that few windows are needed by two of them.
+    Slabs end where windows begin, so that few windows are computed twice.
     """
     axis = max(range(3), key=size.__getitem__)
     planes, step = size[axis], _step(patch[axis], overlap)
@@ -63,7 +63,7 @@ def divide(size: Size, patch: Size, overlap: float, n_classes: int, budget: int)
 
 
 def slab_bytes(slabs: Sequence[Slab], size: Size, patch: Size, overlap: float, n_classes: int) -> int:
-    """Bytes that the largest slab takes: the sum of its probabilities, and a set of logits stitched over its reach."""
+    """Memory of the largest slab in bytes: its summed probabilities, and logits stitched over its reach."""
     plane = math.prod(size) // size[slabs[0].axis]
     return max(4 * n_classes * plane * planes for planes in _planes_in_memory(slabs, size, patch, overlap))
 

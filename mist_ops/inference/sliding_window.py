@@ -1,9 +1,9 @@
-"""Probabilities of a whole volume, from a network that sees patches.
+"""Sliding-window inference: class probabilities of a whole volume.
 
-A volume that is too large is cut into slabs, each with the windows that touch it, so that memory has a bound whatever
-the number of voxels, classes, flips and models. With n classes and v voxels of a slab and its reach, the peak is about
-``8 n v`` bytes beside the image and the activations of a batch of windows. On a GPU that has no room for the stitched
-logits, these lie in main memory and the GPU holds a part one patch wide.
+A large volume is divided into slabs, so that memory is bounded for any number of voxels, classes, flips and models.
+With n classes and v voxels of a slab and its reach, the peak is about ``8 n v`` bytes, beside the image and the
+activations of a batch of windows. If the stitched logits do not fit on the GPU, they are in main memory, and the GPU
+holds a part one patch wide.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ Volumes: TypeAlias = Float[Tensor, "class x y z"]
 _LEAST_BUDGET = 3 * 2**30
 _SHARE = 8
 
-# What windows and activations may need beside the stitched volumes, as a share of the memory that is free.
+# Share of free GPU memory that stitched volumes may take; the rest is for windows and activations.
 _HEADROOM = 0.5
 
 
 def predict(
     models: Sequence[nn.Module], image: Float[Tensor, "1 channel x y z"], config: StudyConfig, device: torch.device
 ) -> Volumes:
-    """Class probabilities of a preprocessed image in one piece, float32 on the CPU; see ``predict_slabs``."""
+    """Class probabilities of a preprocessed image, float32 on the CPU; see ``predict_slabs``."""
     [(_, volumes)] = predict_slabs(models, image, config, device, budget=sys.maxsize)
     return volumes
 
@@ -48,18 +48,18 @@ def predict_slabs(
     device: torch.device,
     budget: int | None = None,
 ) -> Iterator[tuple[Slab, Volumes]]:
-    """Class probabilities of a preprocessed image, float32 on the CPU, slab after slab.
+    """Yield the class probabilities of a preprocessed image slab by slab, float32 on the CPU.
 
-    They are the mean, over flips and models with equal weight, of the softmax of logits that were stitched from
-    overlapping windows. An image smaller than a patch is padded with zeros at both ends. Each slab but the first begins
-    with the last plane of the one before, so that what lies between the two can be interpolated.
+    They are the mean over flips and models of the softmax of logits stitched from overlapping windows. An image smaller
+    than a patch is padded with zeros on both sides. Each slab but the first begins with the last plane of the previous
+    one, for interpolation between the two.
 
     Args:
-        models: Networks in evaluation mode that map windows to logits. One at a time is on the device.
+        models: Networks in evaluation mode that map windows to logits; only one at a time is on the device.
         image: All channels, normalized.
         config: Gives the patch size, ``inference``, and the default batch of windows (see ``window_batch``).
         device: Where the networks run.
-        budget: Bytes that probabilities and logits together may take; None for those of ``memory_budget``.
+        budget: Bytes for probabilities and logits together; ``memory_budget`` by default.
     """
     n_classes, size = config.model.params.out_channels, _size(image)
     last: Tensor | None = None
@@ -73,21 +73,21 @@ def predict_slabs(
             volumes.narrow(1 + slab.axis, 0, 1).copy_(last)
         last = volumes.narrow(1 + slab.axis, whole.thickness - 1, 1).clone()
         yield whole, volumes
-        del volumes, own  # before the next one is made
+        del volumes, own  # before the next one is computed
 
 
 def planned_slabs(size: Size, config: StudyConfig, device: torch.device, budget: int | None = None) -> list[Slab]:
-    """The slabs that a volume is predicted in; see ``predict_slabs``."""
+    """The slabs of ``predict_slabs``."""
     overlap, n_classes = config.inference.inferer.params.patch_overlap, config.model.params.out_channels
     allowed = memory_budget(device) if budget is None else budget
     return divide(size, config.spatial_config.patch_size, overlap, n_classes, allowed)
 
 
 def memory_budget(device: torch.device) -> int:
-    """Bytes of probabilities and logits above which a volume is cut into slabs.
+    """Bytes of probabilities and logits above which a volume is divided into slabs.
 
-    Windows that reach into two slabs are computed for both. So a machine with a GPU, which has memory to spare, gives
-    an eighth of it. What is free at the moment has no say: the same machine is to give the same result.
+    Windows that overlap with two slabs are computed twice, so a machine with a GPU, which usually has memory to spare,
+    uses an eighth of it. Free memory is ignored, so that results on a machine are reproducible.
     """
     return max(_LEAST_BUDGET, installed_memory() // _SHARE) if device.type == "cuda" else _LEAST_BUDGET
 
@@ -95,7 +95,7 @@ def memory_budget(device: torch.device) -> int:
 def _predict_slab(
     models: Sequence[nn.Module], image: Tensor, slab: Slab, total: Tensor, config: StudyConfig, device: torch.device
 ) -> None:
-    """Put the mean over models and flips into ``total``."""
+    """Write the mean over models and flips to ``total``."""
     turns = flips(config.inference.tta)
     for model in models:
         model.to(device)
@@ -110,7 +110,7 @@ def _predict_slab(
 def _probabilities(
     model: nn.Module, image: Tensor, slab: Slab, axes: Axes, config: StudyConfig, device: torch.device
 ) -> Volumes:
-    """Those of a slab of the mirrored image, mirrored as it is."""
+    """The probabilities of a slab of the mirrored image, also mirrored."""
     planes, patch = image.shape[2 + slab.axis], config.spatial_config.patch_size[slab.axis]
     mirrored = slab.axis - 3 in axes
     wanted = slab.mirrored(planes) if mirrored else slab
@@ -120,7 +120,7 @@ def _probabilities(
     inferer = _inferer(config, _stitching_device(config.model.params.out_channels, part, device), device)
 
     def logits_of(windows: Tensor) -> Tensor:
-        # BF16 logits would lose digits where windows are summed.
+        # BF16 logits lose digits when windows are summed.
         scores: Tensor = model(windows)
         return scores.float()
 
@@ -131,13 +131,13 @@ def _probabilities(
 
 
 def _softmax_in_place(logits: Volumes) -> Volumes:
-    # torch.softmax makes a second volume of all classes.
+    # torch.softmax allocates a second volume of all classes.
     logits.sub_(logits.amax(0)).exp_()
     return logits.div_(logits.sum(0))
 
 
 def _add(total: Volumes, probabilities: Volumes, axes: Axes) -> None:
-    # A class at a time: the flipped copy is of one class only.
+    # One class at a time, so that the flipped copy has one class only.
     for sum_of_class, of_class in zip(total, probabilities, strict=True):
         sum_of_class.add_(flip(of_class, axes).cpu())
 
@@ -156,10 +156,10 @@ def _inferer(config: StudyConfig, stitching: torch.device, device: torch.device)
 
 
 def window_batch(config: StudyConfig, device: torch.device) -> int:
-    """Windows of a forward pass where nothing is configured: twice the training batch, but one at a time on a CPU.
+    """Windows per forward pass by default: twice the training batch on a GPU, one on a CPU.
 
-    There more bring no speed (``nnunet`` takes 93 ms of one core for a window of 32^3 alone, and 99 among four), but
-    memory: 32 channels of a window of 128^3 are 0.25 GiB.
+    On a CPU more windows are not faster (``nnunet`` takes 93 ms on one core for a window of 32^3, and 99 ms each in a
+    batch of four) but need memory: 32 channels of a window of 128^3 are 0.25 GiB.
     """
     return 2 * config.training.batch_size_per_gpu if device.type == "cuda" else 1
 
@@ -170,7 +170,7 @@ def _size(image: Tensor) -> Size:
 
 
 def _stitching_device(n_classes: int, image: Tensor, device: torch.device) -> torch.device:
-    """The device itself if the logits and the weights of the windows fit there, else the CPU."""
+    """The device if logits and window weights fit into its memory, else the CPU."""
     if device.type != "cuda":
         return device
     free, _ = torch.cuda.mem_get_info(device)

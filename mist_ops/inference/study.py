@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 
 from mist_ops.config import StudyConfig, read_config
 from mist_ops.dataset import Case, read_paths, read_train_paths
 from mist_ops.errors import CaseError
 from mist_ops.files import file_hash
-from mist_ops.inference.case import Admission, load_models, no_limit, predict_case
+from mist_ops.inference.case import Predictor, predict_case
+from mist_ops.inference.memory import Reservation, no_limit
+from mist_ops.inference.models import load_models
 from mist_ops.records.arrays import case_content
 from mist_ops.records.passport import trained_on
 from mist_ops.records.prediction import Origin, recording
@@ -21,7 +22,7 @@ from mist_ops.workers import Outcome, outcomes
 
 
 def predict_held_out(
-    study: Study, ids: Collection[str], device: torch.device, admit: Admission = no_limit
+    study: Study, ids: Collection[str], device: torch.device, reserve: Reservation = no_limit
 ) -> Iterator[Outcome[Case, None]]:
     """Predict training patients from their arrays, each by the model of the fold that held it out.
 
@@ -31,42 +32,44 @@ def predict_held_out(
         study: The study.
         ids: The patients.
         device: Where the networks run.
-        admit: Waits until the estimated main memory of a prediction is free, and holds it.
+        reserve: Reserves the estimated main memory of a prediction.
     """
     config, assignment = read_config(study.config), read_train_paths(study.train_paths)
     for fold in sorted({assignment.fold_of[case_id] for case_id in ids}):
-        predictor = _Predictor(study, config, [fold], device, admit)
+        models = _load(study, config, [fold], device, reserve)
         members = [case for case in assignment.cases if case.id in ids and assignment.fold_of[case.id] == fold]
-        yield from outcomes(predictor.held_out, sorted(members, key=lambda case: case.id))
+        yield from outcomes(models.predict_held_out, sorted(members, key=lambda case: case.id))
 
 
 def predict_tests(
-    study: Study, ids: Collection[str], device: torch.device, admit: Admission = no_limit
+    study: Study, ids: Collection[str], device: torch.device, reserve: Reservation = no_limit
 ) -> Iterator[Outcome[Case, None]]:
     """Predict test patients from their images by the models of all folds together; arguments as above."""
     config = read_config(study.config)
-    predictor = _Predictor(study, config, config.training.folds, device, admit)
+    models = _load(study, config, config.training.folds, device, reserve)
     cases = read_paths(study.test_paths, config.dataset_info.images)
-    yield from outcomes(predictor.test, [case for case in cases if case.id in ids])
+    yield from outcomes(models.predict_test, [case for case in cases if case.id in ids])
 
 
-@dataclass
-class _Predictor:
-    """The models of some folds, ready to predict."""
+@dataclass(frozen=True)
+class _Models:
+    """The models of some folds, with what the record of a prediction needs.
+
+    Attributes:
+        study: The study.
+        predictor: Their networks.
+        settings: Digest of the prediction settings.
+        weights: SHA-256 of their weights by fold.
+        seen: Patients that trained them.
+    """
 
     study: Study
-    config: StudyConfig
-    folds: Sequence[int]
-    device: torch.device
-    admit: Admission
+    predictor: Predictor
+    settings: str
+    weights: Mapping[int, str]
+    seen: frozenset[str]
 
-    def __post_init__(self) -> None:
-        self.models: Sequence[nn.Module] = load_models(self.study, self.config, self.folds)
-        self.weights = {fold: file_hash(self.study.model(fold)) for fold in self.folds}
-        self.seen = frozenset[str]().union(*(trained_on(self.study.model(fold)) for fold in self.folds))
-        self.settings = self.config.digest("prediction")
-
-    def held_out(self, case: Case) -> None:
+    def predict_held_out(self, case: Case) -> None:
         origin = Origin(self.weights, self.settings, case_content(self.study, case.id))
         mask = self.study.cv_prediction(case.id)
         with recording(self.study.prediction_record("train", case.id), mask, origin):
@@ -74,9 +77,23 @@ class _Predictor:
                 raise CaseError(
                     case.id, "the model of its fold was trained with it. Retrain the fold.", code="model-saw-patient"
                 )
-            predict_case(self.models, case, self.config, self.device, mask, self.study, admit=self.admit)
+            predict_case(self.predictor, case, mask, self.study)
 
-    def test(self, case: Case) -> None:
+    def predict_test(self, case: Case) -> None:
         origin, mask = Origin(self.weights, self.settings, images=case.images), self.study.test_prediction(case.id)
         with recording(self.study.prediction_record("test", case.id), mask, origin):
-            predict_case(self.models, case, self.config, self.device, mask, admit=self.admit)
+            predict_case(self.predictor, case, mask)
+
+
+def _load(
+    study: Study, config: StudyConfig, folds: Sequence[int], device: torch.device, reserve: Reservation
+) -> _Models:
+    models = load_models(study, config, folds)
+    files = {fold: study.model(fold) for fold in folds}
+    return _Models(
+        study,
+        Predictor(models, config, device, reserve),
+        config.digest("prediction"),
+        {fold: file_hash(path) for fold, path in files.items()},
+        frozenset[str]().union(*map(trained_on, files.values())),
+    )

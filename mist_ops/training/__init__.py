@@ -1,1 +1,1 @@
-"""From preprocessed arrays to the weights of a fold."""
+"""Training: from preprocessed arrays to the weights of a fold."""

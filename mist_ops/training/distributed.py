@@ -1,8 +1,8 @@
-"""One fold trained by several processes, each on a device of its own.
+"""Training of one fold by several processes, one per device.
 
-``train_together`` is the side of the caller: it starts torchrun's agent (``mist_ops.training.launcher``), which starts
-the processes, passes on what the first of them tells, and takes all of them down with it, however it ends. ``Ranks`` is
-what each process knows of the others.
+``train_together`` runs in the caller. It starts torchrun's agent (``mist_ops.training.launcher``), which starts the
+processes; it relays the messages of the first process, and ends all of them when it ends for whatever reason. ``Ranks``
+is what a process knows about the group.
 """
 
 from __future__ import annotations
@@ -27,48 +27,48 @@ from mist_ops.errors import MistError, from_json
 from mist_ops.types import Json
 
 GRACE_SECONDS = 5
-"""Time that processes have to remove their temporary files before they are killed."""
+"""Time for processes to remove their temporary files before they are killed."""
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """The processes that train together: this one's number among them, and how many there are."""
+    """A process among those that train together: its number, and their count."""
 
     rank: int = 0
     count: int = 1
 
     def sums(self, values: Tensor) -> Tensor:
-        """Sums of the values of all processes, element by element; on the CPU."""
+        """Element-wise sum of a CPU tensor over all processes."""
         if self.count > 1:
             distributed.all_reduce(values)
         return values
 
     def mean(self, value: float) -> float:
-        """Mean of a number of each process."""
+        """Mean of a number over all processes."""
         return float(self.sums(torch.tensor(value, dtype=torch.float64))) / self.count
 
     def wrap(self, model: nn.Module, device: torch.device) -> nn.Module:
-        """A model whose gradients are means over all processes; the model itself if there is but one."""
+        """The model with gradients averaged over all processes; the model itself if there is only one."""
         if self.count == 1:
             return model
-        # A static graph may leave weights unused, as some networks do.
+        # Some networks leave weights unused, which a static graph allows.
         return nn.parallel.DistributedDataParallel(
             model, [device] if device.type == "cuda" else None, gradient_as_bucket_view=True, static_graph=True
         )
 
     def synchronized(self, model: nn.Module, device: torch.device) -> nn.Module:
-        """The model, with batch norms that count all processes' patches where there are several on GPUs."""
+        """The model, with batch norms synchronized if there are several GPUs."""
         together = self.count > 1 and device.type == "cuda"
         return nn.SyncBatchNorm.convert_sync_batchnorm(model) if together else model  # type: ignore
 
 
 def join(device: torch.device, meeting: Path, backend: str = "auto") -> Ranks:
-    """Meet the other processes, whose number and that of this one torchrun's agent says in the environment.
+    """Join the process group; torchrun's agent has set rank and world size in the environment.
 
     Args:
         device: Of this process.
-        meeting: A file that all of them can write, and nobody else.
-        backend: How gradients travel; ``"auto"`` is NCCL between GPUs. Everything else goes by gloo.
+        meeting: A file for the rendezvous, writable by these processes only.
+        backend: Backend for gradients; ``"auto"`` is NCCL between GPUs. Everything else uses gloo.
     """
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -81,15 +81,15 @@ def join(device: torch.device, meeting: Path, backend: str = "auto") -> Ranks:
 
 
 def train_together(job: Json, devices: Sequence[torch.device]) -> Generator[Json]:
-    """Run a job on several devices, yielding the epochs, as JSON, that its first process tells of.
+    """Run a job on several devices, and yield the epochs of its first process as JSON.
 
     Args:
-        job: What ``mist_ops.training.rank`` reads, the same for all processes.
+        job: Input of ``mist_ops.training.rank``, the same for all processes.
         devices: One for each process.
 
     Raises:
-        MistError: What stopped one of the processes, as if it had been raised here.
-        RuntimeError: A mistake in the program stopped one; its trace.
+        MistError: A process was killed, or raised this error.
+        RuntimeError: A process raised another error; the message is its traceback.
     """
     traces = []
     with _launched(job, devices) as (launcher, messages):
@@ -103,32 +103,33 @@ def train_together(job: Json, devices: Sequence[torch.device]) -> Generator[Json
             elif kind == "error":
                 raise from_json(content)
             else:
-                # That another was killed would explain the trace; only the agent knows.
+                # The reason may be another process that was killed, which only the agent knows.
                 traces.append(content)
         status = launcher.wait()
         if status in (-signal.SIGKILL, 128 + signal.SIGKILL):
             raise MistError(
-                "A process that trained the fold was killed, probably for want of memory. The checkpoint of the last "
-                "epoch is kept: resume with a smaller batch."
+                "A training process was killed, probably because memory ran out. The checkpoint of the last epoch is "
+                "kept: resume with a smaller --batch-size-per-gpu.",
+                code="process-killed",
             )
         if status:
-            raise RuntimeError("\n".join(traces) or "The processes that trained the fold ended without a word.")
+            raise RuntimeError("\n".join(traces) or "The training processes ended without an error message.")
 
 
-def tell(messages: TextIO, kind: str, content: object) -> None:
-    """Write what ``train_together`` reads."""
+def send(messages: TextIO, kind: str, content: object) -> None:
+    """Write a message to ``train_together``."""
     messages.write(json.dumps([kind, content]) + "\n")
     messages.flush()
 
 
 @contextmanager
 def _launched(job: Json, devices: Sequence[torch.device]) -> Iterator[tuple[subprocess.Popen[str], IO[str]]]:
-    """The agent at work, and the lines that it and the processes write; when the block ends, none of them is left."""
+    """Start the agent; yields it and the output of all processes, which have ended when the block does."""
     launcher = subprocess.Popen(
         [sys.executable, "-m", "mist_ops.training.launcher"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        # Of its own session: Ctrl-C in a terminal reaches the caller alone, who then ends it with its children.
+        # In a session of its own, so that Ctrl-C reaches only the caller, which then ends the agent and its children.
         start_new_session=True,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": str(max(1, torch.get_num_threads() // len(devices)))},
@@ -137,7 +138,7 @@ def _launched(job: Json, devices: Sequence[torch.device]) -> Iterator[tuple[subp
     assert launcher.stdout is not None
     try:
         launcher.stdin.write(json.dumps({**job, "devices": [str(device) for device in devices]}) + "\n")
-        # The pipe stays open: that it closes tells the processes that nobody waits for them, whatever became of us.
+        # The pipe stays open; when it closes, also because this process was killed, the training processes end.
         launcher.stdin.flush()
         threading.Thread(target=_release, args=[launcher], daemon=True).start()
         yield launcher, launcher.stdout
@@ -148,13 +149,13 @@ def _launched(job: Json, devices: Sequence[torch.device]) -> Iterator[tuple[subp
         except subprocess.TimeoutExpired:
             launcher.kill()
         launcher.stdin.close()
-        # Until the last of the processes is gone.
+        # Blocks until the last process has ended.
         launcher.stdout.read()
         launcher.stdout.close()
 
 
 def _release(launcher: subprocess.Popen[str]) -> None:
-    """End the processes, should their agent have gone before them."""
+    """End the processes if their agent ends before them."""
     launcher.wait()
     assert launcher.stdin is not None
     launcher.stdin.close()

@@ -1,7 +1,7 @@
 """``python -m mist_ops.training.launcher``: torchrun's agent for the processes that train a fold together.
 
-Started by ``distributed.train_together`` alone, whose job is a line of JSON on the standard input. The agent
-starts ``mist_ops.training.rank`` once for each device, and ends all of them when one fails or it is told to.
+Started by ``distributed.train_together``, with the job as a line of JSON on standard input. The agent starts
+``mist_ops.training.rank`` once per device, and ends all processes if one fails or it gets a signal.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from mist_ops.training.distributed import GRACE_SECONDS
 
 
 def main() -> int:
-    """Run the job; the status is 0 if all went well, and more than 128 if a signal ended a process."""
+    """Run the job; return 0 if it succeeded, and 128 plus its number if a signal ended a process."""
     job = json.loads(sys.stdin.readline())
-    # The processes are all on this machine, and meet in files: a store of torch's would listen on every network, and
-    # the agent unpickles what is in it.
+    # All processes are on this machine and meet through files: a TCP store of torch listens on every interface, and the
+    # agent unpickles its content.
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     loopback = next((name for _, name in socket.if_nameindex() if name.startswith("lo")), None)
     if loopback:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback)
-    # What went wrong is told once, by us.
+    # Errors are reported once, by the caller.
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     with tempfile.TemporaryDirectory(prefix="mist-") as folder:
         plan = Path(folder) / "job.json"
@@ -45,7 +45,7 @@ def main() -> int:
             rdzv_endpoint=str(Path(folder) / "agents"),
             rdzv_configs={"store_type": "file"},
             local_addr="localhost",
-            # A fold that failed goes on when it is resumed, by whoever started it.
+            # The caller resumes a fold that failed.
             max_restarts=0,
             shutdown_timeout=GRACE_SECONDS,
             logs_specs=DefaultLogsSpecs(log_dir=folder),

@@ -1,7 +1,7 @@
-"""The epoch loop: what happens between two yields of ``train``.
+"""The epoch loop: everything between two yields of ``train``.
 
-It knows neither files nor devices nor configurations. The caller decides what an epoch means: write a checkpoint, draw
-a progress bar, stop. A resumed run is one whose state does not begin at epoch 0; the loop cannot tell.
+It does not depend on files, devices or the configuration. The caller decides what to do with an epoch: write a
+checkpoint, update a progress bar, stop. A resumed run is one whose state does not start at epoch 0.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from itertools import islice
 from statistics import fmean
 from typing import NamedTuple, TypeVar
@@ -24,11 +25,30 @@ from mist_ops.training.state import TrainingState
 Item = TypeVar("Item")
 
 STEPS_PER_FETCH = 50
-"""Steps whose losses are fetched from a GPU at once. Each fetch waits for all that the GPU still has to do."""
+"""Steps whose losses are copied from a GPU at once, since each copy waits for all queued work."""
+
+
+@dataclass(frozen=True)
+class TrainingSchedule:
+    """The length of a run, and what depends on the epoch.
+
+    Attributes:
+        epochs: Epochs of the whole run.
+        steps: Optimizer steps of an epoch.
+        learning_rate: Learning rate of an epoch.
+        grad_clip_norm: Largest norm of the gradient.
+        alpha: Weight of the second loss in a blended one, by epoch; None for other losses.
+    """
+
+    epochs: int
+    steps: int
+    learning_rate: Callable[[int], float]
+    grad_clip_norm: float
+    alpha: Callable[[int], float | None] = lambda epoch: None
 
 
 class Step(NamedTuple):
-    """What came of one optimizer step, on the device: the loss before it and the norm of its gradient."""
+    """Result of one optimizer step, on the device: the loss before it and the norm of its gradient."""
 
     number: int
     cases: tuple[str, ...]
@@ -41,48 +61,39 @@ def train(
     batches: Iterator[Batch],
     validate: Callable[[nn.Module], float],
     objective: Callable[[Batch, float | None], Tensor],
+    schedule: TrainingSchedule,
     *,
-    epochs: int,
-    steps: int,
-    learning_rate: Callable[[int], float],
-    grad_clip_norm: float,
-    alpha: Callable[[int], float | None] = lambda epoch: None,
     reseed: Callable[[int], None] = lambda epoch: None,
     average: Callable[[float], float] = lambda loss: loss,
 ) -> Iterator[Epoch]:
-    """Train from ``state.epoch`` on, until ``epochs`` are done; yields each epoch when the state is past it.
+    """Train from ``state.epoch`` on, and yield each epoch after updating the state.
 
     Args:
         state: Changed in place.
-        batches: Endless, or long enough for all the steps still to do.
-        validate: Loss of a model on the validation volumes.
-        objective: Loss of the model on a batch, given the epoch's alpha.
-        epochs: Number of epochs of the whole run.
-        steps: Optimizer steps of an epoch.
-        learning_rate: Rate of an epoch.
-        grad_clip_norm: Norm that a gradient is scaled down to.
-        alpha: Blend of an epoch.
-        reseed: Called before each epoch, so that what draws from a global generator (dropout) depends on the
-            epoch alone and not on how the run came to it.
-        average: Mean of the training losses of all processes that train together.
+        batches: At least as many as there are steps left.
+        validate: Returns the loss of a model on the validation volumes.
+        objective: Returns the loss of the model on a batch, given the epoch's alpha.
+        schedule: Epochs, steps and learning rates.
+        reseed: Called before each epoch, so that draws from a global generator (dropout) depend on the epoch alone.
+        average: Returns the mean of a training loss over all processes that train together.
 
     Raises:
-        DivergedError: A loss or a gradient is not finite. On a CPU the optimizer has not stepped with it; on a GPU it
-            may have, but the epoch is not yielded, so that its weights are written nowhere.
+        DivergedError: A loss or gradient is not finite. On a CPU the weights are unchanged; on a GPU they may not be,
+            but the epoch is not yielded, so they are never written.
     """
-    while state.epoch < epochs:
+    while state.epoch < schedule.epochs:
         watch = Stopwatch()
         reseed(state.epoch)
-        rate, blend = set_learning_rate(state, learning_rate(state.epoch)), alpha(state.epoch)
+        rate, alpha = set_learning_rate(state, schedule.learning_rate(state.epoch)), schedule.alpha(state.epoch)
         state.model.train()
-        epoch_batches = watch.waiting_for(islice(batches, steps))
-        taken = (training_step(state, batch, objective, blend, grad_clip_norm) for batch in epoch_batches)
-        training_loss = average(fmean(losses(state, taken)))
+        epoch_batches = watch.waiting_for(islice(batches, schedule.steps))
+        steps = (training_step(state, batch, objective, alpha, schedule.grad_clip_norm) for batch in epoch_batches)
+        training_loss = average(fmean(losses(state, steps)))
         waiting = watch.waited / watch.seconds
         validation_loss = validate(state.model)
         _check_finite(state, state.step, validation_loss, "the validation loss")
         improved = state.end_epoch(validation_loss)
-        yield Epoch(state.epoch - 1, training_loss, validation_loss, rate, improved, watch.seconds, waiting, blend)
+        yield Epoch(state.epoch - 1, training_loss, validation_loss, rate, improved, watch.seconds, waiting, alpha)
 
 
 def training_step(
@@ -95,7 +106,7 @@ def training_step(
     """Take one optimizer step with a model in training mode.
 
     Raises:
-        DivergedError: On a CPU, the loss or its gradient is not finite; the weights are as they were.
+        DivergedError: On a CPU, the loss or its gradient is not finite; the weights are unchanged.
     """
     state.optimizer.zero_grad(set_to_none=True)
     loss = objective(batch, alpha)
@@ -110,21 +121,21 @@ def training_step(
 
 
 def losses(state: TrainingState, steps: Iterable[Step]) -> Iterator[float]:
-    """The losses of steps, many of them fetched from the device at once.
+    """Yield the losses of steps, copied from the device many at once.
 
     Raises:
         DivergedError: The loss or the gradient of a step was not finite.
     """
     steps = iter(steps)
     while together := list(islice(steps, STEPS_PER_FETCH)):
-        fetched = torch.stack([torch.stack((step.loss, step.norm)) for step in together]).tolist()
-        for step, (loss, norm) in zip(together, fetched, strict=True):
+        values = torch.stack([torch.stack((step.loss, step.norm)) for step in together]).tolist()
+        for step, (loss, norm) in zip(together, values, strict=True):
             _check_step(state, step, loss, norm)
             yield loss
 
 
 def set_learning_rate(state: TrainingState, rate: float) -> float:
-    """Have the optimizer step with a rate from now on, and return it."""
+    """Set the learning rate of the optimizer, and return it."""
     for group in state.optimizer.param_groups:
         group["lr"] = rate
     return rate
@@ -137,31 +148,35 @@ def _check_step(state: TrainingState, step: Step, loss: float, norm: float) -> N
 def _check_finite(state: TrainingState, step: int, value: float, what: str) -> None:
     if not math.isfinite(value):
         advice = (
-            "The checkpoint of the last epoch and the best weights are kept. Lower the learning rate and resume."
+            "The checkpoint of the last epoch and the best weights are kept. Lower --learning-rate and resume."
             if state.epoch
-            else "No epoch was finished. Lower the learning rate and train the fold again."
+            else "No epoch was finished. Lower --learning-rate and train the fold again."
         )
-        raise DivergedError(f"Fold {state.fold}, epoch {state.epoch}, step {step}: {what} is not finite. {advice}")
+        raise DivergedError(
+            f"Fold {state.fold}, epoch {state.epoch}, step {step}: {what} is not finite. {advice}",
+            code="loss-not-finite",
+            found=value,
+        )
 
 
 class Stopwatch:
-    """Wall time since it was made, and how much of it was spent waiting for items."""
+    """Wall time since creation, and the part of it spent waiting for items."""
 
     def __init__(self) -> None:
-        self._began = time.perf_counter()
+        self._started = time.perf_counter()
         self.waited = 0.0
 
     @property
     def seconds(self) -> float:
-        """Seconds since it was made."""
-        return time.perf_counter() - self._began
+        """Seconds since creation."""
+        return time.perf_counter() - self._started
 
     def waiting_for(self, items: Iterator[Item]) -> Iterator[Item]:
-        """Pass the items on, timing how long each is waited for."""
+        """Yield the items, and add up the time until each arrives."""
         while True:
-            asked = time.perf_counter()
+            started = time.perf_counter()
             item = next(items, None)
-            self.waited += time.perf_counter() - asked
+            self.waited += time.perf_counter() - started
             if item is None:
                 return
             yield item

@@ -1,4 +1,4 @@
-"""Transfer learning: a network starts from the encoder of one that was trained before."""
+"""Transfer learning: initialize the encoder of a network with pretrained weights."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ InputChannels: TypeAlias = Literal["average", "first", "skip"]
 
 @dataclass(frozen=True)
 class Pretrained:
-    """Weights to start from.
+    """Pretrained weights.
 
     Attributes:
-        weights: File of a trained network.
+        weights: Weights of a trained network.
         config: config.json that it was trained with.
-        input_channels: What becomes of the tensors that see the image where the numbers of channels differ: each
-            channel gets the mean over those of the source, or its first, or keeps its random start.
+        input_channels: How tensors that see the image are adapted to another number of channels: every channel gets the
+            mean over the pretrained channels or the first of them, or keeps its random initialization.
     """
 
     weights: Path
@@ -36,44 +36,65 @@ class Pretrained:
 
 
 def check(pretrained: Pretrained, config: StudyConfig) -> None:
-    """Refuse weights whose network is another, before anything is built.
+    """Refuse weights of another architecture or topology, before the network is built.
 
-    Networks are of one kind if architecture and topology (kernels and strides, which follow from patch and spacing) are
-    equal; patches may differ.
+    The topology is the kernels and strides, which follow from patch size and spacing; patches of other sizes are
+    allowed.
 
     Raises:
         ConfigError: A file is missing, or the networks differ.
     """
     if not pretrained.weights.is_file():
-        raise ConfigError(f"There are no pretrained weights {pretrained.weights}. Check --pretrained-weights.")
+        raise ConfigError(
+            f"{pretrained.weights} does not exist. Check --pretrained-weights.",
+            code="weights-missing",
+            file=pretrained.weights,
+        )
     if not pretrained.config.is_file():
-        raise ConfigError(f"There is no {pretrained.config}. Name the config.json of the weights: --pretrained-config.")
+        raise ConfigError(
+            f"{pretrained.config} does not exist. Set --pretrained-config to the config.json of the weights.",
+            code="config-missing",
+            file=pretrained.config,
+        )
     source = read_config(pretrained.config)
     before, now = source.model.architecture, config.model.architecture
     if before != now:
-        raise ConfigError(f"{pretrained.weights} belongs to {before}, but the model is {now}. Give --model {before}.")
+        raise ConfigError(
+            f"{pretrained.weights} has the architecture {before}, but the model is {now}. Use --model {before}.",
+            code="pretrained-mismatch",
+            file=pretrained.weights,
+            field="model.architecture",
+            found=before,
+            expected=now,
+        )
     if _topology(source) != _topology(config):
         raise ConfigError(
-            f"{pretrained.weights} was trained on {_grid(source)}, but this model is for {_grid(config)}, where the "
-            "network has other kernels or strides. Choose a patch size that gives the same ones."
+            f"{pretrained.weights} was trained on {_grid(source)}, but this model uses {_grid(config)}, which needs "
+            "different kernels or strides. Choose a patch size that gives the same ones.",
+            code="pretrained-mismatch",
+            file=pretrained.weights,
+            field="spatial_config",
         )
 
 
 def transfer(pretrained: Pretrained, config: StudyConfig, network: nn.Module) -> Encoder:
-    """Put the encoder of the pretrained weights into a network, and return where it came from.
+    """Load the encoder of the pretrained weights into a network, and return its record.
 
-    Means over channels, and repeated first channels, are taken as they are and not scaled to the number of channels:
-    the normalization after the first convolution takes the scale out.
+    Adapted channels are not scaled by the number of channels, since the normalization after the first convolution
+    removes the scale.
 
     Raises:
-        ConfigError: As in ``check``; or the file lacks a tensor of the encoder, or has one of another shape.
+        ConfigError: As ``check``; or a tensor of the encoder is missing from the file or has another shape.
     """
     check(pretrained, config)
     source, target = read_weights(pretrained.weights), network.state_dict()
     encoder = {name: tensor for name, tensor in target.items() if _in_encoder(name, config)}
     if not encoder:
         raise ConfigError(
-            f"The architecture {config.model.architecture} names no encoder, so nothing can be taken over."
+            f"The architecture {config.model.architecture} declares no encoder, so it cannot use pretrained weights.",
+            code="encoder-missing",
+            field="model.architecture",
+            found=config.model.architecture,
         )
     channels = read_config(pretrained.config).model.params.in_channels, config.model.params.in_channels
     loaded, adapted, skipped = {}, {}, []
@@ -82,7 +103,12 @@ def transfer(pretrained: Pretrained, config: StudyConfig, network: nn.Module) ->
         if found is not None and found.shape == tensor.shape:
             loaded[name] = found
         elif found is None or not _sees_image(found, tensor, channels):
-            raise ConfigError(f"{pretrained.weights} does not fit: {_misfit(name, found, tensor)}.")
+            raise ConfigError(
+                f"{pretrained.weights} does not match the encoder: {_mismatch(name, found, tensor)}.",
+                code="pretrained-mismatch",
+                file=pretrained.weights,
+                field=name,
+            )
         elif pretrained.input_channels == "skip":
             skipped.append(name)
         else:
@@ -115,24 +141,25 @@ def _in_encoder(name: str, config: StudyConfig) -> bool:
     return name.startswith(MODELS[config.model.architecture].encoder)
 
 
-def _sees_image(found: Tensor, wanted: Tensor, channels: tuple[int, int]) -> bool:
-    """Whether two tensors differ only in the image channels that they take in."""
-    if found.ndim != wanted.ndim or found.ndim < 2:
+def _sees_image(found: Tensor, expected: Tensor, channels: tuple[int, int]) -> bool:
+    """Whether two tensors differ only in the number of input channels."""
+    if found.ndim != expected.ndim or found.ndim < 2:
         return False
-    alike = found.shape[:1] + found.shape[2:] == wanted.shape[:1] + wanted.shape[2:]
-    return alike and (found.shape[1], wanted.shape[1]) == channels
+    same = found.shape[:1] + found.shape[2:] == expected.shape[:1] + expected.shape[2:]
+    return same and (found.shape[1], expected.shape[1]) == channels
 
 
-def _adapted(found: Tensor, wanted: Tensor, how: InputChannels) -> Tensor:
+def _adapted(found: Tensor, expected: Tensor, how: InputChannels) -> Tensor:
     one = found.mean(dim=1, keepdim=True) if how == "average" else found[:, :1]
-    repeats = [wanted.shape[1] if axis == 1 else 1 for axis in range(wanted.ndim)]
+    repeats = [expected.shape[1] if axis == 1 else 1 for axis in range(expected.ndim)]
     return torch.tile(one, repeats)
 
 
-def _misfit(name: str, found: Tensor | None, wanted: Tensor) -> str:
+def _mismatch(name: str, found: Tensor | None, expected: Tensor) -> str:
     if found is None:
-        return f"it has no '{name}', which the encoder of this network needs"
-    return f"'{name}' has the shape {tuple(found.shape)}, and {tuple(wanted.shape)} is needed"
+        return f"'{name}' is missing"
+    shapes = ("x".join(map(str, tensor.shape)) for tensor in (found, expected))
+    return "'{}' has shape {}, but {} is needed".format(name, *shapes)
 
 
 def _source(weights: Path) -> Source | None:

@@ -1,4 +1,4 @@
-"""How good a model is on whole volumes: what the best weights of a fold are chosen by."""
+"""The loss on whole validation volumes, which selects the best weights of a fold."""
 
 from __future__ import annotations
 
@@ -14,21 +14,20 @@ from torch import Tensor, nn
 from mist_ops.config import StudyConfig
 from mist_ops.devices import autocast
 from mist_ops.losses.objective import validation_loss
-from mist_ops.training.batches import CaseArrays, check_finite
+from mist_ops.training.cases import CaseArrays, check_finite
 from mist_ops.training.distributed import Ranks
 
 _LARGEST_ON_DEVICE = 2**28
-"""Logits of a validation volume that stay on the device (1 GiB); a larger one is put together on the CPU."""
+"""Most logits of a volume that are stitched on the device (1 GiB of float32); others are stitched on the CPU."""
 
 
 @torch.no_grad()
 def validate(
     model: nn.Module, *, cases: Sequence[CaseArrays], config: StudyConfig, device: torch.device, ranks: Ranks
 ) -> float:
-    """Mean over whole volumes of the soft Dice loss without the background, predicted as at inference but unflipped.
+    """Mean soft Dice loss over whole volumes, without the background and without test-time flips.
 
-    The cases are shared out among the processes that train together, and each gets the same mean, bit for bit that of
-    a single process.
+    Processes that train together share the cases, and all return the same mean, bit for bit that of one process.
     """
     model.eval()
     infer = _inferer(config)
@@ -40,7 +39,7 @@ def validate(
         assert isinstance(logits, Tensor)
         losses[index] = float(validation_loss(logits, _volume(case.label, logits.device)))
         if not losses[index].isfinite():
-            check_finite(case.id, "image array", _volume(case.image, device))
+            check_finite(case.id, case.image, _volume(case.image, device))
     return fmean(ranks.sums(losses).tolist())
 
 

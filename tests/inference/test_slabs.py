@@ -85,7 +85,8 @@ def test_no_slab_is_in_memory_while_the_next_is_made(tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(case, "predict_slabs", watched)
     write_image(tmp_path / "a.nii.gz", image((37, 9, 10))[0, 0].numpy(), Geometry((37, 9, 10), (1.0, 1.0, 1.0)))
-    case.predict_raw(networks(1), Case("a", {"mri": tmp_path / "a.nii.gz"}), config(), CPU)
+    predictor = case.Predictor(networks(1), config(), CPU)
+    case.predict_raw(predictor, Case("a", {"mri": tmp_path / "a.nii.gz"}))
     assert len(earlier) > 2
 
 

@@ -1,4 +1,4 @@
-"""Starting from weights that were trained before."""
+"""Transfer learning."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from expect import refuses
 from torch import Tensor, nn
 from training.small_study import small_config
 
@@ -51,7 +52,7 @@ def transferred(folder: Path, config: StudyConfig, target: StudyConfig, how: Inp
     return weights, before, network.state_dict()
 
 
-def test_the_encoder_comes_from_the_source_and_the_rest_stays(tmp_path: Path) -> None:
+def test_only_the_encoder_is_loaded(tmp_path: Path) -> None:
     config = settings()
     weights, before, after = transferred(tmp_path, config, settings(classes=5), "average")
     encoder = ("input_block.", "downsamples.", "bottleneck.")
@@ -59,13 +60,13 @@ def test_the_encoder_comes_from_the_source_and_the_rest_stays(tmp_path: Path) ->
         assert tensor.equal(weights[name] if name.startswith(encoder) else before[name])
 
 
-def test_patches_may_differ_while_the_topology_is_the_same(tmp_path: Path) -> None:
+def test_patch_sizes_may_differ_if_the_topology_is_the_same(tmp_path: Path) -> None:
     weights, _, after = transferred(tmp_path, settings(patch=32), settings(patch=48), "average")
     assert after["bottleneck.conv1.conv.weight"].equal(weights["bottleneck.conv1.conv.weight"])
 
 
 @pytest.mark.parametrize("model", ["fmgnet", "mednext-small"])
-def test_other_families_take_over_their_encoder(model: str, tmp_path: Path) -> None:
+def test_other_families_load_their_encoder(model: str, tmp_path: Path) -> None:
     config = settings(model=model)
     weights, before, after = transferred(tmp_path, config, config, "average")
     taken = {name for name in after if name.startswith(MODELS[model].encoder)}
@@ -76,7 +77,7 @@ def test_other_families_take_over_their_encoder(model: str, tmp_path: Path) -> N
 FIRST = "input_block.conv1.conv.weight"
 
 
-def test_other_channels_get_the_mean_or_the_first_or_stay(tmp_path: Path) -> None:
+def test_other_channels_get_the_mean_the_first_or_stay_random(tmp_path: Path) -> None:
     for how in ("average", "first", "skip"):
         weights, before, after = transferred(tmp_path, settings(channels=4), settings(channels=2), how)
         expected = {
@@ -100,49 +101,45 @@ def test_the_record_lists_loaded_and_adapted_tensors(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "target, words",
-    [
-        (settings(model="nnunet"), "belongs to nnunet-pocket, but the model is nnunet"),
-        (settings(patch=64), "other kernels or strides"),
-    ],
+    "target, field", [(settings(model="nnunet"), "model.architecture"), (settings(patch=64), "spatial_config")]
 )
-def test_another_network_is_refused_up_front(target: StudyConfig, words: str, tmp_path: Path) -> None:
+def test_another_network_is_refused_before_it_is_built(target: StudyConfig, field: str, tmp_path: Path) -> None:
     pretrained, _ = source(tmp_path, settings())
-    with pytest.raises(ConfigError, match=words):
+    with refuses("pretrained-mismatch", ConfigError, file=pretrained.weights, field=field):
         check(pretrained, target)
 
 
-def test_missing_files_are_named(tmp_path: Path) -> None:
+def test_missing_files_are_refused(tmp_path: Path) -> None:
     pretrained, _ = source(tmp_path, settings())
     pretrained.config.unlink()
-    with pytest.raises(ConfigError, match="--pretrained-config"):
+    with refuses("config-missing", ConfigError, file=pretrained.config):
         check(pretrained, settings())
-    with pytest.raises(ConfigError, match="--pretrained-weights"):
+    with refuses("weights-missing", ConfigError, file=tmp_path / "none.pt"):
         check(Pretrained(tmp_path / "none.pt", pretrained.config), settings())
 
 
 @pytest.mark.parametrize(
-    "content, words",
+    "content, code, names",
     [
-        ({"model": {"a": torch.ones(1)}, "epoch": 3}, "weights-invalid"),
-        ({"other": torch.ones(1)}, "it has no 'input_block.conv1.conv.weight'"),
-        ({FIRST: torch.ones(5, 1, 3, 3, 3)}, r"has the shape \(5, 1, 3, 3, 3\)"),
+        ({"model": {"a": torch.ones(1)}, "epoch": 3}, "weights-invalid", ""),
+        ({"other": torch.ones(1)}, "pretrained-mismatch", FIRST),
+        ({FIRST: torch.ones(5, 1, 3, 3, 3)}, "pretrained-mismatch", "5x1x3x3x3"),
     ],
 )
-def test_a_file_with_nothing_to_load_is_refused_and_changes_nothing(
-    content: dict[str, object], words: str, tmp_path: Path
+def test_weights_that_do_not_match_are_refused_and_change_nothing(
+    content: dict[str, object], code: str, names: str, tmp_path: Path
 ) -> None:
     config = settings()
     pretrained, _ = source(tmp_path, config)
     write_tensors(pretrained.weights, content)
     network = built(config, seed=2)
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    with pytest.raises(ConfigError, match=words):
+    with refuses(code, ConfigError, names=names, file=pretrained.weights):
         transfer(pretrained, config, network)
     assert all(tensor.equal(before[name]) for name, tensor in network.state_dict().items())
 
 
-def test_weights_with_names_of_the_reference_are_taken_over(tmp_path: Path) -> None:
+def test_weights_with_names_of_the_reference_are_loaded(tmp_path: Path) -> None:
     config = settings()
     pretrained, weights = source(tmp_path, config)
     names = {"downsamples.": "unet.encoder_layers.", "input_block.": "unet.input_block."}

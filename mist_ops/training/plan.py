@@ -1,0 +1,55 @@
+"""What to train: one fold of a study, with its settings."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from mist_ops.config import StudyConfig
+from mist_ops.dataset import Fold
+from mist_ops.records.arrays import case_content
+from mist_ops.study import Study
+from mist_ops.training.transfer import Pretrained
+from mist_ops.types import Json
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to train; see ``train_fold``."""
+
+    study: Study
+    config: StudyConfig
+    fold: Fold
+    resume: bool = False
+    workers: int | None = None
+    pretrained: Pretrained | None = None
+
+    def as_json(self) -> Json:
+        """Return the plan as JSON, for another process."""
+        whole = {**asdict(self), "config": self.config.model_dump(mode="json")}
+        return dict(json.loads(json.dumps(whole, default=str)))
+
+    @staticmethod
+    def from_json(content: Json) -> Plan:
+        """Return the plan of ``as_json``."""
+        study, fold, pretrained = content["study"], content["fold"], content["pretrained"]
+        paths = {name: Path(study[name]) for name in ("numpy", "results", "data") if study[name] is not None}
+        files = {name: Path(pretrained[name]) for name in ("weights", "config")} if pretrained else {}
+        return Plan(
+            Study(study["name"], **paths),
+            StudyConfig.model_validate(content["config"]),
+            Fold(fold["index"], *(tuple(fold[part]) for part in ("training", "validation", "held_out"))),
+            content["resume"],
+            content["workers"],
+            Pretrained(**{**pretrained, **files}) if pretrained else None,
+        )
+
+
+def run_settings(study: Study, config: StudyConfig, fold: Fold) -> Json:
+    """The settings of a run and the hashes of its cases, which must match those in a checkpoint to resume."""
+    cases = {
+        part: {case_id: case_content(study, case_id) for case_id in ids}
+        for part, ids in (("training", fold.training), ("validation", fold.validation))
+    }
+    return {**config.settings("training"), "cases": cases}

@@ -1,0 +1,141 @@
+"""The parts of a run, built from the configuration: model and optimizer, batches, schedule and loss."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from mist_ops.config import StudyConfig
+from mist_ops.dataset import Fold
+from mist_ops.devices import autocast, compiled, seed_everything, tune
+from mist_ops.losses.blending import alpha
+from mist_ops.losses.objective import Objective, make_objective
+from mist_ops.registry import AUGMENTATIONS, LOSSES, MODELS, OPTIMIZERS
+from mist_ops.schedulers import learning_rate
+from mist_ops.training.batches import Batch, PatchSampler, PatchSettings, default_workers, stream
+from mist_ops.training.cases import CaseArrays
+from mist_ops.training.distributed import Ranks
+from mist_ops.training.loop import TrainingSchedule
+from mist_ops.training.plan import Plan
+from mist_ops.training.state import TrainingState
+
+
+def fresh_state(config: StudyConfig, fold: Fold, device: torch.device, ranks: Ranks) -> TrainingState:
+    """Build the model with random weights, and its optimizer.
+
+    Raises:
+        ConfigError: The configuration names something unknown, or a patch size that the network does not support.
+    """
+    training, grid = config.training, config.spatial_config
+    architecture = MODELS[config.model.architecture]
+    architecture.check_patch_size(grid.patch_size, grid.target_spacing)
+    for name in _augmentations(config):
+        AUGMENTATIONS[name]
+    _learning_rate(config)(training.epochs - 1)
+    _alpha(config)(0)
+    tune(device)
+    seed_everything(training.seed)
+    model = architecture.build(
+        patch_size=grid.patch_size, target_spacing=grid.target_spacing, **config.model.params.model_dump()
+    )
+    model = ranks.synchronized(model.to(device), device)
+    optimizer = OPTIMIZERS[training.optimizer](model.parameters(), training.learning_rate, training.l2_penalty)
+    return TrainingState(fold.index, model, optimizer)
+
+
+def training_schedule(config: StudyConfig, cases: int, processes: int = 1) -> TrainingSchedule:
+    """The length of a run on a number of cases, and its learning rates."""
+    training = config.training
+    return TrainingSchedule(
+        epochs=training.epochs,
+        steps=steps_per_epoch(config, cases, processes),
+        learning_rate=_learning_rate(config),
+        grad_clip_norm=training.grad_clip_norm,
+        alpha=_alpha(config),
+    )
+
+
+def steps_per_epoch(config: StudyConfig, cases: int, processes: int = 1) -> int:
+    """Steps of an epoch: enough to use every case once, and at least ``min_steps_per_epoch``."""
+    patches = config.training.batch_size_per_gpu * processes
+    return max(config.training.min_steps_per_epoch, math.ceil(cases / patches))
+
+
+def make_batches(
+    plan: Plan, cases: tuple[CaseArrays, ...], first_epoch: int, device: torch.device, ranks: Ranks
+) -> Iterator[Batch]:
+    """The batches of a run from an epoch on."""
+    training, grid = plan.config.training, plan.config.spatial_config
+    sampler = PatchSampler(
+        cases=cases,
+        patches=PatchSettings(
+            size=grid.patch_size,
+            foreground_probability=training.dali_foreground_prob or 0.0,
+            augmentations=_augmentations(plan.config),
+            spacing=grid.target_spacing,
+            flip_axes=tuple(training.augmentation.flip_axes),
+        ),
+        batch_size=training.batch_size_per_gpu,
+        steps=steps_per_epoch(plan.config, len(cases), ranks.count),
+        seed=training.seed,
+        fold=plan.fold.index,
+        ranks=ranks,
+    )
+    configured = math.ceil(training.hardware.num_cpu_workers / ranks.count)
+    workers = default_workers(configured, device) if plan.workers is None else plan.workers
+    steps = range(first_epoch * sampler.steps, training.epochs * sampler.steps)
+    return stream(sampler, steps, workers, pin_memory=device.type == "cuda")
+
+
+def batch_loss(
+    config: StudyConfig, model: nn.Module, device: torch.device, ranks: Ranks
+) -> Callable[[Batch, float | None], Tensor]:
+    """The loss of a model on a batch, given the alpha of a blended loss."""
+    return partial(
+        _loss,
+        model=_forward(config, model, device, ranks),
+        objective=make_objective(config.training.loss.name, spacing=config.spatial_config.target_spacing),
+        device=device,
+        amp=config.training.amp,
+    )
+
+
+def _forward(config: StudyConfig, model: nn.Module, device: torch.device, ranks: Ranks) -> nn.Module:
+    """The model as a training step calls it: compiled if configured, and synchronized with the other processes."""
+    training = config.training
+    if training.hardware.compile:
+        shape = (training.batch_size_per_gpu, config.model.params.in_channels, *config.spatial_config.patch_size)
+        model = compiled(model, torch.zeros(shape, device=device), amp=training.amp)
+    return ranks.wrap(model, device)
+
+
+def _loss(
+    batch: Batch, blend: float | None, *, model: nn.Module, objective: Objective, device: torch.device, amp: bool
+) -> Tensor:
+    batch = batch.to(device)
+    with autocast(device, amp):
+        outputs = model(batch.image)
+    blended = {} if blend is None else {"alpha": blend}
+    return objective(outputs, batch.label, batch.dtm, **blended)
+
+
+def _augmentations(config: StudyConfig) -> tuple[str, ...]:
+    augmentation = config.training.augmentation
+    return tuple(name for name, on in augmentation.transforms.items() if on and augmentation.enabled)
+
+
+def _learning_rate(config: StudyConfig) -> Callable[[int], float]:
+    training = config.training
+    warmup = training.effective_warmup_epochs
+    return lambda epoch: learning_rate(training.lr_scheduler, epoch, training.epochs, warmup, training.learning_rate)
+
+
+def _alpha(config: StudyConfig) -> Callable[[int], float | None]:
+    training = config.training
+    if LOSSES[training.loss.name].blended_with is None:
+        return lambda epoch: None
+    return lambda epoch: alpha(training.loss.composite_loss_weighting, epoch, training.epochs)
