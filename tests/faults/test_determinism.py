@@ -1,4 +1,4 @@
-"""The whole pipeline twice, with other numbers of workers: every file is the same but for times and places."""
+"""The whole pipeline twice, with different numbers of workers: all files are the same, except for times and paths."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from mist_ops.config import override, read_config, write_config
 from .harness import Sandbox
 
 MEASURED = ("seconds", "waiting", "stamps", "hardware", "peak_memory")
-"""Keys whose values are times, or what the machine was like."""
+"""Keys with times and properties of the machine."""
 
 
 def pipeline(sandbox: Sandbox, workers: int) -> Mapping[Path, Any]:
-    """Run every stage, and return the content of every file that they wrote."""
+    """Run all stages, and return the content of all files written."""
     study, count = sandbox.study, str(workers)
     analyzing = ["--data", study.data, "--nfolds", "2", "--data-dump", "--num-workers-analyze", count]
     assert sandbox.run("analyze", *analyzing).status == 0
@@ -44,7 +44,7 @@ def pipeline(sandbox: Sandbox, workers: int) -> Mapping[Path, Any]:
 
 
 def content(path: Path) -> Any:
-    """A file without what was measured: its bytes, or what they stand for."""
+    """The content of a file without measurements: parsed or as bytes."""
     if path.suffix == ".json":
         return without_measures(json.loads(path.read_text()))
     if path.parent.name == "checkpoints":
@@ -61,7 +61,7 @@ def without_measures(value: Any) -> Any:
 
 
 @pytest.mark.slow
-def test_the_whole_pipeline_gives_the_same_files_whatever_the_number_of_workers(described: Sandbox) -> None:
+def test_the_files_of_the_pipeline_do_not_depend_on_the_number_of_workers(described: Sandbox) -> None:
     first = pipeline(described, workers=1)
     for folder in (described.study.results, described.study.numpy):
         shutil.rmtree(folder)
