@@ -72,7 +72,7 @@ def postprocess(arguments: Arguments = None) -> int:
     if "--describe" in (sys.argv[1:] if arguments is None else arguments):  # no other flag is required then
         from mist_ops.postprocessing.strategy import describe
 
-        print(json.dumps(describe(), indent=2))  # noqa: T201 - the command's answer
+        print(json.dumps(describe(), indent=2))  # noqa: T201 - output of the command
         return 0
     return _run("postprocess", postprocess.__doc__, options.PostprocessOptions, "tools", arguments)
 

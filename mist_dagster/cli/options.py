@@ -135,7 +135,7 @@ class TrainOptions(NumpyOptions):
     input_channel_strategy: Annotated[Literal["average", "first", "skip"], _TRANSFER] = Field(
         "average",
         description="First layer if the number of input channels differs: average of the pretrained channels, first "
-        "channel only, or skip (random initialization).",
+        "channel only, or skip to keep the random initialization.",
     )
     submit: Annotated[bool, _QUEUE] = Field(
         False, description="Submit the folds to the queue of a running mist_ui, and return."
@@ -314,7 +314,7 @@ def parse(
     """
     settings = [flagged for flagged in flagged_fields(StudyConfig) if flagged.command in stages]
     own = list(_option_flags(options))
-    parser = _Parser(command, purpose, settings, own)
+    parser = _FlagParser(command, purpose, settings, own)
     values = parser.values(arguments)
     chosen = options.model_validate({flagged.path: values[flagged.path] for flagged in own if flagged.path in values})
     return chosen, {flagged.path: values[flagged.path] for flagged in settings if flagged.path in values}
@@ -334,8 +334,22 @@ def _marker(field: FieldInfo, kind: type[Marker]) -> Marker | None:
     return next((marker for marker in field.metadata if isinstance(marker, kind)), None)
 
 
-class _Parser(argparse.ArgumentParser):
-    """A parser with a flag for each setting and option; unknown names in flags are left to their registry."""
+class CommandParser(argparse.ArgumentParser):
+    """A parser whose flags cannot be abbreviated and whose errors are one line."""
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments, allow_abbrev=False)
+
+    def error(self, message: str) -> NoReturn:
+        """Exit with status 2 and one line."""
+        if message.startswith("argument "):  # as argparse puts it
+            message = message.removeprefix("argument ").replace("argument", "value")
+        end = "" if message.endswith("?") else "."
+        self.exit(2, f"{self.prog}: {message}{end} See {self.prog} --help.\n")
+
+
+class _FlagParser(CommandParser):
+    """A parser with a flag for each setting and option; names are checked later, by their registry."""
 
     def __init__(
         self, command: str, purpose: str | None, settings: Sequence[FlaggedField], own: Sequence[FlaggedField]
@@ -351,7 +365,6 @@ class _Parser(argparse.ArgumentParser):
             epilog=_SAVED if settings else None,
             formatter_class=_HelpFormatter,
             argument_default=argparse.SUPPRESS,
-            allow_abbrev=False,
             add_help=False,
         )
         members: dict[Group, list[FlaggedField]] = {group: [] for group in _ORDER}
@@ -417,13 +430,6 @@ class _Parser(argparse.ArgumentParser):
         flag = argument.partition("=")[0]
         near = difflib.get_close_matches(flag, self._option_string_actions, n=1)
         self.error(f"unknown flag {flag}" + (f". Did you mean {near[0]}?" if near else ""))
-
-    def error(self, message: str) -> NoReturn:
-        """Exit with status 2 and one line."""
-        if message.startswith("argument "):  # as argparse puts it
-            message = message.removeprefix("argument ").replace("argument", "value")
-        end = "" if message.endswith("?") else "."
-        self.exit(2, f"{self.prog}: {message}{end} See {self.prog} --help.\n")
 
 
 class _Switch(argparse.Action):

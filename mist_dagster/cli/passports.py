@@ -1,16 +1,16 @@
 """``mist_passport``: reads files and starts no run."""
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from mist_dagster.cli.options import CommandParser
 from mist_ops.errors import MistError
 
 
 def run(arguments: Sequence[str] | None, purpose: str | None) -> int:
     """Run ``mist_passport``; return 1 if something changed or cannot be read, else 0."""
-    parser = argparse.ArgumentParser(prog="mist_passport", description=purpose)
+    parser = CommandParser(prog="mist_passport", description=purpose)
     commands = parser.add_subparsers(dest="command", required=True)
     verify = commands.add_parser("verify", help="compare weights, settings and arrays with the passport")
     verify.add_argument("model", type=Path, help="weights, such as results/models/fold_0.pt")
@@ -21,14 +21,14 @@ def run(arguments: Sequence[str] | None, purpose: str | None) -> int:
     try:
         messages = _verify(chosen.model, chosen.numpy) if chosen.command == "verify" else _diff(*chosen.models)
     except MistError as error:
-        print(f"Error: {error}", file=sys.stderr)  # noqa: T201 - a command's answer
+        print(f"Error: {error}", file=sys.stderr)  # noqa: T201 - output of the command
         return 1
     for message in messages:
-        print(message)  # noqa: T201 - a command's answer
+        print(message)  # noqa: T201 - output of the command
     if chosen.command == "verify" and not messages:
-        print(f"{chosen.model} matches its passport.")  # noqa: T201 - a command's answer
+        print(f"{chosen.model} matches its passport.")  # noqa: T201 - output of the command
     if chosen.command == "diff" and not messages:
-        print("No differences.")  # noqa: T201 - a command's answer
+        print("No differences.")  # noqa: T201 - output of the command
     return int(chosen.command == "verify" and bool(messages))
 
 

@@ -82,6 +82,14 @@ def test_a_missing_flag_ends_with_status_2(capsys: pytest.CaptureFixture[str]) -
     assert "--data is required" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("arguments", [[], ["verify"], ["verify", "fold_0.pt", "--nump", "arrays"], ["compare"]])
+def test_invalid_arguments_of_mist_passport(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        cli.passport(arguments)
+    assert end.value.code == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
 def test_a_missing_dataset_json_registers_no_study(home: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert cli.analyze(["--data", "nowhere.json"]) == 1
     assert "nowhere.json" in capfd.readouterr().err
