@@ -18,7 +18,7 @@ def test_the_reference_pages_are_up_to_date() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_between_pages_lead_somewhere(page: Path) -> None:
+def test_links_between_pages_resolve(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     targets = [target.partition("#")[0] for target in re.findall(r"\]\(([^)]+)\)", text) if "://" not in target]
     assert [target for target in targets if not (page.parent / target).exists()] == []
@@ -30,7 +30,7 @@ def test_every_command_is_in_the_readme() -> None:
     assert [command for command in scripts if command not in readme] == []
 
 
-def test_the_dagster_settings_at_the_root_are_the_packaged_ones() -> None:
+def test_dagster_yaml_at_the_root_is_the_packaged_one() -> None:
     assert (ROOT / "dagster.yaml").resolve() == ROOT / "mist_dagster" / "dagster.yaml"
 
 

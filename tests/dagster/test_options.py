@@ -2,9 +2,11 @@
 
 import inspect
 import re
+from pathlib import Path
 
 import pytest
 
+import mist_ops.losses
 from mist_dagster import cli
 from mist_dagster.cli import options
 from mist_dagster.cli.options import AnalyzeOptions, PreprocessOptions, RunAllOptions, TrainOptions, parse
@@ -102,6 +104,15 @@ def test_help_lists_the_names_of_every_registry(capsys: pytest.CaptureFixture[st
     text = re.sub(r",\s+", ",", shown(capsys, "run_all") + shown(capsys, "ensemble"))
     for registry in (*NAMES.values(), BLENDINGS, LABEL_ENSEMBLERS, PROBABILITY_ENSEMBLERS):
         assert f"{{{','.join(sorted(registry))}}}" in text
+
+
+def test_help_lists_the_loss_of_a_new_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "new.py").write_text('LOSSES.register("of_a_new_file")(raise_if_executed)')
+    mist_ops.losses.__path__.append(str(tmp_path))
+    try:
+        assert "of_a_new_file" in shown(capsys, "train")
+    finally:
+        mist_ops.losses.__path__.remove(str(tmp_path))
 
 
 def test_help_shows_defaults_and_no_value_for_switches(capsys: pytest.CaptureFixture[str]) -> None:
