@@ -227,7 +227,7 @@ OF_A_FOLDER = [
         "postprocess/eval-config-alone",
         "classes to score without the masks",
         lambda box: ["--eval-config", box.folder / "none.json"],
-        "--paths-csv and --eval-config belong together",
+        ("[flags-incomplete]", "--eval-config", "--paths-csv"),
     ),
 ]
 
