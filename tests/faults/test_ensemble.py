@@ -79,7 +79,7 @@ def output_a_file(box: Sandbox) -> Arguments:
 
 of_a_patient = partial(Fault, others_done=others_are_written)
 refused = partial(Fault, touches=False)
-taken = partial(Fault, says="Combined:", status=0, others_done=all_are_written)
+taken = partial(Fault, says="Masks:", status=0, others_done=all_are_written)
 
 OF_LABELS = [
     refused(
@@ -148,7 +148,7 @@ OF_LABELS = [
         "ensemble/probabilities-without-config",
         "probabilities without a config.json",
         lambda _: ["--input-type", "probabilities"],
-        "needs --config",
+        ("[flags-incomplete]", "--config"),
     ),
 ]
 
