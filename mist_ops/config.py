@@ -319,12 +319,7 @@ def read_config(path: Path) -> StudyConfig:
         if not writer:
             raise
         raise ConfigError(
-            f"{error.message} The file was written by a later version, {writer}; use that one.",
-            code=error.code,
-            file=path,
-            field=error.field,
-            found=error.found,
-            expected=error.expected,
+            f"{error.message} The file was written by a later version, {writer}; use that one.", **error.facts
         ) from error
 
 

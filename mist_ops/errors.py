@@ -48,6 +48,11 @@ class MistError(Exception):
         self.message, self.code = message, code
         self.case, self.file, self.field, self.found, self.expected = case, file, field, found, expected
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Code and facts, as keyword arguments of an error that embeds this one."""
+        return {name: getattr(self, name) for name in ("code", "case", "file", "field", "found", "expected")}
+
     def __str__(self) -> str:
         return self.message if self.code == "unclassified" else f"{self.message} [{self.code}]"
 
@@ -104,7 +109,7 @@ class CaseError(MistError):
     """
 
     def __init__(self, case_id: str, problem: str, *, code: str = "unclassified", **facts: Any) -> None:
-        super().__init__(f"Case '{case_id}': {problem}", code=code, case=case_id, **facts)
+        super().__init__(f"Case '{case_id}': {problem}", code=code, **{**facts, "case": case_id})
         self.problem = problem
 
     @classmethod
@@ -113,8 +118,7 @@ class CaseError(MistError):
         if isinstance(error, CaseError):
             return error
         error = as_mist_error(error)
-        facts = {name: getattr(error, name) for name in ("file", "field", "found", "expected")}
-        return cls(case_id, error.message, code=error.code, **facts)
+        return cls(case_id, error.message, **error.facts)
 
 
 class DivergedError(MistError):

@@ -41,7 +41,11 @@ def raw_case_gates(study: Study) -> dg.AssetChecksDefinition:
         cases = find_training_cases(description)
         verified = outcomes(partial(verify, description=description), cases, config.workers)
         found, failures = collect(progress.track(verified, "Verifying", len(cases)), progress)
-        rows = [(problem.gate, {"case": name, "because": problem}) for name, some in found.items() for problem in some]
+        rows = [
+            (problem.gate, {"case": name, "because": str(problem.error)})
+            for name, problems in found.items()
+            for problem in problems
+        ]
         rows += [("readable", {"case": name, "because": message}) for name, message in failures.items()]
         for check in gate_keys(study):
             yield _result([row for gate, row in rows if gate == check.name], dg.AssetCheckSeverity.ERROR, check)

@@ -1,4 +1,4 @@
-"""The whole analysis of a study: every case measured once, then everything that follows from it written together."""
+"""Analysis of a study: measure every case, plan the configuration, and assign cases to folds."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from mist_ops.dataset import (
     write_test_paths,
     write_train_paths,
 )
-from mist_ops.errors import ConfigError, DatasetError, few, listing
+from mist_ops.errors import ConfigError, DatasetError, counted, few, listing
 from mist_ops.files import write_json
 from mist_ops.registry import MODELS
 from mist_ops.schema import Section, read_checked
@@ -46,18 +46,18 @@ from mist_ops.workers import Outcome, outcomes
 
 
 class Fingerprint(Section):
-    """What fingerprint.json holds."""
+    """Contents of fingerprint.json."""
 
-    plan: Annotated[StudyConfig, Field(description="config.json as planned, before anyone's edits.")]
-    cases: Annotated[dict[str, CaseFingerprint], Field(description="Measurements by id, of the cases in use.")]
-    excluded: Annotated[dict[str, list[str]], Field(description="Reasons against the cases that were left out.")]
-    warnings: Annotated[list[str], Field(description="What should be known before going on.")]
-    folds: dict[str, int] = Field(default_factory=dict, description="The fold of each case, before anyone's edits.")
-    data: Annotated[str | None, Field(description="dataset.json, as the tables name files.")] = None
+    plan: Annotated[StudyConfig, Field(description="config.json as planned, before edits.")]
+    cases: Annotated[dict[str, CaseFingerprint], Field(description="Measurements by id of the cases in use.")]
+    excluded: Annotated[dict[str, list[str]], Field(description="Reasons by id of the excluded cases.")]
+    warnings: Annotated[list[str], Field(description="Findings that need attention.")]
+    folds: dict[str, int] = Field(default_factory=dict, description="Fold of each case as assigned, before edits.")
+    data: Annotated[str | None, Field(description="Path of dataset.json, relative like those in the tables.")] = None
 
 
 EDITED = "edited by hand"
-"""Who decided on a fold that is not the analysis's."""
+"""Origin of a fold that was edited in train_paths.csv."""
 
 Measured = Outcome[Case, CaseFingerprint]
 
@@ -72,30 +72,32 @@ def analyze(
     fresh: bool = False,
     overrides: Mapping[str, Any] = MappingProxyType({}),
 ) -> Iterator[Measured]:
-    """Measure the training cases and, once all are measured, write the configuration, the folds and the boxes.
+    """Measure the training cases; when exhausted, write the configuration, the folds and the foreground boxes.
 
-    Whatever can be found out without reading an image is checked before this returns. The files are written when the
-    iterator is exhausted, all or none; an analysis that fails leaves an earlier one as it was.
+    Everything that does not require reading an image is checked on the call. Either all files are written or none; a
+    failed analysis keeps an earlier one.
 
     Args:
         study: With its dataset.json.
         workers: Processes that read cases.
-        check: Look for everything that ``verify`` finds, and leave out the cases that fail. They are recorded in
-            fingerprint.json with the reasons.
-        fresh: Forget the edits that were made to config.json since it was planned, and the folds of an earlier
-            analysis. Otherwise both are kept, and cases that are new go to the smallest folds.
-        overrides: Settings at dotted paths that win over both; they count as edits from now on.
+        check: Check everything that ``verify`` checks, and exclude the cases that fail. fingerprint.json lists them
+            with the reasons.
+        fresh: Discard edits of config.json and the folds of an earlier analysis. By default both are kept, and new
+            cases are assigned to the smallest folds.
+        overrides: Settings by dotted path that take precedence over both; they are kept as edits.
 
     Yields:
-        What became of each case, as soon as it is known, in the order of the ids.
+        The outcome of each case, in the order of the ids.
 
     Raises:
         DatasetError: The dataset cannot be used as described, or, at the end, a case cannot be used (without
-            ``check``), or none can.
-        ConfigError: A setting that is none, or more folds than cases.
+            ``check``) or none can.
+        ConfigError: A setting is invalid, or there are more folds than cases.
     """
     if study.data is None:
-        raise ConfigError(f"The dataset.json of '{study.name}' is not known. Name it with --data.")
+        raise ConfigError(
+            f"The dataset.json of '{study.name}' is unknown. Pass it with --data.", code="dataset-unknown"
+        )
     description = read_description(study.data)
     cases, tests = find_training_cases(description), find_test_cases(description)
     table = read_patient_table(description)
@@ -103,7 +105,7 @@ def analyze(
     check_nfolds(nfolds, len(cases))
     earlier = {} if fresh else _earlier_folds(study, nfolds)
     known = replace(table, fold_of={**earlier, **table.fold_of})
-    # Only to refuse settings that are none, and folds that there cannot be.
+    # Validates settings and folds before images are read.
     plan([_ANY_CASE], description, nfolds, chosen)
     assign_folds([case.id for case in cases], nfolds, known)
     notes = list(_notes(description, table, cases, tests))
@@ -113,12 +115,13 @@ def analyze(
         for outcome in outcomes(partial(measure, description=description, thorough=check), cases, workers):
             measured.append(outcome)
             yield outcome
-        good, excluded = _sorted_out(measured, check)
+        good, excluded = _partition(measured, check)
         folds = assign_folds(list(good), nfolds, known)
         by_id = {case.id: case for case in cases}
         groups = {case_id: known.group_of[case_id] for case_id in folds if case_id in known.group_of}
         assignment = Assignment(tuple(by_id[case_id] for case_id in folds), folds, groups)
-        fingerprint, config = _conclusion(good, excluded, description, nfolds, chosen, notes)
+        fingerprint, config = _planned(good, excluded, description, nfolds, chosen)
+        fingerprint = fingerprint.model_copy(update={"warnings": [*notes, *fingerprint.warnings]})
         unedited = {} if fresh else _unedited_folds(study, table)
         drawn = {
             case_id: unedited.get(case_id, fold) if case_id in earlier else fold for case_id, fold in folds.items()
@@ -129,17 +132,17 @@ def analyze(
 
 
 def read_fingerprint(study: Study) -> Fingerprint:
-    """What the last analysis measured and planned."""
+    """Read fingerprint.json."""
     try:
         return read_checked(study.fingerprint, Fingerprint, ConfigError)
     except ConfigError as error:
-        raise ConfigError(f"{error} Or analyze the dataset anew, with --overwrite.") from error
+        raise ConfigError(f"{error.message} Or run the analysis again with --overwrite.", **error.facts) from error
 
 
 def find_leaks(study: Study) -> list[str]:
-    """Images and groups that the folds as they are now both train on and hold out.
+    """Describe images and groups that the current folds both train on and hold out.
 
-    Which images are the same is not known of a study from elsewhere.
+    Without fingerprint.json, equal images are not detected.
     """
     assignment = read_train_paths(study.train_paths)
     divided = divided_groups(assignment)
@@ -150,7 +153,7 @@ def find_leaks(study: Study) -> list[str]:
 
 
 def unseen_patients(study: Study) -> list[str]:
-    """Ids of the patients that came to the dataset since it was analyzed; none where it is not there (any more)."""
+    """Ids of the patients added since the analysis; none if the dataset is not available."""
     try:
         folder = read_description(study.data).train_data if study.data else None
     except DatasetError:
@@ -161,15 +164,15 @@ def unseen_patients(study: Study) -> list[str]:
 
 
 def fold_origins(study: Study) -> dict[str, str]:
-    """Who decided on the fold of each case: ``drawn``, ``table of patients`` or ``EDITED``."""
-    decided = read_patient_table(read_description(study.data)).fold_of if study.data else {}
+    """Origin of each case's fold: ``drawn``, ``table of patients`` or ``EDITED``."""
+    given = read_patient_table(read_description(study.data)).fold_of if study.data else {}
     unedited = read_fingerprint(study).folds if study.fingerprint.is_file() else {}
     fold_of = read_train_paths(study.train_paths).fold_of
     return {
         case_id: EDITED
         if unedited.get(case_id, fold) != fold
         else "table of patients"
-        if decided.get(case_id) == fold
+        if given.get(case_id) == fold
         else "drawn"
         for case_id, fold in fold_of.items()
     }
@@ -178,22 +181,22 @@ def fold_origins(study: Study) -> dict[str, str]:
 def _notes(
     description: DatasetDescription, table: PatientTable, cases: Sequence[Case], tests: Sequence[Case]
 ) -> Iterator[str]:
-    """What should be known of a dataset, as far as no image need be read for it."""
+    """Yield findings that do not require reading an image."""
     away = linked_away(cases, description.train_data)
     if description.test_data:
         away += linked_away(tests, description.test_data)
     if away:
         yield (
-            f"Files of {few(away)} lie outside the dataset's folders, where links lead. They are read there; a copy of "
-            "the folders does not hold them."
+            f"Files of {few(away)} are links to files outside the dataset's folders. A copy of the folders will not "
+            "contain them."
         )
     unknown = sorted(table.ids - {case.id for case in (*cases, *tests)})
     if unknown:
-        yield f"{description.patients} names {few(unknown)}, which the dataset does not hold. Is an id misspelled?"
+        yield f"{description.patients} lists {few(unknown)}, not in the dataset. Check the ids for typos."
 
 
 def _earlier_folds(study: Study, nfolds: int) -> dict[str, int]:
-    """The folds as they are now; none if there are to be more or fewer."""
+    """Return the current folds; none if their number changes."""
     if not study.train_paths.exists() or read_config(study.config).training.nfolds != nfolds:
         return {}
     return dict(read_train_paths(study.train_paths).fold_of)
@@ -218,67 +221,71 @@ _ANY_CASE = CaseFingerprint(
 
 
 def _choices(study: Study, fresh: bool, overrides: Mapping[str, Any], nfolds: int) -> tuple[int, dict[str, Any]]:
-    """The number of folds, by default ``nfolds``, and the settings, at dotted paths, that a person has decided."""
+    """Return the number of folds, by default ``nfolds``, and edits and overrides by dotted path."""
     kept: dict[str, Any] = {}
     if study.config.exists() and not fresh:
         config = read_config(study.config)
         nfolds, kept = config.training.nfolds, edits(_last_plan(study), config)
     chosen = {**kept, **overrides}
     nfolds = chosen.pop("training.nfolds", nfolds)
-    # What is in the dataset is for dataset.json to say.
-    foreign = ("mist_version", "dataset_info")
-    return nfolds, {path: value for path, value in chosen.items() if not path.startswith(foreign)}
+    # These come from dataset.json and from this program.
+    fixed = ("mist_version", "dataset_info")
+    return nfolds, {path: value for path, value in chosen.items() if not path.startswith(fixed)}
 
 
 def _last_plan(study: Study) -> StudyConfig:
     if not study.fingerprint.exists():
         raise ConfigError(
-            f"{study.config} exists but {study.fingerprint.name} does not, so its edits cannot be told "
-            "from what was planned. Analyze with --overwrite, or into another folder."
+            f"{study.config} exists, but {study.fingerprint.name} does not, so its edits are unknown. Run the analysis "
+            "with --overwrite, or choose another folder with --results.",
+            code="fingerprint-missing",
+            file=study.fingerprint,
         )
     return read_fingerprint(study).plan
 
 
-def _sorted_out(measured: Sequence[Measured], exclude: bool) -> tuple[dict[str, CaseFingerprint], dict[str, list[str]]]:
-    """The measurements, and the reasons against the cases that have none, by id."""
+def _partition(measured: Sequence[Measured], exclude: bool) -> tuple[dict[str, CaseFingerprint], dict[str, list[str]]]:
+    """Return the measurements, and the reasons of the cases that have none, by id."""
     good = {outcome.item.id: outcome.result for outcome in measured if outcome.result}
     bad = [outcome.error for outcome in measured if outcome.error]
     if bad and not (exclude and good):
-        advice = "Correct them." if exclude else "Correct them, or leave them out with --verify."
+        them = "it" if len(bad) == 1 else "them"
+        advice = f"Correct {them}." if exclude else f"Correct {them}, or exclude {them} with --verify."
         raise DatasetError(
-            f"{len(bad)} of {len(measured)} cases cannot be used, and nothing was written. {advice} "
-            + listing([str(error) for error in bad])
+            f"{len(bad)} of {counted(len(measured), 'case')} cannot be used, and nothing was written. {advice} "
+            + listing([str(error) for error in bad]),
+            code="cases-unusable",
+            found=[outcome.item.id for outcome in measured if outcome.error],
         )
     return good, {outcome.item.id: _reasons(outcome.error) for outcome in measured if outcome.error}
 
 
 def _reasons(error: Exception) -> list[str]:
-    return [*error.problems] if isinstance(error, UnusableCase) else [str(error)]
+    return [str(problem.error) for problem in error.problems] if isinstance(error, UnusableCase) else [str(error)]
 
 
-def _conclusion(
+def _planned(
     good: Mapping[str, CaseFingerprint],
     excluded: dict[str, list[str]],
     description: DatasetDescription,
     nfolds: int,
     chosen: Mapping[str, Any],
-    notes: Sequence[str],
 ) -> tuple[Fingerprint, StudyConfig]:
     cases = list(good.values())
     config = plan(cases, description, nfolds, chosen)
     spatial = config.spatial_config
     MODELS[config.model.architecture].check_patch_size(spatial.patch_size, spatial.target_spacing)
-    # What follows from an edit is planned; only the edits themselves differ from the plan, and so are kept next time.
+    # Settings that depend on an edit are planned as well, so that only the edit itself differs from the plan.
     unedited = edits(config, plan(cases, description, nfolds))
     planned = override(config, {path: value for path, value in unedited.items() if path in chosen})
-    found = [*notes, *warnings(cases, config), *repeated_images({case.id: case.content for case in cases})]
+    found = [*warnings(cases, config), *repeated_images({case.id: case.content for case in cases})]
     return Fingerprint(plan=planned, cases=dict(good), excluded=excluded, warnings=found), config
 
 
 def _write(
     study: Study, fingerprint: Fingerprint, config: StudyConfig, assignment: Assignment, tests: Sequence[Case]
 ) -> None:
-    """Write everything beside the results, then put it in their place; config.json last."""
+    """Write all files to a temporary folder, then move them to the results, config.json last."""
     study.results.mkdir(parents=True, exist_ok=True)
     cases = [fingerprint.cases[case.id] for case in assignment.cases]
     with tempfile.TemporaryDirectory(prefix=".tmp-", dir=study.results) as temporary:

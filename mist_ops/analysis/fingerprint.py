@@ -1,4 +1,4 @@
-"""What is measured of a case: a few numbers from which every setting is chosen, from one reading of its files."""
+"""Fingerprint of a case: the measurements from which settings are planned."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mist_ops.schema import Section
 from mist_ops.types import Box, Image, LabelMap, Size, Spacing
 
 HU_MIN, HU_MAX = -1024, 3072
-"""Range of the histogram of a CT, in HU; its bins are 1 HU wide."""
+"""Range of the HU histogram, in bins of 1 HU."""
 
 _EVERY = 10
 
@@ -28,10 +28,14 @@ Number = TypeVar("Number", int, float)
 
 
 class HuStatistics(Section):
-    """Intensities of the labelled voxels of a CT, in HU, one voxel in ten.
+    """Intensities of every tenth labeled voxel of a CT, in HU.
 
-    ``mean`` and ``m2`` (the sum of squared deviations from it) are of all ``count`` samples; ``counts`` is the
-    histogram from ``first`` on, without the empty bins at either end, of those from -1024 to 3072 HU.
+    Attributes:
+        count: Number of samples.
+        mean: Mean of all samples.
+        m2: Sum of squared deviations from the mean.
+        first: Lower edge of the first bin of the histogram that is not empty.
+        counts: Histogram of the samples from -1024 to 3072 HU, without empty bins at either end.
     """
 
     count: NonNegativeInt
@@ -42,23 +46,31 @@ class HuStatistics(Section):
 
     @property
     def histogram(self) -> Histogram:
-        """The counts of all bins."""
+        """Counts of all bins."""
         whole = np.zeros(HU_MAX - HU_MIN, dtype=np.int64)
         whole[self.first - HU_MIN :][: len(self.counts)] = self.counts
         return whole
 
     @property
     def outside(self) -> int:
-        """Samples that the histogram does not hold."""
+        """Number of samples outside the histogram."""
         return self.count - sum(self.counts)
 
 
 class CaseFingerprint(Section):
-    """What the analysis knows of a case. Sizes, spacing and box are in the file's own axes.
+    """Measurements of a case.
 
-    ``axes`` are, for each canonical axis, the one of the file that it is. ``content`` is the SHA-256 of the voxels of
-    the first channel, ``labels`` the number of voxels of each label. ``hu`` is for CT alone. ``form_gap`` is how far
-    apart, in mm, the header of a file places it by its sform and by its qform.
+    Attributes:
+        id: Id of the case.
+        size: In voxels, along the file's own axes.
+        spacing: In mm, along the file's own axes.
+        axes: Axis of the file for each canonical axis.
+        box: Foreground, along the file's own axes.
+        nonzero_fraction: Fraction of nonzero voxels.
+        labels: Number of voxels by label.
+        content: SHA-256 of the voxels of the first channel.
+        hu: Intensities of a CT.
+        form_gap: Distance in mm between the positions that sform and qform give; the largest of all files.
     """
 
     id: str
@@ -73,21 +85,21 @@ class CaseFingerprint(Section):
     form_gap: NonNegativeFloat = 0.0
 
     def canonical(self, values: tuple[Number, Number, Number]) -> tuple[Number, Number, Number]:
-        """One value per axis of the file, in LPS order."""
+        """Reorder one value per file axis to LPS order."""
         x, y, z = (values[axis] for axis in self.axes)
         return x, y, z
 
 
 def measure(case: Case, description: DatasetDescription, thorough: bool = False) -> CaseFingerprint:
-    """Measure a training case: its first channel and its mask are read, and each once.
+    """Measure a training case, reading its first channel and its mask once.
 
     Args:
         case: With a mask.
-        description: Says which labels exist and whether to gather CT numbers.
-        thorough: Also look for what ``verify`` finds, which reads every channel.
+        description: With the labels and the modality.
+        thorough: Also check what ``verify`` checks, which reads every channel.
 
     Raises:
-        UnusableCase: The case cannot be used; all reasons are named.
+        UnusableCase: The case cannot be used; all problems are listed.
     """
     contents = read(case, description, thorough)
     image, grid = contents.image, contents.grid
@@ -106,7 +118,7 @@ def measure(case: Case, description: DatasetDescription, thorough: bool = False)
 
 
 def hu_statistics(image: Image, mask: LabelMap) -> HuStatistics:
-    """Statistics of every tenth labelled voxel, counted with z fastest; zeros for an empty mask."""
+    """Statistics of every tenth labeled voxel in C order; zeros for an empty mask."""
     samples = image[mask != 0][::_EVERY].astype(np.float64)
     if not samples.size:
         return HuStatistics(count=0, mean=0.0, m2=0.0, first=HU_MIN, counts=[])
@@ -116,7 +128,7 @@ def hu_statistics(image: Image, mask: LabelMap) -> HuStatistics:
 
 
 def pooled(statistics: Sequence[HuStatistics]) -> HuStatistics:
-    """The statistics of all samples together, in float64; zeros for none."""
+    """Pool the statistics of several cases in float64; zeros for none."""
     counts = np.array([part.count for part in statistics], dtype=np.float64)
     means = np.array([part.mean for part in statistics])
     total = int(counts.sum())

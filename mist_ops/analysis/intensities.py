@@ -1,8 +1,8 @@
-"""Statistics of any number of intensities in bounded memory: exact moments, and percentiles from a histogram.
+"""Intensity statistics in bounded memory: exact moments, and percentiles from a histogram.
 
-The histogram rounds a value to 16 significant bits, which leaves whole numbers up to 65536 (every CT, most MR) as they
-are and moves any other value by at most one part in 65536. It has a bin for each value that occurs: some thousands for
-a scanner's whole numbers, and at most 65536 for each doubling of the magnitude (sign included).
+The histogram rounds values to 16 significant bits. Integers up to 65536 (every CT, most MR) stay exact; other values
+change by at most one part in 65536. It has one bin per value that occurs: some thousands for a scanner's integers, and
+at most 65536 per doubling of the magnitude (sign included).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from mist_ops.analysis.dump import PERCENTILE_NAMES, ChannelIntensity
 PERCENTILES = tuple(int(name[1:]) for name in PERCENTILE_NAMES)
 
 _DROPPED_BITS = 8
-"""Of the 24 significant bits of a float32."""
+"""Bits to round away, of the 24 significant bits of a float32."""
 
 _DECIMALS = 4
 
@@ -28,10 +28,10 @@ class Intensities:
     """Intensities of one channel.
 
     Attributes:
-        values: The bins that are not empty, ascending.
-        counts: Voxels in each.
-        mean: Mean of the unrounded intensities; 0 for none.
-        m2: Sum of their squared deviations from the mean.
+        values: Values of the bins, ascending.
+        counts: Voxels in each bin.
+        mean: Mean of the unrounded intensities; 0 without voxels.
+        m2: Sum of squared deviations of the unrounded intensities from the mean.
     """
 
     values: Float32[np.ndarray, " bin"]
@@ -41,12 +41,12 @@ class Intensities:
 
     @property
     def count(self) -> int:
-        """Voxels in all bins."""
+        """Number of voxels."""
         return int(self.counts.sum())
 
 
 def measure_intensities(samples: Float32[np.ndarray, " voxel"]) -> Intensities:
-    """The statistics of some voxels, which may be none."""
+    """Compute the statistics of some voxels; there may be none."""
     exact = samples.astype(np.float64)
     mean = float(exact.mean()) if exact.size else 0.0
     values, counts = np.unique(_rounded(samples), return_counts=True)
@@ -54,7 +54,7 @@ def measure_intensities(samples: Float32[np.ndarray, " voxel"]) -> Intensities:
 
 
 def pooled(first: Intensities, second: Intensities) -> Intensities:
-    """The statistics of the voxels of both."""
+    """Pool two sets of voxels."""
     total = first.count + second.count
     if not total:
         return first
@@ -67,7 +67,7 @@ def pooled(first: Intensities, second: Intensities) -> Intensities:
 
 
 def summary(intensities: Intensities) -> ChannelIntensity:
-    """Mean, standard deviation and percentiles, rounded to four decimals. There must be a voxel."""
+    """Mean, standard deviation and percentiles, rounded to four decimals, of at least one voxel."""
     spread = (intensities.m2 / intensities.count) ** 0.5
     numbers = [intensities.mean, spread, *percentiles(intensities, PERCENTILES)]
     fields = ChannelIntensity.model_fields
@@ -75,7 +75,7 @@ def summary(intensities: Intensities) -> ChannelIntensity:
 
 
 def percentiles(intensities: Intensities, percents: Sequence[int]) -> list[float]:
-    """Percentiles, interpolated linearly between voxels as NumPy does. There must be a voxel."""
+    """Percentiles of at least one voxel, interpolated linearly as in NumPy."""
     upto = np.cumsum(intensities.counts)
     places = np.asarray(percents, dtype=np.float64) / 100.0 * (upto[-1] - 1)
     below = np.floor(places)
@@ -88,7 +88,7 @@ def percentiles(intensities: Intensities, percents: Sequence[int]) -> list[float
 
 
 def _rounded(samples: Float32[np.ndarray, " voxel"]) -> Float32[np.ndarray, " voxel"]:
-    """The nearest values with 16 significant bits."""
+    """Round to 16 significant bits."""
     half, kept = 1 << (_DROPPED_BITS - 1), 0xFFFFFFFF >> _DROPPED_BITS << _DROPPED_BITS
     bits = np.ascontiguousarray(samples).view(np.uint32)
     return ((bits + np.uint32(half)) & np.uint32(kept)).view(np.float32)
@@ -97,7 +97,7 @@ def _rounded(samples: Float32[np.ndarray, " voxel"]) -> Float32[np.ndarray, " vo
 def _merged(
     values: Float32[np.ndarray, " entry"], counts: Int64[np.ndarray, " entry"]
 ) -> tuple[Float32[np.ndarray, " bin"], Int64[np.ndarray, " bin"]]:
-    # A stable sort finds the two ascending runs, and takes linear time.
+    # A stable sort of two ascending runs takes linear time.
     order = np.argsort(values, kind="stable")
     values, counts = values[order], counts[order]
     first = np.flatnonzero(np.concatenate([[True], values[1:] != values[:-1]]))

@@ -1,6 +1,6 @@
-"""The data dump in words: what stands out in its numbers, and all of it as Markdown.
+"""Observations on the numbers of a data dump, and the data dump as Markdown.
 
-Whatever is said of a formula here is what ``shapes``, ``intensities`` and ``statistics`` compute.
+Formulas in the text are those of ``shapes``, ``intensities`` and ``statistics``.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from mist_ops.analysis.dump import (
 )
 from mist_ops.analysis.shapes import MAX_SKELETON_VOXELS
 from mist_ops.analysis.statistics import ANISOTROPIC_ABOVE, SIZES
+from mist_ops.errors import counted
 
 FEW_PATIENTS, MANY_PATIENTS = 50, 500
 LOW_DENSITY = 0.2
@@ -36,48 +37,48 @@ _NONE = "\N{EM DASH}"
 
 
 def observations(dump: Statistics) -> list[str]:
-    """What stands out, as sentences: first the dataset, then the images, then each label."""
+    """List findings on the dataset, then on the images, then on each label."""
     return [
-        *_of_the_dataset(dump.dataset_summary),
-        *_of_the_images(dump.image_statistics, dump.dataset_summary),
-        *_of_the_balance(dump.label_statistics.class_imbalance),
-        *_of_the_labels(dump.label_statistics.per_label),
-        *_of_the_excluded(dump.dataset_summary),
+        *_on_dataset(dump.dataset_summary),
+        *_on_images(dump.image_statistics, dump.dataset_summary),
+        *_on_balance(dump.label_statistics.class_imbalance),
+        *_on_labels(dump.label_statistics.per_label),
+        *_on_excluded(dump.dataset_summary),
     ]
 
 
-def _of_the_dataset(summary: DatasetSummary) -> Iterator[str]:
+def _on_dataset(summary: DatasetSummary) -> Iterator[str]:
     patients = summary.num_patients
     if patients < FEW_PATIENTS:
-        yield f"Small dataset: {patients} patients. Strong augmentation or pretrained weights may be needed."
+        yield f"Small dataset: {counted(patients, 'patient')}. Strong augmentation or pretrained weights may be needed."
     elif patients > MANY_PATIENTS:
-        yield f"Large dataset: {patients} patients. A larger network and a longer training may pay off."
+        yield f"Large dataset: {counted(patients, 'patient')}. A larger network and longer training may pay off."
     if summary.num_channels > 1:
-        yield f"Several channels: {summary.num_channels} ({', '.join(summary.channel_names)})."
+        yield f"Multiple channels: {summary.num_channels} ({', '.join(summary.channel_names)})."
 
 
-def _of_the_images(images: ImageStatistics, summary: DatasetSummary) -> Iterator[str]:
+def _on_images(images: ImageStatistics, summary: DatasetSummary) -> Iterator[str]:
     if images.spacing.is_anisotropic:
         ratio = images.spacing.anisotropy_ratio
         yield (
             f"Anisotropic spacing: the coarsest median spacing is {ratio:.2f} times the finest. "
-            "A patch that is flat in voxels, or a network with anisotropic kernels, suits such images."
+            "Use a flat patch or a network with anisotropic kernels."
         )
     density = images.intensity.foreground_fraction.mean
     if density < LOW_DENSITY and sum(label != 0 for label in summary.labels) > 1:
         yield (
-            f"Low foreground density: labels fill {density * 100:.2f} % of the image region on average. "
-            "This is normal for small structures."
+            f"Low foreground density: labels cover {density * 100:.2f} % of the image region on average, "
+            "as is usual for small structures."
         )
     if summary.modality == "ct":
         for name, values in images.intensity.per_channel.items():
             yield (
-                f"CT intensities of {name}: labelled voxels lie between {values.p01:.0f} and {values.p99:.0f} HU "
-                f"(1st to 99th percentile), at {values.mean:.1f} ± {values.std:.1f} HU."
+                f"CT intensities of {name}: labeled voxels range from {values.p01:.0f} to {values.p99:.0f} HU "
+                f"(1st to 99th percentile), mean {values.mean:.1f} ± {values.std:.1f} HU."
             )
 
 
-def _of_the_balance(balance: ClassImbalance) -> Iterator[str]:
+def _on_balance(balance: ClassImbalance) -> Iterator[str]:
     ratio, minority = balance.imbalance_ratio, balance.minority_label
     if minority is not None and ratio > MODERATE_IMBALANCE:
         degree = "Severe" if ratio > SEVERE_IMBALANCE else "Moderate"
@@ -87,19 +88,19 @@ def _of_the_balance(balance: ClassImbalance) -> Iterator[str]:
         )
 
 
-def _of_the_labels(labels: Mapping[int, LabelStatistics]) -> Iterator[str]:
+def _on_labels(labels: Mapping[int, LabelStatistics]) -> Iterator[str]:
     for rule in (_frequency, _sparsity, _shape, _too_coarse):
         for name, label in labels.items():
-            said = rule(label)
-            if said:
-                yield f"Label {name} {said}"
+            finding = rule(label)
+            if finding:
+                yield f"Label {name} {finding}"
 
 
 def _frequency(label: LabelStatistics) -> str:
     presence = label.presence_rate_pct
     if label.size_category == "tiny":
         share = label.mean_volume_fraction_of_foreground_pct
-        return f"is very small: {share:.4f} % of the labelled voxels, in {presence:.1f} % of the patients."
+        return f"is very small: {share:.4f} % of the labeled voxels, in {presence:.1f} % of the patients."
     return f"is absent in {100 - presence:.1f} % of the patients." if presence < RARE_PERCENT else ""
 
 
@@ -122,7 +123,7 @@ def _shape(label: LabelStatistics) -> str:
     compactness = f"compactness {_number(shape.compactness, 3)}"
     skeleton = f"skeleton ratio {_number(shape.skeleton_ratio, 3)}"
     if _is_thin(shape):
-        return f"is thin or branching ({shares}, {compactness}, {skeleton}); losses of thin structures may help."
+        return f"is thin or branching ({shares}, {compactness}, {skeleton}); losses for thin structures may help."
     if shape.shape_class == "tubular":
         return f"is elongated ({shares}, {skeleton})."
     look = "sheet-like" if shape.shape_class == "planar" else "compact"
@@ -133,7 +134,7 @@ def _too_coarse(label: LabelStatistics) -> str:
     shape = label.shape
     flat = shape.skeleton_ratio is None and shape.shape_class in ("tubular", "planar")
     if label.size_category in ("tiny", "small") and (_is_thin(shape) or flat):
-        return "is small and thin: check that the target spacing is not too coarse for it."
+        return "is small and thin; check that the target spacing is fine enough."
     return ""
 
 
@@ -141,13 +142,13 @@ def _is_thin(shape: MeanShape) -> bool:
     return shape.skeleton_ratio is not None and shape.skeleton_ratio > THIN_SKELETON
 
 
-def _of_the_excluded(summary: DatasetSummary) -> Iterator[str]:
+def _on_excluded(summary: DatasetSummary) -> Iterator[str]:
     for case_id, reason in summary.excluded_patients.items():
-        yield f"Patient {case_id} could not be measured and is in none of these numbers: {reason}"
+        yield f"Patient {case_id} could not be measured and is excluded from all statistics: {reason}"
 
 
 def markdown(dump: DataDump) -> str:
-    """The whole data dump for people, with room for what only they know."""
+    """Render a data dump as Markdown, with a section to fill in."""
     sections = [
         _opening(dump.dataset_summary),
         _summary(dump.dataset_summary),
@@ -155,8 +156,8 @@ def markdown(dump: DataDump) -> str:
         _labels(dump.label_statistics),
         _DEFINITIONS,
         "## Observations\n\n"
-        + _bullets(dump.observations or ["Nothing stands out."])
-        + "\n\n<!-- Your own remarks: what of this was expected, and what was not? -->",
+        + _bullets(dump.observations or ["None."])
+        + "\n\n<!-- Your remarks: which of these did you expect, and which not? -->",
         f"---\n\nConfiguration: `{dump.mist_config_path}`",
     ]
     return "\n\n".join(sections)
@@ -165,15 +166,15 @@ def markdown(dump: DataDump) -> str:
 def _opening(summary: DatasetSummary) -> str:
     return f"""# Data dump: {summary.task}
 
-> How to use this page: fill in the section on goals, check the observations at the end, and read it before settings are
-> chosen, or hand it to whoever advises on them. Every number comes from the training data and can be made again.
+> How to use this page: fill in the section on goals, check the observations at the end, and use it when you choose
+> settings or ask for advice on them. All numbers are computed from the training data.
 
 ## Dataset Description and Goals
 
-*To be written: what is shown, what is to be found, and what the result is for.*
+*To fill in: what the images show, what to segment, and what the segmentation is for.*
 
-<!-- Of help: scanner, protocol and body region; what each label means and who drew it; known errors of the labels;
-which mistakes matter most (missed lesions, borders, volumes); limits on memory and on time. -->"""
+<!-- Useful details: scanner, protocol and body region; what each label means and who annotated it; known annotation
+errors; which errors matter most (missed lesions, borders, volumes); limits on memory and time. -->"""
 
 
 def _summary(summary: DatasetSummary) -> str:
@@ -183,7 +184,7 @@ def _summary(summary: DatasetSummary) -> str:
         f"Modality: {summary.modality}",
         f"Patients: {summary.num_patients}",
         f"Channels: {summary.num_channels} ({', '.join(summary.channel_names)})",
-        f"Labels, background included: {summary.num_labels} ({_listed(summary.labels)})",
+        f"Labels, including background: {summary.num_labels} ({_listed(summary.labels)})",
         f"Final classes: {', '.join(classes)}",
         f"Size on disk: {summary.dataset_size_gb} GB",
     ]
@@ -239,7 +240,7 @@ def _intensity(intensity: IntensityStatistics) -> str:
     table = _table(["Channel", "Mean ± std", *PERCENTILE_NAMES], rows)
     density = intensity.foreground_fraction
     return (
-        f"### Intensity of Labelled Voxels\n\n{table}\n\n"
+        f"### Intensity of Labeled Voxels\n\n{table}\n\n"
         f"Foreground density: {density.mean:.3f} ± {density.std:.3f} "
         f"({density.min:.3f} to {density.max:.3f})"
     )
@@ -295,7 +296,7 @@ def _bullets(lines: Sequence[str]) -> str:
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     lines = [heads, ["---"] * len(heads), *rows]
-    # A name with a bar would open another column.
+    # A bar in a name would start another column.
     return "\n".join(f"| {' | '.join(str(cell).replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
 
 
@@ -303,48 +304,47 @@ _DEFINITIONS = f"""## Metric Definitions
 
 ### Spacing
 
-- Spacings and dimensions are those of the files, along the files' own axes.
-- **Anisotropy ratio**: the largest of the three median spacings divided by the smallest; above {ANISOTROPIC_ABOVE:g}
-  the dataset counts as anisotropic. Single patients may differ from it.
+- Spacing and dimensions are along the files' own axes.
+- **Anisotropy ratio**: the largest of the three median spacings divided by the smallest. Above {ANISOTROPIC_ABOVE:g},
+  the dataset is called anisotropic; individual patients may differ.
 
 ### Dimensions
 
-- **Median dimensions after resampling**: what preprocessing makes of the images, cropped if the configuration says so,
-  at the target spacing, along canonical axes.
+- **Median dimensions after resampling**: size of the preprocessed images, cropped if configured, at the target spacing,
+  along canonical axes.
 
 ### Intensity
 
-- All voxels of all patients that carry any label count, and each counts once.
-- Mean and standard deviation are exact. Percentiles are those of the values rounded to 16 significant bits: exact for
-  whole numbers up to 65536, and otherwise within one part in 65536.
-- **Foreground density**: labelled voxels divided by the voxels of the image region. That is the whole image, or, where
-  the configuration crops to the foreground, the box that is kept.
+- Statistics are over all labeled voxels of all patients, equally weighted.
+- Mean and standard deviation are exact. Percentiles are computed from values rounded to 16 significant bits: exact for
+  integers up to 65536, and otherwise within one part in 65536.
+- **Foreground density**: labeled voxels divided by the voxels of the image region. The image region is the whole image,
+  or the foreground box if the configuration crops to it.
 
 ### Labels and Classes
 
 - **Voxels**: mean and standard deviation over all patients; a patient without the label counts as 0.
-- **Presence**: patients with at least one voxel of it.
-- **Of foreground**, **of image**: its mean count divided by the mean count of all labelled voxels, or of the voxels of
-  the image region.
-- **Size**, by its share of the foreground: {", ".join(f"{name} below {below:g} %" for below, name in SIZES[:-1])}, else
+- **Presence**: percentage of patients with at least one voxel.
+- **Of foreground**, **of image**: mean count divided by the mean count of all labeled voxels, or of the voxels of the
+  image region.
+- **Size**, by share of the foreground: {", ".join(f"{name} below {below:g} %" for below, name in SIZES[:-1])}, else
   {SIZES[-1][1]}.
-- **Class imbalance**: the mean count of the most frequent label divided by that of the least frequent, of those that
-  occur at all.
+- **Class imbalance**: mean count of the most frequent label divided by that of the least frequent label that occurs.
 
 ### Shape Descriptors
 
-All are taken of all voxels of a label in one patient, in mm, and averaged over the patients in which the label has at
-least four voxels that are apart. With v1 ≥ v2 ≥ v3, the variances of the voxels along the principal axes:
+Descriptors are computed from all voxels of a label in one patient, in mm, and averaged over the patients in which the
+label has at least four voxels. v1 ≥ v2 ≥ v3 are the variances of the voxels along the principal axes.
 
 - **Linearity** (v1 - v2) / v1: near 1 for a line or a vessel.
-- **Planarity** (v2 - v3) / v1: near 1 for a disc or a sheet.
-- **Sphericity** v3 / v1: near 1 for a ball, and for a cube.
+- **Planarity** (v2 - v3) / v1: near 1 for a disk or a sheet.
+- **Sphericity** v3 / v1: near 1 for a ball or a cube.
 
-The three add up to 1, and the largest names the shape: tubular, planar or blob.
+The three add up to 1. The largest determines the shape: tubular, planar or blob.
 
 - **IQ**, the isoperimetric quotient or compactness: 36 π V² / S³, with the volume V and the surface S of the voxels.
-  As S follows the faces of the voxels, a cube has π/6 = 0.524 and a ball, however fine its voxels, 8/27 = 0.296;
-  nothing has more than a cube. Thin, rough and branching structures come near 0.
-- **Skeleton ratio**: voxels of the skeleton (Lee's thinning) divided by all. Thick structures come near 0, a line one
-  voxel wide has 1; above {THIN_SKELETON:g} a structure counts as thin or branching. Not computed above
+  Because S follows the voxel faces, it is π/6 = 0.524 for a cube, the maximum, and 8/27 = 0.296 for a ball of any
+  resolution. Thin, rough and branching structures are near 0.
+- **Skeleton ratio**: fraction of voxels on the skeleton (Lee's thinning). It is near 0 for thick structures and 1 for a
+  line one voxel wide; above {THIN_SKELETON:g}, a structure is called thin or branching. Not computed above
   {MAX_SKELETON_VOXELS:,} voxels."""

@@ -1,4 +1,4 @@
-"""From what was measured to what is done: every setting that depends on the data, as pure functions."""
+"""Planning: every setting that depends on the data, as pure functions of the measurements."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64
 
-from mist_ops.analysis.fingerprint import HU_MIN, CaseFingerprint, HuStatistics, pooled
+from mist_ops.analysis.fingerprint import HU_MAX, HU_MIN, CaseFingerprint, HuStatistics, pooled
 from mist_ops.config import (
     CtNormalization,
     DatasetInfo,
@@ -25,17 +25,17 @@ from mist_ops.config import (
     override,
 )
 from mist_ops.dataset import DatasetDescription
-from mist_ops.errors import DatasetError, few
+from mist_ops.errors import DatasetError, counted, few
 from mist_ops.models import Architecture
 from mist_ops.models.topology import topology
 from mist_ops.registry import MODELS
 from mist_ops.types import Size, Spacing
 
 PATCH_VOXELS = 128**3
-"""Budget of a patch. A constant, so that the machine that analyzes does not decide what is trained."""
+"""Budget of a patch. A constant, so that plans do not depend on the machine."""
 
 LARGE_BYTES = 2e9
-"""A preprocessed case above this is worth a warning."""
+"""Size of a preprocessed case that gives a warning."""
 
 _ANISOTROPIC = 3.0
 _ENOUGH_REDUCTION = 0.2
@@ -56,28 +56,28 @@ def plan(
     nfolds: int,
     edits: Mapping[str, Any] = MappingProxyType({}),
 ) -> StudyConfig:
-    """The configuration of a study, chosen from the measurements of its cases.
+    """Plan the configuration of a study from the measurements of its cases.
 
     Args:
-        fingerprints: At least one.
-        description: What dataset.json says.
-        nfolds: Folds of the cross-validation.
-        edits: Settings at dotted paths that a person has decided. They win, and what follows from them is chosen to
-            fit: a target spacing decides the sizes, an architecture the patch.
+        fingerprints: Measurements of at least one case.
+        description: The contents of dataset.json.
+        nfolds: Number of cross-validation folds.
+        edits: Settings by dotted path that override the plan. Dependent settings are planned to match: the sizes to a
+            target spacing, the patch size to an architecture.
 
     Raises:
-        ConfigError: An edit that is no valid setting, or no architecture.
-        DatasetError: A CT study without any labelled voxel, which leaves nothing to normalize by.
+        ConfigError: An edit is invalid, or names an unknown architecture.
+        DatasetError: A CT study has no labeled voxel to normalize by.
     """
     chosen = override(_measured_settings(fingerprints, description, nfolds), edits)
     target, crop = chosen.spatial_config.target_spacing, chosen.preprocessing.crop_to_foreground
     median = np.median(resampled_sizes(fingerprints, target, crop), axis=0)
-    wanted = patch_size(median, target, PATCH_VOXELS)
+    preferred = patch_size(median, target, PATCH_VOXELS)
     following = {
-        "spatial_config.patch_size": fitted_patch_size(MODELS[chosen.model.architecture], wanted, target),
+        "spatial_config.patch_size": fitted_patch_size(MODELS[chosen.model.architecture], preferred, target),
         "preprocessing.median_resampled_image_size": _size(median),
     }
-    # Parameters of an architecture may be edited, but the channels are those of the dataset.
+    # Other parameters of an architecture may be edited, but the dataset determines its channels.
     channels = {"in_channels": len(description.images), "out_channels": len(description.labels)}
     params = chosen.model.params.model_dump() | channels
     return override(chosen, {**following, **edits, "model.params": params})
@@ -86,7 +86,7 @@ def plan(
 def _measured_settings(
     fingerprints: Sequence[CaseFingerprint], description: DatasetDescription, nfolds: int
 ) -> StudyConfig:
-    """Every setting but the sizes, which follow from the spacing and the crop, and are left at 1."""
+    """Plan every setting except the sizes, which depend on spacing and crop and are set to 1."""
     channels, labels = list(description.images), list(description.labels)
     return StudyConfig(
         mist_version=f"mist-dagster {_version()}",
@@ -109,12 +109,12 @@ def _measured_settings(
 
 
 def target_spacing(spacings: Spacings) -> Spacing:
-    """The spacing in mm that images are resampled to: the median per axis.
+    """Target spacing in mm: the median per axis.
 
-    The coarsest axis takes its 10th percentile where its median is above three times the finest.
+    If the coarsest median is above three times the finest, that axis takes its 10th percentile instead.
 
     Args:
-        spacings: Of each case, in canonical order.
+        spacings: Spacing of each case, in canonical order.
     """
     target = np.median(spacings, axis=0)
     if _is_anisotropic(target):
@@ -124,98 +124,103 @@ def target_spacing(spacings: Spacings) -> Spacing:
 
 
 def pays_to_crop(fingerprints: Sequence[CaseFingerprint]) -> bool:
-    """Whether cropping to the foreground removes at least a fifth of the volume, in the mean over the cases."""
+    """Whether cropping to the foreground removes at least 20 % of the volume, averaged over the cases."""
     reductions = [1 - math.prod(case.box.size) / math.prod(case.size) for case in fingerprints]
     return float(np.mean(reductions)) >= _ENOUGH_REDUCTION
 
 
 def is_masked(fingerprints: Sequence[CaseFingerprint]) -> bool:
-    """Whether at least a fifth of the voxels are zero, in the mean over the cases: the mark of a masked background."""
+    """Whether at least 20 % of the voxels are zero, averaged over the cases, as after masking the background."""
     return 1 - float(np.mean([case.nonzero_fraction for case in fingerprints])) >= _ENOUGH_ZEROS
 
 
 def resampled_sizes(fingerprints: Sequence[CaseFingerprint], target: Spacing, crop: bool) -> Sizes:
-    """The size in voxels that each case will have, in canonical order."""
+    """Size of each case in voxels after resampling, in canonical order."""
     kept = np.array([case.canonical(case.box.size if crop else case.size) for case in fingerprints], dtype=np.float64)
     sizes: Sizes = np.maximum(1.0, np.round(kept * _spacings(fingerprints) / target))
     return sizes
 
 
 def ct_normalization(fingerprints: Sequence[CaseFingerprint]) -> CtNormalization:
-    """Window (0.5th to 99.5th percentile, to 1 HU) and z-score of the labelled voxels of all cases together.
+    """Window (0.5th to 99.5th percentile, to 1 HU) and z-score of the labeled voxels of all cases.
 
     Raises:
-        DatasetError: No case has a labelled voxel.
+        DatasetError: No case has a labeled voxel.
     """
     whole = pooled([case.hu for case in fingerprints if case.hu])
     if not whole.count:
-        raise DatasetError("No mask holds a labelled voxel, so there is nothing to normalize by. Check the masks.")
+        raise DatasetError(
+            "All masks contain only background, so CT intensities cannot be normalized. Check the masks.",
+            code="mask-empty",
+        )
     low, high = (_hu_percentile(whole, percent) for percent in _HU_WINDOW)
     std = math.sqrt(whole.m2 / whole.count)
     return CtNormalization(window_min=low, window_max=high, z_score_mean=whole.mean, z_score_std=std)
 
 
 def _hu_percentile(statistics: HuStatistics, percent: float) -> float:
-    """The lower edge of the first bin at which the cumulated histogram reaches a percentage; 0 for an empty one."""
+    """Lower edge of the bin at which the cumulative histogram reaches a percentage; 0 if it is empty."""
     counts = statistics.histogram
     reached = np.cumsum(counts) >= percent / 100 * counts.sum()
     return float(HU_MIN + np.argmax(reached)) if counts.any() else 0.0
 
 
 def warnings(fingerprints: Sequence[CaseFingerprint], config: StudyConfig) -> list[str]:
-    """What a person should know before going on; nothing of it stops the study."""
+    """List findings that do not stop the study but need attention."""
     target, crop = config.spatial_config.target_spacing, config.preprocessing.crop_to_foreground
     values = len(config.dataset_info.images) + len(config.dataset_info.labels)
     sizes = resampled_sizes(fingerprints, target, crop)
     found = [
-        f"Case '{case.id}': {bytes_ / 1e9:.1f} GB once resampled, above {LARGE_BYTES / 1e9:.1f} GB. Coarsen the target "
-        "spacing or remove the case."
+        f"Case '{case.id}' takes {bytes_ / 1e9:.1f} GB after resampling, more than {LARGE_BYTES / 1e9:.1f} GB. Use a "
+        "coarser target spacing or remove the case."
         for case, bytes_ in zip(fingerprints, 4.0 * values * sizes.prod(axis=1), strict=True)
         if bytes_ > LARGE_BYTES
     ]
     empty = [case.id for case in fingerprints if not any(case.labels)]
     if empty:
-        found.append(f"The masks of {few(empty)} hold background alone. Is that so, or are masks missing?")
+        found.append(f"Masks that contain only background: {few(empty)}. Check that no mask is missing.")
     placed = [case for case in fingerprints if case.form_gap > min(case.spacing)]
     if placed:
         found.append(
-            f"The sform and the qform in the headers of {few([case.id for case in placed])} are up to "
-            f"{max(case.form_gap for case in placed):.3g} mm apart. The sform counts here, as in nibabel; a program "
-            "that goes by the qform shows masks elsewhere. Write one into both."
+            f"sform and qform differ by up to {max(case.form_gap for case in placed):.3g} mm in headers of "
+            f"{few([case.id for case in placed])}. The sform is used, as in nibabel; programs that use the qform will "
+            "misplace masks. Make both equal."
         )
     outside = sum(case.hu.outside for case in fingerprints if case.hu)
     if outside:
-        found.append(f"{outside} sampled voxels lie outside the range of CT numbers and were left out of the window.")
+        found.append(
+            f"Excluded from the intensity window: {counted(outside, 'sampled voxel')} outside {HU_MIN} to {HU_MAX} HU."
+        )
     return found
 
 
 def patch_size(median_size: Vector, spacing: Spacing, budget: int) -> Size:
-    """The patch in voxels that covers as much as ``budget`` voxels allow, shaped like the images.
+    """Patch size in voxels, as large as the budget allows and shaped like the images.
 
-    Where an axis is more than three times as coarse as the finest, the patch is a slab: as thick as the budget allows
-    (a multiple of the network's reduction along that axis), and square in plane. Otherwise the edges are equal in mm,
-    except along axes that the images fill first. Edges are multiples of 32, at least 32, except for the thickness.
+    If an axis is more than three times as coarse as the finest, the patch is a slab: square in plane, and its thickness
+    a multiple of the network's reduction along that axis. Otherwise, the edges are equal in mm, limited by the size of
+    the images. Edges are multiples of 32 and at least 32, except for the thickness of a slab.
 
     Args:
         median_size: Median size of the images at ``spacing``, in voxels, possibly ending in .5.
         spacing: In mm.
-        budget: Voxels of a patch; exceeded only where edges of 32 demand it.
+        budget: Maximum number of voxels; exceeded only by edges of 32.
     """
     slab = _is_anisotropic(np.array(spacing))
     return _slab(median_size, spacing, budget) if slab else _block(median_size, spacing, budget)
 
 
-def fitted_patch_size(architecture: Architecture, wanted: Size, spacing: Spacing) -> Size:
-    """The patch next to the one wanted that a network takes.
+def fitted_patch_size(architecture: Architecture, preferred: Size, spacing: Spacing) -> Size:
+    """Patch size nearest to the preferred one that a network supports.
 
-    A network of fixed depth needs a slab thicker than the images may be, which are then padded. Where that
-    makes more voxels than the budget and than were wanted, the other axes are shortened.
+    A network of fixed depth may require a slab thicker than the images, which are then padded. If the patch exceeds
+    both the budget and the preferred size, its other axes are shortened.
     """
-    patch = architecture.fit_patch_size(wanted, spacing)
-    excess = math.prod(patch) / max(PATCH_VOXELS, math.prod(wanted))
+    patch = architecture.fit_patch_size(preferred, spacing)
+    excess = math.prod(patch) / max(PATCH_VOXELS, math.prod(preferred))
     if excess <= 1:
         return patch
-    kept = [n <= before for n, before in zip(patch, wanted, strict=True)]
+    kept = [n <= before for n, before in zip(patch, preferred, strict=True)]
     shrink = excess ** (1 / sum(kept))
     shorter = _size(n / shrink if is_kept else n for n, is_kept in zip(patch, kept, strict=True))
     return architecture.fit_patch_size(shorter, spacing)
@@ -227,7 +232,7 @@ def _slab(median_size: Vector, spacing: Spacing, budget: int) -> Size:
     plane = float(np.delete(median_size, thick).min())
     thinnest = min(_THINNEST_SLAB, depth)
     thickness = int(np.clip(budget / plane**2, thinnest, depth))
-    thickness = _whole_strides(thickness, _reduction(plane, thickness, spacing), thinnest, depth)
+    thickness = _round_to_stride(thickness, _reduction(plane, thickness, spacing), thinnest, depth)
     edge = _edge(math.sqrt(budget / thickness), plane)
     return _size(thickness if axis == thick else edge for axis in range(3))
 
@@ -237,8 +242,8 @@ def _reduction(plane: float, thickness: int, spacing: Spacing) -> int:
     return topology(_size(thickness if axis == thick else plane for axis in range(3)), spacing).reduction[thick]
 
 
-def _whole_strides(thickness: int, divisor: int, thinnest: float, depth: float) -> int:
-    """The thickness rounded up to a multiple of the divisor, or down where the images are not that deep."""
+def _round_to_stride(thickness: int, divisor: int, thinnest: float, depth: float) -> int:
+    """Round the thickness up to a multiple of the divisor, or down if the images are thinner than that."""
     up = math.ceil(thickness / divisor) * divisor
     return up if up <= depth or divisor == 1 else max(thickness // divisor * divisor, int(thinnest))
 
@@ -259,8 +264,8 @@ def _block(median_size: Vector, spacing: Spacing, budget: int) -> Size:
     return _size(filled.get(axis) or _edge(edges[axis], median_size[axis]) for axis in range(3))
 
 
-def _edge(wanted: float, available: float) -> int:
-    edge = min(round(wanted), available)
+def _edge(preferred: float, available: float) -> int:
+    edge = min(round(preferred), available)
     return max(_SMALLEST_EDGE, int(edge // _SMALLEST_EDGE) * _SMALLEST_EDGE)
 
 

@@ -1,7 +1,6 @@
-"""The data dump: what a person, or a language model, wants to know of a dataset before choosing settings.
+"""The data dump: a description of the dataset, as JSON and as Markdown.
 
-Every training case is measured once; all else is arithmetic on those measurements. The layout of data_dump.json is
-MIST's; its numbers come from all voxels, never from a sample.
+The layout of data_dump.json is MIST's; all numbers are computed from all voxels, without sampling.
 """
 
 from __future__ import annotations
@@ -25,19 +24,19 @@ from mist_ops.workers import Outcome, outcomes
 
 
 def data_dump(study: Study, workers: int = 1) -> Iterator[Outcome[Case, CaseMeasures]]:
-    """Measure the training cases of an analyzed study and, when exhausted, write data_dump.json and data_dump.md.
+    """Measure the training cases of an analyzed study; when exhausted, write data_dump.json and data_dump.md.
 
-    A case that cannot be measured is left out, and named in both files.
+    A case that cannot be measured is excluded, and listed in both files.
 
     Args:
-        study: With config.json, train_paths.csv and, where images are cropped, fg_bboxes.csv.
-        workers: Processes that read cases; the files are the same for any number.
+        study: With config.json, train_paths.csv and, if images are cropped, fg_bboxes.csv.
+        workers: Processes that read cases; they do not affect the files.
 
     Yields:
-        What became of each case, without its intensities, which are pooled at once to bound the memory.
+        The outcome of each case, without its intensities, which are pooled to bound the memory.
 
     Raises:
-        MistError: The study is not analyzed, at once; or no case could be measured, at the end.
+        MistError: The study is not analyzed (on the call), or no case could be measured (at the end).
     """
     config, cases = read_config(study.config), read_train_paths(study.train_paths).cases
     boxes = read_boxes(study) if config.preprocessing.crop_to_foreground else {}
@@ -49,7 +48,7 @@ def data_dump(study: Study, workers: int = 1) -> Iterator[Outcome[Case, CaseMeas
         excluded: dict[str, str] = {}
         for outcome in outcomes(measure, cases, workers):
             if outcome.result is None:
-                excluded[outcome.item.id] = _reason(outcome.error)
+                excluded[outcome.item.id] = _problem(outcome.error)
                 yield outcome
                 continue
             for name, part in outcome.result.intensities.items():
@@ -57,7 +56,12 @@ def data_dump(study: Study, workers: int = 1) -> Iterator[Outcome[Case, CaseMeas
             measured.append(replace(outcome.result, intensities={}))
             yield Outcome(outcome.item, measured[-1])
         if not measured:
-            raise DatasetError(f"No case could be measured, and nothing was written. {listing([*excluded.values()])}")
+            raise DatasetError(
+                "No case could be measured, and nothing was written: "
+                + listing([f"Case '{case_id}': {problem}" for case_id, problem in excluded.items()]),
+                code="cases-unusable",
+                found=list(excluded),
+            )
         write_dump(study, build_dump(study, statistics(config, measured, pool, excluded)))
 
     return run()
@@ -75,5 +79,5 @@ def build_dump(study: Study, numbers: Statistics) -> DataDump:
     return DataDump(**dict(numbers), observations=observations(numbers), mist_config_path=config_path)
 
 
-def _reason(error: Exception | None) -> str:
+def _problem(error: Exception | None) -> str:
     return error.problem if isinstance(error, CaseError) else str(error)

@@ -1,6 +1,6 @@
-"""What shape a structure has: long, flat or compact, how rough, and how much of it is skeleton.
+"""Shape descriptors of a structure: linearity, planarity, sphericity, compactness and skeleton ratio.
 
-Everything is taken from all voxels of a structure, cut out by its box, and so is the same at every run.
+They are computed from all voxels of the structure, without sampling.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from mist_ops.types import Mask, Spacing
 ShapeClass: TypeAlias = Literal["tubular", "planar", "blob"]
 
 MIN_VOXELS = 4
-"""Fewer do not span a volume."""
+"""Fewer voxels do not span a volume."""
 
 MAX_SKELETON_VOXELS = 10_000_000
-"""Above it a skeleton takes more than 7 s, and a structure so large is not thin."""
+"""Larger structures are not thin, and their skeletons take more than 7 s."""
 
 _MIN_VARIANCE = 1e-8
 
@@ -30,15 +30,15 @@ _MIN_VARIANCE = 1e-8
 class Shape:
     """The shape of one structure in one patient.
 
-    With the variances ``v1 >= v2 >= v3`` of its voxels along its principal axes (in mm squared), the first three are
-    shares of the largest and add up to 1.
+    ``v1 >= v2 >= v3`` are the variances of its voxels along its principal axes, in mm squared. The first three
+    descriptors add up to 1.
 
     Attributes:
         linearity: ``(v1 - v2) / v1``; 1 for a line.
         planarity: ``(v2 - v3) / v1``; 1 for a disc or a square plate.
         sphericity: ``v3 / v1``; 1 for a ball and for a cube.
-        compactness: ``36 pi V^2 / S^3`` of its volume and of the surface of its voxels, at most 1.
-        skeleton_ratio: Voxels of its skeleton among all; None above ``MAX_SKELETON_VOXELS``.
+        compactness: ``36 pi V^2 / S^3`` of its volume and voxel surface, at most 1.
+        skeleton_ratio: Fraction of voxels on the skeleton; None above ``MAX_SKELETON_VOXELS``.
     """
 
     linearity: float
@@ -49,10 +49,10 @@ class Shape:
 
 
 def measure_shape(mask: Mask, spacing: Spacing) -> Shape | None:
-    """The shape of a structure, or None of fewer than four voxels or of none that are apart.
+    """Measure the shape of a structure; None for fewer than ``MIN_VOXELS`` voxels or without extent.
 
     Args:
-        mask: Its voxels; the smallest box around them is enough, as nothing outside it matters.
+        mask: The structure; its bounding box suffices.
         spacing: In mm.
     """
     voxels = int(np.count_nonzero(mask))
@@ -71,9 +71,9 @@ def measure_shape(mask: Mask, spacing: Spacing) -> Shape | None:
 
 
 def principal_variances(mask: Mask, spacing: Spacing) -> tuple[float, float, float]:
-    """Variances of the voxel centres along the principal axes in mm squared, the largest first.
+    """Variances of the voxel centers along the principal axes in mm squared, in descending order.
 
-    They are the eigenvalues of the unbiased covariance; at least two voxels are needed.
+    They are the eigenvalues of the unbiased covariance. At least two voxels are required.
     """
     eigenvalues = np.linalg.eigvalsh(_covariance(mask) * np.outer(spacing, spacing))
     third, second, first = np.clip(eigenvalues, 0.0, None).tolist()
@@ -81,9 +81,9 @@ def principal_variances(mask: Mask, spacing: Spacing) -> tuple[float, float, flo
 
 
 def surface_area(mask: Mask, spacing: Spacing) -> float:
-    """Area in mm squared of all faces between a voxel inside and one outside; outside the array nothing is inside.
+    """Area in mm squared of all voxel faces on the border of the mask; outside the array counts as outside.
 
-    This is the surface of the staircase: that of a finely sampled ball is 1.5 times the area of the smooth ball.
+    For a finely sampled ball it is 1.5 times the area of the smooth ball.
     """
     area = 0.0
     for axis in range(3):
@@ -95,22 +95,22 @@ def surface_area(mask: Mask, spacing: Spacing) -> float:
 
 
 def compactness(volume: float, surface: float) -> float:
-    """The isoperimetric quotient ``36 pi V^2 / S^3``, at most 1; 0 without a surface.
+    """Isoperimetric quotient ``36 pi V^2 / S^3``, at most 1; 0 without a surface.
 
-    A smooth ball has 1. With the surface of voxels a cube has pi/6, and a ball 8/27 in the limit.
+    It is 1 for a smooth ball. With voxel surfaces, it is pi/6 for a cube and 8/27 for a ball in the limit.
     """
     return min(1.0, 36.0 * math.pi * volume**2 / surface**3) if surface > 0 else 0.0
 
 
 def shape_class(linearity: float, planarity: float, sphericity: float) -> ShapeClass:
-    """The name of the largest share; the first of equal ones."""
+    """Name of the largest descriptor; the first of equal ones."""
     shares = (linearity, planarity, sphericity)
     names: tuple[ShapeClass, ...] = get_args(ShapeClass)
     return names[shares.index(max(shares))]
 
 
 def _covariance(mask: Mask) -> Float[np.ndarray, "3 3"]:
-    """Covariance of the voxel indices. Its sums are whole numbers, and so exact whatever the size."""
+    """Covariance of the voxel indices, from exact integer sums."""
     count = int(np.count_nonzero(mask))
     planes = {pair: mask.sum(axis=3 - sum(pair), dtype=np.int64) for pair in ((0, 1), (0, 2), (1, 2))}
     index = [np.arange(size, dtype=np.int64) for size in mask.shape]
@@ -125,5 +125,5 @@ def _covariance(mask: Mask) -> Float[np.ndarray, "3 3"]:
 
 
 def _skeleton_voxels(mask: Mask) -> int:
-    """Voxels of the skeleton by Lee, Kashyap and Chu (CVGIP 1994), which thins from all sides at once."""
+    """Number of voxels of the skeleton by Lee, Kashyap and Chu (CVGIP 1994)."""
     return int(np.count_nonzero(skeletonize(mask, method="lee")))

@@ -35,7 +35,7 @@ ANISOTROPIC_ABOVE = 3.0
 """Ratio of the coarsest to the finest median spacing."""
 
 SIZES: tuple[tuple[float, SizeCategory], ...] = ((0.1, "tiny"), (1.0, "small"), (5.0, "medium"), (math.inf, "large"))
-"""Upper limits of the size categories, as a share of the labelled voxels in percent."""
+"""Upper limits of the size categories, as a share of the labeled voxels in percent."""
 
 Values = Float[np.ndarray, " case"]
 
@@ -51,8 +51,8 @@ def statistics(
     Args:
         config: Of the study.
         cases: Measurements, at least one.
-        pool: Intensities of all labelled voxels of these cases, by channel.
-        excluded: The reason why each case that could not be measured is missing, by id.
+        pool: Intensities of all labeled voxels of these cases, by channel.
+        excluded: Reason by id for each case that could not be measured.
     """
     return Statistics(
         dataset_summary=_dataset_summary(config, cases, excluded),
@@ -84,7 +84,7 @@ def _image_statistics(
     sizes = np.array([case.size for case in cases], dtype=np.float64)
     medians = np.median(spacings, axis=0)
     ratio = round(float(medians.max() / medians.min()), 4)
-    fractions = np.array([case.labelled_voxels / case.effective_voxels for case in cases])
+    fractions = np.array([case.labeled_voxels / case.effective_voxels for case in cases])
     return ImageStatistics(
         spacing=SpacingStatistics(
             per_axis=_per_axis(spacings),
@@ -150,19 +150,19 @@ def _class(labels: Sequence[int], cases: Sequence[CaseMeasures]) -> ClassStatist
 
 
 def _counts(cases: Sequence[CaseMeasures], labels: Sequence[int]) -> Values:
-    """Voxels of some labels together in each case; 0 where there are none."""
+    """Sum the voxels of some labels in each case."""
     return np.array(
         [sum(case.labels[label].voxels for label in labels if label in case.labels) for case in cases], dtype=np.float64
     )
 
 
 def _share(counts: Values, cases: Sequence[CaseMeasures]) -> float:
-    """The mean count in percent of the mean count of all labelled voxels."""
-    return _percent(counts, float(np.mean([case.labelled_voxels for case in cases])))
+    """Mean count in percent of the mean count of all labeled voxels."""
+    return _percent(counts, float(np.mean([case.labeled_voxels for case in cases])))
 
 
 def _percent(counts: Values, whole: float) -> float:
-    """The mean count in percent of another mean: a large patient counts for more than a small one."""
+    """Mean count in percent of another mean: a ratio of means, so large patients weigh more."""
     return round(float(counts.mean()) / whole * 100, 4) if whole else 0.0
 
 
@@ -208,7 +208,7 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def _imbalance(means: Mapping[int, float]) -> ClassImbalance:
-    """Compare the most with the least frequent of the labels that occur; 1 for fewer than two."""
+    """Ratio of the most to the least frequent label of those that occur; 1 for fewer than two."""
     present = {label: mean for label, mean in means.items() if mean > 0}
     if len(present) < 2:
         return ClassImbalance(imbalance_ratio=1.0, dominant_label=next(iter(means), None), minority_label=None)

@@ -1,4 +1,4 @@
-"""Whether the files of a case can be used: what a person should know before hours are spent on them."""
+"""Checks of the files of a case, and of images and groups that several folds share."""
 
 from __future__ import annotations
 
@@ -6,48 +6,46 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
 
 import numpy as np
 
 from mist_ops.dataset import Assignment, Case, DatasetDescription
-from mist_ops.errors import CaseError, ImageError, listing
+from mist_ops.errors import CaseError, ImageError, MistError, few, listing
 from mist_ops.imaging.geometry import Geometry
+from mist_ops.imaging.labels import check_labels
 from mist_ops.imaging.nifti import read_geometry, read_image, read_labels
 from mist_ops.types import Image, LabelMap
 
-GATES = ("readable", "one_grid", "known_labels")
-"""What is asked of a case: whole files with finite voxels, all on one grid, and a mask of listed labels."""
+Gate = Literal["readable", "one_grid", "known_labels"]
+GATES: tuple[Gate, ...] = get_args(Gate)
+"""Checks of a case: complete files with finite voxels, one grid for all of them, and a mask of listed labels."""
 
 
-class Problem(str):
-    """A reason why a case cannot be used, as a sentence; ``gate`` is the one of ``GATES`` that it fails."""
+@dataclass(frozen=True)
+class Problem:
+    """A reason why a case cannot be used, and the check that it fails."""
 
-    gate: str
-
-    def __new__(cls, sentence: str, gate: str) -> Problem:
-        """A sentence with its gate."""
-        problem = super().__new__(cls, sentence)
-        problem.gate = gate
-        return problem
-
-    def __reduce__(self) -> tuple[type[Problem], tuple[str, str]]:
-        """For pickling, on the way back from a worker process."""
-        return Problem, (str(self), self.gate)
+    gate: Gate
+    error: MistError
 
 
 class UnusableCase(CaseError):
-    """A case with all the reasons why it cannot be used."""
+    """A case that cannot be used; the message lists all problems, the facts are those of a single one."""
 
     def __init__(self, case_id: str, problems: Sequence[Problem]) -> None:
-        super().__init__(case_id, listing(problems))
-        # Pickling, on the way back from a worker process, calls the class again with these.
-        self.args = (case_id, problems)
+        errors = [problem.error for problem in problems]
+        if len(errors) == 1:
+            super().__init__(case_id, errors[0].message, **errors[0].facts)
+        else:
+            super().__init__(case_id, listing([str(error) for error in errors]), code="several-problems")
         self.problems = list(problems)
 
 
 @dataclass(frozen=True)
 class Contents:
-    """What is read of a case: its first channel, its mask with the voxels of each label, and the mask's grid."""
+    """Contents of a case: its first channel, its mask, the number of voxels by label, and the grid."""
 
     image: Image
     mask: LabelMap
@@ -56,10 +54,10 @@ class Contents:
 
 
 def verify(case: Case, description: DatasetDescription) -> list[Problem]:
-    """Every reason why a training case cannot be used; none if it can.
+    """List every reason why a training case cannot be used.
 
-    That is: a file that is missing, damaged, not three-dimensional or not finite; grids that differ; labels that are
-    fractional or not listed; a mask of background alone; a channel with one value throughout.
+    Problems are files that are missing, corrupted, not three-dimensional or not finite, different grids, labels that
+    are fractional or not listed, a mask that contains only background, and a channel that has only one value.
     """
     try:
         read(case, description, thorough=True)
@@ -69,56 +67,64 @@ def verify(case: Case, description: DatasetDescription) -> list[Problem]:
 
 
 def read(case: Case, description: DatasetDescription, thorough: bool) -> Contents:
-    """Read a case once, after its headers have shown that all its files share one grid.
+    """Read the first channel and the mask of a case, after checking its headers.
 
-    The channels after the first are read, an empty mask and a constant channel refused, only if ``thorough``.
+    Args:
+        case: A training case.
+        description: With the labels that masks may hold.
+        thorough: Also read the other channels, and refuse empty masks and constant channels.
 
     Raises:
-        UnusableCase: Something is wrong with the headers, or else with the voxels; all of it is named.
+        UnusableCase: The headers or, if these are valid, the voxels have problems; all are listed.
     """
+    if case.mask is None:
+        missing = ImageError("it has no mask, which training requires.", code="mask-missing")
+        raise UnusableCase(case.id, [Problem("readable", missing)])
     problems = list(_header_problems(case))
-    if case.mask is None or problems:
-        without = Problem("it has no mask, which a training case needs.", "readable")
-        raise UnusableCase(case.id, problems or [without])
+    if problems:
+        raise UnusableCase(case.id, problems)
     first, *others = case.images.values()
-    with _noting(problems, "known_labels"):
+    with _collect(problems, "known_labels"):
         mask, grid = read_labels(case.mask)
         labels = _label_counts(mask)
-        problems += _label_problems(labels, description.labels, thorough)
-    with _noting(problems, "readable"):
+        check_labels(labels, description.labels)
+        if thorough and not any(labels):
+            raise ImageError("the mask contains only background.", code="mask-empty", file=case.mask)
+    with _collect(problems, "readable"):
         image, _ = read_image(first)
-        problems += _constant(image, first.name) if thorough else []
+        if thorough:
+            _check_varies(image, first)
     for path in others if thorough else []:
-        with _noting(problems, "readable"):
-            problems += _constant(read_image(path)[0], path.name)
+        with _collect(problems, "readable"):
+            _check_varies(read_image(path)[0], path)
     if problems:
         raise UnusableCase(case.id, problems)
     return Contents(image, mask, labels, grid)
 
 
 def repeated_images(contents: Mapping[str, str]) -> list[str]:
-    """A sentence for every group of cases whose first channels are the same, voxel by voxel.
+    """Describe each group of cases whose first channels are equal in every voxel.
 
     Args:
-        contents: The hash of the voxels of each case, by id.
+        contents: Hash of the voxels by case id.
     """
     return [
-        f"The cases {', '.join(same)} have the same image. In different folds one would be tested "
-        "on what it was trained on; keep one of them."
+        f"The cases {few(same)} have the same image. In different folds, a model would be tested on an image that it "
+        "was trained on. Keep one of them."
         for same in _same(contents)
     ]
 
 
 def leaks(contents: Mapping[str, str], fold_of: Mapping[str, int]) -> list[str]:
-    """A sentence for every image that trains a fold under one id and is held out by it under another.
+    """Describe each image that a fold both trains on and holds out, under different ids.
 
     Args:
-        contents: The hash of the voxels of each case, by id.
-        fold_of: The fold that holds out each case.
+        contents: Hash of the voxels by case id.
+        fold_of: Fold that holds out each case.
     """
     return [
-        f"The cases {', '.join(f'{case_id} (fold {fold_of[case_id]})' for case_id in same)} have the same image, so "
-        "folds would be tested on what they were trained on. Keep one of them, or give them the same fold in "
+        f"The cases {', '.join(f'{case_id} (fold {fold_of[case_id]})' for case_id in same)} have the same image, so a "
+        "model would be tested on an image that it was trained on. Keep one of them, or put them into one fold in "
         "train_paths.csv."
         for same in _same({case_id: content for case_id, content in contents.items() if case_id in fold_of})
         if len({fold_of[case_id] for case_id in same}) > 1
@@ -126,20 +132,20 @@ def leaks(contents: Mapping[str, str], fold_of: Mapping[str, int]) -> list[str]:
 
 
 def divided_groups(assignment: Assignment) -> list[str]:
-    """A sentence for every group whose cases are held out in different folds."""
+    """Describe each group whose cases are held out in different folds."""
     members = defaultdict(set)
     for case_id, group in assignment.group_of.items():
         members[group].add(assignment.fold_of[case_id])
     return [
-        f"The cases of group '{group}' are in folds {sorted(folds)}, so folds would be tested on a group that they "
-        "were trained on. Give them the same fold in train_paths.csv, or analyze again."
+        f"The cases of group '{group}' are in folds {few(sorted(folds))}, so a model would be tested on a group it was "
+        "trained on. Put them into one fold in train_paths.csv, or run the analysis again."
         for group, folds in sorted(members.items())
         if len(folds) > 1
     ]
 
 
 def _same(contents: Mapping[str, str]) -> list[list[str]]:
-    """The ids that share a content, where there are several."""
+    """Group ids by content; only groups of several."""
     groups = defaultdict(list)
     for case_id, content in contents.items():
         groups[content].append(case_id)
@@ -147,11 +153,11 @@ def _same(contents: Mapping[str, str]) -> list[list[str]]:
 
 
 @contextmanager
-def _noting(problems: list[Problem], gate: str) -> Iterator[None]:
+def _collect(problems: list[Problem], gate: Gate) -> Iterator[None]:
     try:
         yield
     except ImageError as error:
-        problems.append(Problem(str(error), gate))
+        problems.append(Problem(gate, error))
 
 
 def _header_problems(case: Case) -> list[Problem]:
@@ -159,16 +165,29 @@ def _header_problems(case: Case) -> list[Problem]:
     grids: dict[str, Geometry] = {}
     files = {"the mask": case.mask, **case.images} if case.mask else case.images
     for name, path in files.items():
-        with _noting(problems, "readable"):
+        with _collect(problems, "readable"):
             grids[name] = read_geometry(path)
-    reference = next(iter(grids), "")
-    for name in list(grids)[1:]:
-        differences = grids[reference].differences(grids[name])
-        if differences:
-            found = "; ".join(differences)
-            sentence = f"{reference} and {name} differ: {found}. Resample one of them or remove the case."
-            problems.append(Problem(sentence, "one_grid"))
+    reference, *others = grids or [""]
+    for name in others:
+        with _collect(problems, "one_grid"):
+            check_same_grid(reference, grids[reference], name, grids[name], files[name])
     return problems
+
+
+def check_same_grid(reference: str, expected: Geometry, name: str, found: Geometry, file: Path) -> None:
+    """Check that two images of a case have the same grid.
+
+    Raises:
+        ImageError: They do not.
+    """
+    differences = expected.differences(found) if found != expected else []
+    if differences:
+        raise ImageError(
+            f"{reference} and {name} have different grids: {', '.join(differences)}. Resample one of them.",
+            code="grid-mismatch",
+            file=file,
+            found=differences,
+        )
 
 
 def _label_counts(mask: LabelMap) -> dict[int, int]:
@@ -176,14 +195,9 @@ def _label_counts(mask: LabelMap) -> dict[int, int]:
     return {int(label): int(counts[label]) for label in np.flatnonzero(counts)}
 
 
-def _label_problems(found: Mapping[int, int], listed: Sequence[int], thorough: bool) -> list[Problem]:
-    unknown = sorted(set(found) - set(listed))
-    if unknown:
-        sentence = f"the mask holds labels {unknown}, but 'labels' lists {sorted(listed)}. Correct one of them."
-        return [Problem(sentence, "known_labels")]
-    return [Problem("the mask holds background alone.", "known_labels")] if thorough and not any(found) else []
-
-
-def _constant(image: Image, name: str) -> list[Problem]:
+def _check_varies(image: Image, path: Path) -> None:
     value = image.flat[0]
-    return [Problem(f"{name} holds {value:g} in every voxel.", "readable")] if (image == value).all() else []
+    if (image == value).all():
+        raise ImageError(
+            f"{path} has the value {value:g} in every voxel.", code="image-constant", file=path, found=float(value)
+        )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from jaxtyping import UInt8
@@ -27,7 +27,18 @@ def to_indices(labels_map: LabelMap, labels: Sequence[int]) -> UInt8[np.ndarray,
     known = np.zeros(highest + 1, dtype=bool)
     known[list(labels)] = True
     if not np.take(known, labels_map).all():
-        unknown = sorted(set(np.unique(labels_map).tolist()) - set(labels))
+        check_labels(np.unique(labels_map).tolist(), labels)
+    return np.take(indices, labels_map)
+
+
+def check_labels(found: Iterable[int], labels: Sequence[int]) -> None:
+    """Check that the dataset lists all labels of a mask.
+
+    Raises:
+        ImageError: It does not.
+    """
+    unknown = sorted(set(found) - set(labels))
+    if unknown:
         raise ImageError(
             f"the mask holds the {'label' if len(unknown) == 1 else 'labels'} {few(unknown)}, which 'labels' "
             f"({few(sorted(labels), 20)}) does not list. Correct the mask or 'labels'.",
@@ -35,7 +46,6 @@ def to_indices(labels_map: LabelMap, labels: Sequence[int]) -> UInt8[np.ndarray,
             found=unknown,
             expected=sorted(labels),
         )
-    return np.take(indices, labels_map)
 
 
 def to_labels(indices: LabelMap, labels: Sequence[int]) -> LabelMap:

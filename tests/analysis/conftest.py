@@ -1,4 +1,4 @@
-"""Fixtures of the tests of what is made after an analysis."""
+"""Fixtures of the tests of what follows an analysis."""
 
 from __future__ import annotations
 

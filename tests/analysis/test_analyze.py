@@ -7,12 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from expect import refuses
 
 from mist_ops.analysis.analyze import analyze, find_leaks, fold_origins, read_fingerprint, unseen_patients
 from mist_ops.boxes import read_boxes
 from mist_ops.config import override, read_config, write_config
 from mist_ops.dataset import read_paths, read_train_paths
-from mist_ops.errors import ConfigError, DatasetError, MistError
+from mist_ops.errors import ConfigError, DatasetError
 from mist_ops.files import write_json
 from mist_ops.imaging.nifti import read_geometry, write_labels
 from mist_ops.study import Study
@@ -27,8 +28,8 @@ def study(phantom_dataset: Path, tmp_path: Path) -> Study:
     return Study("phantoms", tmp_path / "numpy", tmp_path / "results", phantom_dataset)
 
 
-def spoil(study: Study, case_id: str) -> Path:
-    """Put labels that are not listed into a mask."""
+def break_mask(study: Study, case_id: str) -> Path:
+    """Put an unlisted label into a mask."""
     mask = study.data.parent / "train" / case_id / "mask.nii.gz"  # type: ignore[union-attr]
     grid = read_geometry(mask)
     write_labels(mask, np.full(grid.size, 7, dtype=np.uint8), grid)
@@ -64,7 +65,7 @@ def test_an_analysis_writes_config_folds_boxes_and_measurements(study: Study):
     ]
 
 
-def test_fifty_hippocampi_are_planned_and_dealt_out_as_mist_does_it(shared: Path, tmp_path: Path):
+def test_fifty_hippocampi_are_planned_and_assigned_as_in_mist(shared: Path, tmp_path: Path):
     source = shared / "data" / "Task04_Hippocampus"
     for image in (source / "imagesTr").iterdir():
         patient = tmp_path / "train" / image.name.removesuffix(".nii.gz")
@@ -92,59 +93,59 @@ def test_two_workers_write_the_same_files_as_one(study: Study):
 
 
 @pytest.mark.parametrize(
-    "overrides, words",
+    "overrides, code, names",
     [
-        ({"training.nfolds": 9}, "nfolds is 9 but there are 6 training cases"),
-        ({**FOLDS, "training.folds": [3]}, "fold 3 does not exist"),
-        ({**FOLDS, "model.architecture": "nnunot"}, "Did you mean 'nnunet'"),
-        ({**FOLDS, "training.epochs": -1}, "training.epochs"),
+        ({"training.nfolds": 9}, "nfolds-invalid", "9"),
+        ({**FOLDS, "training.folds": [3]}, "value-invalid", "fold 3"),
+        ({**FOLDS, "model.architecture": "nnunot"}, "unknown-model", "'nnunet'"),
+        ({**FOLDS, "training.epochs": -1}, "value-invalid", "training.epochs"),
     ],
 )
-def test_a_setting_that_is_none_is_refused_before_anything_is_read(study: Study, overrides, words):
-    with pytest.raises(ConfigError, match=words):
+def test_an_invalid_setting_is_refused_before_images_are_read(study: Study, overrides, code, names):
+    with refuses(code, ConfigError, names=names):
         analyze(study, overrides=overrides)
     assert not study.results.exists()
 
 
-def test_a_test_folder_that_is_missing_is_refused_before_anything_is_read(study: Study):
+def test_a_missing_test_folder_is_refused_before_images_are_read(study: Study):
     describe(study, **{"test-data": "nowhere"})
     with pytest.raises(DatasetError, match="nowhere"):
         analyze(study, overrides=FOLDS)
 
 
-def test_cases_that_cannot_be_used_are_all_named_and_an_earlier_analysis_stays(study: Study):
+def test_all_unusable_cases_are_listed_and_an_earlier_analysis_is_kept(study: Study):
     list(analyze(study, overrides=FOLDS))
     before = {path.name: path.read_bytes() for path in study.results.iterdir()}
-    spoil(study, "phantom_002")
-    spoil(study, "phantom_005").unlink()
+    break_mask(study, "phantom_002")
+    break_mask(study, "phantom_005").unlink()
     (study.data.parent / "train" / "phantom_005" / "mask.nii.gz").write_bytes(b"")  # type: ignore[union-attr]
     measured = analyze(study)
     seen = list(itertools.islice(measured, 6))
-    with pytest.raises(DatasetError, match=r"2 of 6 cases cannot be used.*\n.*phantom_002.*\n.*phantom_005"):
+    with refuses("cases-unusable", DatasetError, names="2 of 6 cases", found=["phantom_002", "phantom_005"]):
         next(measured)
     assert [outcome.error is None for outcome in seen] == [True, False, True, True, False, True]
     assert {path.name: path.read_bytes() for path in study.results.iterdir()} == before
 
 
-def test_checked_cases_that_fail_are_left_out_and_recorded_with_the_reasons(study: Study):
-    spoil(study, "phantom_002")
+def test_checked_cases_that_fail_are_excluded_and_recorded_with_the_reasons(study: Study):
+    break_mask(study, "phantom_002")
     list(analyze(study, check=True, overrides=FOLDS))
     written = read_fingerprint(study)
     assert list(written.excluded) == ["phantom_002"]
-    assert written.excluded["phantom_002"][0].startswith("the mask holds labels [7]")
+    assert written.excluded["phantom_002"][0].endswith("[unknown-label]")
     assert "phantom_002" not in written.cases
     assert "phantom_002" not in read_train_paths(study.train_paths).fold_of
 
 
 def test_when_every_case_fails_nothing_is_written(study: Study):
     for k in range(1, 7):
-        spoil(study, f"phantom_{k:03d}")
-    with pytest.raises(DatasetError, match="6 of 6 cases"):
+        break_mask(study, f"phantom_{k:03d}")
+    with refuses("cases-unusable", DatasetError, names="6 of 6 cases"):
         list(analyze(study, check=True, overrides=FOLDS))
     assert not study.results.exists()
 
 
-def test_edits_survive_a_new_analysis_again_and_again(study: Study):
+def test_edits_survive_repeated_analyses(study: Study):
     list(analyze(study, overrides=FOLDS))
     edit(study, training__epochs=7, spatial_config__target_spacing=[2.0, 2.0, 2.0])
     for _ in range(2):
@@ -153,13 +154,13 @@ def test_edits_survive_a_new_analysis_again_and_again(study: Study):
         assert (config.training.epochs, planned.training.epochs) == (7, 1000)
         assert config.spatial_config.target_spacing == (2.0, 2.0, 2.0)
         assert config.training.nfolds == 3
-        # The sizes were planned for the edited spacing, and are no edits themselves.
+        # The sizes are planned for the edited spacing, so they do not count as edits.
         assert config.preprocessing == planned.preprocessing
     list(analyze(study, overrides=FOLDS, fresh=True))
     assert read_config(study.config) == read_fingerprint(study).plan
 
 
-def test_a_flag_is_an_edit_and_wins_over_an_earlier_one(study: Study):
+def test_a_flag_is_kept_as_an_edit_and_replaces_an_earlier_one(study: Study):
     list(analyze(study, overrides={**FOLDS, "training.epochs": 5}))
     list(analyze(study, overrides={"training.epochs": 6}))
     assert read_config(study.config).training.epochs == 6
@@ -167,7 +168,7 @@ def test_a_flag_is_an_edit_and_wins_over_an_earlier_one(study: Study):
     assert read_config(study.config).training.epochs == 6
 
 
-def test_labels_and_channels_are_those_of_dataset_json_whatever_config_json_says(study: Study):
+def test_labels_and_channels_always_come_from_dataset_json(study: Study):
     list(analyze(study, overrides=FOLDS))
     edit(study, dataset_info__labels=[0, 1, 2, 3], model__params={"in_channels": 9, "out_channels": 4})
     list(analyze(study))
@@ -179,25 +180,25 @@ def test_labels_and_channels_are_those_of_dataset_json_whatever_config_json_says
 def test_a_config_without_its_plan_is_not_overwritten(study: Study):
     list(analyze(study, overrides=FOLDS))
     study.fingerprint.unlink()
-    with pytest.raises(ConfigError, match=r"fingerprint\.json does not.*--overwrite"):
+    with refuses("fingerprint-missing", ConfigError, names="--overwrite", file=study.fingerprint):
         analyze(study, overrides=FOLDS)
     list(analyze(study, overrides=FOLDS, fresh=True))
 
 
-def test_the_table_of_tests_goes_when_the_dataset_has_none_any_more(study: Study):
+def test_the_table_of_test_cases_is_removed_with_the_test_data(study: Study):
     list(analyze(study, overrides=FOLDS))
     describe(study, **{"test-data": None})
     list(analyze(study))
     assert not study.test_paths.exists()
 
 
-def test_an_analysis_that_is_left_early_writes_nothing(study: Study):
+def test_an_interrupted_analysis_writes_nothing(study: Study):
     next(analyze(study, overrides=FOLDS))
     assert not study.results.exists()
 
 
-def test_a_study_whose_dataset_is_not_known_is_refused(tmp_path: Path):
-    with pytest.raises(MistError, match="not known"):
+def test_a_study_without_a_dataset_is_refused(tmp_path: Path):
+    with refuses("dataset-unknown", ConfigError):
         analyze(Study("x", tmp_path, tmp_path))
 
 
@@ -206,7 +207,7 @@ def with_table(study: Study, text: str) -> None:
     describe(study, patients="patients.csv")
 
 
-def test_a_table_of_patients_decides_on_folds_and_groups(study: Study):
+def test_a_table_of_patients_gives_folds_and_groups(study: Study):
     rows = [f"phantom_{k:03d},{k % 2},site {k % 2}" for k in range(1, 7)]
     with_table(study, "\n".join(["id,fold,group", *rows, "elsewhere,9,x"]))
     list(analyze(study))
@@ -219,22 +220,22 @@ def test_a_table_of_patients_decides_on_folds_and_groups(study: Study):
 
 
 @pytest.mark.parametrize(
-    "text, words",
+    "text, code",
     [
-        ("id,age\nphantom_001,7\n", "at least one of the columns fold, group and stratum"),
-        ("id,fold\nphantom_001,-1\n", "fold must be integers from 0, got '-1' for phantom_001"),
-        ("id,fold\nphantom_001,7\n", "'phantom_001' is to be in fold 7"),
-        ("patient,fold\nphantom_001,7\n", r"lacks the column id"),
+        ("id,age\nphantom_001,7\n", "table-column-missing"),
+        ("id,fold\nphantom_001,-1\n", "table-not-integer"),
+        ("id,fold\nphantom_001,7\n", "unknown-fold"),
+        ("patient,fold\nphantom_001,7\n", "table-column-missing"),
     ],
 )
-def test_a_table_of_patients_that_makes_no_sense_is_refused(study: Study, text: str, words: str):
+def test_an_invalid_table_of_patients_is_refused(study: Study, text: str, code: str):
     with_table(study, text)
-    with pytest.raises(DatasetError, match=words):
+    with refuses(code, DatasetError):
         list(analyze(study, overrides=FOLDS))
     assert not study.results.exists()
 
 
-def test_a_new_patient_goes_to_the_smallest_fold_and_nobody_else_moves(study: Study, tmp_path: Path):
+def test_a_new_patient_goes_to_the_smallest_fold_and_no_other_is_moved(study: Study, tmp_path: Path):
     list(analyze(study, overrides={**FOLDS, "training.epochs": 5}))
     before = read_train_paths(study.train_paths).fold_of
     assert unseen_patients(study) == []
@@ -247,7 +248,7 @@ def test_a_new_patient_goes_to_the_smallest_fold_and_nobody_else_moves(study: St
     assert (after["phantom_x"], read_config(study.config).training.epochs, unseen_patients(study)) == (0, 5, [])
 
 
-def test_folds_edited_by_hand_are_kept_and_called_so(study: Study):
+def test_folds_edited_by_hand_are_kept_and_labeled_as_such(study: Study):
     list(analyze(study, overrides=FOLDS))
     moved, stays = read_train_paths(study.train_paths).held_out(0)
     study.train_paths.write_text(study.train_paths.read_text().replace(f"{moved},0,", f"{moved},2,"))
@@ -266,4 +267,4 @@ def test_a_group_in_two_folds_is_a_leak(study: Study):
     fold = read_train_paths(study.train_paths).fold_of["phantom_001"]
     text = study.train_paths.read_text().replace(f"phantom_001,{fold},", f"phantom_001,{(fold + 1) % 3},")
     study.train_paths.write_text(text)
-    assert "group 'twins' are in folds" in find_leaks(study)[0]
+    assert "group 'twins'" in find_leaks(study)[0]

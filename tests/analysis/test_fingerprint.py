@@ -19,7 +19,7 @@ def description(modality: str, labels: list[int]) -> DatasetDescription:
     )
 
 
-def test_a_hippocampus_has_the_box_that_mist_gives_it(shared: Path):
+def test_a_hippocampus_has_the_foreground_box_of_mist(shared: Path):
     folder = shared / "data" / "Task04_Hippocampus"
     name = "hippocampus_001.nii.gz"
     measured = measure(
@@ -31,7 +31,7 @@ def test_a_hippocampus_has_the_box_that_mist_gives_it(shared: Path):
     assert measured.hu is None
 
 
-def test_three_slabs_of_a_ct_give_the_window_that_mist_gives(shared: Path, tmp_path: Path):
+def test_three_slabs_of_a_ct_give_the_window_of_mist(shared: Path, tmp_path: Path):
     image, grid = read_image(shared / "data" / "ct" / "example_ct_sm.nii.gz")
     organs, _ = read_labels(shared / "data" / "ct" / "example_seg.nii.gz")
     mask = np.select([organs == 5, organs == 20, organs == 1], [1, 2, 4], default=0).astype(np.uint8)
@@ -51,10 +51,10 @@ def test_three_slabs_of_a_ct_give_the_window_that_mist_gives(shared: Path, tmp_p
     assert config.preprocessing.median_resampled_image_size == (122, 101, 14)
     assert config.spatial_config.patch_size == (96, 96, 32)
     assert not config.preprocessing.crop_to_foreground
-    assert warnings(measured, config)[0].startswith("2 sampled voxels lie outside")
+    assert "2 sampled voxels" in warnings(measured, config)[0]
 
 
-def test_a_spine_is_measured_in_its_own_axes_and_knows_the_canonical_ones(shared: Path, tmp_path: Path):
+def test_a_spine_is_measured_along_the_axes_of_its_file(shared: Path, tmp_path: Path):
     path = shared / "data" / "spine" / "ref.nii.gz"
     labels, grid = read_labels(path)
     write_image(tmp_path / "image.nii.gz", labels.astype(np.float32), grid)
@@ -65,7 +65,7 @@ def test_a_spine_is_measured_in_its_own_axes_and_knows_the_canonical_ones(shared
     assert measured.canonical(measured.spacing) == (3.299999952316284, 0.5859400033950806, 0.5859400033950806)
 
 
-def test_every_tenth_labelled_voxel_counts_with_z_fastest():
+def test_every_tenth_labeled_voxel_is_sampled_in_c_order():
     image = np.arange(60, dtype=np.float32).reshape(3, 4, 5)
     statistics = hu_statistics(image, (image >= 5).astype(np.uint8))
     assert (statistics.count, statistics.mean, statistics.first) == (6, 30.0, 5)
@@ -93,7 +93,7 @@ def test_pooled_statistics_are_those_of_all_samples_together():
     assert together.m2 / together.count == pytest.approx(samples.var(), rel=1e-12)
 
 
-def test_a_fingerprint_comes_back_from_json_as_it_was(tmp_path: Path):
+def test_a_fingerprint_survives_json(tmp_path: Path):
     image = np.random.default_rng(1).normal(0, 200, (9, 8, 7)).astype(np.float32)
     grid = Geometry((9, 8, 7), (1.0, 2.0, 3.0))
     write_image(tmp_path / "c.nii.gz", image, grid)

@@ -45,7 +45,7 @@ def blobs(seed: int) -> Mask:
         (block(5, 6, 7), CUBIC, (0.2708, 0.2292, 0.5), 0.508920, 0.0142857),
     ],
 )
-def test_simple_bodies_have_the_numbers_of_mist(
+def test_simple_bodies_have_the_descriptors_of_mist(
     mask: Mask, spacing: Spacing, shares: tuple[float, float, float], quotient: float, skeleton: float
 ):
     shape = measure_shape(mask, spacing)

@@ -47,14 +47,14 @@ def test_shares_are_ratios_of_means_and_an_absent_label_counts_as_zero(phantom_c
     assert found.class_imbalance == ClassImbalance(imbalance_ratio=4.0, dominant_label=1, minority_label=2)
 
 
-def test_a_label_that_never_occurs_has_no_shape_and_no_part_in_the_balance(phantom_config: StudyConfig):
+def test_an_absent_label_has_no_shape_and_does_not_count_as_imbalance(phantom_config: StudyConfig):
     found = labels_of(phantom_config, measured({2: LabelMeasures(7, TUBE)}))
     assert found.per_label[1].shape == MeanShape()
     assert found.per_label[1].size_category == "tiny"
     assert found.class_imbalance == ClassImbalance(imbalance_ratio=1.0, dominant_label=1, minority_label=None)
 
 
-def test_masks_of_background_alone_have_shares_of_zero(phantom_config: StudyConfig):
+def test_empty_masks_have_shares_of_zero(phantom_config: StudyConfig):
     found = labels_of(phantom_config, measured({}))
     assert found.per_label[2].mean_volume_fraction_of_foreground_pct == 0.0
 
@@ -62,7 +62,7 @@ def test_masks_of_background_alone_have_shares_of_zero(phantom_config: StudyConf
 @pytest.mark.parametrize(
     "voxels, size", [(9, "tiny"), (10, "small"), (99, "small"), (100, "medium"), (499, "medium"), (500, "large")]
 )
-def test_sizes_go_by_the_share_of_the_labelled_voxels(phantom_config: StudyConfig, voxels: int, size: str):
+def test_sizes_go_by_the_share_of_the_labeled_voxels(phantom_config: StudyConfig, voxels: int, size: str):
     case = measured({1: LabelMeasures(voxels, None), 2: LabelMeasures(10_000 - voxels, None)})
     assert labels_of(phantom_config, case).per_label[1].size_category == size
 
@@ -86,7 +86,7 @@ def test_spacing_is_anisotropic_above_three(phantom_config: StudyConfig, thick: 
     assert (spacing.is_anisotropic, spacing.median_spacing_mm) == (anisotropic, [1.0, 1.0, thick])
 
 
-def test_a_channel_without_a_labelled_voxel_is_left_out(phantom_config: StudyConfig):
+def test_a_channel_without_a_labeled_voxel_is_excluded(phantom_config: StudyConfig):
     pool = {"t1": measure_intensities(np.ones(3, np.float32)), "t2": measure_intensities(np.zeros(0, np.float32))}
     images = statistics(phantom_config, [measured({})], pool).image_statistics
     assert list(images.intensity.per_channel) == ["t1"]

@@ -6,9 +6,11 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from expect import refuses
 
 from mist_ops.analysis.verify import Problem, UnusableCase, leaks, read, repeated_images, verify
 from mist_ops.dataset import Case, DatasetDescription
+from mist_ops.errors import ImageError
 
 DESCRIPTION = DatasetDescription.model_validate(
     {
@@ -37,73 +39,79 @@ def case(tmp_path: Path) -> Case:
     return Case("a", images, tmp_path / "mask.nii.gz")
 
 
-def test_a_sound_case_has_no_problems(case: Case):
+def codes(problems: list[Problem]) -> list[str]:
+    return [problem.error.code for problem in problems]
+
+
+def test_a_valid_case_has_no_problems(case: Case):
     assert verify(case, DESCRIPTION) == []
 
 
-def test_a_missing_and_a_damaged_file_are_both_named(case: Case):
+def test_a_missing_and_a_corrupted_file_are_both_listed(case: Case):
     case.images["t1"].unlink()
     case.images["t2"].write_bytes(b"no image")
-    first, second = verify(case, DESCRIPTION)
-    assert "t1.nii.gz" in first
-    assert "t2.nii.gz" in second
+    found = verify(case, DESCRIPTION)
+    assert codes(found) == ["image-missing", "image-unreadable"]
+    assert [problem.error.file for problem in found] == list(case.images.values())
 
 
-def test_files_on_different_grids_are_told_with_what_differs(case: Case):
+def test_files_on_different_grids_are_refused_with_the_differences(case: Case):
     write(case.images["t2"], IMAGE, np.diag([1.0, 1.0, 3.0, 1.0]))
-    (problem,) = verify(case, DESCRIPTION)
-    assert problem.startswith("the mask and t2 differ: spacing (1, 1, 1) and (1, 1, 3)")
-    with pytest.raises(UnusableCase):
+    with refuses("grid-mismatch", UnusableCase, names="the mask and t2", found=["spacing (1, 1, 1) and (1, 1, 3) mm"]):
         read(case, DESCRIPTION, thorough=False)
 
 
 @pytest.mark.parametrize(
-    "mask, words",
+    "mask, code",
     [
-        (MASK * 3, r"the mask holds labels \[3\], but 'labels' lists \[0, 1, 2\]"),
-        (MASK * np.float32(0.4), "holds the value 0.4"),
-        (MASK * 0, "background alone"),
-        (np.stack([MASK, MASK], axis=-1), "three dimensions"),
-        (MASK.astype(np.int16) * -1, "between 0 and"),
+        (MASK * 3, "unknown-label"),
+        (MASK * np.float32(0.4), "labels-not-integer"),
+        (MASK * 0, "mask-empty"),
+        (np.stack([MASK, MASK], axis=-1), "image-not-3d"),
+        (MASK.astype(np.int16) * -1, "labels-out-of-range"),
     ],
 )
-def test_a_mask_that_cannot_be_used_is_refused_in_words(case: Case, mask: np.ndarray, words: str):
+def test_an_invalid_mask_is_refused(case: Case, mask: np.ndarray, code: str):
     write(case.mask, mask)  # type: ignore[arg-type]
-    with pytest.raises(UnusableCase, match=words):
+    with refuses(code, UnusableCase, case="a"):
         read(case, DESCRIPTION, thorough=True)
 
 
-def test_all_channels_are_looked_through_for_voxels_that_are_not_finite_or_never_change(case: Case):
+def test_all_channels_are_checked_for_nan_and_constant_voxels(case: Case):
     write(case.images["t1"], np.where(IMAGE > 2, np.nan, IMAGE))
     write(case.images["t2"], np.full_like(IMAGE, 5))
-    not_finite, constant = verify(case, DESCRIPTION)
-    assert "NaN" in not_finite
-    assert constant == "t2.nii.gz holds 5 in every voxel."
+    found = verify(case, DESCRIPTION)
+    assert codes(found) == ["image-not-finite", "image-constant"]
+    assert found[1].error.found == 5.0
 
 
-def test_an_empty_mask_is_no_fault_unless_asked_for(case: Case):
+def test_an_empty_mask_is_accepted_unless_checked(case: Case):
     write(case.mask, MASK * 0)  # type: ignore[arg-type]
     assert read(case, DESCRIPTION, thorough=False).labels == {0: 336}
 
 
 def test_a_case_without_a_mask_is_refused(case: Case):
-    assert verify(Case("a", case.images), DESCRIPTION) == ["it has no mask, which a training case needs."]
+    (problem,) = verify(Case("a", case.images), DESCRIPTION)
+    assert (problem.gate, problem.error.code) == ("readable", "mask-missing")
 
 
-def test_the_reasons_survive_the_way_back_from_a_worker():
-    error = pickle.loads(pickle.dumps(UnusableCase("a", [Problem("one.", "one_grid"), Problem("two.", "readable")])))
-    assert error.problems == ["one.", "two."]
-    assert str(error) == "Case 'a': \n  - one.\n  - two."
+def test_several_problems_are_listed_with_their_codes_and_can_be_pickled():
+    one, two = ImageError("one.", code="grid-mismatch"), ImageError("two.", code="image-constant")
+    error = UnusableCase("a", [Problem("one_grid", one), Problem("readable", two)])
+    copy = pickle.loads(pickle.dumps(error))
+    assert codes(copy.problems) == ["grid-mismatch", "image-constant"]
+    assert copy.message == "Case 'a': \n  - one. [grid-mismatch]\n  - two. [image-constant]"
+    assert (copy.code, copy.case) == ("several-problems", "a")
 
 
-def test_cases_with_the_same_image_are_named_together():
+def test_cases_with_the_same_image_are_listed_together():
     assert repeated_images({"a": "1", "b": "2"}) == []
     (problem,) = repeated_images({"a": "1", "b": "2", "c": "1"})
-    assert problem.startswith("The cases a, c have the same image.")
+    assert problem.startswith("The cases a, c ")
 
 
-def test_the_same_image_leaks_from_fold_to_fold_and_not_within_one() -> None:
+def test_the_same_image_is_a_leak_between_folds_only() -> None:
     contents = {"a": "1", "b": "2", "c": "1", "gone": "1"}
     assert leaks(contents, {"a": 0, "b": 1, "c": 0}) == []
     (problem,) = leaks(contents, {"a": 0, "b": 1, "c": 1})
-    assert problem.startswith("The cases a (fold 0), c (fold 1) have the same image")
+    assert problem.startswith("The cases a (fold 0), c (fold 1) ")
