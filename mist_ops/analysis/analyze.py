@@ -36,7 +36,7 @@ from mist_ops.dataset import (
     write_test_paths,
     write_train_paths,
 )
-from mist_ops.errors import ConfigError, DatasetError, counted, few, listing
+from mist_ops.errors import ConfigError, DatasetError, MistError, counted, few, listing
 from mist_ops.files import write_json
 from mist_ops.registry import MODELS
 from mist_ops.schema import Section, read_checked
@@ -249,14 +249,12 @@ def _partition(measured: Sequence[Measured], exclude: bool) -> tuple[dict[str, C
     good = {outcome.item.id: outcome.result for outcome in measured if outcome.result}
     bad = [outcome.error for outcome in measured if outcome.error]
     if bad and not (exclude and good):
-        them = "it" if len(bad) == 1 else "them"
-        advice = f"Correct {them}." if exclude else f"Correct {them}, or exclude {them} with --verify."
-        raise DatasetError(
-            f"{len(bad)} of {counted(len(measured), 'case')} cannot be used, and nothing was written. {advice} "
-            + listing([str(error) for error in bad]),
-            code="cases-unusable",
-            found=[outcome.item.id for outcome in measured if outcome.error],
-        )
+        counts = f"{len(bad)} of {counted(len(measured), 'case')} cannot be used, and nothing was written"
+        start = f"{counts}{'' if exclude else '; --verify excludes such cases'}: "
+        if len(bad) == 1 and isinstance(bad[0], MistError):
+            raise DatasetError(start + bad[0].message, **bad[0].facts) from bad[0]
+        ids = [outcome.item.id for outcome in measured if outcome.error]
+        raise DatasetError(start + listing([str(error) for error in bad]), code="cases-unusable", found=ids)
     return good, {outcome.item.id: _reasons(outcome.error) for outcome in measured if outcome.error}
 
 

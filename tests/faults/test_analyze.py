@@ -1,4 +1,4 @@
-"""``mist_analyze`` on datasets with one fault each."""
+"""Faults of ``mist_analyze``: datasets and results with one fault each."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def corrupt(path: Path) -> None:
 
 
 def change(path: Path, made: Callable[[np.ndarray], np.ndarray]) -> None:
-    """Write other voxels on the same affine."""
+    """Replace the voxels of an image."""
     save(path, made(voxels(path)))
 
 
@@ -51,33 +51,33 @@ def put(path: Path, value: float, dtype: type = np.float32) -> None:
 
 
 def colored(array: np.ndarray) -> np.ndarray:
-    """An image of three bytes a voxel."""
+    """An image of three bytes per voxel."""
     made = np.zeros(array.shape, dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
     made["R"] = array.astype(np.uint8)
     return made
 
 
 def sheared(path: Path) -> None:
-    """Tilt an axis of an image towards another, as a gantry does."""
+    """Shear the grid of an image, as a tilted gantry does."""
     affine = nib.load(path).affine.copy()
     affine[:3, 1] += 0.2 * affine[:3, 0]
     save(path, voxels(path), affine)
 
 
 def rename(box: Sandbox, name: str) -> None:
-    """Call the first patient otherwise."""
+    """Rename the first patient."""
     box.patient().rename(box.patient().with_name(name))
 
 
 def move_away(box: Sandbox) -> None:
-    """Have the folder of a patient lie outside of the dataset, with a link to it in its place."""
+    """Move the folder of a patient outside the dataset, and link to it."""
     outside = box.folder / "outside"
     shutil.move(box.patient(), outside)
     box.patient().symlink_to(outside)
 
 
 def patients(box: Sandbox, text: str | bytes, encoding: str = "utf-8") -> None:
-    """Name a table of patients in dataset.json."""
+    """Add a table of patients to dataset.json."""
     content = text.encode(encoding) if isinstance(text, str) else text
     (box.study.data.parent / "patients.csv").write_bytes(content)
     edit_json(box.study.data, patients="patients.csv")
@@ -86,33 +86,33 @@ def patients(box: Sandbox, text: str | bytes, encoding: str = "utf-8") -> None:
 DAMAGED = [
     Fault(
         "analyze/truncated-gz",
-        "an image that is cut short",
+        "a truncated image",
         lambda box: cut_short(box.image()),
-        "t1.nii.gz cannot be read as a NIfTI image",
+        ("[image-unreadable]", "t1.nii.gz"),
     ),
     Fault(
         "analyze/corrupted-gz",
-        "an image with damaged bytes",
+        "an image with corrupted bytes",
         lambda box: corrupt(box.image()),
-        "t1.nii.gz cannot be read as a NIfTI image",
+        ("[image-unreadable]", "t1.nii.gz"),
     ),
     Fault(
         "analyze/truncated-mask",
-        "a mask that is cut short",
+        "a truncated mask",
         lambda box: cut_short(box.mask()),
-        "mask.nii.gz cannot be read as a NIfTI image",
+        ("[image-unreadable]", "mask.nii.gz"),
     ),
     Fault(
         "analyze/not-an-image",
-        "a text called like an image",
+        "a text file named like an image",
         lambda box: fill(box.image(), "This is not an image."),
-        "t1.nii.gz cannot be read as a NIfTI image",
+        ("[image-unreadable]", "t1.nii.gz"),
     ),
     Fault(
         "analyze/image-2d",
         "an image of one slice",
         lambda box: change(box.image(), lambda array: array[:, :, 10]),
-        "An image must have three dimensions",
+        ("[image-not-3d]", "t1.nii.gz"),
     ),
     Fault(
         "analyze/image-4d",
@@ -122,25 +122,25 @@ DAMAGED = [
     ),
     Fault(
         "analyze/image-rgb",
-        "an image in color",
+        "an RGB image",
         lambda box: change(box.image(), colored),
-        "A voxel must be one real number",
+        ("[voxel-type]", "t1.nii.gz"),
     ),
     Fault(
         "analyze/nan-voxels",
-        "an image with voxels that are NaN",
+        "an image with NaN voxels",
         lambda box: put(box.image(), np.nan),
-        "t1.nii.gz holds 64 NaN or infinite voxels",
+        ("[image-not-finite]", "t1.nii.gz", "64"),
     ),
     Fault(
         "analyze/infinite-voxels",
         "an image with infinite voxels",
         lambda box: put(box.image(), np.inf),
-        "t1.nii.gz holds 64 NaN or infinite voxels",
+        ("[image-not-finite]", "t1.nii.gz", "64"),
     ),
     Fault(
         "analyze/absurd-header",
-        "a header that tells of 35 million million voxels",
+        "a header with 35 trillion voxels",
         lambda box: edit_header(box.image(), dim=[3, 32767, 32767, 32767, 1, 1, 1, 1]),
         "[image-size]",
     ),
@@ -152,7 +152,7 @@ DAMAGED = [
     ),
     Fault(
         "analyze/empty-image",
-        "an image file without a byte",
+        "an empty image file",
         lambda box: fill(box.image()),
         ("[image-unreadable]", "t1.nii.gz is empty"),
     ),
@@ -163,7 +163,7 @@ GRIDS = [
         f"analyze/{name}-other-{field}",
         f"{words} of another {field} than the image",
         lambda box, file=file, field=field: move_grid(box.patient() / file, field),
-        f"differ: {field} (",
+        ("[grid-mismatch]", "Case 'phantom_001'", f"{field} "),
         again=field == "size",
     )
     for name, words, file in [("mask", "a mask", "mask.nii.gz"), ("channel", "a second channel", "t2.nii.gz")]
@@ -173,19 +173,19 @@ GRIDS = [
         "analyze/sheared-affine",
         "an image on a sheared grid",
         lambda box: sheared(box.image()),
-        "t1.nii.gz has a sheared grid",
+        ("[grid-sheared]", "t1.nii.gz"),
     ),
     Fault(
         "analyze/zero-affine",
-        "an image whose affine is zero",
+        "an image with a zero affine",
         lambda box: edit_header(box.image(), sform_code=1, qform_code=0, srow_x=0, srow_y=0, srow_z=0),
         ("[image-unreadable]", "t1.nii.gz"),
     ),
     Fault(
         "analyze/qform-against-sform",
-        "an image whose header places it twice, 20 mm apart",
+        "an image whose sform and qform differ by 20 mm",
         lambda box: edit_header(box.image(), qoffset_x=nib.load(box.image()).header["qoffset_x"] + 20),
-        "The sform and the qform in the headers of phantom_001 are up to 20 mm apart",
+        ("20 mm", "phantom_001"),
         status=0,
         again=False,
     ),
@@ -196,25 +196,25 @@ LABELS = [
         "analyze/unknown-label",
         "a label that dataset.json does not list",
         lambda box: edit_json(box.study.data, labels=[0, 1], final_classes=None),
-        "the mask holds labels [2], but 'labels' lists [0, 1]",
+        ("[unknown-label]", "the label 2", "Case 'phantom_001'"),
     ),
     Fault(
         "analyze/label-beyond-255",
         "a label of 300 in a mask",
         lambda box: put(box.mask(), 300, np.uint16),
-        "the mask holds labels [300], but 'labels' lists [0, 1, 2]",
+        ("[unknown-label]", "the label 300", "Case 'phantom_001'"),
     ),
     Fault(
         "analyze/fractional-labels",
-        "a mask that was interpolated",
+        "an interpolated mask",
         lambda box: put(box.mask(), 0.4),
         "[labels-not-integer]",
     ),
     Fault(
         "analyze/empty-mask",
-        "a mask of background alone",
+        "a mask with only background",
         lambda box: change(box.mask(), np.zeros_like),
-        "The masks of phantom_001 hold background alone",
+        ("background", "phantom_001"),
         status=0,
         again=False,
     ),
@@ -226,7 +226,7 @@ LABELS = [
     ),
     Fault(
         "analyze/nan-labels",
-        "a mask with voxels that are NaN",
+        "a mask with NaN voxels",
         lambda box: put(box.mask(), np.nan),
         "mask.nii.gz holds",
     ),
@@ -235,40 +235,40 @@ LABELS = [
 FOLDERS = [
     Fault(
         "analyze/missing-image",
-        "an image that is not there",
+        "a missing image",
         lambda box: remove(box.image()),
-        ("[file-unmatched]", "'phantom_001'", "'t1'"),
+        ("phantom_001", "t1"),
     ),
     Fault(
         "analyze/missing-mask",
-        "a mask that is not there",
+        "a missing mask",
         lambda box: remove(box.mask()),
-        ("[file-unmatched]", "'phantom_001'", "'mask'"),
+        ("phantom_001", "mask"),
     ),
     Fault(
         "analyze/ambiguous-image",
-        "two files that may both be an image",
+        "several files that match an image",
         lambda box: edit_json(box.study.data, images={"t1": ["nii.gz"], "t2": ["t2.nii.gz"]}),
-        ("[file-ambiguous]", "'phantom_001'", "'t1'", "3 files", "mask.nii.gz, t1.nii.gz, t2.nii.gz"),
+        ("phantom_001", "3 files match", "mask.nii.gz, t1.nii.gz, t2.nii.gz"),
     ),
     Fault(
         "analyze/duplicated-image",
-        "one image under the names of two patients",
+        "the same image for two patients",
         lambda box: shutil.copytree(box.patient(1), box.patient(2), dirs_exist_ok=True) and None,
-        "The cases phantom_001, phantom_002 have the same image",
+        "phantom_001, phantom_002 have the same image",
         status=0,
         again=False,
     ),
     Fault(
         "analyze/empty-patient-folder",
-        "a patient's folder with nothing in it",
+        "an empty patient folder",
         lambda box: box.patient(9).mkdir(),
-        ("[file-unmatched]", "'phantom_009'", "'mask'"),
+        ("phantom_009", "mask.nii.gz"),
         again=False,
     ),
     Fault(
         "analyze/stray-file",
-        "a file beside the folders of the patients",
+        "a file next to the patient folders",
         lambda box: fill(box.patient().parent / "notes.txt", "notes"),
         "Analysis complete",
         status=0,
@@ -278,35 +278,35 @@ FOLDERS = [
         "analyze/no-patients",
         "a folder without patients",
         lambda box: (box.folder / "data" / "none").mkdir() or edit_json(box.study.data, **{"train-data": "none"}),
-        "[folder-empty]",
+        "/none",
     ),
     Fault(
         "analyze/symlink-outside",
-        "a patient's folder that is a link out of the dataset",
+        "a patient folder that links outside the dataset",
         move_away,
-        "Files of phantom_001 lie outside the dataset's folders",
+        ("phantom_001", "outside"),
         status=0,
         again=False,
     ),
     Fault(
         "analyze/symlink-broken",
-        "a patient's folder that is a link to nothing",
+        "a patient folder that is a broken link",
         lambda box: box.patient(9).symlink_to(box.folder / "gone"),
-        ("[link-broken]", "phantom_009"),
+        ("phantom_009", "link"),
         again=False,
     ),
     Fault(
         "analyze/symlink-loop",
-        "a patient's folder that is a link to itself",
+        "a patient folder that links to itself",
         lambda box: box.patient(9).symlink_to(box.patient(9)),
-        ("[link-broken]", "phantom_009"),
+        ("phantom_009", "link"),
         again=False,
     ),
     Fault(
         "analyze/symlink-broken-image",
-        "an image that is a link to nothing",
+        "an image that is a broken link",
         lambda box: remove(box.image()) or box.image().symlink_to(box.folder / "gone.nii.gz"),
-        ("[link-broken]", "t1.nii.gz"),
+        ("t1.nii.gz", "link"),
         again=False,
     ),
 ]
@@ -316,20 +316,20 @@ IDS = [
         f"analyze/id-{key}",
         f"a patient whose id {words}",
         lambda box, name=name: rename(box, name),
-        "Analysis complete" if fine else "[id-unsafe]",
+        "Analysis complete" if fine else "cannot name a file",
         status=0 if fine else 1,
         again=False,
     )
     for key, words, name, fine in [
         ("non-ascii", "is not in ASCII", "Müller_002", True),
-        ("decomposed", "has its accents apart, as some disks write them", "Mu\u0308ller_002", True),
-        ("with-spaces", "holds a space", "phantom 002", True),
-        ("with-dots", "holds dots", "phantom.002.v1", True),
+        ("decomposed", "has decomposed accents", "Mu\u0308ller_002", True),
+        ("with-spaces", "contains a space", "phantom 002", True),
+        ("with-dots", "contains dots", "phantom.002.v1", True),
         ("named-like-a-channel", "is the name of an image", "t1.nii.gz", True),
-        ("with-markup", "holds brackets", "002[red]", False),
-        ("with-a-newline", "holds a line break", "phantom\n002", False),
-        ("beginning-with-a-dash", "begins with a dash", "-rf", False),
-        ("too-long", "is too long for a file made of it", "x" * 250, False),
+        ("with-markup", "contains brackets", "002[red]", False),
+        ("with-a-newline", "contains a line break", "phantom\n002", False),
+        ("beginning-with-a-dash", "starts with a dash", "-rf", False),
+        ("too-long", "is too long for a file name", "x" * 250, False),
         ("too-long-non-ascii", "is too long in bytes", "ü" * 120, False),
     ]
 ]
@@ -343,116 +343,121 @@ DESCRIPTIONS = [
         again=key == "missing",
     )
     for key, words, broken, says in [
-        ("missing", "no dataset.json", remove, "[dataset-missing]"),
-        ("empty", "an empty dataset.json", fill, "cannot be read as JSON"),
+        ("missing", "no dataset.json", remove, "dataset.json"),
+        ("empty", "an empty dataset.json", fill, ("[json-invalid]", "dataset.json")),
         (
             "comments",
             "a comment in dataset.json",
             lambda path: edit_text(path, lambda text: text.replace("{", "{\n// phantoms", 1)),
-            "cannot be read as JSON: Expecting property name enclosed in double quotes: line 2",
+            ("[json-invalid]", "line 2"),
         ),
         (
             "trailing-comma",
-            "a comma too many in dataset.json",
+            "a trailing comma in dataset.json",
             lambda path: edit_text(path, lambda text: text.rstrip().removesuffix("}") + ",}"),
-            "cannot be read as JSON",
+            "[json-invalid]",
         ),
         (
             "utf-16",
             "a dataset.json in UTF-16",
             lambda path: edit_text(path, str, "utf-16"),
-            "cannot be read as JSON",
+            "[json-invalid]",
         ),
         (
             "a-list",
-            "a dataset.json that holds a list",
+            "a list in dataset.json",
             lambda path: fill(path, "[]"),
-            "dataset.json: Input should be an object",
+            ("[value-invalid]", "dataset.json", "an object"),
         ),
         (
             "duplicate-key",
-            "a key given twice in dataset.json",
+            "a duplicate key in dataset.json",
             lambda path: edit_text(path, lambda text: text.rstrip().removesuffix("}") + ', "labels": [0, 1]}'),
-            "the key 'labels' is given twice",
+            ("[json-invalid]", "'labels'"),
         ),
         (
             "nan",
             "NaN in dataset.json",
             lambda path: edit_text(path, lambda text: text.rstrip().removesuffix("}") + ', "x": NaN}'),
-            "NaN is not a number in JSON",
+            ("[json-invalid]", "NaN"),
         ),
         (
             "unknown-key",
             "a misspelled key in dataset.json",
             lambda path: edit_text(path, lambda text: text.replace("test-data", "test-dat")),
-            ("[value-invalid]", "'test-dat'", "'test-data'"),
+            ("'test-dat'", "'test-data'"),
         ),
-        ("key-missing", "a key that dataset.json lacks", lambda path: edit_json(path, modality=None), "'modality': "),
+        (
+            "key-missing",
+            "a missing key in dataset.json",
+            lambda path: edit_json(path, modality=None),
+            ("[key-missing]", "'modality'"),
+        ),
         (
             "images-a-string",
-            "channels given as a text",
+            "channels given as text",
             lambda path: edit_json(path, images="t1.nii.gz"),
-            "'images': ",
+            ("[value-invalid]", "'images'"),
         ),
         (
             "channel-a-string",
-            "a channel given as a text, not a list",
+            "a channel given as text instead of a list",
             lambda path: edit_json(path, images={"t1": "t1.nii.gz"}),
-            "'images.t1': ",
+            ("[value-invalid]", "'images.t1'"),
         ),
         (
             "channel-named-mask",
-            "a channel called mask",
+            "a channel named mask",
             lambda path: edit_json(path, images={"mask": ["t1.nii.gz"]}),
-            ("[value-invalid]", "'mask'"),
+            ("'images'", "'mask'"),
         ),
         (
             "labels-strings",
-            "labels given as texts",
+            "labels given as text",
             lambda path: edit_json(path, labels=[0, "1", "2"]),
-            "'labels.1': ",
+            ("[value-invalid]", "'labels.1'"),
         ),
         (
             "labels-without-0",
-            "labels without the background",
+            "labels without background",
             lambda path: edit_json(path, labels=[1, 2]),
-            ("[value-invalid]", "'labels'", "1, 2"),
+            ("'labels'", "1, 2"),
         ),
         (
             "labels-twice",
             "a label listed twice",
             lambda path: edit_json(path, labels=[0, 1, 2, 2]),
-            ("[value-invalid]", "'labels'", "0, 1, 2, 2"),
+            ("'labels'", "0, 1, 2, 2"),
         ),
         (
             "label-300",
             "a label of 300 in dataset.json",
             lambda path: edit_json(path, labels=[0, 1, 2, 300]),
-            "'labels.3': Input should be less than or equal to 255",
+            ("[value-invalid]", "'labels.3'", "255", "300"),
         ),
         (
             "class-unknown-label",
-            "a class of a label that there is not",
+            "a class with an unknown label",
             lambda path: edit_json(path, final_classes={"core": [5]}),
-            ("[value-invalid]", "'final_classes'", "'core'", "5"),
+            ("'final_classes'", "'core'", "5"),
         ),
         (
             "train-data-missing",
-            "a folder of patients that is not there",
+            "a missing folder of patients",
             lambda path: edit_json(path, **{"train-data": "trian"}),
-            ("[folder-missing]", "'train-data'"),
+            ("'train-data'", "trian"),
         ),
         (
             "test-data-wrong",
-            "a folder of test patients that is not there",
+            "a missing folder of test patients",
             lambda path: edit_json(path, **{"test-data": "tset"}),
-            ("[folder-missing]", "'test-data'"),
+            ("'test-data'", "tset"),
         ),
         (
             "modality-wrong",
-            "a modality that there is not",
+            "an unknown modality",
             lambda path: edit_json(path, modality="mri"),
-            "'modality': Input should be 'ct', 'mr' or 'other' (found 'mri')",
+            ("[value-invalid]", "'modality'", "ct, mr or other", "'mri'"),
         ),
     ]
 ]
@@ -468,30 +473,30 @@ PATIENT_TABLES = [
     )
     for key, words, text, encoding, says in [
         ("empty", "an empty table of patients", "", "utf-8", "patients.csv"),
-        ("without-id", "a table of patients without ids", "fold\n0\n", "utf-8", ("[table-column-missing]", "id")),
-        ("id-twice", "a patient twice in the table", "id,fold\na,0\na,1\n", "utf-8", ("[patient-duplicate]", "'a'")),
+        ("without-id", "a table of patients without ids", "fold\n0\n", "utf-8", ("patients.csv", "id")),
+        ("id-twice", "a patient twice in the table", "id,fold\na,0\na,1\n", "utf-8", ("patients.csv", "'a'")),
+        ("fold-wrong", "a fold that is not a number", "id,fold\nphantom_001,one\n", "utf-8", ("phantom_001", "'one'")),
         (
-            "fold-wrong",
-            "a fold that is no number",
-            "id,fold\nphantom_001,one\n",
+            "fold-beyond",
+            "a fold that does not exist",
+            "id,fold\nphantom_001,7\n",
             "utf-8",
-            ("[table-not-integer]", "'one'"),
+            ("[unknown-fold]", "phantom_001", "fold 7"),
         ),
-        ("fold-beyond", "a fold that there is not", "id,fold\nphantom_001,7\n", "utf-8", "there are folds 0 to 1"),
         (
             "latin-1",
-            "a table of patients that is not in UTF-8",
+            "a table of patients not in UTF-8",
             "id,fold\nMüller,0\n",
             "latin-1",
-            "Save it as CSV in UTF-8",
+            ("patients.csv", "UTF-8"),
         ),
-        ("dotdot", "an id that leads out of its folder", "id,fold\n../x,0\n", "utf-8", "patients.csv: the id '../x'"),
+        ("dotdot", "an id with a path to another folder", "id,fold\n../x,0\n", "utf-8", ("patients.csv", "'../x'")),
         (
             "unknown",
-            "patients in the table that there are not",
+            "unknown patients in the table",
             "id,fold\nfantom_001,0\n",
             "utf-8",
-            "names fantom_001,",
+            "fantom_001",
         ),
     ]
 ]
@@ -512,45 +517,45 @@ DESCRIBED = [
         status=0,
         again=False,
     ),
-    Fault("analyze/nfolds-1", "one fold", lambda box: ["--nfolds", "1"], "--nfolds: ", status=2),
+    Fault("analyze/nfolds-1", "one fold", lambda box: ["--nfolds", "1"], "--nfolds", status=2),
     Fault(
         "analyze/nfolds-beyond-patients",
         "more folds than patients",
         lambda box: ["--nfolds", "9"],
-        "nfolds is 9 but there are 4 training cases",
+        ("[nfolds-invalid]", "4 training cases", "9 folds"),
     ),
 ]
 
 VERIFIED = [
     Fault(
         "analyze-verify/truncated-gz",
-        "an image that is cut short, with --verify",
+        "a truncated image, with --verify",
         lambda box: cut_short(box.image()),
-        "Left out: case 'phantom_001': ",
+        ("phantom_001", "[image-unreadable]"),
         status=0,
         again=False,
     ),
     Fault(
         "analyze-verify/truncated-second-channel",
-        "a second channel that is cut short, with --verify",
+        "a truncated second channel, with --verify",
         lambda box: cut_short(box.image(channel="t2")),
-        "Left out: case 'phantom_001': ",
+        ("phantom_001", "[image-unreadable]"),
         status=0,
         again=False,
     ),
     Fault(
         "analyze-verify/nan-voxels-second-channel",
-        "a second channel with voxels that are NaN, with --verify",
+        "a second channel with NaN voxels, with --verify",
         lambda box: put(box.image(channel="t2"), np.nan),
-        "t2.nii.gz holds 64 NaN or infinite voxels",
+        ("[image-not-finite]", "t2.nii.gz", "64"),
         status=0,
         again=False,
     ),
     Fault(
         "analyze-verify/constant-image",
-        "an image with one value throughout, with --verify",
+        "a constant image, with --verify",
         lambda box: change(box.image(), np.ones_like),
-        "t1.nii.gz holds 1 in every voxel",
+        ("[image-constant]", "phantom_001", "t1.nii.gz"),
         status=0,
         again=False,
     ),
@@ -558,30 +563,30 @@ VERIFIED = [
         "analyze-verify/mask-other-origin",
         "a mask of another origin than the image, with --verify",
         lambda box: move_grid(box.mask(), "origin"),
-        "Left out: case 'phantom_001': the mask and t1 differ: origin (",
+        ("[grid-mismatch]", "phantom_001", "origin"),
         status=0,
         again=False,
     ),
     Fault(
         "analyze-verify/empty-mask",
-        "a mask of background alone, with --verify",
+        "a mask with only background, with --verify",
         lambda box: change(box.mask(), np.zeros_like),
-        "Left out: case 'phantom_001': the mask holds background alone",
+        ("[mask-empty]", "phantom_001"),
         status=0,
         again=False,
     ),
     Fault(
         "analyze-verify/unknown-label",
-        "a label that dataset.json does not list in every mask, with --verify",
+        "an unlisted label in every mask, with --verify",
         lambda box: edit_json(box.study.data, labels=[0, 1], final_classes=None),
-        "4 of 4 cases cannot be used, and nothing was written",
+        ("[cases-unusable]", "4 of 4", "[unknown-label]"),
         again=False,
     ),
     Fault(
         "analyze-verify/too-few-left",
-        "fewer patients than folds once the unusable are left out",
+        "fewer patients than folds after exclusion, with --verify",
         lambda box: [cut_short(box.image(number)) for number in (1, 2, 3)] and None,
-        "nfolds is 2 but there is 1 training case",
+        ("[nfolds-invalid]", "1 training case", "2 folds"),
         again=False,
     ),
 ]
@@ -591,21 +596,21 @@ KEPT = [
         "analyze/results-exist",
         "results of an earlier analysis",
         lambda box: [],
-        "config.json exists already",
+        "config.json",
         again=False,
     ),
     Fault(
         "analyze/overwrite-then-fails",
-        "an image that is cut short, with --overwrite on an earlier analysis",
+        "a truncated image, with --overwrite on an earlier analysis",
         lambda box: cut_short(box.image()) or ["--overwrite", "--nfolds", "2"],
-        "1 of 4 cases cannot be used, and nothing was written",
+        ("1 of 4 cases", "[image-unreadable]", "t1.nii.gz"),
         again=False,
     ),
     Fault(
         "analyze/update-then-fails",
-        "an image that is cut short, with --update of an earlier analysis",
+        "a truncated image, with --update of an earlier analysis",
         lambda box: cut_short(box.image()) or ["--update"],
-        "1 of 4 cases cannot be used, and nothing was written",
+        ("1 of 4 cases", "[image-unreadable]", "t1.nii.gz"),
         again=False,
     ),
 ]
@@ -613,30 +618,30 @@ KEPT = [
 BROKEN = [
     Fault(
         "analyze/update-config-broken",
-        "a config.json that is cut short, with --update",
+        "a truncated config.json, with --update",
         lambda box: cut_short(box.study.config) or ["--update"],
-        "config.json cannot be read as JSON",
+        ("[json-invalid]", "config.json"),
         again=False,
     ),
     Fault(
         "analyze/update-fingerprint-broken",
-        "a fingerprint.json that is cut short, with --update",
+        "a truncated fingerprint.json, with --update",
         lambda box: cut_short(box.study.fingerprint) or ["--update"],
-        "fingerprint.json cannot be read as JSON",
+        ("[json-invalid]", "fingerprint.json"),
         again=False,
     ),
     Fault(
         "analyze/update-fingerprint-missing",
-        "results of another program, with --update",
+        "results without fingerprint.json, with --update",
         lambda box: remove(box.study.fingerprint) or ["--update"],
-        "its edits cannot be told from what was planned. Analyze with --overwrite",
+        ("[fingerprint-missing]", "fingerprint.json", "--overwrite"),
         again=False,
     ),
     Fault(
         "analyze/update-paths-broken",
-        "a train_paths.csv that is empty, with --update",
+        "an empty train_paths.csv, with --update",
         lambda box: fill(box.study.train_paths) or ["--update"],
-        "train_paths.csv cannot be read as a table",
+        "train_paths.csv",
         again=False,
     ),
 ]
@@ -655,12 +660,12 @@ def test_analyze_verify(described: Sandbox, fault: Fault) -> None:
 
 
 @pytest.mark.parametrize("fault", KEPT, ids=lambda fault: fault.key)
-def test_an_analysis_that_fails_keeps_the_earlier_one(analyzed: Sandbox, fault: Fault, sound: Path) -> None:
+def test_a_failed_analysis_keeps_the_earlier_one(analyzed: Sandbox, fault: Fault, sound: Path) -> None:
     meets(analyzed, "analyze", ["--data", analyzed.study.data], fault)
     names = [path.name for path in analyzed.study.results.iterdir() if path.is_file()]
     assert filecmp.cmpfiles(analyzed.study.results, sound / "results", names, shallow=False)[0] == names
 
 
 @pytest.mark.parametrize("fault", BROKEN, ids=lambda fault: fault.key)
-def test_analyze_upon_broken_results(analyzed: Sandbox, fault: Fault) -> None:
+def test_analyze_with_broken_results(analyzed: Sandbox, fault: Fault) -> None:
     meets(analyzed, "analyze", ["--data", analyzed.study.data], fault)
