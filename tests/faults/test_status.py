@@ -212,7 +212,7 @@ FAULTS = [
         "status/fold-of-no-study",
         "a patient in a fold that there is not",
         lambda box: set_folds(box, phantom_001=7),
-        "phantom_001 is in fold 7, but this study has folds 0 to 1",
+        ("phantom_001", "fold 7"),
     ),
     Fault(
         "status/paths-missing",
