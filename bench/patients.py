@@ -25,7 +25,7 @@ from mist_ops.dataset import read_train_paths
 from mist_ops.files import file_hash
 from mist_ops.phantoms import write_phantoms
 from mist_ops.preprocessing.case import write_case
-from mist_ops.records.arrays import read_content_hash, remove_case
+from mist_ops.records.arrays import read_record, remove_case
 from mist_ops.records.passport import Content, Epoch, Passport, write_passport
 from mist_ops.study import Study
 
@@ -82,7 +82,7 @@ def _pretend_models(study: Study, config: StudyConfig) -> None:
         study.models.mkdir(parents=True, exist_ok=True)
         study.model(index).write_bytes(b"weights")
         parts = {"training": fold.training, "validation": fold.validation}
-        content = {part: {name: read_content_hash(study, name) for name in ids} for part, ids in parts.items()}
+        content = {part: {name: read_record(study, name).content for name in ids} for part, ids in parts.items()}
         passport = Passport(
             fold=index,
             **parts,

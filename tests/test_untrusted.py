@@ -40,8 +40,9 @@ from mist_ops.phantoms import write_phantoms
 from mist_ops.postprocessing.strategy import Step, read_strategy, write_strategy
 from mist_ops.preprocessing.case import write_case
 from mist_ops.ranking.tables import read_scores
-from mist_ops.records.arrays import case_content, input_hashes, read_case_geometry, read_content_hash
-from mist_ops.records.arrays import why_outdated as case_outdated
+from mist_ops.records.arrays import case_content, input_hashes
+from mist_ops.records.arrays import read_record as read_arrays_record
+from mist_ops.records.arrays import why_stale as why_arrays_are_stale
 from mist_ops.records.comparison import differences, verify
 from mist_ops.records.passport import Passport, read_passport, write_passport
 from mist_ops.records.prediction import Origin, read_prediction_record, recording
@@ -146,11 +147,10 @@ def read_record(study: Study) -> None:
 
 def read_geometry_record(study: Study) -> None:
     case = patient(study)
-    case_outdated(study, case, "settings")
+    why_arrays_are_stale(study, case, "settings")
     input_hashes(study, case)
     case_content(study, case.id)
-    for read in (read_content_hash, read_case_geometry):
-        survives(lambda: read(study, case.id))  # noqa: B023
+    read_arrays_record(study, case.id)
 
 
 READERS: dict[str, Callable[[Study], object]] = {

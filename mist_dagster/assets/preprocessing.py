@@ -16,7 +16,7 @@ from mist_ops.boxes import read_boxes, read_sizes
 from mist_ops.config import StudyConfig, read_config
 from mist_ops.dataset import Case, read_train_paths
 from mist_ops.preprocessing.case import write_case
-from mist_ops.records.arrays import read_case_geometry
+from mist_ops.records.arrays import read_record
 from mist_ops.study import Study
 from mist_ops.types import Box, Size
 from mist_ops.workers import outcomes
@@ -63,7 +63,7 @@ def _write(study: Study, settings: StudyConfig, boxes: Mapping[str, Box], sizes:
 
 
 def _made(study: Study, case: Case, content: str) -> Made:
-    geometry = read_case_geometry(study, case.id)
+    geometry = read_record(study, case.id).geometry
     return Made(
         version=content,
         metadata={

@@ -25,7 +25,7 @@ from mist_ops.inference.restore import restore_slabs
 from mist_ops.inference.sliding_window import predict_slabs
 from mist_ops.postprocessing.strategy import Strategy, apply
 from mist_ops.preprocessing.case import preprocess
-from mist_ops.records.arrays import read_case_geometry
+from mist_ops.records.arrays import read_record
 from mist_ops.study import Study
 from mist_ops.types import Channels, LabelMap
 
@@ -90,7 +90,7 @@ def predict_preprocessed(
     Raises:
         CaseError: The case is not preprocessed, or its array does not match its record.
     """
-    geometry, path = read_case_geometry(study, case.id), study.image(case.id)
+    geometry, path = read_record(study, case.id).geometry, study.image(case.id)
     try:
         image = np.load(path, allow_pickle=False)
     except (OSError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""Provenance of preprocessed arrays: the files, settings and grids that they depend on, and why they are stale."""
+"""The record of preprocessed arrays: a JSON file with their grids and the files and settings that they depend on."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mist_ops.imaging.geometry import CaseGeometry, Geometry
 from mist_ops.study import Study
 from mist_ops.types import Box
 
-NOT_THERE, DAMAGED = "it is not preprocessed", "its arrays are damaged"
+NOT_PREPROCESSED, CORRUPTED = "it is not preprocessed", "its arrays are corrupted"
 """Reasons for which no finished work is lost if a case is preprocessed again."""
 
 _UNFINISHED = {"content": None}
@@ -141,20 +141,10 @@ def read_record(study: Study, case_id: str) -> ArraysRecord:
         ) from error
 
 
-def read_case_geometry(study: Study, case_id: str) -> CaseGeometry:
-    """The grids of a preprocessed case; raises as ``read_record`` does."""
-    return read_record(study, case_id).geometry
-
-
-def read_content_hash(study: Study, case_id: str) -> str:
-    """SHA-256 of the arrays of a preprocessed case, as recorded; raises as ``read_record`` does."""
-    return read_record(study, case_id).content
-
-
 def case_content(study: Study, case_id: str) -> str:
     """SHA-256 of the arrays of a case: the recorded one, else computed from the files; empty without arrays."""
     with suppress(CaseError):
-        return read_content_hash(study, case_id)
+        return read_record(study, case_id).content
     arrays = _arrays(study, case_id)
     return json_hash([file_hash(path) for path in arrays.values()]) if arrays else ""
 
@@ -162,12 +152,12 @@ def case_content(study: Study, case_id: str) -> str:
 def stale_arrays(study: Study, config: StudyConfig, cases: Iterable[Case]) -> dict[str, str]:
     """Cases whose arrays are missing or depend on other files or settings, with the reason of each."""
     settings, with_dtm = config.digest("preprocessing"), config.preprocessing.compute_dtms
-    reasons = {case.id: why_outdated(study, case, settings, with_dtm) for case in cases}
+    reasons = {case.id: why_stale(study, case, settings, with_dtm) for case in cases}
     return {case_id: reason for case_id, reason in reasons.items() if reason}
 
 
-def why_outdated(study: Study, case: Case, settings: str, with_dtm: bool = False) -> str | None:
-    """Why a case needs preprocessing, such as "its mask changed"; None if its arrays are current.
+def why_stale(study: Study, case: Case, settings: str, with_dtm: bool = False) -> str | None:
+    """Return why a case needs preprocessing, such as "its mask changed"; None if its arrays are current.
 
     Files are read only if their size or times differ from the recorded ones. If the content is unchanged, the new times
     are recorded, so that the file is read once.
@@ -181,21 +171,21 @@ def why_outdated(study: Study, case: Case, settings: str, with_dtm: bool = False
     try:
         record = read_record(study, case.id)
     except CaseError as error:
-        return DAMAGED if error.code == "arrays-incomplete" else NOT_THERE
+        return CORRUPTED if error.code == "arrays-incomplete" else NOT_PREPROCESSED
     inputs, arrays = _inputs(case), _arrays(study, case.id)
     if "image" not in arrays or (case.mask and "label" not in arrays) or (with_dtm and "dtm" not in arrays):
-        return DAMAGED
+        return CORRUPTED
     # Before any file is read: a file that changes meanwhile is read again next time.
     stamps = Stamps(inputs=_stamps(inputs), arrays=_stamps(arrays))
     changed = _changed(record, inputs)
     if changed:
         return f"its {' and '.join(changed)} changed"
     if record.settings != settings:
-        return "the settings of preprocessing changed"
+        return "the preprocessing settings changed"
     if record.version != STEP_VERSIONS["preprocessing"]:
-        return f"preprocessing is of version {STEP_VERSIONS['preprocessing']} now, and was of {record.version}"
+        return f"the preprocessing code changed from version {record.version} to {STEP_VERSIONS['preprocessing']}"
     if record.stamps.arrays != stamps.arrays and record.content != _content(arrays):
-        return DAMAGED
+        return CORRUPTED
     if record.stamps != stamps:
         with suppress(OSError):  # in a read-only folder, the files are read every time
             _write(study.geometry(case.id), record.model_copy(update={"stamps": stamps}))

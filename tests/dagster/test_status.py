@@ -118,7 +118,7 @@ def test_a_new_version_of_a_step_reaches_what_it_made_and_what_follows(
     assert found.of("preprocess") == {}
     assert found.of("train")["fold_0"].startswith("The training code changed from version 1 to 2")
     monkeypatch.setitem(STEP_VERSIONS, "preprocessing", 2)
-    assert set(status(study).of("preprocess").values()) == {"preprocessing is of version 2 now, and was of 1"}
+    assert set(status(study).of("preprocess").values()) == {"the preprocessing code changed from version 1 to 2"}
 
 
 def test_what_is_missing_is_told(copied_study: Study) -> None:

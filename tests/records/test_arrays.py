@@ -15,17 +15,15 @@ from mist_ops.errors import CaseError
 from mist_ops.files import stamp, write_array, write_json
 from mist_ops.imaging.geometry import CaseGeometry, Geometry
 from mist_ops.records.arrays import (
-    DAMAGED,
-    NOT_THERE,
+    CORRUPTED,
+    NOT_PREPROCESSED,
     Inputs,
     case_content,
     input_hashes,
     mark_unfinished,
-    read_case_geometry,
-    read_content_hash,
     read_record,
     remove_case,
-    why_outdated,
+    why_stale,
     write_record,
 )
 from mist_ops.study import Study
@@ -74,30 +72,30 @@ def test_a_record_has_the_same_bytes_as_ever(study: Study, case: Case) -> None:
 @pytest.mark.parametrize("geometry", [GRIDS, CaseGeometry(GRID, None, GRID)])
 def test_a_geometry_survives_its_record(study: Study, case: Case, geometry: CaseGeometry) -> None:
     content = write(study, case, geometry)
-    assert read_case_geometry(study, case.id) == geometry
-    assert read_content_hash(study, case.id) == case_content(study, case.id) == content
+    assert read_record(study, case.id).geometry == geometry
+    assert read_record(study, case.id).content == case_content(study, case.id) == content
 
 
 @pytest.mark.parametrize("changed", ["t1", "mask"])
 def test_arrays_are_stale_after_a_file_changes(study: Study, case: Case, changed: str) -> None:
-    assert why_outdated(study, case, "settings") == NOT_THERE
+    assert why_stale(study, case, "settings") == NOT_PREPROCESSED
     write(study, case)
-    assert why_outdated(study, case, "settings") is None
+    assert why_stale(study, case, "settings") is None
     (study.numpy.parent / f"{changed}.nii.gz").write_text("another")
-    assert changed in str(why_outdated(study, case, "settings"))
+    assert changed in str(why_stale(study, case, "settings"))
 
 
 def test_arrays_are_stale_after_settings_or_the_version_change(study: Study, case: Case) -> None:
     write(study, case)
-    assert "settings" in str(why_outdated(study, case, "others"))
+    assert "settings" in str(why_stale(study, case, "others"))
     record = json.loads(study.geometry(case.id).read_text())
     write_json(study.geometry(case.id), {**record, "version": 0})
-    assert "version" in str(why_outdated(study, case, "settings"))
+    assert "version" in str(why_stale(study, case, "settings"))
 
 
 def test_arrays_without_required_distance_maps_are_stale(study: Study, case: Case) -> None:
     write(study, case)
-    assert why_outdated(study, case, "settings", with_dtm=True) == DAMAGED
+    assert why_stale(study, case, "settings", with_dtm=True) == CORRUPTED
 
 
 def test_truncated_and_altered_arrays_are_stale(study: Study, case: Case) -> None:
@@ -107,9 +105,9 @@ def test_truncated_and_altered_arrays_are_stale(study: Study, case: Case) -> Non
         whole = path.read_bytes()
         for other in (whole[:-1], whole[:-1] + bytes([whole[-1] ^ 1]), b""):
             path.write_bytes(other)
-            assert why_outdated(study, case, "settings") == DAMAGED
+            assert why_stale(study, case, "settings") == CORRUPTED
         path.write_bytes(whole)
-    assert why_outdated(study, case, "settings") is None
+    assert why_stale(study, case, "settings") is None
 
 
 def test_files_are_read_only_if_their_times_differ_from_the_recorded_ones(study: Study, case: Case) -> None:
@@ -126,7 +124,7 @@ def test_touched_files_are_current_and_their_new_times_are_recorded(study: Study
     before = json.loads(study.geometry("007").read_text())
     for path in (case.images["t1"], study.image("007")):
         path.touch()
-    assert why_outdated(study, case, "settings") is None
+    assert why_stale(study, case, "settings") is None
     after = json.loads(study.geometry("007").read_text())
     assert after["stamps"]["inputs"]["t1"] == stamp(case.images["t1"])
     assert after["stamps"]["arrays"]["image"] == stamp(study.image("007"))
@@ -139,7 +137,7 @@ def test_a_record_from_before_stamps_and_versions_is_read(study: Study, case: Ca
     del record["stamps"], record["version"]
     write_json(study.geometry("007"), record)
     assert read_record(study, "007").version == 1
-    why = why_outdated(study, case, "settings")
+    why = why_stale(study, case, "settings")
     assert why is None if STEP_VERSIONS["preprocessing"] == 1 else "version" in str(why)
 
 
@@ -147,11 +145,11 @@ def test_a_missing_or_corrupted_record_is_refused(study: Study, case: Case) -> N
     remove_case(study, "007")
     path = study.geometry("007")
     with refuses("not-preprocessed", CaseError, case="007", file=path):
-        read_case_geometry(study, "007")
+        read_record(study, "007")
     write(study, case)
     path.write_text("{}")
     with refuses("record-invalid", CaseError, case="007", file=path):
-        read_case_geometry(study, "007")
+        read_record(study, "007")
     assert case_content(study, "007")
 
 
@@ -159,11 +157,11 @@ def test_arrays_whose_writing_was_interrupted_are_corrupted(study: Study, case: 
     write(study, case)
     whole = study.geometry(case.id).read_text()
     mark_unfinished(study, case.id)
-    assert why_outdated(study, case, "settings") == DAMAGED
+    assert why_stale(study, case, "settings") == CORRUPTED
     with refuses("arrays-incomplete", CaseError, case="007", file=study.geometry(case.id)):
-        read_content_hash(study, case.id)
+        read_record(study, case.id)
     study.geometry(case.id).write_text(whole)
-    assert why_outdated(study, case, "settings") is None
+    assert why_stale(study, case, "settings") is None
 
 
 def test_a_removed_case_leaves_no_file(study: Study, case: Case) -> None:
