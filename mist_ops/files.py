@@ -1,4 +1,4 @@
-"""Files that are either whole or absent, and the hashes that tell whether they changed."""
+"""Atomic writes, and hashes and stamps that detect changed files."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ import numpy as np
 from mist_ops.types import Json
 
 _TEMPORARY = ".tmp-"
-"""How the names begin of what is not yet whole."""
+"""Prefix of the names of incomplete files."""
 
 _FULL = 2**16
-"""Bytes that a disk has left when it is full: less than any file that could not be written."""
+"""Free bytes below which a disk counts as full; less than any file that failed to be written."""
 
 
 @contextmanager
@@ -31,7 +31,7 @@ def atomic(path: Path) -> Iterator[Path]:
     The temporary name ends in the name of ``path``, so writers that look at the suffix see the right one.
 
     Raises:
-        OSError: The file cannot be written. Of a full disk it says so, whatever the writer in the block said.
+        OSError: The file cannot be written; a full disk is reported as such, whatever the block raised.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=_TEMPORARY, suffix=f"-{path.name}", dir=path.parent)
@@ -44,7 +44,7 @@ def atomic(path: Path) -> Iterator[Path]:
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
     except Exception as error:
-        # NumPy and torch tell of a full disk in words of their own.
+        # NumPy and torch do not raise ENOSPC when the disk is full.
         if shutil.disk_usage(path.parent).free < _FULL:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
         raise
@@ -54,10 +54,10 @@ def atomic(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yield an empty folder beside ``path`` that replaces it, with all that is in it, if the block succeeds.
+    """Yield an empty folder beside ``path`` that replaces it, with its content, if the block succeeds.
 
-    For thousands of small files that are made again as easily: none is synced, which takes some 10 ms each on a disk
-    that is busy.
+    For thousands of small files that are easily rebuilt: they are not synced, which takes about 10 ms each on a busy
+    disk.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=_TEMPORARY, dir=path.parent) as name:
@@ -70,7 +70,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what writers that were killed left in a folder and below; nobody may be writing there."""
+    """Remove temporary files of killed writers from a folder and its subfolders, to which no process may be writing."""
     for path in list(folder.rglob(f"{_TEMPORARY}*")):
         if path.is_dir():
             shutil.rmtree(path)
@@ -92,8 +92,8 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON atomically, indented by two and in the order given. ``NaN`` is refused: it is no JSON."""
-    # Piece by piece: as one text, the fingerprint of thousands of CTs takes hundreds of MiB.
+    """Write JSON atomically, indented by two, keys in the given order; ``NaN`` is refused."""
+    # Streamed: as one string, the fingerprint of thousands of CTs takes hundreds of MiB.
     with atomic(path) as temporary, temporary.open("w", encoding="utf-8") as stream:
         json.dump(value, stream, indent=2, allow_nan=False)
 
@@ -102,15 +102,15 @@ def read_object(path: Path) -> Json:
     """Read a JSON object.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It holds no JSON, or something else than an object.
+        FileNotFoundError: The file is missing.
+        ValueError: It is not JSON, or not an object.
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
     if not isinstance(value, dict):
-        raise ValueError(f"it holds no object but {json.dumps(value)[:20]}")
+        raise ValueError(f"it holds {json.dumps(value)[:20]} and not an object")
     return value
 
 
@@ -132,12 +132,12 @@ def file_hashes(files: Mapping[str, Iterable[Path]]) -> dict[str, dict[str, str]
 
 
 def stamp(path: Path) -> list[int]:
-    """Size and times of a file (bytes, ns): while they are the same, so is the content, without reading it."""
+    """Size and times of a file (bytes, ns); while they are the same, its content is taken to be unchanged."""
     found = path.stat()
-    # The time of the last change of the inode cannot be set back, as that of the content can.
+    # Unlike mtime, ctime cannot be set back.
     return [found.st_size, found.st_mtime_ns, found.st_ctime_ns]
 
 
 def json_hash(value: Any) -> str:
-    """SHA-256 of a JSON value, whatever the order of its keys."""
+    """SHA-256 of a JSON value, independent of the order of its keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, allow_nan=False).encode()).hexdigest()

@@ -25,7 +25,7 @@ def _break_off(path: Path) -> None:
         raise RuntimeError
 
 
-def test_a_block_that_fails_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
+def test_a_block_that_fails_leaves_only_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "table.csv"
     write_text(path, "old")
     with pytest.raises(RuntimeError):
@@ -40,7 +40,7 @@ def _break_off_folder(path: Path) -> None:
         raise RuntimeError
 
 
-def test_a_folder_is_replaced_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
+def test_a_folder_is_replaced_completely_or_not_at_all(tmp_path: Path) -> None:
     path = tmp_path / "pages"
     for name in ("first.html", "second.html"):
         with atomic_folder(path) as temporary:
@@ -57,7 +57,7 @@ def test_the_temporary_file_ends_in_the_same_name(tmp_path: Path) -> None:
     assert (tmp_path / "new" / "image.nii.gz").exists()
 
 
-def test_a_written_file_has_the_permissions_of_any_other(tmp_path: Path) -> None:
+def test_a_written_file_has_default_permissions(tmp_path: Path) -> None:
     write_text(tmp_path / "ours", "")
     (tmp_path / "other").touch()
     modes = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("ours", "other")]
@@ -69,7 +69,7 @@ def test_json_keeps_the_order_of_keys(tmp_path: Path) -> None:
     assert list(json.loads((tmp_path / "a.json").read_text())) == ["z", "a"]
 
 
-def test_a_number_that_is_no_json_is_refused_and_nothing_is_written(tmp_path: Path) -> None:
+def test_nan_is_refused_and_no_file_is_written(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="JSON"):
         write_json(tmp_path / "a.json", {"loss": float("nan")})
     assert not list(tmp_path.iterdir())
@@ -92,7 +92,7 @@ def test_the_hash_of_a_file_is_its_sha256(tmp_path: Path) -> None:
     assert file_hash(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 
 
-def test_what_killed_writers_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+def test_only_temporary_files_are_removed(tmp_path: Path) -> None:
     (tmp_path / "images" / ".tmp-abc").mkdir(parents=True)
     for name in ("images/a.npy", "images/.tmp-xyz-a.npy", "images/.tmp-abc/b.npy"):
         (tmp_path / name).touch()

@@ -14,7 +14,7 @@ STUDY = Study(name="brain", numpy=Path("numpy"), results=Path("results"))
 
 
 @pytest.mark.parametrize("case_id", ["007", "BRATS_017", "sub-01_ses-1", "P 1.5T", "Ωmega+1@site", "Mu\u0308ller"])
-def test_ids_as_people_write_them_are_taken_as_they_are(case_id: str) -> None:
+def test_common_ids_are_accepted_unchanged(case_id: str) -> None:
     assert check_id(case_id) == case_id
 
 
@@ -27,7 +27,7 @@ def test_ids_that_cannot_name_a_file_are_refused(case_id: str) -> None:
 
 
 @given(st.text(max_size=12))
-def test_no_id_that_is_taken_leads_out_of_its_folder(case_id: str) -> None:
+def test_accepted_ids_stay_inside_their_folder(case_id: str) -> None:
     try:
         path = STUDY.image(case_id)
     except DatasetError:
@@ -36,7 +36,7 @@ def test_no_id_that_is_taken_leads_out_of_its_folder(case_id: str) -> None:
     assert path.resolve().parent == Path("numpy/images").resolve()
 
 
-def test_files_lie_where_users_of_the_reference_look_for_them() -> None:
+def test_files_have_the_names_of_the_reference() -> None:
     assert STUDY.config == Path("results/config.json")
     assert STUDY.model(3) == Path("results/models/fold_3.pt")
     assert STUDY.checkpoint(3) == Path("results/checkpoints/fold_3_checkpoint.pt")
@@ -46,12 +46,12 @@ def test_files_lie_where_users_of_the_reference_look_for_them() -> None:
     assert STUDY.results_csv == Path("results/results.csv")
 
 
-def test_a_patient_called_index_leaves_the_index_its_page() -> None:
+def test_the_page_of_a_patient_named_index_does_not_replace_the_index() -> None:
     assert STUDY.patient_page("007") == Path("results/figures/patients/007.html")
     pages = [STUDY.patient_page(case_id) for case_id in ("index", "Index", "index_")]
     assert len({str(path).lower() for path in (*pages[1:], STUDY.patient_index)}) == 3
     assert STUDY.patient_index not in pages
 
 
-def test_an_id_with_a_dot_keeps_it() -> None:
+def test_an_id_with_a_dot_is_kept() -> None:
     assert STUDY.geometry("P1.5").name == "P1.5.json"

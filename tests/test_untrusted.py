@@ -1,4 +1,4 @@
-"""Whatever stands in a file that a study reads: a result, or an error that a user can put right."""
+"""Files with arbitrary content: they are read, or refused with an error that a user can fix."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Any bytes as a NIfTI file are an image or an ``ImageError``, and cost no more memory than they are worth.
+"""Fuzz the NIfTI readers: any bytes are an image or an ``ImageError``, and allocate no more memory than needed.
 
-``make fuzz`` runs it. By hand: ``python tests/fuzz/nifti.py corpus -max_total_time=60``, after which ``corpus`` holds
-what reached new code. What is found is written to ``crash-*``, and shown again by giving that file for the folder.
+``make fuzz`` runs it. By hand: ``python tests/fuzz/nifti.py corpus -max_total_time=60``; inputs that reach new code are
+collected in ``corpus``. Failing inputs are written to ``crash-*``; pass such a file instead of the folder to rerun it.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ with atheris.instrument_imports(include=["nibabel", "mist_ops.imaging", "mist_op
     from mist_ops.phantoms import phantom
 
 ENDINGS = (".nii", ".nii.gz", ".nii.gz")
-"""By the first byte of the input; the last are given as they are instead of compressed."""
+"""Chosen by the first byte of the input; ``.nii.gz`` once compresses it and once takes it as it is."""
 
 
 def check(data: bytes) -> None:
-    """Read the bytes in every way in which a scan, a mask or a prediction is read."""
+    """Read the bytes as a scan, a mask, channels and a prediction."""
     kind = data[0] % len(ENDINGS) if data else 0
     path = FOLDER / f"scan{ENDINGS[kind]}"
     path.write_bytes(gzip.compress(data[1:], 1) if kind == 1 else data[1:])
@@ -74,7 +74,7 @@ def _values(path: Path) -> None:
 
 
 def seeds() -> Iterator[bytes]:
-    """A phantom in the forms that occur: types, scaling, byte order, both versions, an extension, four dimensions."""
+    """A phantom in all variants: types, scaling, byte order, both NIfTI versions, an extension, 4D."""
     scanned = phantom(0, (6, 5, 4))
     image, affine = scanned.channels["t1"], scanned.geometry.ras_affine
     for dtype in (np.uint8, np.int16, np.float32, np.float64):

@@ -51,7 +51,7 @@ def write(study: Study, case: Case, geometry: CaseGeometry = GRIDS) -> str:
     return write_record(study, case.id, Inputs.of(case), geometry, "settings")
 
 
-def test_a_record_has_the_same_bytes_as_ever(study: Study, case: Case) -> None:
+def test_a_record_has_a_fixed_format(study: Study, case: Case) -> None:
     content = write(study, case)
     arrays = {"image": study.image(case.id), "label": study.label(case.id)}
     grids = {"original": GRID, "box": GRIDS.box, "preprocessed": GRIDS.preprocessed}
@@ -131,7 +131,7 @@ def test_touched_files_are_current_and_their_new_times_are_recorded(study: Study
     assert {**after, "stamps": before["stamps"]} == before
 
 
-def test_a_record_from_before_stamps_and_versions_is_read(study: Study, case: Case) -> None:
+def test_a_record_without_stamps_and_version_is_read(study: Study, case: Case) -> None:
     write(study, case)
     record = json.loads(study.geometry("007").read_text())
     del record["stamps"], record["version"]
