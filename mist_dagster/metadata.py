@@ -1,4 +1,4 @@
-"""How values look in the UI: paths, tables, pictures. Small ones only: Dagster stores every event twice."""
+"""Metadata values of the UI: paths, tables, pictures. They must be small, as Dagster stores every event twice."""
 
 import base64
 import math
@@ -19,20 +19,20 @@ def path(value: Path) -> dg.MetadataValue:
 
 
 def picture(png: bytes, caption: str = "") -> dg.MetadataValue:
-    """A PNG with lines of Markdown below, shown in the UI behind 'Show Markdown'."""
+    """A PNG with a caption in Markdown, shown in the UI by 'Show Markdown'."""
     return dg.MetadataValue.md(
         f"![picture](data:image/png;base64,{base64.b64encode(png).decode()})\n\n{caption}".rstrip()
     )
 
 
 def table(rows: Sequence[Mapping[str, float | int | str]]) -> dg.MetadataValue:
-    """The first rows of a table; the file holds the rest."""
+    """The first ``MAX_ROWS`` rows of a table; the file has all."""
     shown = [{name: _cell(value) for name, value in row.items()} for row in rows[:MAX_ROWS]]
     return dg.MetadataValue.table([dg.TableRecord(row) for row in shown])
 
 
 def means(values: Mapping[str, float]) -> Metadata:
-    """The mean of each column that has one."""
+    """The mean of each column, without those that are NaN."""
     return {f"mean {column}": mean for column, mean in values.items() if not math.isnan(mean)}
 
 

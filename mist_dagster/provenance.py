@@ -1,4 +1,4 @@
-"""Provenance of what is recorded in the graph: data versions, inputs and their hashes."""
+"""Provenance of recorded assets: data versions, inputs and their hashes."""
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -21,7 +21,7 @@ from mist_dagster.metadata import Metadata
 from mist_dagster.runtime.progress import Progress
 from mist_ops import workers
 from mist_ops.dataset import Case
-from mist_ops.errors import few
+from mist_ops.errors import counted, few
 from mist_ops.files import file_hashes, json_hash
 from mist_ops.study import Study
 from mist_ops.workers import IdentifiedT, Outcome
@@ -33,42 +33,42 @@ CODE_VERSION = "1"
 
 
 def asset_key(study: Study, name: str) -> dg.AssetKey:
-    """The key of a study's asset."""
+    """Return the key of a study's asset."""
     return dg.AssetKey([study.key, name])
 
 
 Inputs: TypeAlias = Mapping[str, Mapping[str, str]]
-"""SHA-256 of each file that something is made from, by the file's part in it."""
+"""SHA-256 of input files, by their role and path."""
 
 MAX_LISTED = 50
-"""Inputs of one part that are listed one by one; of more, their number and one hash of all."""
+"""Most inputs of one role that are listed one by one; of more, their number and a hash of all."""
 
 
 def hashed(**files: Iterable[Path]) -> Inputs:
-    """Hash inputs by their part; missing files are skipped, as the work on them fails by itself."""
+    """Hash inputs by their role; missing files are skipped, as the work on them fails by itself."""
     return file_hashes(files)
 
 
 def listed(inputs: Inputs) -> dg.MetadataValue:
-    """Inputs as metadata of bounded size."""
+    """Return inputs as metadata of limited size."""
     return dg.MetadataValue.json(
         {
-            part: dict(files)
+            role: dict(files)
             if len(files) <= MAX_LISTED
             else {"files": len(files), "sha256 of all": json_hash(dict(files))}
-            for part, files in inputs.items()
+            for role, files in inputs.items()
         }
     )
 
 
 def input_tags(context: dg.AssetExecutionContext) -> dict[str, str]:
-    """The provenance that Dagster writes by itself for an automatic event, for the events that we log."""
+    """Return the provenance tags of events that an asset logs itself; Dagster adds them only to its own events."""
     version = context.assets_def.code_versions_by_key[context.asset_key] or ""
     return provenance_tags(context.instance, version, context.assets_def.asset_deps[context.asset_key])
 
 
 def provenance_tags(instance: dg.DagsterInstance, code: str, upstream: Iterable[dg.AssetKey]) -> dict[str, str]:
-    """Tags of a record: the version of the code, and what it was made from as that is on record now."""
+    """Return tags with the version of the code and the latest recorded versions of the inputs."""
     tags = {CODE_VERSION_TAG: code}
     for key in upstream:
         tags |= upstream_tags(instance, key)
@@ -76,7 +76,7 @@ def provenance_tags(instance: dg.DagsterInstance, code: str, upstream: Iterable[
 
 
 def upstream_tags(instance: dg.DagsterInstance, key: dg.AssetKey) -> dict[str, str]:
-    """Tags that record an input as it is on record now."""
+    """Return tags with the latest recorded version of an input."""
     record = instance.get_latest_data_version_record(key)
     version = extract_data_version_from_entry(record.event_log_entry) if record else None
     return {
@@ -86,12 +86,12 @@ def upstream_tags(instance: dg.DagsterInstance, key: dg.AssetKey) -> dict[str, s
 
 
 def version_tags(version: str) -> dict[str, str]:
-    """Tags that give an event its data version."""
+    """Return tags that set the data version of an event."""
     return {DATA_VERSION_TAG: version, DATA_VERSION_IS_USER_PROVIDED_TAG: "true"}
 
 
 def observed_versions(instance: dg.DagsterInstance, key: dg.AssetKey) -> dict[str, str]:
-    """The data version that each partition of an asset was last observed with."""
+    """Return the data version of the latest observation of each partition."""
     observed = instance.event_log_storage.get_latest_tags_by_partition(
         key, dg.DagsterEventType.ASSET_OBSERVATION, [DATA_VERSION_TAG]
     )
@@ -99,19 +99,19 @@ def observed_versions(instance: dg.DagsterInstance, key: dg.AssetKey) -> dict[st
 
 
 def recorded_version(tags: Mapping[str, str] | None) -> str:
-    """The data version among the tags of an event; empty if there is none."""
+    """Return the data version in the tags of an event, or an empty string."""
     return (tags or {}).get(DATA_VERSION_TAG, "")
 
 
 def latest_tags(instance: dg.DagsterInstance, key: dg.AssetKey) -> dict[str, str]:
-    """Tags of the latest materialization of an asset."""
+    """Return the tags of the latest materialization of an asset."""
     event = instance.get_latest_materialization_event(key)
     return dict(event.asset_materialization.tags or {}) if event and event.asset_materialization else {}
 
 
 @dataclass(frozen=True)
-class Made:
-    """What a materialization says: the version of its content, and what people want to see of it."""
+class Materialized:
+    """Data version and metadata of a materialization."""
 
     version: str
     metadata: Metadata
@@ -125,7 +125,7 @@ def materialize_each(
     context: dg.AssetExecutionContext,
     outcomes: Iterable[Outcome[Case, Result]],
     progress: Progress,
-    made: Callable[[Case, Result], Made],
+    record: Callable[[Case, Result], Materialized],
 ) -> Iterator[dg.Output[None]]:
     """Log a materialization for each patient as soon as it is done; fail at the end if any failed.
 
@@ -140,7 +140,7 @@ def materialize_each(
         try:
             if outcome.error is not None:
                 raise outcome.error
-            record = made(case, cast(Result, outcome.result))
+            made = record(case, cast(Result, outcome.result))
         except Exception as error:  # neither a case nor its picture may stop the others
             failures[case.id] = str(workers.failure(case.id, error))
             progress.problem(failures[case.id])
@@ -149,14 +149,14 @@ def materialize_each(
             dg.AssetMaterialization(
                 context.asset_key,
                 partition=case.id,
-                metadata=record.metadata,
-                tags={**tags, **version_tags(record.version)},
+                metadata=made.metadata,
+                tags={**tags, **version_tags(made.version)},
             )
         )
         done += 1
     if failures:
         raise dg.Failure(
-            f"{len(failures)} of {len(failures) + done} patients failed: {few(list(failures))}.",
+            f"{len(failures)} of {counted(len(failures) + done, 'patient')} failed: {few(list(failures))}.",
             metadata={"failed": dg.MetadataValue.json(failures)},
             allow_retries=False,
         )
@@ -173,7 +173,7 @@ def collect(
 
 @contextlib.contextmanager
 def interruptible(context: dg.AssetExecutionContext) -> Iterator[None]:
-    """Record a run that Ctrl-C or SIGTERM ends as canceled, where Dagster would call it failed."""
+    """Mark a run that Ctrl-C or SIGTERM ends as canceled; Dagster would mark it as failed."""
     try:
         yield
     except dg.DagsterExecutionInterruptedError:

@@ -1,4 +1,4 @@
-"""What watches the files of a study, once somebody switched it on: all sensors are stopped at first."""
+"""Sensors on the files of a study; all are off by default."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,10 +17,10 @@ _SECONDS = 60
 
 
 def study_sensors(study: Study) -> list[dg.SensorDefinition]:
-    """One that says what an edit made out of date, and one that makes it again."""
+    """Return a sensor that runs the checks after an edit, and one that rebuilds what became stale."""
     return [
-        _sensor(study, "watch", "status", "Have the checks say what an edit put out of date."),
-        _sensor(study, "keep_current", "make_current", "Make what an edit put out of date again, models included."),
+        _sensor(study, "watch", "status", "Run the checks after an edit, to show what became out of date."),
+        _sensor(study, "keep_current", "make_current", "Rebuild what an edit made out of date, models included."),
     ]
 
 
@@ -39,7 +39,7 @@ def _sensor(study: Study, name: str, stage: str, description: str) -> dg.SensorD
         except MistError as error:
             return dg.SkipReason(str(error))
         if context.cursor in (None, found):
-            # What is there when it is switched on is nobody's edit.
+            # The first tick only records a baseline.
             context.update_cursor(found)
             return dg.SkipReason("No file changed.")
         return dg.SensorResult(run_requests=[dg.RunRequest(run_key=found)], cursor=found)
@@ -48,7 +48,7 @@ def _sensor(study: Study, name: str, stage: str, description: str) -> dg.SensorD
 
 
 def _inputs(study: Study) -> Iterator[Path]:
-    """Everything that people edit: settings, folds, images and masks."""
+    """Files that users edit: settings, folds, images and masks."""
     config = read_config(study.config)
     yield from (study.config, study.train_paths, study.test_paths)
     for case in read_train_paths(study.train_paths).cases:

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from mist_dagster import metadata
 from mist_dagster.partitions import StudyPartitions
-from mist_dagster.provenance import RANGE_IN_ONE_RUN, Made, asset_key, interruptible, materialize_each
+from mist_dagster.provenance import RANGE_IN_ONE_RUN, Materialized, asset_key, interruptible, materialize_each
 from mist_dagster.runtime.executors import GPU_QUEUE
 from mist_dagster.runtime.gpu import leased_devices
 from mist_dagster.runtime.locks import study_lock
@@ -113,7 +113,7 @@ def _described(study: Study) -> dict[str, Any]:
     }
 
 
-def _held_out(study: Study, settings: StudyConfig, with_picture: bool, case: Case, _: None) -> Made:
+def _held_out(study: Study, settings: StudyConfig, with_picture: bool, case: Case, _: None) -> Materialized:
     prediction = study.cv_prediction(case.id)
     dice = dice_of(case, prediction, settings)
     made = _made(case, prediction, study.cv_figure(case.id), settings, dice, with_picture)
@@ -121,14 +121,14 @@ def _held_out(study: Study, settings: StudyConfig, with_picture: bool, case: Cas
     return replace(made, metadata={**made.metadata, "page": metadata.path(study.patient_page(case.id))})
 
 
-def _tested(study: Study, settings: StudyConfig, with_picture: bool, case: Case, _: None) -> Made:
+def _tested(study: Study, settings: StudyConfig, with_picture: bool, case: Case, _: None) -> Materialized:
     prediction, figure = study.test_prediction(case.id), study.figure(f"test_{case.id}")
     return _made(case, prediction, figure, settings, {}, with_picture)
 
 
 def _made(
     case: Case, prediction: Path, figure: Path, settings: StudyConfig, dice: Mapping[str, float], with_picture: bool
-) -> Made:
+) -> Materialized:
     thumbnail = draw_case(case, prediction, figure, settings, dice)
     caption = f"**{case.id}**" + "".join(f"\n- Dice {name} **{value:.3f}**" for name, value in dice.items())
     picture: metadata.Metadata = {"picture": metadata.picture(thumbnail, caption)} if with_picture else {}
@@ -138,4 +138,4 @@ def _made(
         "mask": metadata.path(prediction),
         "figure": metadata.path(figure),
     }
-    return Made(version=file_hash(prediction), metadata=shown)
+    return Materialized(version=file_hash(prediction), metadata=shown)

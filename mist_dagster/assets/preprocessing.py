@@ -8,7 +8,7 @@ from pydantic import Field
 
 from mist_dagster import metadata
 from mist_dagster.partitions import StudyPartitions
-from mist_dagster.provenance import RANGE_IN_ONE_RUN, Made, asset_key, interruptible, materialize_each
+from mist_dagster.provenance import RANGE_IN_ONE_RUN, Materialized, asset_key, interruptible, materialize_each
 from mist_dagster.runtime.locks import study_lock
 from mist_dagster.runtime.progress import Progress
 from mist_dagster.stages import STAGES
@@ -62,9 +62,9 @@ def _write(study: Study, settings: StudyConfig, boxes: Mapping[str, Box], sizes:
     return write_case(study, case, settings, boxes.get(case.id), sizes.get(case.id))
 
 
-def _made(study: Study, case: Case, content: str) -> Made:
+def _made(study: Study, case: Case, content: str) -> Materialized:
     geometry = read_record(study, case.id).geometry
-    return Made(
+    return Materialized(
         version=content,
         metadata={
             "file": metadata.path(study.image(case.id)),

@@ -1,4 +1,4 @@
-"""The folder in which Dagster keeps its records. What is recorded there belongs elsewhere."""
+"""The Dagster home: the folder with Dagster's settings and records."""
 
 import contextlib
 import fcntl
@@ -17,46 +17,48 @@ if TYPE_CHECKING:
     from dagster import DagsterInstance
 
 PROCESS_TAG = "mist/process"
-"""Run tag of a run inside a command: host and process id, by which a dead one is told."""
+"""Run tag of a run inside a command: host and process id, by which runs of dead processes are found."""
 
 CODE_LOCATION = "mist"
 """Name of the code location that the web server and the queue load."""
 
-_ADDRESS = "webserver.url"
+_URL = "webserver.url"
 
-_MOVED = {
-    "mist_dagster.event_log": "mist_dagster.instance.event_log",
-    "mist_dagster.run_storage": "mist_dagster.instance.run_storage",
-    "dagster._core.storage.noop_compute_log_manager": "mist_dagster.dagster_private",
+_RENAMED = {
+    "module: mist_dagster.event_log": "module: mist_dagster.instance.event_log",
+    "module: mist_dagster.run_storage": "module: mist_dagster.instance.run_storage",
+    "module: dagster._core.storage.noop_compute_log_manager": "module: mist_dagster.dagster_private",
+    "class: KeptSqliteEventLog": "class: PooledSqliteEventLog",
+    "class: PatientSqliteRunStorage": "class: WaitingSqliteRunStorage",
 }
-"""Modules that ``dagster.yaml`` names, and where they are now."""
+"""Settings in the ``dagster.yaml`` of earlier versions, and their present values."""
 
 
 def dagster_home() -> Path:
-    """Return ``$DAGSTER_HOME``, or the embedded default, made ready for use."""
+    """Return ``$DAGSTER_HOME`` or ``~/.mist/dagster_home``; create it and its settings if they are missing."""
     home = Path(os.environ.get("DAGSTER_HOME") or Path.home() / ".mist" / "dagster_home").expanduser().resolve()
     (home / "studies").mkdir(parents=True, exist_ok=True)
     settings = home / "dagster.yaml"
     if not settings.exists():
         with as_file(files("mist_dagster") / "dagster.yaml") as packaged:
             shutil.copyfile(packaged, settings)
-    _follow_moved_modules(settings)
+    _update_names(settings)
     os.environ["DAGSTER_HOME"] = str(home)
     return home
 
 
-def _follow_moved_modules(settings: Path) -> None:
-    """Update the names of modules in the settings of a home that an earlier version created."""
+def _update_names(settings: Path) -> None:
+    """Rename modules and classes in the settings of a home that an earlier version created."""
     before = after = settings.read_text(encoding="utf-8")
-    for old, new in _MOVED.items():
-        after = re.sub(rf"(module: ){re.escape(old)}\b", rf"\g<1>{new}", after)
+    for old, new in _RENAMED.items():
+        after = re.sub(rf"{re.escape(old)}\b", new, after)
     if after != before:
         write_text(settings, after)
 
 
 @contextlib.contextmanager
 def lock(name: str) -> Iterator[None]:
-    """Hold a lock of this home, which the kernel drops if the process dies."""
+    """Hold a lock of this home while the block runs; the kernel drops it if the process dies."""
     with (dagster_home() / f".{name}.lock").open("a") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
         yield
@@ -64,34 +66,34 @@ def lock(name: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def instance() -> Iterator["DagsterInstance"]:
-    """Open this home's instance, with the runs of dead commands marked as failed."""
-    from dagster import DagsterInstance  # not at the top: studies are listed without Dagster's half second
+    """Open this home's instance, and mark the runs of dead commands as failed."""
+    from dagster import DagsterInstance  # takes half a second to import, which listing studies does not need
 
-    # Processes that create the database side by side break it for good, so the first touch is serialized.
+    # Processes that create the database at the same time corrupt it, so the first access is serialized.
     with lock("first-use"):
         opened = DagsterInstance.get()
         opened.get_runs_count()
         opened.all_asset_keys()
     with opened:
-        _sweep(opened)
+        _fail_dead_runs(opened)
         yield opened
 
 
 def process_tag() -> str:
-    """Name this process for ``PROCESS_TAG``."""
+    """Return the ``PROCESS_TAG`` of this process."""
     return f"{socket.gethostname()}:{os.getpid()}"
 
 
 def web_server() -> str | None:
-    """The address of this home's web server, if ``mist_ui`` runs; a killed one may have left its address."""
-    url = dagster_home() / _ADDRESS
-    return url.read_text().strip() if url.exists() else None
+    """Return the URL of this home's web server, or None; a killed ``mist_ui`` may have left its URL."""
+    path = dagster_home() / _URL
+    return path.read_text().strip() if path.exists() else None
 
 
 @contextlib.contextmanager
 def announced_web_server(url: str) -> Iterator[None]:
-    """Note the address of this home's web server while the block runs."""
-    path = dagster_home() / _ADDRESS
+    """Record the URL of this home's web server while the block runs."""
+    path = dagster_home() / _URL
     path.write_text(url)
     try:
         yield
@@ -99,10 +101,10 @@ def announced_web_server(url: str) -> Iterator[None]:
         path.unlink(missing_ok=True)
 
 
-def _sweep(opened: "DagsterInstance") -> None:
+def _fail_dead_runs(opened: "DagsterInstance") -> None:
     from dagster import DagsterRunStatus, RunsFilter
 
     for run in opened.get_runs(RunsFilter(statuses=[DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING])):
         host, _, pid = run.tags.get(PROCESS_TAG, "").rpartition(":")
         if host == socket.gethostname() and not Path(f"/proc/{pid}").exists():
-            opened.report_run_failed(run, "The command that did this run is gone.")
+            opened.report_run_failed(run, "The command of this run is no longer running.")

@@ -1,6 +1,6 @@
-"""Dagster's SQLite storage of runs that waits for a lock as long as its event log does, named in ``dagster.yaml``.
+"""Dagster's SQLite run storage with the lock timeout of its event log, named in ``dagster.yaml``.
 
-By itself it gives up after five seconds, as Python's ``sqlite3`` does, and a command ends for others that write.
+Dagster's own fails after the five seconds of Python's ``sqlite3``, so commands would fail while others write.
 """
 
 from pathlib import Path
@@ -10,7 +10,7 @@ from mist_dagster.dagster_private import SQLITE_BUSY_TIMEOUT_SECONDS, Configurab
 from mist_dagster.instance.home import dagster_home
 
 
-class PatientSqliteRunStorage(SqliteRunStorage):
+class WaitingSqliteRunStorage(SqliteRunStorage):
     """The runs in ``history/runs.db`` of this home."""
 
     def __init__(self, conn_string: str, inst_data: ConfigurableClassData | None = None) -> None:
@@ -18,10 +18,10 @@ class PatientSqliteRunStorage(SqliteRunStorage):
 
     @classmethod
     def config_type(cls) -> dict[str, Any]:
-        """It has no settings."""
+        """Return no settings."""
         return {}
 
     @classmethod
-    def from_config_value(cls, inst_data: ConfigurableClassData | None, config_value: Any) -> "PatientSqliteRunStorage":
-        """The runs where Dagster would have them by itself."""
+    def from_config_value(cls, inst_data: ConfigurableClassData | None, config_value: Any) -> "WaitingSqliteRunStorage":
+        """Open the runs in Dagster's default location."""
         return cls.from_local(str(Path(dagster_home()) / "history"), inst_data)

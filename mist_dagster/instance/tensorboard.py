@@ -1,4 +1,4 @@
-"""TensorBoard beside the UI: the curves of all studies of this home, on this machine alone."""
+"""TensorBoard beside the UI: the curves of all studies of this home, on loopback."""
 
 import contextlib
 import shutil
@@ -12,42 +12,42 @@ from urllib.parse import quote
 from mist_dagster.instance.home import dagster_home
 from mist_ops.study import Study
 
-_ADDRESS = "tensorboard.url"
-_USUAL = "http://127.0.0.1:6006"
+_URL = "tensorboard.url"
+_DEFAULT = "http://127.0.0.1:6006"
 
 
 def show(study: Study) -> None:
-    """Have TensorBoard show a study's curves, from when there are any; it looks for new ones every few seconds."""
+    """Link a study's curves into TensorBoard's folder, which it scans every few seconds."""
     link = _folder() / study.key
-    with contextlib.suppress(OSError):  # another command does the same, or there are no links on this disk
+    with contextlib.suppress(OSError):  # another command makes the same link, or the disk has no symbolic links
         if not link.is_symlink() or link.readlink() != study.curves:
             link.unlink(missing_ok=True)
             link.symlink_to(study.curves)
 
 
 def page(study: Study, fold: int) -> str:
-    """The address of a fold's curves, where TensorBoard was last served or else is by default."""
-    noted = dagster_home() / _ADDRESS
-    address = noted.read_text() if noted.exists() else _USUAL
+    """Return the URL of a fold's curves, on the port that TensorBoard last had."""
+    recorded = dagster_home() / _URL
+    url = recorded.read_text() if recorded.exists() else _DEFAULT
     run = quote(f"^{study.key}/{study.logs(fold).name}$")
-    return f"{address}/?runFilter={run}#timeseries"
+    return f"{url}/?runFilter={run}#timeseries"
 
 
 @contextlib.contextmanager
 def serving(port: int, studies: Iterable[Study]) -> Iterator[None]:
-    """Serve TensorBoard on loopback while the block runs; not if the port is 0, or taken, which a sentence tells."""
-    taken = port and not _is_free(port)
-    if taken:
-        print(f"Port {port} is taken, so there is no TensorBoard. Choose another --tensorboard-port.", flush=True)  # noqa: T201
-    if taken or not port:
+    """Serve TensorBoard on loopback while the block runs; port 0 disables it, a port in use does so with a note."""
+    in_use = port and not _is_free(port)
+    if in_use:
+        print(f"TensorBoard is off: port {port} is in use. Choose another --tensorboard-port.", flush=True)  # noqa: T201
+    if in_use or not port:
         yield
         return
-    shutil.rmtree(_folder())  # links to studies that are gone, or the logs themselves in a home that was copied
+    shutil.rmtree(_folder())  # links to deleted studies; real folders in a copied home
     for study in studies:
         show(study)
-    home, address = dagster_home(), f"http://127.0.0.1:{port}"
-    (home / _ADDRESS).write_text(address)
-    print(f"TensorBoard will be at {address}.", flush=True)  # noqa: T201
+    home, url = dagster_home(), f"http://127.0.0.1:{port}"
+    (home / _URL).write_text(url)
+    print(f"TensorBoard: {url}", flush=True)  # noqa: T201
     command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(_folder())]
     with (home / "tensorboard.log").open("w") as log:
         server = subprocess.Popen([*command, "--host", "127.0.0.1", "--port", str(port)], stdout=log, stderr=log)
@@ -59,7 +59,7 @@ def serving(port: int, studies: Iterable[Study]) -> Iterator[None]:
 
 
 def _folder() -> Path:
-    """A link to the curves of each study."""
+    """Return the folder with a link to the curves of each study."""
     folder = dagster_home() / "tensorboard"
     folder.mkdir(exist_ok=True)
     return folder
@@ -67,7 +67,7 @@ def _folder() -> Path:
 
 def _is_free(port: int) -> bool:
     with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # what a server left a minute ago is free
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port in TIME_WAIT is free
         try:
             probe.bind(("127.0.0.1", port))
         except OSError:

@@ -85,7 +85,7 @@ def serve(port: int) -> None:
     with contextlib.suppress(KeyboardInterrupt), contextlib.ExitStack() as stack:
         listener = stack.enter_context(_bound(port))
         records = stack.enter_context(instance())
-        print(f"The UI of {dagster_home()} will be at {url}; Ctrl-C ends it.", flush=True)  # noqa: T201 - output
+        print(f"UI of {dagster_home()}: {url} (stop with Ctrl-C)", flush=True)  # noqa: T201
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mist_ui_")))
         address, workspace = folder / "code", folder / "workspace.yaml"
         server = {"grpc_server": {"socket": str(address), "location_name": CODE_LOCATION}}

@@ -1,4 +1,4 @@
-"""How far work has come, told to whoever watches: a bar on the terminal, or lines in the log of the run."""
+"""Progress of work: a bar on the terminal, or lines in the log of the run."""
 
 import io
 import logging
@@ -14,7 +14,7 @@ logger = logging.getLogger("mist")
 
 
 class Progress(Protocol):
-    """What assets tell of their work."""
+    """Interface for assets to report progress, failures and notes."""
 
     def track(
         self,
@@ -22,30 +22,30 @@ class Progress(Protocol):
         label: str,
         total: int | None = None,
         detail: Callable[[Step], str] | None = None,
-        begun: int = 0,
+        initial: int = 0,
     ) -> Iterator[Step]:
-        """Pass the steps on, counting them.
+        """Yield the steps and report how many are done.
 
         Args:
-            steps: What is passed on.
-            label: What is done.
-            total: Their number, with those that were done before, if it is known.
-            detail: What is said of the last one.
-            begun: How many were done before; the rate and the time left are those of the others.
+            steps: The steps.
+            label: Name of the work.
+            total: Number of steps, including those done earlier, if it is known.
+            detail: Describes the last step.
+            initial: Number of steps done earlier, which do not count for the rate and the remaining time.
         """
         ...
 
-    def problem(self, sentence: str) -> None:
-        """Tell of something that failed while the rest goes on."""
+    def problem(self, message: str) -> None:
+        """Report a failure that does not stop the rest."""
         ...
 
-    def note(self, sentence: str) -> None:
-        """Tell of something worth knowing."""
+    def note(self, message: str) -> None:
+        """Report information."""
         ...
 
 
 class LogProgress:
-    """Lines in the log at a bounded rate: what the UI shows of a run that it launched."""
+    """Lines in the log of a run at a limited rate, as the UI shows them."""
 
     def __init__(self, seconds_between: float = 10.0) -> None:
         self._seconds_between = seconds_between
@@ -56,32 +56,32 @@ class LogProgress:
         label: str,
         total: int | None = None,
         detail: Callable[[Step], str] | None = None,
-        begun: int = 0,
+        initial: int = 0,
     ) -> Iterator[Step]:
-        """Pass the steps on, with a line every few seconds."""
-        said = time.monotonic()
-        for done, step in enumerate(steps, start=begun + 1):
-            if time.monotonic() - said > self._seconds_between or done == total:
+        """Yield the steps, and log a line every few seconds."""
+        logged = time.monotonic()
+        for done, step in enumerate(steps, start=initial + 1):
+            if time.monotonic() - logged > self._seconds_between or done == total:
                 logger.info("%s: %d%s %s", label, done, f" of {total}" if total else "", detail(step) if detail else "")
-                said = time.monotonic()
+                logged = time.monotonic()
             yield step
 
-    def problem(self, sentence: str) -> None:
+    def problem(self, message: str) -> None:
         """Log an error."""
-        logger.error("%s", sentence)
+        logger.error("%s", message)
 
-    def note(self, sentence: str) -> None:
-        """Log a line."""
-        logger.info("%s", sentence)
+    def note(self, message: str) -> None:
+        """Log information."""
+        logger.info("%s", message)
 
 
 class TerminalProgress:
-    """A bar with the rate and the time left, and problems above it as they come."""
+    """A bar with the rate and the remaining time; messages are printed above it."""
 
     def __init__(self) -> None:
-        from rich.console import Console  # not at the top: only commands draw
+        from rich.console import Console  # only commands need it
 
-        # A duplicate taken now still leads to the terminal when Dagster redirects the standard streams of a run.
+        # Dagster redirects the standard streams of a run; a duplicate taken now still writes to the terminal.
         self._terminal = os.fdopen(os.dup(2), "w", buffering=1)
         self.console = Console(file=self._terminal, soft_wrap=True)
 
@@ -89,7 +89,7 @@ class TerminalProgress:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.console.file = io.StringIO()  # a bar that was broken off says its last word when it is collected
+        self.console.file = io.StringIO()  # an unfinished bar prints once more when it is garbage-collected
         self._terminal.close()
 
     def track(
@@ -98,9 +98,9 @@ class TerminalProgress:
         label: str,
         total: int | None = None,
         detail: Callable[[Step], str] | None = None,
-        begun: int = 0,
+        initial: int = 0,
     ) -> Iterator[Step]:
-        """Pass the steps on, moving the bar."""
+        """Yield the steps and advance the bar."""
         from rich import progress
         from rich.markup import escape
 
@@ -113,26 +113,26 @@ class TerminalProgress:
             progress.TimeRemainingColumn(),
             progress.TextColumn("{task.fields[detail]}"),
         )
-        # Over all steps, as epochs may take longer than the half minute that rich looks back.
+        # The rate is that of all steps: epochs may take longer than the 30 s that rich averages over by default.
         with progress.Progress(*columns, console=self.console, speed_estimate_period=math.inf) as bars:
-            bar = bars.add_task(escape(label), total=total, completed=begun, detail="", rate="")
-            for done, step in enumerate(steps, start=begun + 1):
+            bar = bars.add_task(escape(label), total=total, completed=initial, detail="", rate="")
+            for done, step in enumerate(steps, start=initial + 1):
                 bars.update(bar, completed=done, detail=escape(detail(step) if detail else ""))
                 bars.update(bar, rate=rate(bars.tasks[0].speed))
                 yield step
             bars.update(bar, total=bars.tasks[0].completed)
 
-    def problem(self, sentence: str) -> None:
-        """Print in red."""
-        self.console.print(sentence, style="red", markup=False, highlight=False)
+    def problem(self, message: str) -> None:
+        """Print a message in red."""
+        self.console.print(message, style="red", markup=False, highlight=False)
 
-    def note(self, sentence: str) -> None:
-        """Print as it is."""
-        self.console.print(sentence, markup=False, highlight=False)
+    def note(self, message: str) -> None:
+        """Print a message."""
+        self.console.print(message, markup=False, highlight=False)
 
 
 def rate(speed: float | None) -> str:
-    """Steps per second, minute or hour, by whichever unit there is one at least; empty before two are done."""
+    """Format steps per second in the smallest unit of time that has at least one step; empty if unknown."""
     for seconds, unit in ((1, "s"), (60, "min"), (3600, "h")):
         if speed and (speed * seconds >= 1 or unit == "h"):
             return f"{speed * seconds:.1f}/{unit}"

@@ -1,4 +1,4 @@
-"""The event log that keeps its connections: the same records as Dagster's own, from several processes at once."""
+"""The event log with pooled connections: Dagster can read it, and several processes can write to it at once."""
 
 import subprocess
 import sys
@@ -7,7 +7,7 @@ from pathlib import Path
 import dagster as dg
 
 from mist_dagster.dagster_private import SqliteEventLogStorage
-from mist_dagster.instance.event_log import KeptSqliteEventLog
+from mist_dagster.instance.event_log import PooledSqliteEventLog
 from mist_dagster.instance.home import instance
 
 KEY = dg.AssetKey("case")
@@ -20,22 +20,22 @@ with instance() as opened:
 """
 
 
-def test_a_new_home_has_it_and_dagsters_own_reads_what_it_wrote(home: Path) -> None:
+def test_a_new_home_uses_it_and_dagsters_own_storage_reads_it(home: Path) -> None:
     with instance() as opened:
-        assert isinstance(opened.event_log_storage, KeptSqliteEventLog)
+        assert isinstance(opened.event_log_storage, PooledSqliteEventLog)
         opened.report_runless_asset_event(dg.AssetMaterialization(KEY, partition="007"))
     own = SqliteEventLogStorage(str(home / "history" / "runs"))
     assert own.get_materialized_partitions(KEY) == {"007"}
 
 
-def test_processes_write_side_by_side(home: Path) -> None:
+def test_several_processes_write_at_once(home: Path) -> None:
     writers = [subprocess.Popen([sys.executable, "-c", REPORT, str(number)]) for number in range(3)]
     assert [writer.wait(120) for writer in writers] == [0, 0, 0]
     with instance() as opened:
         assert len(opened.event_log_storage.get_materialized_partitions(KEY)) == 60
 
 
-def test_more_runs_than_connections_are_recorded_whole(home: Path) -> None:
+def test_more_runs_than_pooled_connections_are_recorded(home: Path) -> None:
     @dg.op
     def nothing() -> None:
         pass

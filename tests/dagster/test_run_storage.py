@@ -1,4 +1,4 @@
-"""The storage of runs that waits: the same file as Dagster's own."""
+"""The run storage with a longer lock timeout: Dagster can read it."""
 
 import sqlite3
 import threading
@@ -21,7 +21,7 @@ def job() -> None:
     nothing()
 
 
-def test_dagsters_own_reads_the_runs_of_a_new_home(home: Path) -> None:
+def test_dagsters_own_storage_reads_the_runs_of_a_new_home(home: Path) -> None:
     with instance() as opened:
         run_id = job.execute_in_process(instance=opened).run_id
     own = SqliteRunStorage.from_local(str(home / "history"))
@@ -29,7 +29,7 @@ def test_dagsters_own_reads_the_runs_of_a_new_home(home: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_waits_for_another_process_that_writes_for_longer_than_five_seconds(home: Path) -> None:
+def test_a_run_waits_for_another_process_that_locks_the_database_for_seven_seconds(home: Path) -> None:
     with instance() as opened:
         other = sqlite3.connect(home / "history" / "runs.db", check_same_thread=False)
         other.execute("BEGIN IMMEDIATE")

@@ -1,4 +1,4 @@
-"""Sensors: off at first, quiet while nothing changes, one run for an edit."""
+"""Sensors: off by default, no run while nothing changes, one run for an edit."""
 
 import os
 import shutil
@@ -13,7 +13,7 @@ from mist_ops.study import Study
 
 
 def tick(study: Study, name: str, cursor: str | None) -> tuple[list[dg.RunRequest], str | None]:
-    """The runs that a sensor asks for, and its next cursor."""
+    """The runs that a sensor requests, and its next cursor."""
     repository = build_definitions([study]).get_repository_def()
     context = dg.build_sensor_context(cursor=cursor, repository_def=repository)
     found = repository.get_sensor_def(f"{study.key}__{name}").evaluate_tick(context)
@@ -21,21 +21,21 @@ def tick(study: Study, name: str, cursor: str | None) -> tuple[list[dg.RunReques
 
 
 @pytest.mark.parametrize("name, job", [("watch", "status"), ("keep_current", "make_current")])
-def test_an_edit_asks_for_one_run(copied_study: Study, name: str, job: str) -> None:
+def test_an_edit_requests_one_run(copied_study: Study, name: str, job: str) -> None:
     study = copied_study
     sensor = build_definitions([study]).get_repository_def().get_sensor_def(f"{study.key}__{name}")
     assert sensor.default_status == dg.DefaultSensorStatus.STOPPED
     assert sensor.job_name == f"{study.key}__{job}"
-    asked, cursor = tick(study, name, None)
-    assert asked == []
+    requested, cursor = tick(study, name, None)
+    assert requested == []
     write_config(study.config, override(read_config(study.config), {"training.epochs": 9}))
-    asked, later = tick(study, name, cursor)
-    assert len(asked) == 1
+    requested, later = tick(study, name, cursor)
+    assert len(requested) == 1
     assert later != cursor
     assert tick(study, name, later) == ([], later)
 
 
-def test_an_edited_mask_is_seen(copied_study: Study) -> None:
+def test_an_edited_mask_requests_a_run(copied_study: Study) -> None:
     study = copied_study
     mask = read_train_paths(study.train_paths).cases[0].mask
     copy = study.results / "mask.nii.gz"
@@ -43,16 +43,16 @@ def test_an_edited_mask_is_seen(copied_study: Study) -> None:
     study.train_paths.write_text(study.train_paths.read_text().replace(os.path.relpath(mask, study.results), str(copy)))
     _, cursor = tick(study, "watch", None)
     copy.write_bytes(copy.read_bytes())
-    asked, _ = tick(study, "watch", cursor)
-    assert len(asked) == 1
+    requested, _ = tick(study, "watch", cursor)
+    assert len(requested) == 1
 
 
-def test_a_study_whose_files_are_gone_is_skipped(copied_study: Study) -> None:
+def test_a_study_with_missing_files_is_skipped(copied_study: Study) -> None:
     copied_study.config.unlink()
     assert tick(copied_study, "watch", "before")[0] == []
 
 
-def test_scores_are_asked_for_once_predictions_are_new(copied_study: Study) -> None:
+def test_new_predictions_request_an_evaluation_once(copied_study: Study) -> None:
     study = copied_study
     definitions = build_definitions([study])
     predicted, scores = dg.AssetKey([study.key, "cv_prediction"]), dg.AssetKey([study.key, "evaluation"])

@@ -108,12 +108,13 @@ def test_each_contiguous_range_of_patients_is_one_run() -> None:
     assert list(_partition_tags([], None)) == [{}]
 
 
-def test_module_paths_in_an_older_dagster_yaml_are_updated(home: Path) -> None:
+def test_names_in_an_older_dagster_yaml_are_updated(home: Path) -> None:
     dagster_home()
     settings = home / "dagster.yaml"
     now = settings.read_text()
     before = now.replace("mist_dagster.instance.", "mist_dagster.")
     before = before.replace("mist_dagster.dagster_private", "dagster._core.storage.noop_compute_log_manager")
+    before = before.replace("PooledSqlite", "KeptSqlite").replace("WaitingSqlite", "PatientSqlite")
     settings.write_text(before + "# mine\n")
     with instance():
         pass

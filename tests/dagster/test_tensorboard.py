@@ -19,7 +19,7 @@ from .serving import free_port, serving, wait_until
 
 
 def answer(address: str) -> Any:
-    """What TensorBoard says; None before it is there."""
+    """What TensorBoard answers; None while it is not running."""
     try:
         with urllib.request.urlopen(address, timeout=30) as found:
             return json.load(found)
@@ -28,7 +28,7 @@ def answer(address: str) -> Any:
 
 
 @pytest.mark.slow
-def test_the_ui_serves_the_curves_of_its_studies_and_takes_tensorboard_with_it(finished: Study) -> None:
+def test_the_ui_starts_and_ends_tensorboard_with_the_curves_of_its_studies(finished: Study) -> None:
     port, folder = free_port(), finished.results.parent
     address = f"http://127.0.0.1:{port}/data"
     with serving(folder / "dagster_home", folder / "ui.log", tensorboard_port=port):
@@ -40,7 +40,7 @@ def test_the_ui_serves_the_curves_of_its_studies_and_takes_tensorboard_with_it(f
 
 
 @pytest.mark.slow
-def test_a_study_that_comes_later_is_shown_as_well(home: Path, finished: Study, tmp_path: Path) -> None:
+def test_a_study_registered_later_is_shown(home: Path, finished: Study, tmp_path: Path) -> None:
     port = free_port()
     with tensorboard.serving(port, []):
         wait_until(lambda: answer(f"http://127.0.0.1:{port}/data/runs") is not None)
@@ -50,32 +50,32 @@ def test_a_study_that_comes_later_is_shown_as_well(home: Path, finished: Study, 
     assert sorted(found) == ["later/fold_0", "later/fold_1"]
 
 
-def test_a_port_that_is_taken_is_told_of_and_the_ui_goes_on(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_port_in_use_disables_tensorboard_with_a_note(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
         with tensorboard.serving(port, []):
             pass
-    assert capsys.readouterr().out == (
-        f"Port {port} is taken, so there is no TensorBoard. Choose another --tensorboard-port.\n"
-    )
+    note = capsys.readouterr().out
+    assert str(port) in note
+    assert "--tensorboard-port" in note
     assert not (home / "tensorboard.log").exists()
 
 
-def test_no_port_is_no_tensorboard(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_port_0_disables_tensorboard(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with tensorboard.serving(0, []):
         pass
     assert capsys.readouterr().out == ""
     assert not (home / "tensorboard.log").exists()
 
 
-def test_a_study_is_linked_when_it_is_registered(home: Path) -> None:
+def test_registering_a_study_links_its_curves(home: Path) -> None:
     study = register(Path("results"), name="brains")
     assert (home / "tensorboard" / "brains").readlink() == study.curves
 
 
-def test_the_record_of_a_fold_leads_to_its_curves(finished: Study, records: dg.DagsterInstance) -> None:
+def test_the_metadata_of_a_fold_links_to_its_curves(finished: Study, records: dg.DagsterInstance) -> None:
     record = records.get_latest_materialization_event(asset_key(finished, "fold_model"))
     assert record is not None
     assert record.asset_materialization is not None
