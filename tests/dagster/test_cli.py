@@ -50,29 +50,34 @@ def test_help_imports_neither_torch_nor_dagster(command: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "flags, message",
+    "flags, parts",
     [
         ("--epochs 0", "--epochs: must be at least 1 (got 0)."),  # pinned
-        ("--epochs x", "--epochs: must be an integer (got x)."),
-        ("--learning-rate 0", "--learning-rate: must be greater than 0 (got 0)."),
-        ("--max-hours -1", "--max-hours: must be greater than 0 (got -1)."),
-        ("--overwrite maybe", "--overwrite: must be true or false (got maybe)."),
-        ("--no-compute-dtms no", "--no-compute-dtms: takes no value (got no)."),
-        ("--input-channel-strategy mean", "--input-channel-strategy: must be average, first or skip (got mean)."),
-        ("--patch-size 32", "--patch-size: expected 3 values."),
-        ("--epochs", "--epochs: expected one value."),
-        ("--folds 0 a", "--folds: must be an integer (got a)."),
-        ("--epoch 3", "unknown flag --epoch. Did you mean --epochs?"),
-        ("5", "unexpected argument 5."),
+        ("--epoch 3", "unknown flag --epoch. Did you mean --epochs?"),  # pinned
+        ("--epochs x", "--epochs: integer x"),
+        ("--learning-rate 0", "--learning-rate: greater 0"),
+        ("--max-hours -1", "--max-hours: greater 0 -1"),
+        ("--overwrite maybe", "--overwrite: true false maybe"),
+        ("--no-compute-dtms no", "--no-compute-dtms: no"),
+        ("--input-channel-strategy mean", "--input-channel-strategy: average first skip mean"),
+        ("--patch-size 32", "--patch-size: 3"),
+        ("--epochs", "--epochs: one"),
+        ("--folds 0 a", "--folds: integer a"),
+        ("5", "5"),
     ],
 )
 def test_an_invalid_flag_ends_with_status_2_and_one_line(
-    flags: str, message: str, capsys: pytest.CaptureFixture[str]
+    flags: str, parts: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as end:
         cli.run_all(["--data", "d.json", *flags.split()])
     assert end.value.code == 2
-    assert capsys.readouterr().err == f"mist_run_all: {message} See mist_run_all --help.\n"
+    line = capsys.readouterr().err
+    assert line.startswith("mist_run_all: ")
+    assert line.endswith(" See mist_run_all --help.\n")
+    assert line.count("\n") == 1
+    assert all(part in line for part in ([parts] if parts.endswith((".", "?")) else parts.split()))
+    assert "Input should" not in line  # pydantic's words
 
 
 def test_a_missing_flag_ends_with_status_2(capsys: pytest.CaptureFixture[str]) -> None:
