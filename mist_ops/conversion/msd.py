@@ -29,13 +29,13 @@ from mist_ops.conversion.patients import (
     write_patient,
 )
 from mist_ops.errors import DatasetError, counted, few
+from mist_ops.imaging.folders import NIFTI, image_id
 from mist_ops.imaging.foreign import store_as_nifti
 from mist_ops.imaging.nifti import count_channels, split_channels
 from mist_ops.schema import read_checked
 from mist_ops.study import check_id
 from mist_ops.types import Json
 
-_ENDING = re.compile(r"\.nii(\.gz)?$")
 _CT = re.compile(r"(?<![a-z])(c[be]|ld)?cta?(?![a-z])")
 _MR = re.compile(r"(?<![a-z])(mri?(?![a-z])|t[12](?!\d)|flair|adc|dwi|dti|swi|dce|mprage|pdw?(?![a-z]))")
 
@@ -158,7 +158,7 @@ def _entries(source: Path, folder: Path, listed: Sequence[_Files], part: Literal
     entries = []
     for files in listed:
         name = Path(files.image).name
-        case_id = check_id(_ENDING.sub("", name), source / "dataset.json")
+        case_id = check_id(image_id(name), source / "dataset.json")
         image = _find(source, [files.image, f"images{part}/{name}"])
         mask = _find(source, [files.label or "", f"labels{part}/{name}"]) if part == "Tr" else None
         entries.append(MsdEntry(case_id, folder / case_id, part == "Tr", image, mask))
@@ -176,8 +176,8 @@ def _entries(source: Path, folder: Path, listed: Sequence[_Files], part: Literal
 
 def _find(source: Path, names: Sequence[str]) -> Path | None:
     """The first existing file, compressed or not; names that point outside the source are skipped."""
-    stems = [_ENDING.sub("", name) for name in names if name and _stays_inside(name)]
-    paths = [source / f"{stem}{ending}" for stem in stems for ending in (".nii.gz", ".nii")]
+    stems = [image_id(name) for name in names if name and _stays_inside(name)]
+    paths = [source / f"{stem}{ending}" for stem in stems for ending in NIFTI]
     return next((path for path in paths if path.is_file()), None)
 
 

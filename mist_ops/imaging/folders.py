@@ -15,7 +15,7 @@ IMAGES = (*NIFTI, ".nrrd", ".mha", ".mhd")
 """Endings of images, including formats that only conversion reads."""
 
 
-def case_id(name: str) -> str:
+def image_id(name: str) -> str:
     """The name of a file without ``.nii.gz`` or ``.nii``."""
     return name.removesuffix(".gz").removesuffix(".nii") if name.endswith(NIFTI) else name
 
@@ -56,7 +56,7 @@ def find_images(folder: Path, option: str, endings: Sequence[str] = NIFTI) -> di
             field=option,
             expected=NIFTI,
         )
-    ids = [case_id(path.name) for path in found]
+    ids = [image_id(path.name) for path in found]
     twice = [name for name, count in Counter(ids).items() if count > 1]
     if twice:
         raise DatasetError(

@@ -8,7 +8,7 @@ import pytest
 from expect import refuses
 
 from mist_ops.errors import DatasetError
-from mist_ops.imaging.folders import IMAGES, case_id, find_images, images_in
+from mist_ops.imaging.folders import IMAGES, find_images, image_id, images_in
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def test_images_are_listed_by_case_id(folder: Path) -> None:
 
 def test_only_the_ending_of_nifti_files_is_removed() -> None:
     names = ("p1.nii.gz", "p1.nii", "p1.gz", "p1.nii.nii.gz", "p1")
-    assert [case_id(name) for name in names] == ["p1", "p1", "p1.gz", "p1.nii", "p1"]
+    assert [image_id(name) for name in names] == ["p1", "p1", "p1.gz", "p1.nii", "p1"]
 
 
 def test_a_missing_or_empty_folder_is_refused(tmp_path: Path) -> None:
