@@ -4,7 +4,7 @@ Imported after the flags are parsed, because Dagster loads here.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ from mist_ops.errors import ConfigError, counted, few
 from mist_ops.files import file_hash, write_text
 from mist_ops.records.arrays import CORRUPTED, NOT_PREPROCESSED, stale_arrays
 from mist_ops.records.comparison import fold_changes, verify
-from mist_ops.records.prediction import NOT_RECORDED, stale_predictions
+from mist_ops.records.prediction import NOT_RECORDED, stale_predictions, stale_test_predictions
 from mist_ops.study import Study
 
 _RETRIES = 2
@@ -110,12 +110,13 @@ def train(launcher: Launcher, options: TrainOptions, settings: Settings) -> None
     if options.submit:
         _submit(launcher, study, options, how, left)
         return
+    current = [fold for fold in folds if fold not in left]
+    stale = stale_predictions(study, config, assignment, _weights(study, current))
     needed: dict[str, Sequence[str] | None] = {
         "train": [fold_key(fold) for fold in left],
-        "predict": [case_id for fold in folds for case_id in assignment.held_out(fold)],
-        "evaluate": None,
+        "predict": [*(case_id for fold in left for case_id in assignment.held_out(fold)), *stale],
     }
-    _run_and_report(launcher, study, assignment, needed, options, {"train": how})
+    _run_and_report(launcher, study, needed, options, {"train": how})
 
 
 def _check_flags(options: TrainOptions, settings: Settings) -> None:
@@ -178,13 +179,12 @@ def finalize(launcher: Launcher, options: FinalizeOptions, settings: Settings) -
         raise ConfigError(
             f"{study.models} holds no model. Run mist_train first.", code="model-missing", file=study.models
         )
-    stale = stale_predictions(study, config, assignment, {fold: file_hash(study.model(fold)) for fold in trained})
+    stale = stale_predictions(study, config, assignment, _weights(study, trained))
     # Predictions of another program, or without a record, are scored as they are.
     needed: dict[str, Sequence[str] | None] = {
         "predict": [case_id for case_id, reason in stale.items() if reason != NOT_RECORDED],
-        "evaluate": None,
     }
-    _run_and_report(launcher, study, assignment, needed, options, {})
+    _run_and_report(launcher, study, needed, options, {})
     untrained = [fold for fold in config.training.folds if fold not in trained]
     if untrained:
         raise ConfigError(
@@ -270,19 +270,24 @@ def choose_postprocessing(launcher: Launcher, options: ChoosePostprocessingOptio
 def _run_and_report(
     launcher: Launcher,
     study: Study,
-    assignment: Assignment,
     needed: Mapping[str, Sequence[str] | None],
     options: StudyOptions,
     how: Mapping[str, Mapping[str, Any]],
 ) -> None:
-    """Run what a command needs and then the test set; report scores, and results that do not belong together."""
+    """Run what a command needs; then score and predict the test set where stale; report scores and stale results."""
     config, resources = read_config(study.config), _resources(options)
+    fold_of = read_train_paths(study.train_paths).fold_of
     with others_first() as holding_back:
         with holding_back():
-            run(launcher, study, in_order(needed, assignment.fold_of, how), resources)
+            run(launcher, study, in_order(needed, fold_of, how), resources)
+        later = {
+            **({"evaluate": None} if study_status(study).of("evaluate") else {}),
+            **_tests(launcher, study, config),
+        }
         with holding_back():
-            run(launcher, study, in_order(_test_set(launcher, study, config), {}), resources)
-        show_status(launcher, study)
+            run(launcher, study, in_order(later, {}), resources)
+        if later or any(needed.values()):
+            show_status(launcher, study)
         _report_scores(launcher, study, config)
         stale = stale_results(study, study_status(study))
         if not stale.current:
@@ -291,8 +296,13 @@ def _run_and_report(
             launcher.progress.problem(f"  {line}")
 
 
-def _test_set(launcher: Launcher, study: Study, config: StudyConfig) -> dict[str, Sequence[str] | None]:
-    """The test patients, if all folds have models."""
+def _weights(study: Study, folds: Iterable[int]) -> dict[int, str]:
+    """SHA-256 of the weights of some folds, current or not."""
+    return {fold: file_hash(study.model(fold)) for fold in folds}
+
+
+def _tests(launcher: Launcher, study: Study, config: StudyConfig) -> dict[str, Sequence[str] | None]:
+    """The test patients whose prediction is missing or stale, if all folds have models."""
     untrained = [fold for fold in config.training.folds if not study.model(fold).exists()]
     if not study.test_paths.exists():
         return {}
@@ -300,7 +310,9 @@ def _test_set(launcher: Launcher, study: Study, config: StudyConfig) -> dict[str
         folds = "fold" if len(untrained) == 1 else "folds"
         launcher.progress.note(f"Test set not predicted: {folds} {few(untrained)} not trained.")
         return {}
-    return {"test": [case.id for case in read_paths(study.test_paths, config.dataset_info.images)]}
+    cases = read_paths(study.test_paths, config.dataset_info.images)
+    stale = stale_test_predictions(study, config, cases, _weights(study, config.training.folds))
+    return {"test": list(stale)} if stale else {}
 
 
 def _resources(options: StudyOptions) -> Resources:
@@ -406,32 +418,37 @@ def _folds_to_train(
 
 
 def _is_left(launcher: Launcher, study: Study, config: StudyConfig, fold: Fold) -> bool:
-    """Whether a resumed fold needs training: not if its model is current and only its checkpoint was removed.
+    """Whether a resumed fold needs training: not if its model is current.
 
     Raises:
-        ConfigError: Its checkpoint is of other settings or cases; or it has none, and its model is stale.
+        ConfigError: Its checkpoint has other settings or cases; or it has none, and its model is stale.
     """
-    from mist_ops.training.plan import run_settings  # torch loads for seconds
+    from mist_ops.training.plan import run_settings  # torch takes seconds to load
     from mist_ops.training.state import changes_on_resuming
 
     weights, checkpoint = study.model(fold.index), study.checkpoint(fold.index)
+    reasons = _why_stale(study, config, fold) if weights.exists() else []
+    if weights.exists() and not reasons:
+        return False
     if checkpoint.exists():
         for change in changes_on_resuming(checkpoint, run_settings(study, config, fold)):
             launcher.progress.note(f"Fold {fold.index} resumes, but {change}.")
-    if checkpoint.exists() or not weights.exists():
-        return True
-    try:
-        reasons = [*fold_changes(weights, fold), *verify(weights, study, config=config)]
-    except ConfigError as error:
-        reasons = [error.message]
-    if reasons:
+    elif reasons:
         raise ConfigError(
             f"Fold {fold.index} has a model but no checkpoint to resume from. {reasons[0]} Restore {checkpoint}, or "
             f"retrain the fold with --overwrite --folds {fold.index}.",
             code="checkpoint-missing",
             file=checkpoint,
         )
-    return False
+    return True
+
+
+def _why_stale(study: Study, config: StudyConfig, fold: Fold) -> list[str]:
+    weights = study.model(fold.index)
+    try:
+        return [*fold_changes(weights, fold), *verify(weights, study, config=config)]
+    except ConfigError as error:
+        return [error.message]
 
 
 def _weighting(options: TrainOptions) -> Settings:

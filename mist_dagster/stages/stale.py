@@ -15,8 +15,7 @@ from mist_ops.errors import ConfigError, counted, few
 from mist_ops.evaluation.table import summary_path
 from mist_ops.records.arrays import input_hashes, stale_arrays
 from mist_ops.records.comparison import fold_changes, verify
-from mist_ops.records.prediction import Origin, read_prediction_record, stale_predictions
-from mist_ops.records.prediction import why_stale as why_prediction_is_stale
+from mist_ops.records.prediction import read_prediction_record, stale_predictions, stale_test_predictions
 from mist_ops.records.scores import ScoreInputs, read_score_inputs
 
 
@@ -77,19 +76,9 @@ def tests(seen: Inspection) -> dict[str, str]:
     """Test patients whose prediction by all folds is missing or stale."""
     untrained = sorted(set(seen.config.training.folds) - set(seen.weights))
     if untrained:
-        folds = "fold" if len(untrained) == 1 else "folds"
-        need = "needs" if len(untrained) == 1 else "need"
+        folds, need = ("fold", "needs") if len(untrained) == 1 else ("folds", "need")
         return {case.id: f"{folds} {few(untrained)} {need} training" for case in seen.test_cases}
-    study, settings = seen.study, seen.config.digest("prediction")
-    reasons = {
-        case.id: why_prediction_is_stale(
-            study.prediction_record("test", case.id),
-            study.test_prediction(case.id),
-            Origin(seen.weights, settings, images=case.images),
-        )
-        for case in seen.test_cases
-    }
-    return {case_id: reason for case_id, reason in reasons.items() if reason}
+    return stale_test_predictions(seen.study, seen.config, seen.test_cases, seen.weights)
 
 
 def scores(seen: Inspection) -> dict[str, str]:

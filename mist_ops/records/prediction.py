@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +10,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from mist_ops.config import STEP_VERSIONS, StudyConfig
-from mist_ops.dataset import Assignment
+from mist_ops.dataset import Assignment, Case
 from mist_ops.errors import few
 from mist_ops.files import file_hash, read_object, stamp, write_json
 from mist_ops.records.arrays import case_content
@@ -118,6 +118,22 @@ def stale_predictions(
             origin = Origin({fold: weights[fold]}, settings, case_content(study, case.id))
             record, mask = study.prediction_record("train", case.id), study.cv_prediction(case.id)
             reasons[case.id] = why_stale(record, mask, origin)
+    return {case_id: reason for case_id, reason in reasons.items() if reason}
+
+
+def stale_test_predictions(
+    study: Study, config: StudyConfig, cases: Iterable[Case], weights: Mapping[int, str]
+) -> dict[str, str]:
+    """Test patients whose prediction is missing or was not made with the weights of all folds; arguments as above."""
+    settings = config.digest("prediction")
+    reasons = {
+        case.id: why_stale(
+            study.prediction_record("test", case.id),
+            study.test_prediction(case.id),
+            Origin(weights, settings, images=case.images),
+        )
+        for case in cases
+    }
     return {case_id: reason for case_id, reason in reasons.items() if reason}
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from mist_dagster import cli
+from mist_dagster.instance.home import instance
 from mist_dagster.instance.studies import registered_studies
 from mist_ops.dataset import read_train_paths
 from mist_ops.phantoms import write_phantoms
@@ -203,3 +204,25 @@ def test_a_killed_training_resumes_to_the_same_weights(copied_study: Study) -> N
     resumed = study.model(0).read_bytes()
     assert subprocess.run([*command, "--overwrite"], capture_output=True, check=False).returncode == 0
     assert study.model(0).read_bytes() == resumed
+
+
+def test_resuming_a_current_study_runs_nothing(
+    copied_study: Study, home: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    study = copied_study
+    where = ["--data", str(study.data), "--results", str(study.results), "--numpy", str(study.numpy)]
+    before = {
+        path: path.stat().st_mtime_ns for path in study.results.rglob("*") if path.suffix in (".gz", ".csv", ".pt")
+    }
+    assert cli.run_all([*where, "--resume", "--device", "cpu"]) == 0
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    with instance() as opened:
+        assert [run.tags["mist/stage"] for run in opened.get_runs()] == []
+    assert "mean whole_lesion_dice" in capfd.readouterr().err
+    study.cv_prediction("phantom_002").unlink()
+    assert cli.run_all([*where, "--resume", "--device", "cpu"]) == 0
+    with instance() as opened:
+        assert [run.tags["mist/stage"] for run in opened.get_runs()] == [
+            "status",
+            "predict",
+        ]  # the same mask, so its score is current
