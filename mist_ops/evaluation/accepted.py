@@ -38,8 +38,8 @@ def regressions(results: Path, accepted: Path, classes: Classes) -> list[Regress
     """
     directions = {
         f"{name}_{metric}": METRICS[metric].higher_is_better
-        for name, wanted in classes.items()
-        for metric in wanted.metrics
+        for name, scored in classes.items()
+        for metric in scored.metrics
     }
     new, old = _scores(results), _scores(accepted)
     columns = [column for column in directions if column in new and column in old]

@@ -35,8 +35,8 @@ def mean_overlap(case_id: str, labels: LabelMap, masks: Mapping[str, Path], clas
     """
     truth, geometry = _truth(masks[case_id])
     pairs = [
-        MaskPair(_mask(truth, wanted.labels), _mask(labels, wanted.labels), geometry.spacing)
-        for wanted in classes.values()
+        MaskPair(_mask(truth, scored.labels), _mask(labels, scored.labels), geometry.spacing)
+        for scored in classes.values()
     ]
     return float(np.mean([_overlap(pair) for pair in pairs]))
 
@@ -53,6 +53,6 @@ def _truth(path: Path) -> tuple[LabelMap, Geometry]:
     return read_labels(path)
 
 
-def _mask(labels: LabelMap, wanted: list[int]) -> Mask:
-    found: Mask = np.isin(labels, wanted)
+def _mask(labels: LabelMap, values: list[int]) -> Mask:
+    found: Mask = np.isin(labels, values)
     return found

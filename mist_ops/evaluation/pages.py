@@ -101,8 +101,8 @@ def write_pages(
     """
     columns = [
         Column(name, metric, {case_id: row.scores[f"{name}_{metric}"] for case_id, row in rows.items()})
-        for name, wanted in classes.items()
-        for metric in wanted.metrics
+        for name, scored in classes.items()
+        for metric in scored.metrics
     ]
     pages = _Pages(study, task, assignment, rows, columns, models)
     with atomic_folder(pages.folder) as folder:

@@ -43,7 +43,7 @@ def draw_scores(
     rows: Mapping[str, CaseScores], failed: Iterable[str], classes: Classes, path: Path, title: str
 ) -> bytes:
     """Plot all scores, with a panel for each metric; return a thumbnail."""
-    names = dict.fromkeys(metric for wanted in classes.values() for metric in wanted.metrics)
+    names = dict.fromkeys(metric for scored in classes.values() for metric in scored.metrics)
     missing = dict.fromkeys(failed, math.nan)
     panels = [
         MetricScores(
@@ -52,8 +52,8 @@ def draw_scores(
             higher_is_better=METRICS[metric].higher_is_better,
             classes={
                 name: {**{case_id: row.scores[f"{name}_{metric}"] for case_id, row in rows.items()}, **missing}
-                for name, wanted in classes.items()
-                if metric in wanted.metrics
+                for name, scored in classes.items()
+                if metric in scored.metrics
             },
         )
         for metric in names

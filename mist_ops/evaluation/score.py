@@ -118,10 +118,10 @@ def check_classes(classes: Classes, labels: Collection[int] | None = None) -> No
     Raises:
         ConfigError: Lists every mistake.
     """
-    problems = [problem for name, wanted in classes.items() for problem in _problems(name, wanted, labels)]
+    problems = [problem for name, scored in classes.items() for problem in _problems(name, scored, labels)]
     twice = [column for column, count in Counter(columns(classes)).items() if count > 1]
     problems += [f"two classes share the column '{column}'; rename one of them." for column in twice]
-    unknown = [metric for wanted in classes.values() for metric in wanted.metrics if metric not in METRICS]
+    unknown = [metric for scored in classes.values() for metric in scored.metrics if metric not in METRICS]
     known = f"{' ' if len(problems) == 1 else chr(10)}Known metrics: {', '.join(METRICS)}." if unknown else ""
     if problems:
         code = "unknown-metric" if unknown else "evaluation-invalid"
@@ -132,14 +132,14 @@ def check_classes(classes: Classes, labels: Collection[int] | None = None) -> No
 
 def columns(classes: Classes) -> list[str]:
     """Columns of results.csv after the id, in the order of the classes and their metrics."""
-    return [f"{name}_{metric}" for name, wanted in classes.items() for metric in wanted.metrics]
+    return [f"{name}_{metric}" for name, scored in classes.items() for metric in scored.metrics]
 
 
-def _problems(name: str, wanted: EvaluationClass, labels: Collection[int] | None) -> Iterator[str]:
-    unknown = sorted(set(wanted.labels) - set(labels)) if labels is not None else []
+def _problems(name: str, scored: EvaluationClass, labels: Collection[int] | None) -> Iterator[str]:
+    unknown = sorted(set(scored.labels) - set(labels)) if labels is not None else []
     if unknown:
         yield f"class '{name}': the dataset has the labels {few(sorted(labels or []), 20)}, not {few(unknown)}."
-    for metric, params in wanted.metrics.items():
+    for metric, params in scored.metrics.items():
         try:
             model = _parameters(metric, METRICS[metric].function)
             model.model_validate(params, strict=True)
@@ -191,9 +191,9 @@ def score_case(
     missing: list[str] = []
     lesions: list[LesionRow] = []
     volumes: dict[str, tuple[float, float]] = {}
-    for name, wanted in classes.items():
-        metrics = {metric: (METRICS[metric], _checked(metric, params)) for metric, params in wanted.metrics.items()}
-        pair = _pair(truth, predicted, wanted.labels, geometry)
+    for name, scored in classes.items():
+        metrics = {metric: (METRICS[metric], _checked(metric, params)) for metric, params in scored.metrics.items()}
+        pair = _pair(truth, predicted, scored.labels, geometry)
         if pair is None:
             missing.append(name)
             values = {metric: entry.best if absent == "best" else math.nan for metric, (entry, _) in metrics.items()}

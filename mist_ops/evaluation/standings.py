@@ -72,7 +72,7 @@ class Column:
 
     @cached_property
     def sign(self) -> int:
-        """Factor by which scores are multiplied to make higher better."""
+        """1 if higher scores are better, else -1."""
         return 1 if METRICS[self.metric].higher_is_better else -1
 
     @cached_property

@@ -27,7 +27,7 @@ Hashes = Mapping[str, Mapping[str, str]]
 
 @dataclass(frozen=True)
 class Written:
-    """What ``StudyEvaluation.write`` reports.
+    """Result of ``StudyEvaluation.write``.
 
     Attributes:
         missing: Patients without scores.

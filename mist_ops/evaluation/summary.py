@@ -103,9 +103,9 @@ def summary(
 
 
 def _columns(classes: Classes, rows: Sequence[CaseScores], seed: int) -> Json:
-    wanted = {f"{name}_{metric}": metric for name, scored in classes.items() for metric in scored.metrics}
-    values = np.array([[row.scores[column] for column in wanted] for row in rows], dtype=np.float64)
-    values = values.reshape(len(rows), len(wanted))
+    metric_of = {f"{name}_{metric}": metric for name, scored in classes.items() for metric in scored.metrics}
+    values = np.array([[row.scores[column] for column in metric_of] for row in rows], dtype=np.float64)
+    values = values.reshape(len(rows), len(metric_of))
     return {
         column: {
             "metric": metric,
@@ -116,5 +116,7 @@ def _columns(classes: Classes, rows: Sequence[CaseScores], seed: int) -> Json:
             "low": interval.low,
             "high": interval.high,
         }
-        for place, ((column, metric), interval) in enumerate(zip(wanted.items(), intervals(values, seed), strict=True))
+        for place, ((column, metric), interval) in enumerate(
+            zip(metric_of.items(), intervals(values, seed), strict=True)
+        )
     }

@@ -228,7 +228,7 @@ def _regions(step: Step, labels: LabelMap) -> Iterator[tuple[Box, Mask]]:
         yield box, _any_of(labels[box.slices], present)
 
 
-def _any_of(labels: LabelMap, wanted: Sequence[int]) -> Mask:
+def _any_of(labels: LabelMap, selected: Sequence[int]) -> Mask:
     chosen = np.zeros(int(labels.max()) + 1, dtype=bool)
-    chosen[list(wanted)] = True
+    chosen[list(selected)] = True
     return np.take(chosen, labels)

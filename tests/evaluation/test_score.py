@@ -144,7 +144,7 @@ def test_unknown_labels_are_found_outside_all_classes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "wanted, names",
+    "entry, names",
     [
         (scored([1], {"surf_dice": {"tolerance": -1.0}}), "'tolerance'"),
         (scored([1], {"lesion_wise_f1": {"dilation_iters": 2.5}}), "'dilation_iters'"),
@@ -155,9 +155,9 @@ def test_unknown_labels_are_found_outside_all_classes(tmp_path: Path) -> None:
         (scored([1, 9]), "0, 1, 2, not 9"),
     ],
 )
-def test_mistakes_in_the_classes_are_named(wanted: EvaluationClass, names: str) -> None:
+def test_mistakes_in_the_classes_are_named(entry: EvaluationClass, names: str) -> None:
     with refuses("evaluation-invalid", ConfigError, names=names, field="evaluation") as caught:
-        check_classes({"WT": wanted}, labels=[0, 1, 2])
+        check_classes({"WT": entry}, labels=[0, 1, 2])
     assert "class 'WT'" in caught.value.message
 
 

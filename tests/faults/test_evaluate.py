@@ -28,7 +28,7 @@ from .harness import (
     voxels,
 )
 
-ASKED = {
+CLASSES = {
     "whole_lesion": {"labels": [1, 2], "metrics": {"dice": {}, "surf_dice": {"tolerance": 1.0}}},
     "core": {"labels": [2], "metrics": {"dice": {}, "haus95": {}}},
 }
@@ -38,8 +38,8 @@ def pairs(box: Sandbox) -> Path:
     return box.folder / "data" / "pairs.csv"
 
 
-def asked(box: Sandbox) -> Path:
-    return box.folder / "data" / "asked.json"
+def classes_file(box: Sandbox) -> Path:
+    return box.folder / "data" / "classes.json"
 
 
 def scores(box: Sandbox) -> Path:
@@ -47,17 +47,17 @@ def scores(box: Sandbox) -> Path:
 
 
 @pytest.fixture
-def wanted(predicted: Sandbox) -> Sandbox:
+def scorable(predicted: Sandbox) -> Sandbox:
     """A sandbox with predictions, a table of pairs and the classes to score."""
     files = [(predicted.mask(number), predicted.prediction(number)) for number in (1, 2, 3, 4)]
     rows = [f"phantom_{number:03},{mask},{prediction}" for number, (mask, prediction) in enumerate(files, start=1)]
     pairs(predicted).write_text("\n".join(["id,mask,prediction", *rows, ""]))
-    asked(predicted).write_text(json.dumps(ASKED))
+    classes_file(predicted).write_text(json.dumps(CLASSES))
     return predicted
 
 
 def evaluation(box: Sandbox) -> Arguments:
-    return ["--config", asked(box), "--paths-csv", pairs(box), "--output-csv", scores(box)]
+    return ["--config", classes_file(box), "--paths-csv", pairs(box), "--output-csv", scores(box)]
 
 
 def rows(path: Path) -> dict[str, list[str]]:
@@ -101,7 +101,7 @@ def filled(value: float, array: np.ndarray) -> np.ndarray:
 
 
 def one_class(**values: object) -> Callable[[Sandbox], None]:
-    return lambda box: edit_json(asked(box), core={**ASKED["core"], **values})
+    return lambda box: edit_json(classes_file(box), core={**CLASSES["core"], **values})
 
 
 def unknown_label_checked(box: Sandbox) -> Arguments:
@@ -118,9 +118,9 @@ def on_other_grid(box: Sandbox, field: str) -> None:
 
 
 def class_of_unknown_label(box: Sandbox) -> Arguments:
-    classes = {**ASKED, "core": {**ASKED["core"], "labels": [5]}}
+    classes = {**CLASSES, "core": {**CLASSES["core"], "labels": [5]}}
     dataset = {"task": "phantoms", "modality": "mr", "images": ["t1", "t2"], "labels": [0, 1, 2]}
-    edit_json(asked(box), **dict.fromkeys(ASKED), evaluation=classes, dataset_info=dataset)
+    edit_json(classes_file(box), **dict.fromkeys(CLASSES), evaluation=classes, dataset_info=dataset)
 
 
 def image_as_table(box: Sandbox) -> None:
@@ -133,8 +133,8 @@ def both_empty(box: Sandbox) -> None:
 
 
 of_a_patient = partial(Fault, others_done=others_are_scored)
-of_all = partial(Fault, touches=False)
-of_none = partial(Fault, says="Scores:", status=0, others_done=all_are_scored)
+refused = partial(Fault, touches=False)
+accepted = partial(Fault, says="Scores:", status=0, others_done=all_are_scored)
 
 FAULTS = [
     of_a_patient(
@@ -218,20 +218,20 @@ FAULTS = [
         lambda box: cut_short(box.mask()),
         ("[image-unreadable]", "mask.nii.gz"),
     ),
-    of_none("evaluate/both-empty", "an empty mask and an empty prediction", both_empty),
-    of_none(
+    accepted("evaluate/both-empty", "an empty mask and an empty prediction", both_empty),
+    accepted(
         "evaluate/prediction-empty",
         "a prediction without any label",
         in_prediction(np.zeros_like),
     ),
-    of_all(
+    refused(
         "evaluate/ids-twice",
         "a duplicate id",
         in_pairs("phantom_002,", "phantom_001,"),
         ("[patient-duplicate]", "phantom_001"),
     ),
     *(
-        of_all(
+        refused(
             f"evaluate/{key}",
             what,
             in_pairs("\nphantom_001,", f"\n{case_id},"),
@@ -243,148 +243,148 @@ FAULTS = [
             ("id-very-long", "an id of 300 letters", "x" * 300),
         )
     ),
-    of_all(
+    refused(
         "evaluate/id-reserved",
         "a patient with the id of a summary row",
         in_pairs("\nphantom_001,", "\nMean,"),
         ("[id-reserved]", "Mean"),
     ),
-    of_none("evaluate/ids-leading-zeros", "ids with leading zeros", in_pairs("\nphantom_00", "\n00")),
-    of_all(
+    accepted("evaluate/ids-leading-zeros", "ids with leading zeros", in_pairs("\nphantom_00", "\n00")),
+    refused(
         "evaluate/csv-missing",
         "a missing table of pairs",
         lambda box: remove(pairs(box)),
         "[table-missing]",
     ),
-    of_all(
+    refused(
         "evaluate/csv-semicolon",
         "a table with semicolons",
         in_pairs(",", ";"),
         ("[table-column-missing]", "pairs.csv", "id, mask, prediction"),
     ),
-    of_none("evaluate/csv-bom", "a table with a byte-order mark", in_pairs("id,", "\ufeffid,")),
-    of_none("evaluate/csv-crlf", "a table with Windows line endings", in_pairs("\n", "\r\n")),
-    of_all(
+    accepted("evaluate/csv-bom", "a table with a byte-order mark", in_pairs("id,", "\ufeffid,")),
+    accepted("evaluate/csv-crlf", "a table with Windows line endings", in_pairs("\n", "\r\n")),
+    refused(
         "evaluate/csv-empty",
         "an empty file in place of the table",
         lambda box: fill(pairs(box)),
         "pairs.csv",
     ),
-    of_all(
+    refused(
         "evaluate/csv-header-only",
         "a table without rows",
         lambda box: fill(pairs(box), "id,mask,prediction\n"),
         ("[table-empty]", "pairs.csv"),
     ),
-    of_all(
+    refused(
         "evaluate/csv-column-missing",
         "a table without the column prediction",
         in_pairs("id,mask,prediction", "id,mask,predicted"),
         ("[table-column-missing]", "pairs.csv", "prediction"),
     ),
-    of_all(
+    refused(
         "evaluate/csv-cell-empty",
         "an empty cell",
         lambda box: edit(pairs(box), f"phantom_001,{box.mask()},", "phantom_001,,"),
         ("pairs.csv", "row 2", "'mask'"),
     ),
-    of_all(
+    refused(
         "evaluate/csv-not-text",
         "an image in place of the table",
         image_as_table,
         "pairs.csv",
     ),
-    of_all(
+    refused(
         "evaluate/config-missing",
         "a missing config.json",
-        lambda box: remove(asked(box)),
-        ("[config-missing]", "asked.json", "--config"),
+        lambda box: remove(classes_file(box)),
+        ("[config-missing]", "classes.json", "--config"),
     ),
-    of_all(
+    refused(
         "evaluate/config-broken",
         "a truncated config.json",
-        lambda box: cut_short(asked(box)),
-        ("[json-invalid]", "asked.json"),
+        lambda box: cut_short(classes_file(box)),
+        ("[json-invalid]", "classes.json"),
     ),
-    of_all(
+    refused(
         "evaluate/config-without-classes",
         "a config.json without classes",
-        lambda box: fill(asked(box), "{}"),
-        ("[evaluation-invalid]", "asked.json"),
+        lambda box: fill(classes_file(box), "{}"),
+        ("[evaluation-invalid]", "classes.json"),
     ),
-    of_all(
+    refused(
         "evaluate/config-a-list",
         "a config.json that is a list",
-        lambda box: fill(asked(box), "[]"),
-        ("[value-invalid]", "asked.json"),
+        lambda box: fill(classes_file(box), "[]"),
+        ("[value-invalid]", "classes.json"),
     ),
-    of_all(
+    refused(
         "evaluate/class-without-metrics",
         "classes without metrics",
-        lambda box: fill(asked(box), json.dumps({"core": {"labels": [2], "metrics": {}}})),
-        ("[evaluation-invalid]", "asked.json"),
+        lambda box: fill(classes_file(box), json.dumps({"core": {"labels": [2], "metrics": {}}})),
+        ("[evaluation-invalid]", "classes.json"),
     ),
-    of_all(
+    refused(
         "evaluate/metric-unknown",
         "an unknown metric",
         one_class(metrics={"dicee": {}}),
         ("[unknown-metric]", "Did you mean 'dice'?"),
     ),
-    of_all(
+    refused(
         "evaluate/metric-parameter-misspelt",
         "a misspelled parameter of a metric",
         one_class(metrics={"surf_dice": {"tolerence": 2.0}}),
         ("[evaluation-invalid]", "Did you mean 'tolerance'?"),
     ),
-    of_all(
+    refused(
         "evaluate/metric-parameter-wrong-type",
         "a parameter of the wrong type",
         one_class(metrics={"surf_dice": {"tolerance": "wide"}}),
         ("[evaluation-invalid]", "'core'", "'tolerance'"),
     ),
-    of_all(
+    refused(
         "evaluate/metric-parameter-negative",
         "a parameter below its range",
         one_class(metrics={"surf_dice": {"tolerance": -1.0}}),
         ("[evaluation-invalid]", "'core'", "'tolerance'"),
     ),
-    of_all(
+    refused(
         "evaluate/class-labels-a-string",
         "labels of a class that are strings",
         one_class(labels=["2"]),
         ("[value-invalid]", "core.labels.0"),
     ),
-    of_all(
+    refused(
         "evaluate/class-unknown-label",
         "a class with a label that the dataset does not have",
         class_of_unknown_label,
         ("[evaluation-invalid]", "'core'", "0, 1, 2, not 5"),
     ),
-    of_none(
+    accepted(
         "evaluate/class-named-weirdly",
         "a class with a comma, quotes and markup in its name",
-        lambda box: edit(asked(box), '"core"', json.dumps('<b>a, "b"/../\u00e4</b>')),
+        lambda box: edit(classes_file(box), '"core"', json.dumps('<b>a, "b"/../\u00e4</b>')),
     ),
-    of_none(
+    accepted(
         "evaluate/output-folder-missing",
         "an output in a folder that does not exist",
         lambda box: ["--output-csv", box.folder / "new" / "folder" / "scores.csv"],
         others_done=lambda box: (box.folder / "new" / "folder" / "scores.csv").is_file(),
     ),
-    of_all(
+    refused(
         "evaluate/output-a-folder",
         "an output that is a folder",
         lambda box: ["--output-csv", box.folder / "data"],
         ("[folder-not-file]", "data"),
     ),
-    of_all(
+    refused(
         "evaluate/output-below-a-file",
         "an output in a folder that is a file",
-        lambda box: ["--output-csv", asked(box) / "scores.csv"],
-        ("[file-not-folder]", "asked.json"),
+        lambda box: ["--output-csv", classes_file(box) / "scores.csv"],
+        ("[file-not-folder]", "classes.json"),
     ),
     *(
-        of_all(
+        refused(
             f"evaluate/output-is-{name}",
             f"an output that is {what}",
             partial(over, path=path),
@@ -392,11 +392,11 @@ FAULTS = [
         )
         for name, what, path in (
             ("table", "the table of pairs", pairs),
-            ("config", "the config.json", asked),
+            ("config", "the config.json", classes_file),
             ("prediction", "a prediction", Sandbox.prediction),
         )
     ),
-    of_all(
+    refused(
         "evaluate/output-beside-is-table",
         "a table of pairs with the name of the table of lesions beside the output",
         lambda box: [
@@ -411,40 +411,40 @@ FAULTS = [
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.key)
-def test_evaluate(wanted: Sandbox, fault: Fault) -> None:
-    meets(wanted, "evaluate", evaluation(wanted), fault)
+def test_evaluate(scorable: Sandbox, fault: Fault) -> None:
+    meets(scorable, "evaluate", evaluation(scorable), fault)
 
 
-def test_earlier_scores_are_kept_if_the_config_is_invalid(wanted: Sandbox) -> None:
-    assert wanted.run("evaluate", *evaluation(wanted)).status == 0
-    before = {path: content for path, content in wanted.files().items() if path.name.startswith("scores")}
-    cut_short(asked(wanted))
-    assert wanted.run("evaluate", *evaluation(wanted)).status == 1
-    assert {path: wanted.files().get(path) for path in before} == before
+def test_earlier_scores_are_kept_if_the_config_is_invalid(scorable: Sandbox) -> None:
+    assert scorable.run("evaluate", *evaluation(scorable)).status == 0
+    before = {path: content for path, content in scorable.files().items() if path.name.startswith("scores")}
+    cut_short(classes_file(scorable))
+    assert scorable.run("evaluate", *evaluation(scorable)).status == 1
+    assert {path: scorable.files().get(path) for path in before} == before
 
 
-def test_earlier_scores_of_a_patient_that_fails_are_removed(wanted: Sandbox) -> None:
-    assert wanted.run("evaluate", *evaluation(wanted)).status == 0
-    figure = scores(wanted).with_name("scores_scores.png")
+def test_earlier_scores_of_a_patient_that_fails_are_removed(scorable: Sandbox) -> None:
+    assert scorable.run("evaluate", *evaluation(scorable)).status == 0
+    figure = scores(scorable).with_name("scores_scores.png")
     drawn = figure.read_bytes()
-    remove(wanted.prediction())
-    assert wanted.run("evaluate", *evaluation(wanted)).status == 1
-    assert others_are_scored(wanted)
+    remove(scorable.prediction())
+    assert scorable.run("evaluate", *evaluation(scorable)).status == 1
+    assert others_are_scored(scorable)
     assert figure.read_bytes() != drawn
 
 
-def test_a_table_with_a_patient_that_failed_is_not_ranked(wanted: Sandbox) -> None:
-    assert wanted.run("evaluate", *evaluation(wanted)).status == 0
-    whole = shutil.copy(scores(wanted), wanted.folder / "whole.csv")
-    remove(wanted.prediction())
-    assert wanted.run("evaluate", *evaluation(wanted)).status == 1
-    ended = wanted.run("rank", "--results", whole, scores(wanted), "--output-csv", wanted.folder / "ranks.csv")
+def test_a_table_with_a_patient_that_failed_is_not_ranked(scorable: Sandbox) -> None:
+    assert scorable.run("evaluate", *evaluation(scorable)).status == 0
+    whole = shutil.copy(scores(scorable), scorable.folder / "whole.csv")
+    remove(scorable.prediction())
+    assert scorable.run("evaluate", *evaluation(scorable)).status == 1
+    ended = scorable.run("rank", "--results", whole, scores(scorable), "--output-csv", scorable.folder / "ranks.csv")
     assert ended.status == 1
     assert "[scores-missing]" in ended.said
     assert "phantom_001" in ended.said
 
 
-def test_without_any_prediction_there_are_no_summary_rows(wanted: Sandbox) -> None:
-    remove(wanted.prediction().parent)
-    assert wanted.run("evaluate", *evaluation(wanted)).status == 1
-    assert list(rows(scores(wanted))) == ["id", *(f"phantom_{number:03}" for number in (1, 2, 3, 4))]
+def test_without_any_prediction_there_are_no_summary_rows(scorable: Sandbox) -> None:
+    remove(scorable.prediction().parent)
+    assert scorable.run("evaluate", *evaluation(scorable)).status == 1
+    assert list(rows(scores(scorable))) == ["id", *(f"phantom_{number:03}" for number in (1, 2, 3, 4))]

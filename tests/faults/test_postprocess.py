@@ -88,7 +88,7 @@ def twice(box: Sandbox) -> None:
 def other_patients(box: Sandbox) -> None:
     folder = output(box) / "predictions"
     folder.mkdir(parents=True)
-    shutil.copy(box.prediction(), folder / "somebody.nii.gz")
+    shutil.copy(box.prediction(), folder / "other.nii.gz")
 
 
 def output_a_file(box: Sandbox) -> Arguments:
@@ -99,7 +99,7 @@ def output_a_file(box: Sandbox) -> Arguments:
 
 of_a_patient = partial(Fault, others_done=others_are_written)
 refused = partial(Fault, touches=False)
-taken = partial(Fault, says="Postprocessed:", status=0, others_done=all_are_written)
+accepted = partial(Fault, says="Postprocessed:", status=0, others_done=all_are_written)
 
 OF_A_FOLDER = [
     of_a_patient(
@@ -127,12 +127,12 @@ OF_A_FOLDER = [
         "[image-missing]",
         again=False,
     ),
-    taken(
+    accepted(
         "postprocess/mask-label-300",
         "a label above 255",
         lambda box: save(box.prediction(), np.where(voxels(box.prediction()) == 2, 300, 0).astype(np.uint16)),
     ),
-    taken(
+    accepted(
         "postprocess/mask-empty",
         "a mask without any label",
         lambda box: save(box.prediction(), np.zeros_like(voxels(box.prediction()))),
@@ -158,7 +158,7 @@ OF_A_FOLDER = [
         ("[json-invalid]", "strategy.json"),
     ),
     refused("postprocess/strategy-empty-file", "a strategy of no bytes", text(""), ("[json-invalid]", "strategy.json")),
-    taken("postprocess/strategy-empty-list", "a strategy without steps", text("[]")),
+    accepted("postprocess/strategy-empty-list", "a strategy without steps", text("[]")),
     refused(
         "postprocess/strategy-an-object",
         "a step that is no list of steps",
@@ -209,7 +209,7 @@ OF_A_FOLDER = [
         ("[strategy-invalid]", "'apply_to_labels'", "-2"),
     ),
     refused("postprocess/labels-empty", "a step without labels", step(apply_to_labels=[]), "'apply_to_labels'"),
-    taken("postprocess/strategy-unknown-label", "a step for a label that no mask has", step(apply_to_labels=[9])),
+    accepted("postprocess/strategy-unknown-label", "a step for a label that no mask has", step(apply_to_labels=[9])),
     refused(
         "postprocess/output-is-input",
         "an output folder that is the folder of the predictions",
@@ -220,7 +220,7 @@ OF_A_FOLDER = [
         "postprocess/output-of-others",
         "an output folder with masks of other patients",
         other_patients,
-        ("[output-not-empty]", "1 mask ", "somebody.nii.gz"),
+        ("[output-not-empty]", "1 mask ", "other.nii.gz"),
     ),
     refused("postprocess/output-a-file", "an output that is a file", output_a_file, "[file-not-folder]"),
     refused(
@@ -238,10 +238,10 @@ def test_postprocess(planned: Sandbox, fault: Fault) -> None:
 
 
 def scored_too(box: Sandbox) -> Arguments:
-    masks, wanted = box.folder / "data" / "masks.csv", box.folder / "data" / "asked.json"
+    masks, classes = box.folder / "data" / "masks.csv", box.folder / "data" / "classes.json"
     masks.write_text("id,mask\n" + "".join(f"phantom_{number:03},{box.mask(number)}\n" for number in (1, 2, 3, 4)))
-    wanted.write_text(json.dumps(CLASSES))
-    return [*postprocessing(box), "--paths-csv", masks, "--eval-config", wanted]
+    classes.write_text(json.dumps(CLASSES))
+    return [*postprocessing(box), "--paths-csv", masks, "--eval-config", classes]
 
 
 def test_a_mask_that_fails_loses_its_earlier_score_and_the_others_are_scored(planned: Sandbox) -> None:
@@ -257,7 +257,7 @@ def test_a_mask_that_fails_loses_its_earlier_score_and_the_others_are_scored(pla
 
 def test_an_invalid_metric_is_reported_before_any_mask_is_written(planned: Sandbox) -> None:
     arguments = scored_too(planned)
-    edit_text(planned.folder / "data" / "asked.json", lambda text: text.replace("dice", "dicee"))
+    edit_text(planned.folder / "data" / "classes.json", lambda text: text.replace("dice", "dicee"))
     ended = planned.run("postprocess", *arguments)
     assert ended.status == 1
     assert "Did you mean 'dice'?" in ended.said

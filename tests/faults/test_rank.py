@@ -90,7 +90,7 @@ def of_one_name(box: Sandbox) -> Arguments:
 
 
 refused = partial(Fault, touches=False)
-taken = partial(Fault, says="Ranking:", status=0, others_done=both_ranked)
+accepted = partial(Fault, says="Ranking:", status=0, others_done=both_ranked)
 
 FAULTS = [
     refused(
@@ -143,7 +143,7 @@ FAULTS = [
         in_b("002,0.7,3.0", "002,,3.0"),
         ("[scores-missing]", "patient '002', core_dice"),
     ),
-    taken("rank/score-infinite", "a score that is infinite", in_b("002,0.7,3.0", "002,0.7,inf")),
+    accepted("rank/score-infinite", "a score that is infinite", in_b("002,0.7,3.0", "002,0.7,inf")),
     refused("rank/ids-twice", "a duplicate id", in_b("\n003,", "\n002,"), ("[table-invalid]", "'002'")),
     refused("rank/id-empty", "a row without an id", in_b("\n002,", "\n,"), ("[table-invalid]", "row 3")),
     refused(
@@ -185,9 +185,9 @@ FAULTS = [
         in_b("002,0.7,3.0", "002,0,7,3.0"),
         ("b.csv", "3"),
     ),
-    taken("rank/csv-bom", "a table with a byte-order mark", in_b("id,", "\ufeffid,")),
-    taken("rank/csv-crlf", "a table with Windows line endings", in_b("\n", "\r\n")),
-    taken(
+    accepted("rank/csv-bom", "a table with a byte-order mark", in_b("id,", "\ufeffid,")),
+    accepted("rank/csv-crlf", "a table with Windows line endings", in_b("\n", "\r\n")),
+    accepted(
         "rank/same-names",
         "two tables with the same name in different folders",
         of_one_name,
@@ -259,7 +259,7 @@ FAULTS = [
         lambda box: ["--output-csv", table(box) / "ranks.csv"],
         "[file-not-folder]",
     ),
-    taken(
+    accepted(
         "rank/output-folder-missing",
         "an output in a folder that does not exist",
         lambda box: ["--output-csv", box.folder / "new" / "ranks.csv"],

@@ -43,9 +43,9 @@ def labels_in(path: Path) -> tuple[LabelMap, Geometry]:
 
 @lru_cache(maxsize=8)
 def pair_of(mask: Path, prediction: Path, labels: str) -> MaskPair:
-    wanted = list(range(1, 118)) if labels == "1..117" else [int(label) for label in labels.split()]
+    values = list(range(1, 118)) if labels == "1..117" else [int(label) for label in labels.split()]
     (truth, grid), (predicted, _) = labels_in(mask), labels_in(prediction)
-    return MaskPair(np.isin(truth, wanted), np.isin(predicted, wanted), grid.spacing, grid.diagonal)
+    return MaskPair(np.isin(truth, values), np.isin(predicted, values), grid.spacing, grid.diagonal)
 
 
 def value(pair: MaskPair, name: str, params: dict[str, Any]) -> float:

@@ -27,7 +27,7 @@ Consolidation: TypeAlias = Annotated[
     Field(
         ge=0,
         le=100,
-        description="Voxels of dilation within which lesions are merged; null for the protocol's default.",
+        description="Merge lesions that touch after dilation by this many voxels; null for the protocol's default.",
     ),
 ]
 
