@@ -237,19 +237,19 @@ FOLDERS = [
         "analyze/missing-image",
         "a missing image",
         lambda box: remove(box.image()),
-        ("phantom_001", "t1"),
+        ("[file-unmatched]", "'phantom_001'", "'t1'"),
     ),
     Fault(
         "analyze/missing-mask",
         "a missing mask",
         lambda box: remove(box.mask()),
-        ("phantom_001", "mask"),
+        ("[file-unmatched]", "'phantom_001'", "'mask'"),
     ),
     Fault(
         "analyze/ambiguous-image",
         "several files that match an image",
         lambda box: edit_json(box.study.data, images={"t1": ["nii.gz"], "t2": ["t2.nii.gz"]}),
-        ("phantom_001", "3 files match", "mask.nii.gz, t1.nii.gz, t2.nii.gz"),
+        ("[file-ambiguous]", "'phantom_001'", "'t1'", "3 files", "mask.nii.gz, t1.nii.gz, t2.nii.gz"),
     ),
     Fault(
         "analyze/duplicated-image",
@@ -263,7 +263,7 @@ FOLDERS = [
         "analyze/empty-patient-folder",
         "an empty patient folder",
         lambda box: box.patient(9).mkdir(),
-        ("phantom_009", "mask.nii.gz"),
+        ("[file-unmatched]", "'phantom_009'", "'mask'"),
         again=False,
     ),
     Fault(
@@ -278,7 +278,7 @@ FOLDERS = [
         "analyze/no-patients",
         "a folder without patients",
         lambda box: (box.folder / "data" / "none").mkdir() or edit_json(box.study.data, **{"train-data": "none"}),
-        "/none",
+        "[folder-empty]",
     ),
     Fault(
         "analyze/symlink-outside",
@@ -292,21 +292,21 @@ FOLDERS = [
         "analyze/symlink-broken",
         "a patient folder that is a broken link",
         lambda box: box.patient(9).symlink_to(box.folder / "gone"),
-        ("phantom_009", "link"),
+        ("[link-broken]", "phantom_009"),
         again=False,
     ),
     Fault(
         "analyze/symlink-loop",
         "a patient folder that links to itself",
         lambda box: box.patient(9).symlink_to(box.patient(9)),
-        ("phantom_009", "link"),
+        ("[link-broken]", "phantom_009"),
         again=False,
     ),
     Fault(
         "analyze/symlink-broken-image",
         "an image that is a broken link",
         lambda box: remove(box.image()) or box.image().symlink_to(box.folder / "gone.nii.gz"),
-        ("t1.nii.gz", "link"),
+        ("[link-broken]", "t1.nii.gz"),
         again=False,
     ),
 ]
@@ -316,7 +316,7 @@ IDS = [
         f"analyze/id-{key}",
         f"a patient whose id {words}",
         lambda box, name=name: rename(box, name),
-        "Analysis complete" if fine else "cannot name a file",
+        "Analysis complete" if fine else "[id-unsafe]",
         status=0 if fine else 1,
         again=False,
     )
@@ -343,7 +343,7 @@ DESCRIPTIONS = [
         again=key == "missing",
     )
     for key, words, broken, says in [
-        ("missing", "no dataset.json", remove, "dataset.json"),
+        ("missing", "no dataset.json", remove, "[dataset-missing]"),
         ("empty", "an empty dataset.json", fill, ("[json-invalid]", "dataset.json")),
         (
             "comments",
@@ -385,7 +385,7 @@ DESCRIPTIONS = [
             "unknown-key",
             "a misspelled key in dataset.json",
             lambda path: edit_text(path, lambda text: text.replace("test-data", "test-dat")),
-            ("'test-dat'", "'test-data'"),
+            ("[value-invalid]", "'test-dat'", "'test-data'"),
         ),
         (
             "key-missing",
@@ -409,7 +409,7 @@ DESCRIPTIONS = [
             "channel-named-mask",
             "a channel named mask",
             lambda path: edit_json(path, images={"mask": ["t1.nii.gz"]}),
-            ("'images'", "'mask'"),
+            ("[value-invalid]", "'images'", "'mask'"),
         ),
         (
             "labels-strings",
@@ -421,13 +421,13 @@ DESCRIPTIONS = [
             "labels-without-0",
             "labels without background",
             lambda path: edit_json(path, labels=[1, 2]),
-            ("'labels'", "1, 2"),
+            ("[value-invalid]", "'labels'", "1, 2"),
         ),
         (
             "labels-twice",
             "a label listed twice",
             lambda path: edit_json(path, labels=[0, 1, 2, 2]),
-            ("'labels'", "0, 1, 2, 2"),
+            ("[value-invalid]", "'labels'", "0, 1, 2, 2"),
         ),
         (
             "label-300",
@@ -439,19 +439,19 @@ DESCRIPTIONS = [
             "class-unknown-label",
             "a class with an unknown label",
             lambda path: edit_json(path, final_classes={"core": [5]}),
-            ("'final_classes'", "'core'", "5"),
+            ("[value-invalid]", "'final_classes'", "'core'", "5"),
         ),
         (
             "train-data-missing",
             "a missing folder of patients",
             lambda path: edit_json(path, **{"train-data": "trian"}),
-            ("'train-data'", "trian"),
+            ("[folder-missing]", "'train-data'", "trian"),
         ),
         (
             "test-data-wrong",
             "a missing folder of test patients",
             lambda path: edit_json(path, **{"test-data": "tset"}),
-            ("'test-data'", "tset"),
+            ("[folder-missing]", "'test-data'", "tset"),
         ),
         (
             "modality-wrong",
@@ -473,9 +473,15 @@ PATIENT_TABLES = [
     )
     for key, words, text, encoding, says in [
         ("empty", "an empty table of patients", "", "utf-8", "patients.csv"),
-        ("without-id", "a table of patients without ids", "fold\n0\n", "utf-8", ("patients.csv", "id")),
-        ("id-twice", "a patient twice in the table", "id,fold\na,0\na,1\n", "utf-8", ("patients.csv", "'a'")),
-        ("fold-wrong", "a fold that is not a number", "id,fold\nphantom_001,one\n", "utf-8", ("phantom_001", "'one'")),
+        ("without-id", "a table of patients without ids", "fold\n0\n", "utf-8", ("[table-column-missing]", "id")),
+        ("id-twice", "a patient twice in the table", "id,fold\na,0\na,1\n", "utf-8", ("[patient-duplicate]", "'a'")),
+        (
+            "fold-wrong",
+            "a fold that is not a number",
+            "id,fold\nphantom_001,one\n",
+            "utf-8",
+            ("[table-not-integer]", "'one'"),
+        ),
         (
             "fold-beyond",
             "a fold that does not exist",
@@ -488,9 +494,15 @@ PATIENT_TABLES = [
             "a table of patients not in UTF-8",
             "id,fold\nMüller,0\n",
             "latin-1",
-            ("patients.csv", "UTF-8"),
+            ("[table-unreadable]", "patients.csv", "UTF-8"),
         ),
-        ("dotdot", "an id with a path to another folder", "id,fold\n../x,0\n", "utf-8", ("patients.csv", "'../x'")),
+        (
+            "dotdot",
+            "an id with a path to another folder",
+            "id,fold\n../x,0\n",
+            "utf-8",
+            ("[id-unsafe]", "patients.csv", "'../x'"),
+        ),
         (
             "unknown",
             "unknown patients in the table",
@@ -641,7 +653,7 @@ BROKEN = [
         "analyze/update-paths-broken",
         "an empty train_paths.csv, with --update",
         lambda box: fill(box.study.train_paths) or ["--update"],
-        "train_paths.csv",
+        ("[table-unreadable]", "train_paths.csv"),
         again=False,
     ),
 ]

@@ -279,7 +279,7 @@ FLAGS = [
         "train/val-percent-too-large",
         "a validation set of all patients",
         lambda box: ["--val-percent", "0.99"],
-        "0.99",
+        ("[training-set-empty]", "0.99"),
         again=False,
     ),
     Fault(
@@ -317,7 +317,7 @@ TABLES = [
         "train/fold-without-patients",
         "a fold without patients",
         lambda box: set_folds(box, phantom_002=1, phantom_004=1),
-        "fold 0",
+        ("[unknown-fold]", "Fold 0"),
         touches=False,
     ),
     Fault(
