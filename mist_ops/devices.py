@@ -1,4 +1,4 @@
-"""The accelerator: which one is used, how fast it may compute, and the global seeds."""
+"""Devices: selection, compilation, mixed precision, out-of-memory errors and seeds."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mist_ops.errors import ConfigError, MachineError
+from mist_ops.errors import ConfigError, MachineError, counted
 
 _LOG = logging.getLogger(__name__)
 _NO_MEMORY = "can't allocate memory"
-"""What torch says on a CPU."""
+"""Part of torch's message on a CPU."""
 
 
 def resolve_device(name: str | None = None) -> torch.device:
-    """The device that a name means.
+    """Return the device of a name; it never falls back to the CPU silently.
 
     Args:
-        name: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, or the number of a GPU such as ``"1"``. ``None`` takes the first GPU
-            if there is one, and the CPU otherwise.
+        name: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, or the number of a GPU such as ``"1"``. ``None`` selects the first
+            GPU, or the CPU if there is none.
 
     Raises:
-        ConfigError: The name means no device, or a GPU that is not there. It never falls back to the CPU in silence.
+        ConfigError: The name is unknown, or the GPU does not exist.
     """
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -34,12 +34,20 @@ def resolve_device(name: str | None = None) -> torch.device:
     if kind == "cpu" and not index:
         return torch.device("cpu")
     if kind != "cuda" or not (index.isdecimal() or name == "cuda"):
-        raise ConfigError(f"There is no device '{name}'. Use 'cpu', 'cuda', or the number of a GPU.")
+        raise ConfigError(
+            f"Unknown device '{name}'. Use cpu, cuda or the number of a GPU.",
+            code="unknown-device",
+            found=name,
+            expected=["cpu", "cuda"],
+        )
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if int(index or 0) >= gpus:
+        usable = f"{counted(gpus, 'usable GPU')}, numbered from 0" if gpus else "no usable GPU"
         raise ConfigError(
-            f"Device '{name}' was asked for, but this machine has {gpus or 'no'} usable GPU{'s' * (gpus > 1)}"
-            f"{' (numbered from 0)' * bool(gpus)}. Use 'cpu', or leave the device out to take what there is."
+            f"Device '{name}' does not exist: this machine has {usable}. Use cpu, or omit the device.",
+            code="device-missing",
+            found=name,
+            expected=gpus,
         )
     return torch.device(kind, int(index or 0))
 
@@ -47,15 +55,15 @@ def resolve_device(name: str | None = None) -> torch.device:
 def resolve_devices(
     device: str | Sequence[str] | None, processes: int | None = None, gpus: int | None = None
 ) -> list[torch.device]:
-    """The devices that one training runs on, a process on each.
+    """Return the devices of a training run, one per process.
 
     Args:
-        device: A name as in ``resolve_device``, or several. ``None`` and ``"cuda"`` mean all GPUs that are visible.
-        processes: How many; the CPU may be named more than once.
-        gpus: How many GPUs are wished for where the name leaves it open and there are as many.
+        device: A name as in ``resolve_device``, or several. ``None`` and ``"cuda"`` mean all visible GPUs.
+        processes: Number of processes; the CPU may be listed more than once.
+        gpus: Preferred number of GPUs, if the name does not determine it; fewer are used if there are not as many.
 
     Raises:
-        ConfigError: There is no such device, or there are too few.
+        ConfigError: A device does not exist, or their number differs from ``processes``.
     """
     if device is not None and not isinstance(device, str):
         found = [resolve_device(name) for name in device]
@@ -68,24 +76,27 @@ def resolve_devices(
         found = [resolve_device(device)]
     if processes not in (None, len(found)):
         raise ConfigError(
-            f"{processes} processes were asked for, but {len(found)} device{'s were' if len(found) > 1 else ' was'} "
-            "named or found. Each process needs one of its own: leave the number out, or name as many devices."
+            f"{counted(processes or 0, 'process', 'processes')} cannot run on {counted(len(found), 'device')}. Use one "
+            "per device, or omit their number.",
+            code="devices-mismatch",
+            found=len(found),
+            expected=processes,
         )
     return found
 
 
 def tune(device: torch.device) -> None:
-    """Let convolutions be as fast as they can on a device; what that costs is bit-for-bit repetition on a GPU."""
+    """Enable fast convolutions on a device; on a GPU, results are then no longer bit-for-bit reproducible."""
     if device.type == "cuda":
-        # Patches are all of one size, so that the fastest convolution for it is worth looking for.
+        # All patches have the same size, so searching for the fastest algorithm pays off.
         torch.backends.cudnn.benchmark = True
         torch.set_float32_matmul_precision("high")
 
 
 def compiled(model: nn.Module, patches: Tensor, *, amp: bool) -> nn.Module:
-    """The model compiled for training on patches like these, or itself where compiling fails; then the log says why.
+    """Compile a model for training on patches like these; if that fails, log the reason and return it uncompiled.
 
-    Both share their weights. Compiling is lazy, so it is tried here, forwards and backwards; gradients are cleared.
+    Both share their weights. Compilation is lazy, so a forward and a backward pass are run here; gradients are cleared.
     """
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     made: nn.Module = torch.compile(model)  # type: ignore[assignment]
@@ -93,11 +104,9 @@ def compiled(model: nn.Module, patches: Tensor, *, amp: bool) -> nn.Module:
         with autocast(patches.device, amp):
             outputs = made(patches)
         sum(output.float().mean() for output in outputs).backward()
-    except (
-        Exception
-    ) as error:  # Each back end has exceptions of its own: a missing compiler, an operation unknown to it.
+    except Exception as error:  # each backend raises its own: for a missing compiler, for an unsupported operation
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        _LOG.warning("The network could not be compiled and runs as it is: %s", reason)
+        _LOG.warning("The network cannot be compiled and runs uncompiled: %s", reason)
         made = model
     model.zero_grad(set_to_none=True)
     for name, buffer in model.named_buffers():
@@ -105,13 +114,13 @@ def compiled(model: nn.Module, patches: Tensor, *, amp: bool) -> nn.Module:
     return made
 
 
-def autocast(device: torch.device, wanted: bool) -> AbstractContextManager[object]:
-    """A context that computes in BF16 if that is wanted and the device does it in hardware; otherwise it does nothing.
+def autocast(device: torch.device, enabled: bool) -> AbstractContextManager[object]:
+    """BF16 autocast if it is enabled and the hardware supports it, else a context without effect.
 
-    BF16 has the range of FP32, so the loss needs no scaling. On a CPU with AVX-512 BF16 a training step of
-    nnunet-pocket took 0.43 s instead of 0.68 s; without such instructions it would be emulated, and slow.
+    BF16 has the range of FP32, so the loss needs no scaling. On a CPU with AVX-512 BF16, a training step of
+    nnunet-pocket took 0.43 s instead of 0.68 s; without these instructions, BF16 is emulated and slow.
     """
-    if wanted and _computes_bf16(device):
+    if enabled and _computes_bf16(device):
         return torch.autocast(device.type, dtype=torch.bfloat16)
     return nullcontext()
 
@@ -119,32 +128,34 @@ def autocast(device: torch.device, wanted: bool) -> AbstractContextManager[objec
 def _computes_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    # Older torch cannot say what the CPU has; FP32 is right there too.
+    # Older versions of torch cannot query the CPU; FP32 is always correct.
     capabilities: Mapping[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
 @contextmanager
-def memory_told(needed_for: str, advice: str) -> Iterator[None]:
-    """Say in a sentence that memory ran out, of which torch and NumPy say how many bytes they wanted.
+def catch_out_of_memory(needed_for: str, advice: str) -> Iterator[None]:
+    """Replace the out-of-memory errors of torch and NumPy by one with advice.
 
     Args:
-        needed_for: What it does not suffice for.
+        needed_for: What the memory is needed for.
         advice: What to do, as a sentence.
 
     Raises:
-        MachineError: It ran out.
+        MachineError: Memory ran out.
     """
     try:
         yield
     except (RuntimeError, MemoryError) as error:
         if isinstance(error, torch.OutOfMemoryError | MemoryError) or _NO_MEMORY in str(error):
-            raise MachineError(f"The memory does not suffice for {needed_for}. {advice}", everywhere=False) from error
+            raise MachineError(
+                f"Not enough memory for {needed_for}. {advice}", everywhere=False, code="out-of-memory"
+            ) from error
         raise
 
 
 def seed_everything(seed: int) -> None:
-    """Seed the global generators of Python, NumPy and torch on every device, from which weights are initialized."""
+    """Seed the global random generators of Python, NumPy and torch, which initialize the weights."""
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002
     torch.manual_seed(seed)

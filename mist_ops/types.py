@@ -1,8 +1,8 @@
-"""The axes and array types that every module shares, declared once.
+"""Array types and axis conventions.
 
-Arrays are ``(x, y, z)`` in LPS voxel order (the index grows towards Left, Posterior, Superior) once an image has been
-brought to its canonical orientation, with the channel last on disk and in ``imaging``. Tensors are
-``(batch, channel, x, y, z)``. Spacings (mm) and patch sizes (voxels) are in the same order.
+Arrays in canonical orientation are ``(x, y, z)`` in LPS voxel order (the index grows towards Left, Posterior,
+Superior), with the channel last on disk and in ``imaging``. Tensors are ``(batch, channel, x, y, z)``. Spacings (mm)
+and patch sizes (voxels) are in the same order.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Box:
 
     @property
     def slices(self) -> tuple[slice, slice, slice]:
-        """The index that cuts the box out of an ``(x, y, z)`` array."""
+        """Slices that crop an ``(x, y, z)`` array to the box."""
         x, y, z = (slice(start, stop) for start, stop in zip(self.start, self.stop, strict=True))
         return x, y, z
 

@@ -1,4 +1,4 @@
-"""One case after another, or several at once in processes; one bad case never stops the others."""
+"""Apply a function to cases, in this process or in a pool; a failed case never stops the others."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Generic, Protocol, TypeVar, cast
 from mist_ops.errors import CaseError, MistError, machine_error
 
 AHEAD = 8
-"""Items that each worker may be ahead of what was yielded: others go on while one takes as long as so many."""
+"""Items per worker that may be processed ahead of the last one yielded."""
 
 _LOG = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ Result_co = TypeVar("Result_co", covariant=True)
 
 @dataclass(frozen=True)
 class Outcome(Generic[Item_co, Result_co]):
-    """What became of one item: its result, or the error that stopped it."""
+    """Result of one item, or the error that stopped it."""
 
     item: Item_co
     result: Result_co | None = None
@@ -89,17 +89,17 @@ def failure(item_id: str, error: Exception) -> CaseError:
 def outcomes(
     function: Callable[[Item], Result], items: Iterable[Item], workers: int = 1
 ) -> Iterator[Outcome[Item, Result]]:
-    """Apply ``function`` to every item and yield the outcomes in the order of the items, each as soon as it is known.
+    """Apply ``function`` to every item and yield the outcomes in the order of the items, as soon as they are available.
 
     Args:
         function: Picklable when ``workers`` is above 1 (a module-level function or a ``functools.partial`` of one).
         items: The cases.
-        workers: Processes to use. One runs in this process, so that a debugger works.
+        workers: Number of processes. One runs in this process, so that a debugger works.
 
-    A worker process that is killed (out of memory, say) takes the whole pool with it; the items that the pool had
-    taken on are then done one by one, each in a process of its own, so that only the item that kills again fails, and
-    a new pool takes the rest. Items are drawn, and results kept, a few ahead of what was yielded. Leaving the iteration
-    early, as Ctrl-C does, cancels what has not begun.
+    If a worker process is killed, for example when memory runs out, the pool breaks. Its pending items are then
+    processed one by one, each in a new process, so that only an item that kills its worker again fails; a new pool
+    takes the rest. Items are read, and results kept, a few ahead of the last one yielded. Leaving the iteration early,
+    as Ctrl-C does, cancels pending items.
     """
     attempt = partial(_attempt, function)
     if workers == 1:
@@ -110,8 +110,8 @@ def outcomes(
         rest = chain([item], left)
         try:
             pool = _pool(workers)
-        except OSError as error:  # semaphores lie in /dev/shm, which some containers lack
-            _LOG.warning("Processes cannot work side by side here (%s), so cases are done one by one.", error)
+        except OSError as error:  # semaphores need /dev/shm, which some containers lack
+            _LOG.warning("Worker processes are not available (%s); cases are processed one by one.", error)
             yield from map(attempt, rest)
             return
         with pool:
@@ -121,14 +121,14 @@ def outcomes(
 def _together(
     pool: ProcessPoolExecutor, attempt: Callable[[Item], Outcome[Item, Result]], items: Iterator[Item], ahead: int
 ) -> Iterator[Outcome[Item, Result]]:
-    """The outcomes of the items, or, if a worker is killed, of those that were begun; the others stay in ``items``."""
-    begun: deque[tuple[Item, Future[Outcome[Item, Result]]]] = deque()
+    """Yield the outcomes of all items or, if a worker is killed, of those submitted; the rest stays in ``items``."""
+    submitted: deque[tuple[Item, Future[Outcome[Item, Result]]]] = deque()
     try:
         while True:
-            begun.extend((item, _submit(pool, attempt, item)) for item in islice(items, ahead - len(begun)))
-            if not begun:
+            submitted.extend((item, _submit(pool, attempt, item)) for item in islice(items, ahead - len(submitted)))
+            if not submitted:
                 return
-            item, future = begun.popleft()
+            item, future = submitted.popleft()
             try:
                 yield future.result()
             except BrokenProcessPool:
@@ -161,9 +161,13 @@ def _alone(attempt: Callable[[Item], Outcome[Item, Result]], item: Item) -> Outc
         try:
             return pool.submit(attempt, item).result()
         except BrokenProcessPool:
-            return Outcome(item, error=MistError("The worker process was killed, probably for want of memory."))
+            error = MistError(
+                "The worker process was killed, probably because memory ran out. Use fewer workers.",
+                code="worker-killed",
+            )
+            return Outcome(item, error=error)
 
 
 def _pool(workers: int) -> ProcessPoolExecutor:
-    # Not fork: the parent may hold threads (Dagster, BLAS), which a forked child would inherit half-alive.
+    # Not fork: the parent may run threads (Dagster, BLAS), which break in a forked child.
     return ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("forkserver"))

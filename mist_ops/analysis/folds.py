@@ -172,7 +172,7 @@ def make_fold(assignment: Assignment, index: int, val_percent: float, seed: int)
     if not held_out:
         known = sorted(set(assignment.fold_of.values()))
         raise ConfigError(
-            f"Fold {index} holds out no case; this study has the folds {few(known)}. Correct training.folds.",
+            f"Fold {index} holds out no case; folds with cases: {few(known)}. Correct training.folds.",
             code="unknown-fold",
             found=index,
             expected=known,

@@ -15,7 +15,7 @@ from torch import nn
 
 from mist_ops.config import StudyConfig
 from mist_ops.dataset import Case
-from mist_ops.devices import memory_told
+from mist_ops.devices import catch_out_of_memory
 from mist_ops.errors import CaseError
 from mist_ops.imaging.geometry import CaseGeometry, Geometry
 from mist_ops.imaging.nifti import write_labels
@@ -133,7 +133,7 @@ def _predicted(
     with ExitStack() as stack:
         stack.enter_context(predictor.reserve(estimated_for(geometry, config, device)))
         stack.enter_context(
-            memory_told(
+            catch_out_of_memory(
                 f"an image of {size} voxels at the target spacing",
                 "Lower inference.inferer.params.sw_batch_size in config.json, or predict with --device cpu.",
             )

@@ -11,7 +11,7 @@ from torch import nn
 
 from mist_ops.config import StudyConfig, check_channels
 from mist_ops.dataset import Fold
-from mist_ops.devices import memory_told, resolve_devices, seed_everything
+from mist_ops.devices import catch_out_of_memory, resolve_devices, seed_everything
 from mist_ops.records.passport import Epoch
 from mist_ops.study import Study
 from mist_ops.training.cases import index_fold
@@ -116,7 +116,7 @@ def _settings(plan: Plan, model: nn.Module) -> Json:
 
 def _within_memory(config: StudyConfig, epochs: Iterator[Epoch]) -> Iterator[Epoch]:
     patch, batch = "x".join(map(str, config.spatial_config.patch_size)), config.training.batch_size_per_gpu
-    with memory_told(
+    with catch_out_of_memory(
         f"batches of {batch} patches of {patch} voxels",
         "Lower --batch-size-per-gpu, which --resume allows, or --patch-size.",
     ):
