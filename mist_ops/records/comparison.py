@@ -107,10 +107,10 @@ def fold_changes(weights: Path, fold: Fold) -> list[str]:
 
 def _membership(part: str, before: set[str], now: set[str]) -> Iterator[str]:
     changes = [
-        f"{few(sorted(cases))} {verb}" for cases, verb in ((now - before, "added"), (before - now, "removed")) if cases
+        f"{verb}: {few(sorted(cases))}" for verb, cases in (("added", now - before), ("removed", before - now)) if cases
     ]
     if changes:
-        yield f"The {part} patients changed: {', '.join(changes)}."
+        yield f"The {part} patients changed ({'; '.join(changes)})."
 
 
 def differences(first: Passport, second: Passport) -> list[str]:

@@ -1,7 +1,6 @@
-"""Every state of a study with two folds, met with every combination of the flags that say what becomes of it.
+"""``mist_train`` on every state of a study with two folds, with every combination of --resume, --overwrite and --folds.
 
-What is decided of each is told from the stages that are run; that they then do so is seen on one study for each
-outcome.
+The decision for each fold is read from the stages that are run; each outcome is then checked on one study.
 """
 
 from __future__ import annotations
@@ -16,11 +15,12 @@ import pytest
 
 from mist_dagster.cli import studies
 from mist_dagster.cli.options import TrainOptions
+from mist_dagster.definitions import build_definitions
 from mist_dagster.instance.home import instance
 from mist_dagster.launch import Launcher
+from mist_dagster.partitions import fold_key
 from mist_dagster.runtime.progress import LogProgress
 from mist_ops.config import override, read_config, write_config
-from mist_ops.dataset import read_train_paths
 from mist_ops.errors import ConfigError
 from mist_ops.files import file_hash
 from mist_ops.records.prediction import read_prediction_record
@@ -29,7 +29,7 @@ from mist_ops.study import Study
 from .harness import Sandbox, edit_section, remove, save, set_folds, voxels
 
 UNTRAINED, BEGUN, TRAINED, WITHOUT_CHECKPOINT = "untrained", "begun", "trained", "trained, its checkpoint removed"
-ANEW, GOES_ON, KEPT, REFUSED = "trained from the start", "gone on with", "kept as it is", "refused"
+FROM_SCRATCH, RESUMED, KEPT, REFUSED = "trained from scratch", "resumed", "kept as it is", "refused"
 
 STATES = {
     "none trained": (UNTRAINED, UNTRAINED),
@@ -44,18 +44,18 @@ FLAGS = {"no flag": {}, "--resume": {"resume": True}, "--overwrite": {"overwrite
 
 
 def expected(states: Sequence[str], flag: str, folds: Sequence[int]) -> Mapping[int, str]:
-    """What becomes of each fold that is asked for: the rule in words of the manual."""
+    """The outcome for each requested fold, as the manual has it."""
     if flag == "no flag" and any(states[fold] != UNTRAINED for fold in folds):
         return dict.fromkeys(folds, REFUSED)
     if flag != "--resume":
-        return dict.fromkeys(folds, ANEW)
-    resumed = {UNTRAINED: ANEW, BEGUN: GOES_ON, TRAINED: GOES_ON, WITHOUT_CHECKPOINT: KEPT}
+        return dict.fromkeys(folds, FROM_SCRATCH)
+    resumed = {UNTRAINED: FROM_SCRATCH, BEGUN: RESUMED, TRAINED: KEPT, WITHOUT_CHECKPOINT: KEPT}
     return {fold: resumed[states[fold]] for fold in folds}
 
 
 @dataclass(frozen=True)
-class Noting(Launcher):
-    """Notes the stages instead of running them; of the evaluation there is a table of scores."""
+class Recording(Launcher):
+    """Records the stages instead of running them, but writes a table of scores for the evaluation."""
 
     scores: Path = Path()
     stages: list[tuple[str, Mapping[str, Any], Sequence[str]]] = field(default_factory=list)
@@ -69,59 +69,56 @@ class Noting(Launcher):
 
 
 def bring(study: Study, fold: int, state: str) -> None:
-    """Take a fold of a finished study back to a state."""
-    gone = {
+    """Bring a fold of a finished study to a state."""
+    removed = {
         UNTRAINED: (study.model(fold), study.passport(fold), study.checkpoint(fold)),
         BEGUN: (study.model(fold), study.passport(fold)),
         TRAINED: (),
         WITHOUT_CHECKPOINT: (study.checkpoint(fold),),
     }
-    for path in gone[state]:
+    for path in removed[state]:
         path.unlink()
 
 
 @pytest.fixture
-def noting(trained: Sandbox, sound: Path) -> Iterator[Noting]:
+def recording(trained: Sandbox, sound: Path) -> Iterator[Recording]:
     with instance() as opened:
-        yield Noting(opened, LogProgress(), sound / "results" / "results.csv")
+        yield Recording(opened, LogProgress(), build_definitions, sound / "results" / "results.csv")
 
 
-def test_what_becomes_of_each_fold(noting: Noting, trained: Sandbox, tmp_path: Path) -> None:
+def test_every_state_and_flag_has_its_outcome(recording: Recording, trained: Sandbox, tmp_path: Path) -> None:
     kept = {path: path.read_bytes() for path in trained.files() if {"models", "checkpoints"} & set(path.parts)}
     for name, states in STATES.items():
         for flag, chosen in FLAGS.items():
-            for wanted in FOLDS:
+            for requested in FOLDS:
                 for path, content in kept.items():
                     path.write_bytes(content)
                 for fold, state in enumerate(states):
                     bring(trained.study, fold, state)
-                folds = sorted(set([0, 1] if wanted is None else wanted))
-                found = decided(noting, trained.study, TrainOptions(folds=wanted, **chosen), states)
-                assert found == expected(states, flag, folds), (name, flag, wanted)
+                folds = sorted(set([0, 1] if requested is None else requested))
+                found = decided(recording, trained.study, TrainOptions(folds=requested, **chosen))
+                assert found == expected(states, flag, folds), (name, flag, requested)
 
 
-def decided(noting: Noting, study: Study, options: TrainOptions, states: Sequence[str]) -> Mapping[int, str]:
-    """What the command does with each fold."""
-    noting.stages.clear()
+def decided(recording: Recording, study: Study, options: TrainOptions) -> Mapping[int, str]:
+    """The outcome for each fold."""
+    recording.stages.clear()
     present = {
         path for path in (study.model(0), study.model(1), study.checkpoint(0), study.checkpoint(1)) if path.exists()
     }
     try:
-        studies.train(noting, options, {})
+        studies.train(recording, options, {})
     except ConfigError:
         folds = sorted(set(options.folds or [0, 1]))
-        assert noting.stages == []
+        assert recording.stages == []
         return dict.fromkeys(folds, REFUSED)
     assert all(path.exists() for path in present), "only a training may remove a model"
-    held_out = {fold: read_train_paths(study.train_paths).held_out(fold) for fold in (0, 1)}
-    predicted = [partitions for stage, _, partitions in noting.stages if stage == "predict"]
-    trained = {key: how["resume"] for stage, how, [*key] in noting.stages if stage == "train" for key in key}
+    trained = {key: how["resume"] for stage, how, keys in recording.stages if stage == "train" for key in keys}
     found = {}
-    for fold in (0, 1):
-        if held_out[fold] in predicted:
-            resumed = trained.get(f"fold_{fold}")
-            begun = study.checkpoint(fold) in present
-            found[fold] = KEPT if resumed is None else GOES_ON if resumed and begun else ANEW
+    for fold in options.folds or (0, 1):
+        resumed = trained.get(fold_key(fold))
+        begun = study.checkpoint(fold) in present
+        found[fold] = KEPT if resumed is None else RESUMED if resumed and begun else FROM_SCRATCH
     return found
 
 
@@ -136,16 +133,16 @@ def made_by(box: Sandbox, case_id: str, part: str = "train") -> Mapping[int, str
     return record.models if record else {}
 
 
-def test_resuming_what_is_done_changes_no_result(trained: Sandbox) -> None:
+def test_resuming_a_finished_study_changes_no_result(trained: Sandbox) -> None:
     trained.study.checkpoint(1).unlink()
     results = (*(trained.study.model(fold) for fold in (0, 1)), *sorted(trained.study.cv_predictions.iterdir()))
     before = {path: file_hash(path) for path in (*results, trained.study.results_csv)}
     said = train(trained, "--resume")
     assert {path: file_hash(path) for path in before} == before
-    assert "Not all of these results are known to go together" not in said
+    assert "may not belong together" not in said
 
 
-def test_a_fold_whose_checkpoint_is_all_that_is_left_gets_the_same_weights(trained: Sandbox) -> None:
+def test_a_fold_with_only_a_checkpoint_gets_the_same_weights(trained: Sandbox) -> None:
     before = file_hash(trained.study.model(0))
     for path in (trained.study.model(0), trained.study.passport(0)):
         path.unlink()
@@ -153,28 +150,28 @@ def test_a_fold_whose_checkpoint_is_all_that_is_left_gets_the_same_weights(train
     assert file_hash(trained.study.model(0)) == before
 
 
-def test_scores_of_models_with_different_settings_are_told_of(trained: Sandbox) -> None:
+def test_models_with_different_settings_are_reported(trained: Sandbox) -> None:
     before = {path: file_hash(path) for path in (trained.study.model(1), trained.study.checkpoint(1))}
     said = train(trained, "--overwrite", "--folds", "0", "--epochs", "2")
-    assert "Not all of these results are known to go together" in said
+    assert "may not belong together" in said
     assert "Train fold 1: Settings changed: training.epochs was 1 and is now 2" in said
     assert {path: file_hash(path) for path in before} == before
     ended = trained.run("finalize", "--device", "cpu")
     assert ended.status == 1
-    assert "The models of folds 1 are out of date, and so the scores" in ended.said
+    assert "[models-stale]" in ended.said
 
 
-def test_a_mask_that_changed_is_told_of_when_one_fold_is_trained_anew(trained: Sandbox) -> None:
+def test_a_changed_mask_is_reported_when_one_fold_is_retrained(trained: Sandbox) -> None:
     mask = trained.mask(1)
     labels = voxels(mask).copy()
     labels[0, 0, 0] = 1
     save(mask, labels)
     said = " ".join(train(trained, "--overwrite", "--folds", "1").split())
-    assert "Train fold 0: patient phantom_001 trains it, and its mask changed" in said
-    assert "Train fold 1: patient phantom_001 selects its weights, and its mask changed" in said
+    assert "Train fold 0: 1 patient in its training set (phantom_001): its mask changed" in said
+    assert "Train fold 1: 1 patient in its validation set (phantom_001): its mask changed" in said
 
 
-def test_predictions_of_other_weights_are_made_anew(trained: Sandbox) -> None:
+def test_predictions_of_other_weights_are_rebuilt(trained: Sandbox) -> None:
     other = file_hash(trained.study.model(1))
     shutil.copy(trained.study.model(1), trained.study.model(0))
     ended = trained.run("finalize", "--device", "cpu")
@@ -184,37 +181,38 @@ def test_predictions_of_other_weights_are_made_anew(trained: Sandbox) -> None:
     assert made_by(trained, "phantom_001", "test") == {0: other, 1: other}
 
 
-def test_nobody_is_predicted_by_a_model_that_was_trained_with_them(trained: Sandbox) -> None:
+def test_no_patient_is_predicted_by_a_model_trained_with_it(trained: Sandbox) -> None:
     set_folds(trained, phantom_001=0, phantom_002=1)
     ended = trained.run("finalize", "--device", "cpu")
     assert ended.status == 1
     for number in (1, 2):
-        assert f"Case 'phantom_00{number}': the model of its fold was trained with it" in ended.said
+        assert f"Case 'phantom_00{number}'" in ended.said
+    assert "[model-saw-patient]" in ended.said
     assert sorted(path.name for path in trained.study.cv_predictions.iterdir()) == [
         "phantom_003.nii.gz",
         "phantom_004.nii.gz",
     ]
 
 
-def test_models_are_not_used_on_arrays_made_in_another_way(trained: Sandbox) -> None:
+def test_models_are_not_used_with_other_preprocessing(trained: Sandbox) -> None:
     before = trained.files()
     edit_section(trained.study.config, "preprocessing", normalize_with_nonzero_mask=True)
     ended = trained.run("finalize", "--device", "cpu")
     assert ended.status == 1
-    assert "'preprocessing.normalize_with_nonzero_mask' was False in training, but config.json has True" in ended.said
+    assert "[training-mismatch]" in ended.said
     changed = {path.name for path, content in trained.files().items() if before.get(path) != content}
     assert changed == {"config.json"}
 
 
-def test_a_test_set_that_waits_for_a_fold_says_so_of_its_older_masks(trained: Sandbox) -> None:
+def test_the_test_set_is_not_predicted_while_a_fold_has_no_model(trained: Sandbox) -> None:
     for path in (trained.study.model(1), trained.study.checkpoint(1)):
         path.unlink()
     said = " ".join(train(trained, "--resume", "--folds", "0").split())
-    assert "The test set waits for the models of folds 1" in said
-    assert "Predict 1 test patients (phantom_001): folds 1 are to be trained" in said
+    assert "Test set not predicted: fold 1 not trained" in said
+    assert "Predict 1 test patient (phantom_001): fold 1 needs training" in said
 
 
-def test_what_is_left_of_patients_who_are_gone_is_told_of_and_not_used(trained: Sandbox) -> None:
+def test_arrays_and_predictions_of_removed_patients_are_reported_and_not_used(trained: Sandbox) -> None:
     remove(trained.patient(1))
     analyzed = trained.run("analyze", "--data", trained.study.data, "--nfolds", "2", "--overwrite")
     assert analyzed.status == 0
@@ -223,7 +221,7 @@ def test_what_is_left_of_patients_who_are_gone_is_told_of_and_not_used(trained: 
     write_config(config, override(read_config(config), {"training.epochs": 1, "spatial_config.patch_size": [32] * 3}))
     status = " ".join(trained.run("status").said.split())
     assert "Not used: 2 arrays and predictions of patients who are not in this study" in status
-    assert "It was trained with phantom_001" in status
+    assert "removed: phantom_001" in status
     refused = trained.run("train", "--resume", "--device", "cpu")
     assert refused.status == 1
-    assert "cannot be resumed from" in refused.said
+    assert "[resume-mismatch]" in refused.said

@@ -191,14 +191,14 @@ FAULTS = [
         "status/patient-removed",
         "a patient who was removed from the table",
         lambda box: edit_rows(box.study.train_paths, lambda rows: [row for row in rows if row["id"] != "phantom_001"]),
-        "Train fold 0: The training patients changed: phantom_001 removed",
+        ("Train fold 0", "removed: phantom_001"),
         status=0,
     ),
     Fault(
         "status/folds-exchanged",
         "patients who were moved to another fold",
         lambda box: set_folds(box, phantom_001=0, phantom_002=1),
-        "Train fold 1: The training patients changed: phantom_001 added, phantom_002 removed",
+        ("Train fold 1", "added: phantom_001; removed: phantom_002"),
         status=0,
     ),
     Fault(

@@ -54,9 +54,9 @@ def test_every_difference_is_listed(changes: dict[str, Any], message: str) -> No
     "training, changes",
     [
         (("a", "b"), []),
-        (("a",), ["The training patients changed: b removed."]),
-        (("a", "b", "d"), ["The training patients changed: d added."]),
-        (("a", "d"), ["The training patients changed: d added, b removed."]),
+        (("a",), ["The training patients changed (removed: b)."]),
+        (("a", "b", "d"), ["The training patients changed (added: d)."]),
+        (("a", "d"), ["The training patients changed (added: d; removed: b)."]),
     ],
 )
 def test_patients_that_joined_or_left_a_fold_are_listed(
