@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from mist_ops.errors import ConfigError
 
 if TYPE_CHECKING:
-    from mist_ops.augmentation import Augmentation
+    from mist_ops.augmentation import Augmentation, SpatialAugmentation
     from mist_ops.ensembling import LabelEnsembler, ProbabilityEnsembler
     from mist_ops.losses import Loss
     from mist_ops.losses.blending import Blending
@@ -145,6 +145,6 @@ LABEL_ENSEMBLERS: Registry[LabelEnsembler] = Registry("ensemble backend", home="
 PROBABILITY_ENSEMBLERS: Registry[ProbabilityEnsembler] = Registry(
     "probability ensemble backend", home="mist_ops.ensembling.probabilities"
 )
-AUGMENTATIONS: Registry[Augmentation] = Registry("augmentation", home="mist_ops.augmentation")
+AUGMENTATIONS: Registry[Augmentation | SpatialAugmentation] = Registry("augmentation", home="mist_ops.augmentation")
 OPTIMIZERS: Registry[OptimizerFactory] = Registry("optimizer", home="mist_ops.optimizers")
 SCHEDULERS: Registry[Schedule] = Registry("lr scheduler", home="mist_ops.schedulers")
