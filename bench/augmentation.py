@@ -16,7 +16,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from mist_ops.augmentation import Patch
+from mist_ops.augmentation import Parameters, Patches, PatchInfo, augment
 from mist_ops.config import AugmentationConfig
 from mist_ops.registry import AUGMENTATIONS
 from mist_ops.training.batches import PatchSampler, PatchSettings
@@ -45,10 +45,14 @@ def main() -> None:
 
 def _each(size: Size, spacing: Spacing) -> Iterator[tuple[str, float, float]]:
     generator = seeded("bench")
-    image = torch.randn((1, *size), generator=generator)
-    patch = Patch(image, (image > 1).byte(), spacing=spacing)
+    image = torch.randn((1, 1, *size), generator=generator)
+    patches = Patches(image, (image > 1).byte(), None, PatchInfo(1, size, spacing))
     for name, augmentation in AUGMENTATIONS.items():
-        yield name, _timed(lambda change=augmentation.change: change(patch, generator), TIMES), augmentation.probability
+
+        def once(name: str = name, draw: Callable[..., Parameters] = augmentation.draw) -> None:
+            augment(patches, [{name: draw(patches.info, generator)}])
+
+        yield name, _timed(once, TIMES), augmentation.probability
 
 
 def _batches(folder: Path, size: Size, spacing: Spacing) -> Iterator[tuple[str, float]]:
@@ -61,7 +65,7 @@ def _batches(folder: Path, size: Size, spacing: Spacing) -> Iterator[tuple[str, 
     for title, names in (("no augmentation", ()), ("the default set", default), ("all", tuple(AUGMENTATIONS))):
         sampler = PatchSampler((case,), PatchSettings(size, 0.6, names, spacing), BATCH_SIZE, BATCHES)
         steps = iter(range(BATCHES + 1))
-        yield title, _timed(lambda sampler=sampler, steps=steps: sampler[next(steps)], BATCHES)
+        yield title, _timed(lambda sampler=sampler, steps=steps: sampler[next(steps)].augmented(), BATCHES)
 
 
 def _timed(work: Callable[[], object], times: int) -> float:

@@ -38,6 +38,9 @@ class Network(nn.Conv3d):
 def build(in_channels, out_channels, patch_size, target_spacing):
     return Network(in_channels, out_channels, 1)
 
+def double(patches, factors):
+    patches.image.mul_(patches.column(factors))
+
 def blending(epoch, epochs, *, value=0.25):
     return value
 
@@ -46,7 +49,7 @@ LOSSES.register("mine")(Loss(lambda prediction: prediction.logits.square().mean(
 BLENDINGS.register("mine")(blending)
 OPTIMIZERS.register("mine")(lambda parameters, rate, decay: optim.SGD(parameters, lr=rate))
 SCHEDULERS.register("mine")(lambda progress: 0.5)
-AUGMENTATIONS.register("mine")(Augmentation(lambda patch, generator: patch, order=90, probability=1.0))
+AUGMENTATIONS.register("mine")(Augmentation(lambda info, generator: (2.0,), double, order=90, probability=1.0))
 METRICS.register("mine")(Metric(lambda pair: 0.75, 0.0, 1.0, "", True, True))
 TRANSFORMS.register("mine")(Transform(lambda region: region.relabeled(region.mask, 7), "Relabel to 7."))
 LABEL_ENSEMBLERS.register("mine")(lambda raters: raters[-1])

@@ -25,12 +25,13 @@ def linear(
         for dim, at in enumerate(coordinates, start=2):
             patches = _along_axis(patches, at, dim)
         return patches
-    # grid_sample takes coordinates from -1 to 1 between the outer edges, z first.
     size = patches.shape[2:]
-    scaled = [(at * (2 / n)).expand(len(patches), *size) for at, n in zip(coordinates, size, strict=True)]
     # Stacking along the last dimension takes 12 ms longer for 128 voxels cubed.
-    grid = torch.stack(scaled[::-1], dim=1).movedim(1, -1)
-    return grid_sample(patches, grid, padding_mode="border", align_corners=False)
+    grid = torch.stack([at.expand(len(patches), *size) for at in reversed(coordinates)], dim=1)
+    # grid_sample takes coordinates from -1 to 1 between the outer edges, z first.
+    for at, n in zip(grid.unbind(1), reversed(size), strict=True):
+        at.mul_(2 / n)
+    return grid_sample(patches, grid.movedim(1, -1), padding_mode="border", align_corners=False)
 
 
 def nearest(

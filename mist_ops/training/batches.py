@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -19,25 +19,52 @@ from jaxtyping import Float32, UInt8
 from torch import Generator, Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from mist_ops.augmentation import Patch, augment, uniform
+from mist_ops.augmentation import Drawn, Patches, PatchInfo, augment, draw, uniform
 from mist_ops.errors import MistError
 from mist_ops.training.cases import CaseArrays, check_finite, seeded
 from mist_ops.training.distributed import Ranks
 from mist_ops.types import Size, Spacing
 
 
-class Batch(NamedTuple):
-    """Patches and the cases they come from, in the same order."""
+@dataclass(frozen=True)
+class Batch:
+    """Patches and the cases they come from, in the same order.
+
+    Attributes:
+        cases: Ids.
+        image: Normalized intensities.
+        label: Class indices.
+        dtm: Distance maps, if the loss needs them.
+        drawn: Augmentations to apply to each patch.
+        spacing: In mm.
+    """
 
     cases: tuple[str, ...]
     image: Float32[Tensor, "batch channel x y z"]
     label: UInt8[Tensor, "batch 1 x y z"]
-    dtm: Float32[Tensor, "batch class x y z"] | None
+    dtm: Float32[Tensor, "batch class x y z"] | None = None
+    drawn: tuple[Drawn, ...] = ()
+    spacing: Spacing = (1.0, 1.0, 1.0)
 
     def to(self, device: torch.device) -> Batch:
         """The batch on a device."""
-        image, label = (tensor.to(device, non_blocking=True) for tensor in (self.image, self.label))
-        return Batch(self.cases, image, label, None if self.dtm is None else self.dtm.to(device, non_blocking=True))
+        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> Batch:
+        """The batch in pinned memory, as the loader requests it for a GPU."""
+        return self._map(Tensor.pin_memory)
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        dtm = None if self.dtm is None else change(self.dtm)
+        return replace(self, image=change(self.image), label=change(self.label), dtm=dtm)
+
+    def augmented(self) -> Batch:
+        """The batch after its augmentations, which change its tensors in place."""
+        if any(self.drawn):
+            _, channels, x, y, z = self.image.shape
+            info = PatchInfo(channels, (x, y, z), self.spacing, distances=self.dtm is not None)
+            augment(Patches(self.image, self.label, self.dtm, info), self.drawn)
+        return replace(self, drawn=())
 
 
 @dataclass(frozen=True)
@@ -88,34 +115,31 @@ class PatchSampler(Dataset[Batch]):
         first = self.ranks.rank * self.batch_size
         places = range(first, first + self.batch_size)
         cases = [self._case_at(step * self.ranks.count * self.batch_size + place) for place in places]
-        patches = [self._augmented(case, step, place) for case, place in zip(cases, places, strict=True)]
-        distances = [patch.dtm for patch in patches if patch.dtm is not None]
-        return Batch(
-            tuple(case.id for case in cases),
-            torch.stack([patch.image for patch in patches]),
-            torch.stack([patch.label for patch in patches]),
-            torch.stack(distances) if distances else None,
-        )
+        patches = [self._placed(case, step, place) for case, place in zip(cases, places, strict=True)]
+        starts, drawn = zip(*patches, strict=True)
+        size = self.patches.size
+        image = _crops([case.image for case in cases], starts, size, torch.float32)
+        label = _crops([case.label for case in cases], starts, size, torch.uint8)
+        distances = [case.dtm for case in cases if case.dtm is not None]
+        dtm = _crops(distances, starts, size, torch.float32) if distances else None
+        for index, case in enumerate(cases):
+            check_finite(case.id, case.image, image[index])
+            if case.dtm is not None and dtm is not None:
+                check_finite(case.id, case.dtm, dtm[index])
+        return Batch(tuple(case.id for case in cases), image, label, dtm, drawn, self.patches.spacing)
 
     def _case_at(self, position: int) -> CaseArrays:
         number, place = divmod(position, len(self.cases))
         order = torch.randperm(len(self.cases), generator=seeded("order", self.seed, self.fold, number))
         return self.cases[int(order[place])]
 
-    def _augmented(self, case: CaseArrays, step: int, place: int) -> Patch:
-        """The patch at a place of a step, counted over all processes."""
-        generator = seeded("patch", self.seed, self.fold, *divmod(step, self.steps), place)
-        return augment(self._patch(case, generator), self.patches.augmentations, generator)
-
-    def _patch(self, case: CaseArrays, generator: Generator) -> Patch:
+    def _placed(self, case: CaseArrays, step: int, place: int) -> tuple[Size, Drawn]:
+        """First voxel and augmentations of the patch at a place of a step, counted over all processes."""
         settings = self.patches
+        generator = seeded("patch", self.seed, self.fold, *divmod(step, self.steps), place)
         start = patch_start(case, settings.size, settings.foreground_probability, generator)
-        image, label = (_crop(path, start, settings.size) for path in (case.image, case.label))
-        dtm = None if case.dtm is None else _crop(case.dtm, start, settings.size).float()
-        check_finite(case.id, case.image, image)
-        if case.dtm is not None and dtm is not None:
-            check_finite(case.id, case.dtm, dtm)
-        return Patch(image, label, dtm, settings.spacing, settings.flip_axes)
+        info = PatchInfo(case.channels, settings.size, settings.spacing, settings.flip_axes, case.dtm is not None)
+        return start, draw(settings.augmentations, info, generator)
 
 
 def patch_start(case: CaseArrays, size: Size, foreground_probability: float, generator: Generator) -> Size:
@@ -139,14 +163,18 @@ def _below(limit: int, generator: Generator) -> int:
     return int(torch.randint(limit, (), generator=generator))
 
 
-def _crop(path: Path, start: Size, size: Size) -> Tensor:
-    """Voxels ``(channel, x, y, z)`` of a memory-mapped array, with zeros where the patch exceeds it."""
-    array = np.load(path, mmap_mode="r")
-    inside = tuple(slice(max(at, 0), at + n) for at, n in zip(start, size, strict=True))
-    voxels = np.moveaxis(array[inside], -1, 0)
-    before = [max(-at, 0) for at in start]
-    widths = [(low, n - low - found) for low, n, found in zip(before, size, voxels.shape[1:], strict=True)]
-    return torch.from_numpy(np.ascontiguousarray(np.pad(voxels, [(0, 0), *widths])))
+def _crops(paths: Sequence[Path], starts: Sequence[Size], size: Size, dtype: torch.dtype) -> Tensor:
+    """Voxels ``(patch, channel, x, y, z)`` of memory-mapped arrays, with zeros where a patch exceeds its array."""
+    # Copy-on-write, since torch refuses arrays that are read-only; nothing is written.
+    arrays = [torch.from_numpy(np.load(path, mmap_mode="c")).movedim(-1, 0) for path in paths]
+    crops = torch.empty((len(arrays), len(arrays[0]), *size), dtype=dtype)
+    for crop, array, start in zip(crops, arrays, starts, strict=True):
+        spans = [(max(at, 0), min(at + width, n)) for at, width, n in zip(start, size, array.shape[1:], strict=True)]
+        if any(last - first < width for (first, last), width in zip(spans, size, strict=True)):
+            crop.zero_()
+        into = [slice(first - at, last - at) for (first, last), at in zip(spans, start, strict=True)]
+        crop[:, *into].copy_(array[:, *(slice(*span) for span in spans)])
+    return crops
 
 
 def stream(sampler: PatchSampler, steps: Sequence[int], workers: int, pin_memory: bool = False) -> Iterator[Batch]:
@@ -163,6 +191,8 @@ def stream(sampler: PatchSampler, steps: Sequence[int], workers: int, pin_memory
     attempts = DataLoader(
         _Attempts(sampler),
         batch_size=None,
+        # By default, tuples become lists without workers.
+        collate_fn=_unchanged,
         sampler=steps,
         num_workers=workers,
         # Not fork: the parent may have threads (Dagster, BLAS), and a forked child inherits their locks.
@@ -175,6 +205,13 @@ def stream(sampler: PatchSampler, steps: Sequence[int], workers: int, pin_memory
         if isinstance(batch, Exception):
             raise batch
         yield batch
+
+
+Item = TypeVar("Item")
+
+
+def _unchanged(item: Item) -> Item:
+    return item
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ class CaseArrays:
         label: Uint8 class indices ``(x, y, z, 1)``.
         dtm: Float16 or float32 ``(x, y, z, class)``, if the loss needs it.
         size: Voxels along x, y, z.
+        channels: Channels of the image.
         voxels: Flat indices of some voxels of each class that is present, without the background.
     """
 
@@ -39,6 +40,7 @@ class CaseArrays:
     label: Path
     dtm: Path | None
     size: Size
+    channels: int
     voxels: tuple[np.ndarray, ...]
 
 
@@ -106,7 +108,7 @@ def index_case(case_id: str, image: Path, label: Path, dtm: Path | None, channel
     values = labels.reshape(-1)[where]
     _check_classes(case_id, label, values, classes)
     kept = (_selected(where[values == index], case_id, index) for index in range(1, classes))
-    return CaseArrays(case_id, image, label, dtm, size, tuple(voxels for voxels in kept if len(voxels)))
+    return CaseArrays(case_id, image, label, dtm, size, channels, tuple(voxels for voxels in kept if len(voxels)))
 
 
 def _opened(case_id: str, path: Path, kinds: str) -> np.ndarray:

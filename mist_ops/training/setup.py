@@ -116,7 +116,7 @@ def _forward(config: StudyConfig, model: nn.Module, device: torch.device, ranks:
 def _loss(
     batch: Batch, blend: float | None, *, model: nn.Module, objective: Objective, device: torch.device, amp: bool
 ) -> Tensor:
-    batch = batch.to(device)
+    batch = batch.to(device).augmented()
     with autocast(device, amp):
         outputs = model(batch.image)
     blended = {} if blend is None else {"alpha": blend}

@@ -14,7 +14,7 @@ from mist_ops.errors import CaseError
 from mist_ops.files import write_array
 from mist_ops.study import Study
 from mist_ops.training.batches import PatchSampler, PatchSettings, default_workers, stream
-from mist_ops.training.cases import VOXELS_PER_CLASS, CaseArrays, index_case, seeded
+from mist_ops.training.cases import VOXELS_PER_CLASS, CaseArrays, index_case
 from mist_ops.training.distributed import Ranks
 from mist_ops.types import Size
 
@@ -77,7 +77,7 @@ def test_a_batch_depends_on_its_step_alone(study: Study) -> None:
 
 def test_batches_do_not_depend_on_the_number_of_workers(study: Study) -> None:
     alone, ahead = (list(stream(sampler_of(study), range(2, 7), workers)) for workers in (0, 1))
-    assert [batch.cases for batch in alone] == [batch.cases for batch in ahead]
+    assert [(batch.cases, batch.drawn) for batch in alone] == [(batch.cases, batch.drawn) for batch in ahead]
     assert all(
         one.image.equal(other.image) and one.label.equal(other.label) for one, other in zip(alone, ahead, strict=True)
     )
@@ -91,8 +91,8 @@ def test_the_stream_does_not_draw_from_the_global_generator(study: Study) -> Non
 
 def test_two_processes_create_the_patches_of_one_with_twice_the_batch(study: Study) -> None:
     for step in range(5):
-        alone = sampler_of(study, batch_size=4)[step]
-        shared = [sampler_of(study, batch_size=2, ranks=Ranks(rank, 2))[step] for rank in range(2)]
+        alone = sampler_of(study, batch_size=4)[step].augmented()
+        shared = [sampler_of(study, batch_size=2, ranks=Ranks(rank, 2))[step].augmented() for rank in range(2)]
         assert alone.cases == shared[0].cases + shared[1].cases
         assert alone.image.equal(torch.cat([batch.image for batch in shared]))
         assert alone.label.equal(torch.cat([batch.label for batch in shared]))
@@ -140,9 +140,8 @@ def test_every_patch_holds_foreground_at_probability_one(study: Study) -> None:
 def test_a_rare_class_is_drawn_as_often_as_a_common_one(tmp_path: Path) -> None:
     labels = np.zeros((20, 20, 20, 1))
     labels[:, :, :10], labels[19, 19, 19] = 1, 3
-    case, generator = case_of(tmp_path, labels), seeded("test")
-    sampler = sampler_for(case, (1, 1, 1))
-    values = Counter(int(sampler._patch(case, generator).label) for _ in range(400))
+    sampler = sampler_for(case_of(tmp_path, labels), (1, 1, 1))
+    values = Counter(int(sampler[step].label) for step in range(400))
     assert values[3] / 400 == pytest.approx(0.5, abs=0.08)
     assert values[1] + values[3] == 400
 
@@ -150,7 +149,7 @@ def test_a_rare_class_is_drawn_as_often_as_a_common_one(tmp_path: Path) -> None:
 def test_image_label_and_distance_maps_are_cropped_at_the_same_place(tmp_path: Path) -> None:
     where = np.arange(6 * 5 * 20, dtype=np.float32).reshape(6, 5, 20, 1)
     case = case_of(tmp_path, where % 4, image=where, dtm=where.repeat(4, axis=3))
-    batch = sampler_for(case, (4, 4, 4), 3, 0.5, ("flips",))[0]
+    batch = sampler_for(case, (4, 4, 4), 3, 0.5, ("flips",))[0].augmented()
     assert batch.dtm is not None
     assert batch.dtm[:, :1].equal(batch.image)
     assert batch.label.equal((batch.image % 4).byte())
@@ -168,14 +167,14 @@ def test_only_the_flip_axes_are_mirrored(tmp_path: Path) -> None:
     image = np.arange(64, dtype=np.float32).reshape(4, 4, 4, 1)
     case = case_of(tmp_path, np.zeros((4, 4, 4, 1)), image=image)
     sampler = sampler_for(case, (4, 4, 4), 16, 0.0, ("flips",), flip_axes=("x", "z"))
-    assert {float(patch[0, 0, 0, 0]) for patch in sampler[0].image} == {0.0, 3.0, 48.0, 51.0}
+    assert {float(patch[0, 0, 0, 0]) for patch in sampler[0].augmented().image} == {0.0, 3.0, 48.0, 51.0}
 
 
 def test_patches_are_not_rotated_across_thick_slices(tmp_path: Path) -> None:
     heights = np.arange(8, dtype=np.float32).reshape(1, 1, 8, 1)
     case = case_of(tmp_path, np.zeros((8, 8, 8, 1)), image=np.broadcast_to(heights, (8, 8, 8, 1)).copy())
     sampler = sampler_for(case, (8, 8, 8), 20, 0.0, ("rotation", "zoom"), spacing=(1.0, 1.0, 5.0))
-    patches = sampler[0].image
+    patches = sampler[0].augmented().image
     assert patches.allclose(torch.arange(8.0).expand_as(patches), atol=1e-4)
 
 
