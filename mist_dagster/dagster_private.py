@@ -1,6 +1,6 @@
-"""Private names of Dagster, imported here alone.
+"""Private names of Dagster, imported only here.
 
-Dagster keeps its promises for ``dagster`` only: what follows may move with any release.
+Dagster promises stability for ``dagster`` only: everything below may move in any release.
 ``tests/dagster/test_dagster_private.py`` tests each name, so that an upgrade fails there first.
 
 What is imported at the top, ``import dagster`` loads anyway. The names of ``_LAZY`` are imported at their first use, as

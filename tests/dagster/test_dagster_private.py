@@ -1,4 +1,4 @@
-"""Every private name of Dagster does what we use it for, and is imported in one module alone."""
+"""Private names of Dagster: each does what we use it for, and only one module imports them."""
 
 import ast
 import asyncio

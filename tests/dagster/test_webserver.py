@@ -90,7 +90,7 @@ def _words(path: Path) -> list[str]:
 @pytest.mark.slow
 @pytest.mark.parametrize("killed", ["", "dagster._daemon"])
 def test_the_ui_ends_with_all_its_processes(home: Path, tmp_path: Path, killed: str) -> None:
-    """On SIGTERM to its first process alone, and when its daemon is killed."""
+    """On SIGTERM to its first process only, and when its daemon is killed."""
     with serving(home, tmp_path / "ui.log") as address:
         [first] = [
             int(entry.name)

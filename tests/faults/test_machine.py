@@ -133,9 +133,9 @@ def test_interrupted_preprocessing_resumes(preprocessed: Sandbox, number: signal
     with sandbox.start("preprocess") as command:
         wait_until(lambda: any((sandbox.study.numpy / "images").glob("phantom*")), command)
         command.send_signal(number)
-        said = command.communicate(timeout=120)[1]
+        errors = command.communicate(timeout=120)[1]
     assert command.returncode in (status, 0)  # 0 if it had just finished
-    assert "Traceback" not in said
+    assert "Traceback" not in errors
     assert sandbox.run("preprocess").status == 0
     assert {path: content for path, content in sandbox.files().items() if path.suffix == ".npy"} == whole
 

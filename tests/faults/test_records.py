@@ -1,4 +1,4 @@
-"""Dagster's records locked, lost or damaged, and studies that were moved: the files remain the truth."""
+"""Dagster's records lost or corrupted, and studies that were moved: the files are the source of truth."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from .harness import Sandbox
 
 TABLE = [
     ("records/lost", "records that were deleted", "0: mist_status --rebuild restores them"),
-    ("records/damaged", "records that are damaged", "1: The records in ... cannot be used; files are not touched"),
-    ("records/moved", "a study that was moved with its data", "0: goes on where it is"),
+    ("records/damaged", "corrupted records", "1: [records-unusable]; no file of the study changes"),
+    ("records/moved", "a study that was moved with its data", "0: works in the new place"),
     ("records/moved-alone", "results that were moved away from their data", "1: [image-missing]; --update finds it"),
 ]
-"""The faults below: key, fault, and how a command ends."""
+"""Key, fault and how the command ends, for the tests below."""
 
 
-def test_lost_records_are_made_again_from_the_files(trained: Sandbox) -> None:
+def test_lost_records_are_rebuilt_from_the_files(trained: Sandbox) -> None:
     ended = trained.run("status", "--rebuild")
     assert ended.status == 0, ended.said
     assert "Everything is current." in ended.said
@@ -44,7 +44,7 @@ def test_lost_records_are_made_again_from_the_files(trained: Sandbox) -> None:
     assert trained.run("train", "--resume", "--folds", "0", "--device", "cpu").status == 0
 
 
-def test_a_study_that_moved_with_its_data_goes_on_where_it_is(trained: Sandbox) -> None:
+def test_a_study_that_was_moved_with_its_data_works_in_the_new_place(trained: Sandbox) -> None:
     elsewhere = trained.folder / "another place"
     elsewhere.mkdir()
     for name in ("data", "numpy", "results"):
@@ -57,7 +57,7 @@ def test_a_study_that_moved_with_its_data_goes_on_where_it_is(trained: Sandbox) 
     assert trained.run("preprocess", *where).status == 0
 
 
-def test_results_that_moved_away_from_their_data_say_which_file_is_missing(analyzed: Sandbox) -> None:
+def test_results_moved_away_from_their_data_report_the_missing_file(analyzed: Sandbox) -> None:
     away = analyzed.folder / "far" / "away"
     away.mkdir(parents=True)
     shutil.move(analyzed.study.results, away / "results")
@@ -69,18 +69,18 @@ def test_results_that_moved_away_from_their_data_say_which_file_is_missing(analy
     assert analyzed.run("preprocess", "--results", away / "results").status == 0
 
 
-def damage(home: Path) -> None:
+def corrupt(home: Path) -> None:
     for path in home.rglob("*.db"):
-        path.write_bytes(b"no database, whatever its name says" * 100)
+        path.write_bytes(b"not a database" * 200)
 
 
-def test_damaged_records_are_told_and_cost_no_file(preprocessed: Sandbox) -> None:
+def test_corrupted_records_are_an_error_and_leave_the_files_of_the_study_alone(preprocessed: Sandbox) -> None:
     before = preprocessed.files()
     home = preprocessed.folder / "dagster_home"
-    damage(home)
+    corrupt(home)
     ended = preprocessed.run("status")
     assert ended.status == 1
-    assert "The records in" in ended.said
+    assert "[records-unusable]" in ended.said
     assert "mist_status --rebuild" in ended.said
     assert "Traceback" not in ended.said
     assert preprocessed.files() == before

@@ -1,6 +1,7 @@
-"""``mist_train`` on every state of a study with two folds, with every combination of --resume, --overwrite and --folds.
+"""Every state of a study with two folds, with every combination of flags of mist_train.
 
-The decision for each fold is read from the stages that are run; each outcome is then checked on one study.
+What the command decides for each fold is read from the stages that it runs; the tests below run them for real, once for
+each outcome.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ from mist_dagster.cli.options import TrainOptions
 from mist_dagster.definitions import build_definitions
 from mist_dagster.instance.home import instance
 from mist_dagster.launch import Launcher
-from mist_dagster.partitions import fold_key
 from mist_dagster.runtime.progress import LogProgress
 from mist_ops.config import override, read_config, write_config
+from mist_ops.dataset import read_train_paths
 from mist_ops.errors import ConfigError
 from mist_ops.files import file_hash
 from mist_ops.records.prediction import read_prediction_record
@@ -28,34 +29,34 @@ from mist_ops.study import Study
 
 from .harness import Sandbox, edit_section, remove, save, set_folds, voxels
 
-UNTRAINED, BEGUN, TRAINED, WITHOUT_CHECKPOINT = "untrained", "begun", "trained", "trained, its checkpoint removed"
-FROM_SCRATCH, RESUMED, KEPT, REFUSED = "trained from scratch", "resumed", "kept as it is", "refused"
+UNTRAINED, PARTIAL, TRAINED, WITHOUT_CHECKPOINT = "untrained", "partial", "trained", "trained, no checkpoint"
+TRAINS, RESUMES, KEEPS, REFUSES = "trains from the start", "resumes", "keeps", "refuses"
 
 STATES = {
     "none trained": (UNTRAINED, UNTRAINED),
     "one trained": (TRAINED, UNTRAINED),
-    "one begun": (BEGUN, UNTRAINED),
-    "one trained, one begun": (TRAINED, BEGUN),
+    "one partial": (PARTIAL, UNTRAINED),
+    "one trained, one partial": (TRAINED, PARTIAL),
     "all trained": (TRAINED, TRAINED),
-    "all trained, one checkpoint removed": (WITHOUT_CHECKPOINT, TRAINED),
+    "all trained, one without a checkpoint": (WITHOUT_CHECKPOINT, TRAINED),
 }
 FOLDS: Sequence[list[int] | None] = (None, [0], [1], [1, 0], [0, 0])
 FLAGS = {"no flag": {}, "--resume": {"resume": True}, "--overwrite": {"overwrite": True}}
 
 
 def expected(states: Sequence[str], flag: str, folds: Sequence[int]) -> Mapping[int, str]:
-    """The outcome for each requested fold, as the manual has it."""
+    """What the manual says that the command does with each chosen fold."""
     if flag == "no flag" and any(states[fold] != UNTRAINED for fold in folds):
-        return dict.fromkeys(folds, REFUSED)
+        return dict.fromkeys(folds, REFUSES)
     if flag != "--resume":
-        return dict.fromkeys(folds, FROM_SCRATCH)
-    resumed = {UNTRAINED: FROM_SCRATCH, BEGUN: RESUMED, TRAINED: KEPT, WITHOUT_CHECKPOINT: KEPT}
+        return dict.fromkeys(folds, TRAINS)
+    resumed = {UNTRAINED: TRAINS, PARTIAL: RESUMES, TRAINED: KEEPS, WITHOUT_CHECKPOINT: KEEPS}
     return {fold: resumed[states[fold]] for fold in folds}
 
 
 @dataclass(frozen=True)
-class Recording(Launcher):
-    """Records the stages instead of running them, but writes a table of scores for the evaluation."""
+class Recorder(Launcher):
+    """Records the stages instead of running them; an evaluation copies a table of scores."""
 
     scores: Path = Path()
     stages: list[tuple[str, Mapping[str, Any], Sequence[str]]] = field(default_factory=list)
@@ -69,10 +70,10 @@ class Recording(Launcher):
 
 
 def bring(study: Study, fold: int, state: str) -> None:
-    """Bring a fold of a finished study to a state."""
+    """Return a fold of a finished study to a state."""
     removed = {
         UNTRAINED: (study.model(fold), study.passport(fold), study.checkpoint(fold)),
-        BEGUN: (study.model(fold), study.passport(fold)),
+        PARTIAL: (study.model(fold), study.passport(fold)),
         TRAINED: (),
         WITHOUT_CHECKPOINT: (study.checkpoint(fold),),
     }
@@ -81,44 +82,47 @@ def bring(study: Study, fold: int, state: str) -> None:
 
 
 @pytest.fixture
-def recording(trained: Sandbox, sound: Path) -> Iterator[Recording]:
+def recorder(trained: Sandbox, sound: Path) -> Iterator[Recorder]:
     with instance() as opened:
-        yield Recording(opened, LogProgress(), build_definitions, sound / "results" / "results.csv")
+        yield Recorder(opened, LogProgress(), build_definitions, sound / "results" / "results.csv")
 
 
-def test_every_state_and_flag_has_its_outcome(recording: Recording, trained: Sandbox, tmp_path: Path) -> None:
-    kept = {path: path.read_bytes() for path in trained.files() if {"models", "checkpoints"} & set(path.parts)}
+def test_every_state_of_two_folds_with_every_combination_of_flags(recorder: Recorder, trained: Sandbox) -> None:
+    files = {path: path.read_bytes() for path in trained.files() if {"models", "checkpoints"} & set(path.parts)}
     for name, states in STATES.items():
         for flag, chosen in FLAGS.items():
-            for requested in FOLDS:
-                for path, content in kept.items():
+            for listed in FOLDS:
+                for path, content in files.items():
                     path.write_bytes(content)
                 for fold, state in enumerate(states):
                     bring(trained.study, fold, state)
-                folds = sorted(set([0, 1] if requested is None else requested))
-                found = decided(recording, trained.study, TrainOptions(folds=requested, **chosen))
-                assert found == expected(states, flag, folds), (name, flag, requested)
+                folds = sorted(set([0, 1] if listed is None else listed))
+                found = decided(recorder, trained.study, TrainOptions(folds=listed, **chosen), folds)
+                assert found == expected(states, flag, folds), (name, flag, listed)
 
 
-def decided(recording: Recording, study: Study, options: TrainOptions) -> Mapping[int, str]:
-    """The outcome for each fold."""
-    recording.stages.clear()
-    present = {
-        path for path in (study.model(0), study.model(1), study.checkpoint(0), study.checkpoint(1)) if path.exists()
-    }
+def decided(recorder: Recorder, study: Study, options: TrainOptions, folds: Sequence[int]) -> Mapping[int, str]:
+    """What the command does with each chosen fold."""
+    recorder.stages.clear()
+    files = [path for fold in (0, 1) for path in (study.model(fold), study.checkpoint(fold)) if path.exists()]
+    refusal = None
     try:
-        studies.train(recording, options, {})
-    except ConfigError:
-        folds = sorted(set(options.folds or [0, 1]))
-        assert recording.stages == []
-        return dict.fromkeys(folds, REFUSED)
-    assert all(path.exists() for path in present), "only a training may remove a model"
-    trained = {key: how["resume"] for stage, how, keys in recording.stages if stage == "train" for key in keys}
+        studies.train(recorder, options, {})
+    except ConfigError as error:
+        refusal = error.code
+    if refusal:
+        assert (refusal, recorder.stages) == ("output-exists", [])
+        return dict.fromkeys(folds, REFUSES)
+    assert all(path.exists() for path in files), "only a training may remove a model"
+    resumed = {key: how["resume"] for stage, how, [*keys] in recorder.stages if stage == "train" for key in keys}
+    assert resumed.keys() <= {f"fold_{fold}" for fold in folds}
+    predicted = {case for stage, _, cases in recorder.stages if stage == "predict" for case in cases}
+    assignment = read_train_paths(study.train_paths)
+    assert predicted == {case for key in resumed for case in assignment.held_out(int(key[-1]))}
     found = {}
-    for fold in options.folds or (0, 1):
-        resumed = trained.get(fold_key(fold))
-        begun = study.checkpoint(fold) in present
-        found[fold] = KEPT if resumed is None else RESUMED if resumed and begun else FROM_SCRATCH
+    for fold in folds:
+        resumes = resumed.get(f"fold_{fold}")
+        found[fold] = KEEPS if resumes is None else RESUMES if resumes and study.checkpoint(fold) in files else TRAINS
     return found
 
 
@@ -128,18 +132,24 @@ def train(box: Sandbox, *arguments: str | Path) -> str:
     return ended.said
 
 
-def made_by(box: Sandbox, case_id: str, part: str = "train") -> Mapping[int, str]:
+def models_of(box: Sandbox, case_id: str, part: str = "train") -> Mapping[int, str]:
+    """The hash of each fold's weights that predicted a patient."""
     record = read_prediction_record(box.study.prediction_record(part, case_id))
     return record.models if record else {}
+
+
+def line_of(shown: str, *parts: str) -> bool:
+    """Whether one line of the output names all parts."""
+    return any(all(part in line for part in parts) for line in shown.splitlines())
 
 
 def test_resuming_a_finished_study_changes_no_result(trained: Sandbox) -> None:
     trained.study.checkpoint(1).unlink()
     results = (*(trained.study.model(fold) for fold in (0, 1)), *sorted(trained.study.cv_predictions.iterdir()))
     before = {path: file_hash(path) for path in (*results, trained.study.results_csv)}
-    said = train(trained, "--resume")
+    shown = train(trained, "--resume")
     assert {path: file_hash(path) for path in before} == before
-    assert "may not belong together" not in said
+    assert "mist_plan --apply" not in shown
 
 
 def test_a_fold_with_only_a_checkpoint_gets_the_same_weights(trained: Sandbox) -> None:
@@ -150,78 +160,77 @@ def test_a_fold_with_only_a_checkpoint_gets_the_same_weights(trained: Sandbox) -
     assert file_hash(trained.study.model(0)) == before
 
 
-def test_models_with_different_settings_are_reported(trained: Sandbox) -> None:
+def test_models_with_different_settings_are_reported_and_finalize_refuses_them(trained: Sandbox) -> None:
     before = {path: file_hash(path) for path in (trained.study.model(1), trained.study.checkpoint(1))}
-    said = train(trained, "--overwrite", "--folds", "0", "--epochs", "2")
-    assert "may not belong together" in said
-    assert "Train fold 1: Settings changed: training.epochs was 1 and is now 2" in said
+    shown = train(trained, "--overwrite", "--folds", "0", "--epochs", "2")
+    assert "mist_plan --apply" in shown
+    assert line_of(shown, "fold 1:", "training.epochs was 1 and is now 2")
     assert {path: file_hash(path) for path in before} == before
     ended = trained.run("finalize", "--device", "cpu")
     assert ended.status == 1
-    assert "[models-stale]" in ended.said
+    assert line_of(ended.said, "fold 1", "[models-stale]")
 
 
-def test_a_changed_mask_is_reported_when_one_fold_is_retrained(trained: Sandbox) -> None:
+def test_retraining_one_fold_reports_a_changed_mask_that_the_other_was_trained_with(trained: Sandbox) -> None:
     mask = trained.mask(1)
     labels = voxels(mask).copy()
     labels[0, 0, 0] = 1
     save(mask, labels)
-    said = " ".join(train(trained, "--overwrite", "--folds", "1").split())
-    assert "Train fold 0: 1 patient in its training set (phantom_001): its mask changed" in said
-    assert "Train fold 1: 1 patient in its validation set (phantom_001): its mask changed" in said
+    shown = train(trained, "--overwrite", "--folds", "1")
+    assert line_of(shown, "fold 0:", "training", "phantom_001", "mask changed")
+    assert line_of(shown, "fold 1:", "validation", "phantom_001", "mask changed")
 
 
-def test_predictions_of_other_weights_are_rebuilt(trained: Sandbox) -> None:
+def test_predictions_of_other_weights_are_redone(trained: Sandbox) -> None:
     other = file_hash(trained.study.model(1))
     shutil.copy(trained.study.model(1), trained.study.model(0))
     ended = trained.run("finalize", "--device", "cpu")
     assert ended.status == 1
     assert "fold_0.pt do not match the passport" in ended.said
-    assert made_by(trained, "phantom_002") == made_by(trained, "phantom_004") == {0: other}
-    assert made_by(trained, "phantom_001", "test") == {0: other, 1: other}
+    assert models_of(trained, "phantom_002") == models_of(trained, "phantom_004") == {0: other}
+    assert models_of(trained, "phantom_001", "test") == {0: other, 1: other}
 
 
-def test_no_patient_is_predicted_by_a_model_trained_with_it(trained: Sandbox) -> None:
+def test_a_model_predicts_no_patients_that_it_was_trained_with(trained: Sandbox) -> None:
     set_folds(trained, phantom_001=0, phantom_002=1)
     ended = trained.run("finalize", "--device", "cpu")
     assert ended.status == 1
     for number in (1, 2):
-        assert f"Case 'phantom_00{number}'" in ended.said
-    assert "[model-saw-patient]" in ended.said
+        assert line_of(ended.said, f"Case 'phantom_00{number}'", "[model-saw-patient]")
     assert sorted(path.name for path in trained.study.cv_predictions.iterdir()) == [
         "phantom_003.nii.gz",
         "phantom_004.nii.gz",
     ]
 
 
-def test_models_are_not_used_with_other_preprocessing(trained: Sandbox) -> None:
+def test_models_are_not_used_on_arrays_of_other_settings(trained: Sandbox) -> None:
     before = trained.files()
     edit_section(trained.study.config, "preprocessing", normalize_with_nonzero_mask=True)
     ended = trained.run("finalize", "--device", "cpu")
     assert ended.status == 1
-    assert "[training-mismatch]" in ended.said
+    assert line_of(ended.said, "preprocessing.normalize_with_nonzero_mask", "[training-mismatch]")
     changed = {path.name for path, content in trained.files().items() if before.get(path) != content}
     assert changed == {"config.json"}
 
 
-def test_the_test_set_is_not_predicted_while_a_fold_has_no_model(trained: Sandbox) -> None:
+def test_a_test_set_that_needs_an_untrained_fold_is_reported(trained: Sandbox) -> None:
     for path in (trained.study.model(1), trained.study.checkpoint(1)):
         path.unlink()
-    said = " ".join(train(trained, "--resume", "--folds", "0").split())
-    assert "Test set not predicted: fold 1 not trained" in said
-    assert "Predict 1 test patient (phantom_001): fold 1 needs training" in said
+    shown = train(trained, "--resume", "--folds", "0")
+    assert line_of(shown, "Test set", "fold 1")
+    assert line_of(shown, "1 test patient (phantom_001)", "fold 1")
 
 
-def test_arrays_and_predictions_of_removed_patients_are_reported_and_not_used(trained: Sandbox) -> None:
+def test_files_of_removed_patients_are_reported_and_not_used(trained: Sandbox) -> None:
     remove(trained.patient(1))
     analyzed = trained.run("analyze", "--data", trained.study.data, "--nfolds", "2", "--overwrite")
     assert analyzed.status == 0
-    assert "Not used: 2 arrays and predictions of patients who are not in this study" in analyzed.said
+    assert line_of(analyzed.said, "Not used: 2 arrays and predictions", "phantom_001.npy")
     config = trained.study.config
     write_config(config, override(read_config(config), {"training.epochs": 1, "spatial_config.patch_size": [32] * 3}))
-    status = " ".join(trained.run("status").said.split())
-    assert "Not used: 2 arrays and predictions of patients who are not in this study" in status
-    assert "removed: phantom_001" in status
+    shown = trained.run("status").said
+    assert line_of(shown, "Not used: 2 arrays and predictions", "phantom_001.npy")
+    assert line_of(shown, "fold", "phantom_001")
     refused = trained.run("train", "--resume", "--device", "cpu")
     assert refused.status == 1
     assert "[resume-mismatch]" in refused.said
