@@ -1,4 +1,6 @@
-"""Orchestration: which file is made from which, when, and with what settings. Nothing here computes.
+"""Orchestration with Dagster: which file depends on which, and when and with what settings it is made.
 
-No module of this package may hold ``from __future__ import annotations``: Dagster reads the annotations of assets.
+Nothing here computes.
+
+No module of this package may have ``from __future__ import annotations``: Dagster reads the annotations of assets.
 """

@@ -1,1 +1,1 @@
-"""The Dagster home and what is served from it: storage, registered studies, the web server, TensorBoard."""
+"""The Dagster home: storage, registered studies, the web server, TensorBoard."""

@@ -1,1 +1,1 @@
-"""What a step may use of the machine: devices, memory, executors; locks between processes; progress."""
+"""Resources of the machine for steps: devices, memory, executors, locks between processes, progress."""

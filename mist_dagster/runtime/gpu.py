@@ -37,7 +37,7 @@ DEVICE_TAG = "mist/gpu"
 """Run tag: the devices that a run leased."""
 
 ALL_GPUS = 0
-"""Number of GPUs that stands for all of them."""
+"""Number of GPUs that means all of them."""
 
 _SECONDS_BETWEEN_TRIES = 0.5
 _logger = logging.getLogger("mist")
@@ -137,19 +137,19 @@ def _uuid(name: str) -> str:
 def fit_pool(instance: "DagsterInstance") -> None:
     """Give the pool a slot for each device, unless the user has set another number.
 
-    The number set here is recorded, so that a later call can tell it from one that the user set.
+    The number set here is recorded, to distinguish it from a number that the user set.
 
     Raises:
         ConfigError: ``MIST_DEVICES`` names a device that does not exist.
     """
-    storage, remembered = instance.event_log_storage, "mist/slots of the pool"
+    storage, recorded = instance.event_log_storage, "mist/slots of the pool"
     limits = {pool.name: pool.limit for pool in storage.get_pool_limits() if not pool.from_default}
-    ours = instance.run_storage.get_cursor_values({remembered}).get(remembered)
+    ours = instance.run_storage.get_cursor_values({recorded}).get(recorded)
     if POOL in limits and str(limits[POOL]) != ours:
         return
     slots = max(1, _count())
     storage.set_concurrency_slots(POOL, slots)
-    instance.run_storage.set_cursor_values({remembered: str(slots)})
+    instance.run_storage.set_cursor_values({recorded: str(slots)})
 
 
 def _count() -> int:

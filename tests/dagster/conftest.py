@@ -1,4 +1,4 @@
-"""A small study that went through the whole pipeline once, for every test that looks at what came of it."""
+"""A small study that went through the whole pipeline once, for all tests that inspect its results."""
 
 import shutil
 from collections.abc import Iterator
@@ -18,14 +18,14 @@ from mist_ops.study import Study
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A Dagster home of one test."""
+    """A Dagster home for one test."""
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "dagster_home"))
     monkeypatch.chdir(tmp_path)
     return tmp_path / "dagster_home"
 
 
 def preprocessed(folder: Path, name: str, folds: int, epochs: int) -> Study:
-    """A study of two patients a fold that waits for its training."""
+    """A preprocessed study with two patients per fold."""
     data = write_phantoms(folder / "data", patients=2 * folds, tests=0, size=(24, 26, 22))
     where = ["--results", str(folder / "results"), "--study", name]
     assert cli.analyze(["--data", str(data), "--nfolds", str(folds), *where]) == 0
@@ -37,7 +37,7 @@ def preprocessed(folder: Path, name: str, folds: int, epochs: int) -> Study:
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Study]:
-    """A study of six patients in two folds and one test patient, taken from dataset.json to results.csv."""
+    """A study of six patients in two folds and one test patient, run from dataset.json to results.csv."""
     folder = tmp_path_factory.mktemp("finished")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DAGSTER_HOME", str(folder / "dagster_home"))
@@ -53,7 +53,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Study]:
 
 @pytest.fixture
 def records(finished: Study, monkeypatch: pytest.MonkeyPatch) -> Iterator[dg.DagsterInstance]:
-    """The instance in which the finished study is recorded."""
+    """The instance with the records of the finished study."""
     monkeypatch.setenv("DAGSTER_HOME", str(finished.results.parent / "dagster_home"))
     with instance() as opened:
         yield opened
@@ -61,8 +61,8 @@ def records(finished: Study, monkeypatch: pytest.MonkeyPatch) -> Iterator[dg.Dag
 
 @pytest.fixture
 def copied_study(finished: Study, home: Path, tmp_path: Path) -> Study:
-    """A copy of the finished study's files that a test may break, in a home that does not know them."""
+    """A copy of the finished study's files that a test may change, in a new home."""
     shutil.copytree(finished.results, tmp_path / "results")
     shutil.copytree(finished.numpy, tmp_path / "numpy")
-    (tmp_path / "data").symlink_to(finished.data.parent)  # the tables name it relative to themselves
+    (tmp_path / "data").symlink_to(finished.data.parent)  # the tables have relative paths to it
     return Study("copy", numpy=tmp_path / "numpy", results=tmp_path / "results", data=finished.data)

@@ -1,4 +1,4 @@
-"""A running ``mist_ui``, and asking it."""
+"""A running ``mist_ui`` and its GraphQL API."""
 
 import contextlib
 import json
@@ -23,7 +23,7 @@ def wait_until(condition: Callable[[], Any], seconds: float = 60) -> Any:
         if found:
             return found
         time.sleep(0.25)
-    raise AssertionError(f"not within {seconds} s")
+    raise AssertionError(f"condition not met within {seconds} s")
 
 
 def ask(address: str, query: str, variables: dict[str, Any] | None = None) -> Any:

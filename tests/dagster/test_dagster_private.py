@@ -29,6 +29,7 @@ from mist_dagster.dagster_private import (
     extract_data_version_from_entry,
     get_input_data_version_tag,
     get_input_event_pointer_tag,
+    passed_on,
     run_of_step,
     web_application,
 )
@@ -117,6 +118,22 @@ def test_an_event_of_an_asset_tells_its_data_version_and_those_of_its_inputs() -
     assert tags[dagster_private.CODE_VERSION_TAG] == "3"
     assert tags[dagster_private.DATA_VERSION_TAG] == "abc"
     assert tags[dagster_private.DATA_VERSION_IS_USER_PROVIDED_TAG] == "true"
+
+
+def test_an_asset_that_logs_its_own_events_starts_the_next_step_without_another_event() -> None:
+    @dg.asset(dagster_type=dg.Nothing)
+    def logged(context: dg.AssetExecutionContext) -> Iterator[dg.Output[None]]:
+        context.log_event(dg.AssetMaterialization("logged"))
+        yield passed_on()
+
+    @dg.asset(deps=[logged])
+    def following() -> None:
+        pass
+
+    with dg.DagsterInstance.ephemeral() as instance:
+        assert dg.materialize([logged, following], instance=instance).success
+        events = [len(instance.fetch_materializations(dg.AssetKey(key), 9).records) for key in ("logged", "following")]
+    assert events == [1, 1]
 
 
 @dg.op
