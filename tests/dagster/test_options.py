@@ -33,10 +33,11 @@ def shown(capsys: pytest.CaptureFixture[str], command: str) -> str:
 
 def test_settings_are_returned_by_path_with_their_types() -> None:
     flags = ["--epochs", "5", "--patch-size", "32", "48", "64", "--l2-penalty", "0", "--model", "nnunet-pocket"]
-    _, settings = parse("mist_train", None, TrainOptions, ["train"], flags)
+    _, settings = parse("mist_train", None, TrainOptions, ["train"], [*flags, "--val-percent", "20"])
     assert settings == {
         "spatial_config.patch_size": (32, 48, 64),
         "model.architecture": "nnunet-pocket",
+        "training.val_percent": 0.2,
         "training.epochs": 5,
         "training.l2_penalty": 0.0,
     }
