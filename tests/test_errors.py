@@ -1,12 +1,17 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import os
 import pickle
+import re
+from pathlib import Path
 
 import pytest
 
 from mist_ops.errors import CaseError, ImageError, MachineError, MistError, counted, explained, machine_error
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def full() -> OSError:
@@ -74,6 +79,16 @@ def test_any_exception_can_get_a_case(error: Exception, code: str, message: str)
     found = CaseError.of("007", error)
     assert (found.case, found.code) == ("007", code)
     assert found.message.startswith(message)
+
+
+def test_every_error_that_is_raised_has_a_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "docs" / "reference")
+    found = list(importlib.import_module("raised").raised())
+    assert len(found) > 200
+    without = [f"{place.module}:{place.line}" for place in found if not place.has_code]
+    assert [place for place in without if not place.startswith("mist_ops.errors:")] == []  # it wraps unexpected errors
+    codes = {code for place in found for code, _ in place.messages}
+    assert [code for code in codes if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", code)] == []
 
 
 def test_a_machine_error_survives_as_one() -> None:

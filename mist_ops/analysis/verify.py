@@ -32,14 +32,11 @@ class Problem:
 
 
 class UnusableCase(CaseError):
-    """A case that cannot be used; the message lists all problems, the facts are those of a single one."""
+    """A case that cannot be used; the message lists all problems, code and facts are those of the first."""
 
     def __init__(self, case_id: str, problems: Sequence[Problem]) -> None:
-        errors = [problem.error for problem in problems]
-        if len(errors) == 1:
-            super().__init__(case_id, errors[0].message, **errors[0].facts)
-        else:
-            super().__init__(case_id, listing([str(error) for error in errors]), code="several-problems")
+        messages = [problem.error.message for problem in problems]
+        super().__init__(case_id, listing(messages), **problems[0].error.facts)
         self.problems = list(problems)
 
 

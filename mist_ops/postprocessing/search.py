@@ -210,7 +210,9 @@ def _scores(score: Score, strategies: Sequence[Strategy], prediction: Prediction
 
 def _certain(outcome: Outcome[Prediction, list[float]]) -> list[float]:
     if outcome.result is None:  # the user is not at fault: the prediction was scored without a strategy before
-        raise CaseError.of(outcome.item.id, outcome.error or MistError("it has no score.")) from outcome.error
+        raise CaseError.of(
+            outcome.item.id, outcome.error or MistError("it has no score.", code="score-missing")
+        ) from outcome.error
     return outcome.result
 
 
