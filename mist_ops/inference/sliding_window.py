@@ -113,8 +113,8 @@ def _probabilities(
     """The probabilities of a slab of the mirrored image, also mirrored."""
     planes, patch = image.shape[2 + slab.axis], config.spatial_config.patch_size[slab.axis]
     mirrored = slab.axis - 3 in axes
-    wanted = slab.mirrored(planes) if mirrored else slab
-    seen = reach(wanted, planes, patch, config.inference.inferer.params.patch_overlap)
+    requested = slab.mirrored(planes) if mirrored else slab
+    seen = reach(requested, planes, patch, config.inference.inferer.params.patch_overlap)
     source = seen.mirrored(planes) if mirrored else seen
     part = image.narrow(2 + slab.axis, source.start, source.thickness)
     inferer = _inferer(config, _stitching_device(config.model.params.out_channels, part, device), device)
@@ -127,7 +127,7 @@ def _probabilities(
     with autocast(device, config.training.amp):
         stitched = inferer(flip(part, axes), logits_of)
     assert isinstance(stitched, Tensor)
-    return _softmax_in_place(stitched[0].narrow(1 + slab.axis, wanted.start - seen.start, wanted.thickness))
+    return _softmax_in_place(stitched[0].narrow(1 + slab.axis, requested.start - seen.start, requested.thickness))
 
 
 def _softmax_in_place(logits: Volumes) -> Volumes:

@@ -179,7 +179,7 @@ def read_passport(weights: Path) -> Passport:
     try:
         return Passport.model_validate(read_object(path))
     except ValueError as error:
-        problem = mistakes(error, Passport)[0] if isinstance(error, ValidationError) else str(error)
+        problem = mistakes(error, Passport)[0] if isinstance(error, ValidationError) else "it is not a JSON object"
         raise ConfigError(
             f"{path} is not a valid passport ({problem.rstrip('.')}). Restore it, or train the fold again.",
             code="passport-invalid",

@@ -1,4 +1,4 @@
-"""The arrays that a fold uses, by content: what tells whether a model would come out as it is."""
+"""Content hashes of the arrays that a fold uses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The settings of a small study that the tests of inference vary."""
+"""Settings of a small study for the inference tests."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ def test_there_are_eight_different_flips_and_the_first_changes_nothing() -> None
     assert flip(VOLUME, ALL_FLIPS[0]) is VOLUME
 
 
-def test_a_flip_undoes_itself_with_and_without_batch_and_channel() -> None:
+def test_a_repeated_flip_is_the_identity() -> None:
     for axes in ALL_FLIPS:
         assert torch.equal(flip(flip(VOLUME, axes), axes), VOLUME)
         assert torch.equal(flip(VOLUME[None, None], axes)[0, 0], flip(VOLUME, axes))
@@ -25,12 +25,12 @@ def test_only_the_strategy_all_flips_flips_and_only_if_enabled() -> None:
     assert flips(TtaConfig(strategy="none")) == flips(TtaConfig(enabled=False)) == ((),)
 
 
-def test_an_axis_that_is_left_out_is_never_mirrored() -> None:
+def test_only_the_configured_axes_are_mirrored() -> None:
     assert flips(TtaConfig(flip_axes=["y", "z"])) == ((), (-2,), (-1,), (-2, -1))
     assert flips(TtaConfig(flip_axes=["z", "z"])) == ((), (-1,))
     assert flips(TtaConfig(flip_axes=[])) == ((),)
 
 
-def test_the_axes_are_those_of_the_volume() -> None:
+def test_flip_axes_are_spatial() -> None:
     mirrored = flip(VOLUME, flips(TtaConfig(flip_axes=["x"]))[1])
     assert torch.equal(mirrored, VOLUME[[1, 0]])

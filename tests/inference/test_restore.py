@@ -34,7 +34,7 @@ def ball(geometry: Geometry, radius: float = 15.0) -> LabelMap:
 
 
 def round_trip(folder: Path, labels: LabelMap, geometry: Geometry, config: StudyConfig) -> LabelMap:
-    """What a perfect network would give: the preprocessed label, restored."""
+    """The preprocessed label as the prediction of a perfect network, restored."""
     write_image(folder / "image.nii.gz", labels.astype(np.float32) * 100 + 1, geometry)
     write_labels(folder / "mask.nii.gz", labels, geometry)
     made = preprocess(Case("a", {"mri": folder / "image.nii.gz"}, folder / "mask.nii.gz"), config, None)
@@ -56,13 +56,13 @@ def dice(one: LabelMap, other: LabelMap) -> float:
         ((1.0, 1.0, 2.5), (1.0, 1.0, 1.0), (2,), 1.0),
         ((1.0, 1.0, 5.0), (1.0, 1.0, 2.5), (2,), 1.0),
         ((1.6, 1.6, 1.6), (1.0, 1.0, 1.0), (0, 1), 1.0),
-        # The coarser grid itself loses some; where the ball lies on it matters by 0.001.
+        # The coarser grid itself loses some voxels; the position of the ball on it changes Dice by 0.001.
         ((0.7, 0.7, 0.7), (1.0, 1.0, 1.0), (), 0.9861),
         ((0.7, 0.7, 0.7), (1.0, 1.0, 1.0), (0, 1), 0.9854),
         ((0.9, 0.9, 1.2), (1.0, 1.0, 1.0), (0, 1, 2), 0.99),
     ],
 )
-def test_a_perfect_label_comes_back_in_its_place(
+def test_a_perfect_prediction_is_restored_in_place(
     tmp_path: Path, spacing: Spacing, target: Spacing, flipped: Flipped, least: float, rules: str
 ) -> None:
     config = override(settings(), {"spatial_config.target_spacing": target, "preprocessing.resampling": rules})
@@ -71,7 +71,7 @@ def test_a_perfect_label_comes_back_in_its_place(
     assert dice(round_trip(tmp_path, truth, geometry, config), truth) >= least
 
 
-def test_a_cropped_rotated_case_comes_back_with_its_own_labels(tmp_path: Path) -> None:
+def test_a_cropped_rotated_case_is_restored_with_its_labels(tmp_path: Path) -> None:
     changes = {"dataset_info.labels": [0, 7, 300], "preprocessing.crop_to_foreground": True}
     geometry = Geometry((20, 24, 28), (1.0, 1.0, 1.0), (5.0, 5.0, 5.0), (0.0, 0.0, -1.0, -1.0, 0.0, 0.0, 0.0, 1.0, 0.0))
     truth = np.zeros(geometry.size, dtype=np.uint16)
@@ -79,7 +79,7 @@ def test_a_cropped_rotated_case_comes_back_with_its_own_labels(tmp_path: Path) -
     assert np.array_equal(round_trip(tmp_path, truth, geometry, override(settings(), changes)), truth)
 
 
-def test_a_case_that_was_only_converted_keeps_its_grid(tmp_path: Path) -> None:
+def test_a_case_without_preprocessing_keeps_its_grid(tmp_path: Path) -> None:
     geometry = grid((0.8, 0.8, 4.0), (0, 2))
     truth = ball(geometry)
     config = override(settings(), {"preprocessing.skip": True})
@@ -87,7 +87,7 @@ def test_a_case_that_was_only_converted_keeps_its_grid(tmp_path: Path) -> None:
 
 
 def test_probabilities_and_not_labels_are_interpolated() -> None:
-    # Half way between .9 and .2 the class still leads with .55, although one of its two neighbours does not hold it.
+    # Halfway between 0.9 and 0.2 the class still wins with 0.55, although one of the two neighbors has another label.
     coarse, fine = Geometry((2, 1, 1), (2.0, 1.0, 1.0)), Geometry((3, 1, 1), (1.0, 1.0, 1.0))
     certain = np.array([0.9, 0.2], dtype=np.float32).reshape(1, 2, 1, 1)
     found = restore(np.concatenate([1 - certain, certain]), CaseGeometry(fine, None, coarse), [0, 5])

@@ -1,4 +1,4 @@
-"""Slabs give what the whole volume gives."""
+"""Predictions by slabs equal those of the whole volume."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def config(**changes: object) -> StudyConfig:
 
 
 def joined(slabs: list[tuple[Slab, Tensor]]) -> Tensor:
-    """The slabs in one piece again, without the planes that they repeat."""
+    """Concatenate slabs without the planes that they repeat."""
     axis = 1 + slabs[0][0].axis
     return torch.cat(
         [part.narrow(axis, min(n, 1), part.shape[axis] - min(n, 1)) for n, (_, part) in enumerate(slabs)], axis
@@ -58,7 +58,7 @@ def joined(slabs: list[tuple[Slab, Tensor]]) -> Tensor:
 @pytest.mark.parametrize("strategy", ["none", "all_flips"])
 @pytest.mark.parametrize("size", [(37, 9, 10), (9, 41, 6), (7, 8, 30), (13, 29, 29)])
 @pytest.mark.parametrize("overlap", [0.5, 0.3])
-def test_slabs_have_the_probabilities_of_the_whole(strategy: str, size: Size, overlap: float) -> None:
+def test_slabs_have_the_probabilities_of_the_whole_volume(strategy: str, size: Size, overlap: float) -> None:
     chosen = config(**{"inference.tta.strategy": strategy, "inference.inferer.params.patch_overlap": overlap})
     models = networks(2 if strategy == "none" else 1)
     slabs = list(predict_slabs(models, image(size), chosen, CPU, budget=0))
@@ -66,14 +66,14 @@ def test_slabs_have_the_probabilities_of_the_whole(strategy: str, size: Size, ov
     torch.testing.assert_close(joined(slabs), predict(models, image(size), chosen, CPU), rtol=0, atol=1e-6)
 
 
-def test_a_slab_begins_with_the_last_plane_of_the_one_before() -> None:
+def test_a_slab_begins_with_the_last_plane_of_the_previous_one() -> None:
     slabs = list(predict_slabs(networks(1), image((37, 9, 10)), config(), CPU, budget=0))
     for (one, before), (other, after) in pairwise(slabs):
         assert other.start == one.stop - 1
         assert after[:, 0].equal(before[:, -1])
 
 
-def test_no_slab_is_in_memory_while_the_next_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_slab_is_in_memory_while_the_next_is_computed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     earlier: list[weakref.ref[Tensor]] = []
 
     def watched(*arguments: Any) -> Iterator[tuple[Slab, Tensor]]:
@@ -90,7 +90,7 @@ def test_no_slab_is_in_memory_while_the_next_is_made(tmp_path: Path, monkeypatch
     assert len(earlier) > 2
 
 
-def test_a_machine_with_a_gpu_gives_more_memory() -> None:
+def test_the_budget_is_larger_on_a_machine_with_a_gpu() -> None:
     assert memory_budget(CPU) == 3 * 2**30 <= memory_budget(torch.device("cuda"))
 
 
@@ -109,7 +109,7 @@ def test_a_volume_no_larger_than_a_patch_is_never_divided() -> None:
     overlap=st.sampled_from([0.0, 0.25, 0.5, 0.8]),
     budget=st.integers(0, 10**6),
 )
-def test_slabs_cover_each_plane_once_and_see_all_windows_that_touch_them(
+def test_slabs_cover_each_plane_once_and_reach_all_their_windows(
     size: Size, patch: int, overlap: float, budget: int
 ) -> None:
     slabs = divide(size, (patch, patch, patch), overlap, 3, budget)
@@ -141,7 +141,7 @@ GRIDS = {
 
 @pytest.mark.parametrize("original", GRIDS.values(), ids=GRIDS.keys())
 @pytest.mark.parametrize("axis", [0, 1, 2])
-def test_slabs_are_restored_to_the_labels_of_the_whole(original: Geometry, axis: int) -> None:
+def test_slabs_are_restored_to_the_labels_of_the_whole_volume(original: Geometry, axis: int) -> None:
     source = Geometry((30, 9, 8), (1.0, 1.0, 1.0))
     geometry = CaseGeometry(original, None, source)
     scores = np.random.default_rng(2).random((3, *source.size), dtype=np.float32)

@@ -24,14 +24,14 @@ def image(seed: int = 2, size: tuple[int, int, int] = (20, 12, 18)) -> Tensor:
 
 
 def config(strategy: str = "all_flips", blending: str = "gaussian", **values: object) -> StudyConfig:
-    asked = {
+    changes = {
         "inference.tta.strategy": strategy,
         "inference.inferer.params.patch_blend_mode": blending,
         "inference.inferer.params.sw_batch_size": 2,
         "spatial_config.patch_size": (16, 16, 16),
         "training.amp": False,
     }
-    return override(settings(), asked | values)
+    return override(settings(), changes | values)
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def config(strategy: str = "all_flips", blending: str = "gaussian", **values: ob
         ("all_flips", "constant", 1545.7391, 0.589460, (1784, 2291, 245), (0.346882, 0.362111, 0.291007)),
     ],
 )
-def test_two_models_give_the_numbers_of_the_reference(
+def test_two_models_match_the_reference(
     strategy: str, blending: str, total: float, highest: float, counts: tuple[int, ...], voxel: tuple[float, ...]
 ) -> None:
     found = predict([convolution(0), convolution(1)], image(), config(strategy, blending), CPU)
@@ -53,7 +53,7 @@ def test_two_models_give_the_numbers_of_the_reference(
     assert found[:, 3, 4, 5].tolist() == pytest.approx(list(voxel), abs=2e-6)
 
 
-def test_probabilities_sum_to_one_and_lie_on_the_grid_of_the_image() -> None:
+def test_probabilities_sum_to_one_on_the_grid_of_the_image() -> None:
     found = predict([convolution(0)], image(size=(33, 9, 20)), config(), CPU)
     assert found.shape == (3, 33, 9, 20)
     assert found.dtype == torch.float32
@@ -61,7 +61,7 @@ def test_probabilities_sum_to_one_and_lie_on_the_grid_of_the_image() -> None:
 
 
 def test_a_mirrored_image_gives_the_mirrored_prediction() -> None:
-    # Constant blending of windows that fit exactly; otherwise the windows lie elsewhere in a mirrored image.
+    # With constant blending and windows that fit exactly, since others have different positions in a mirrored image.
     volume, exact = image(size=(24, 16, 24)), config("all_flips", "constant")
     found = predict([convolution(0)], volume, exact, CPU)
     mirrored = predict([convolution(0)], volume.flip(2, 4), exact, CPU)
@@ -77,17 +77,17 @@ def test_buffered_stitching_gives_the_same_logits() -> None:
         torch.testing.assert_close(buffered(image(), model), plain(image(), model))
 
 
-def test_on_the_cpu_logits_are_stitched_where_they_are_made() -> None:
+def test_logits_of_the_cpu_are_stitched_on_the_cpu() -> None:
     assert _stitching_device(200, image(), CPU) == CPU
 
 
-def test_a_prediction_leaves_the_image_untouched() -> None:
+def test_a_prediction_does_not_change_the_image() -> None:
     volume = image()
     predict([convolution(0)], volume, config(), CPU)
     assert torch.equal(volume, image())
 
 
-def test_windows_are_batched_as_configured_or_else_as_suits_the_device() -> None:
+def test_windows_are_batched_as_configured_or_by_device() -> None:
     gpu = torch.device("cuda")
     assert _inferer(config(), CPU, CPU).sw_batch_size == _inferer(config(), CPU, gpu).sw_batch_size == 2
     unset = config(**{"inference.inferer.params.sw_batch_size": None, "training.batch_size_per_gpu": 3})

@@ -1,4 +1,4 @@
-"""Fixtures of training."""
+"""Fixtures for the training tests."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from mist_ops.study import Study
 
 @pytest.fixture(autouse=True)
 def tiny_architecture(monkeypatch: pytest.MonkeyPatch) -> None:
-    """``tiny`` is an architecture while a test runs."""
+    """Register the architecture ``tiny`` during a test."""
     monkeypatch.setitem(MODELS._load(), "tiny", TINY)
 
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    """Results are equal bit for bit only with equal numbers of threads."""
+    """Results are equal bit for bit only with the same number of threads."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

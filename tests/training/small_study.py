@@ -1,4 +1,4 @@
-"""A study of preprocessed noise with two boxes in it, and a network of a few weights that learns them in no time."""
+"""A study of preprocessed noise with two boxes per case, and a tiny network that learns them quickly."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ TINY = Architecture(
 
 
 def add_tiny() -> None:
-    """Make ``tiny`` an architecture, in a process of its own."""
+    """Register the architecture ``tiny`` in another process."""
     MODELS.register("tiny")(TINY)
 
 

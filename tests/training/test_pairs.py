@@ -1,4 +1,4 @@
-"""Every architecture with every loss: a step of each pair, and a resumed run of each side."""
+"""A step of every architecture with every loss, and a resumed run of every architecture and of every loss."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mist_ops.types import Size
 
 SPACING = (1.0, 1.0, 1.0)
 SMALLEST = ("nnunet-pocket", "fmgnet", "wnet", "mednext-small", "swinunetr-small")
-"""The lightest network of each family; the others differ from them in width and depth alone."""
+"""The lightest network of each family; the others differ only in width and depth."""
 
 HEAVIER = tuple(name for name in MODELS if name not in SMALLEST)
 
@@ -30,7 +30,7 @@ def legal_patch(architecture: str) -> Size:
 
 
 def step(architecture: str, losses: tuple[str, ...]) -> dict[str, float]:
-    """Take a step with each loss on one network; the value of each before its step."""
+    """Take a step with each loss on one network; returns each loss before its step."""
     torch.manual_seed(0)
     patch = legal_patch(architecture)
     network = MODELS[architecture].build(1, 3, patch, SPACING).train()
@@ -68,7 +68,7 @@ def test_a_heavier_network_takes_a_step_with_every_loss(architecture: str) -> No
 
 
 def study_with_distances(folder: Path, tiles: tuple[int, ...]) -> Study:
-    """The small study, repeated along each axis: padding alone has no variance, which deep normalizations need."""
+    """The small study, repeated along each axis: deep normalizations need variance, which padding does not have."""
     study = small_study(folder)
     for case_id in "abcd":
         for path in (study.image(case_id), study.label(case_id)):
@@ -95,7 +95,7 @@ def assert_resumes(tmp_path: Path, config: StudyConfig, tiles: tuple[int, ...] =
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_a_run_with_any_loss_is_resumed_as_if_it_had_not_stopped(loss: str, tmp_path: Path) -> None:
+def test_a_resumed_run_with_any_loss_ends_the_same(loss: str, tmp_path: Path) -> None:
     weighting = {"name": "linear", "params": {"init_pause": 1}} if LOSSES[loss].blended_with else None
     settings = {"training.loss": {"name": loss, "composite_loss_weighting": weighting}}
     assert_resumes(tmp_path, override(small_config(), settings))
@@ -109,12 +109,12 @@ def settings_of(architecture: str) -> StudyConfig:
 
 
 @pytest.mark.parametrize("architecture", ["nnunet-pocket", "mednext-small"])
-def test_a_run_of_a_light_network_is_resumed_as_if_it_had_not_stopped(architecture: str, tmp_path: Path) -> None:
+def test_a_resumed_run_of_a_light_network_ends_the_same(architecture: str, tmp_path: Path) -> None:
     assert_resumes(tmp_path, settings_of(architecture), tiles=(2, 3, 2))
 
 
-# swinunetr-large is left out for its size alone: its checkpoints take 5 GB each.
+# swinunetr-large is excluded because its checkpoints take 5 GB each.
 @pytest.mark.slow
 @pytest.mark.parametrize("architecture", sorted(set(MODELS) - {"nnunet-pocket", "mednext-small", "swinunetr-large"}))
-def test_a_run_of_a_heavier_network_is_resumed_as_if_it_had_not_stopped(architecture: str, tmp_path: Path) -> None:
+def test_a_resumed_run_of_a_heavier_network_ends_the_same(architecture: str, tmp_path: Path) -> None:
     assert_resumes(tmp_path, settings_of(architecture), tiles=(5, 3, 3))

@@ -133,7 +133,7 @@ def test_a_checkpoint_cannot_run_code(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut off", b"text"])
-def test_a_damaged_checkpoint_is_refused(tmp_path: Path, content: bytes) -> None:
+def test_a_corrupted_checkpoint_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "c.pt").write_bytes(content)
     with refuses("weights-unreadable", ConfigError):
         load_checkpoint(tmp_path / "c.pt", trained_state(), SETTINGS)
