@@ -116,7 +116,13 @@ def read_object(path: Path) -> Json:
 
 def write_array(path: Path, array: np.ndarray) -> None:
     """Write an array atomically as a C-ordered ``.npy``, readable without pickle."""
-    with atomic(path) as temporary, temporary.open("wb") as stream:
+    with atomic(path) as temporary:
+        save_array(temporary, array)
+
+
+def save_array(path: Path, array: np.ndarray) -> None:
+    """Write an array as a C-ordered ``.npy``, readable without pickle, to a path of any suffix."""
+    with path.open("wb") as stream:
         np.save(stream, np.ascontiguousarray(array), allow_pickle=False)
 
 

@@ -162,6 +162,10 @@ class Study:
         """Everything needed to resume training of a fold."""
         return self.results / "checkpoints" / f"fold_{fold}_checkpoint.pt"
 
+    def attempt(self, fold: int) -> Path:
+        """Checkpoint of an unfinished training; it replaces ``checkpoint`` when the fold is done."""
+        return self.results / "checkpoints" / f"fold_{fold}_attempt.pt"
+
     @property
     def curves(self) -> Path:
         """Folder of the TensorBoard events, one folder per fold."""
@@ -170,6 +174,10 @@ class Study:
     def logs(self, fold: int) -> Path:
         """TensorBoard events of a fold."""
         return self.curves / f"fold_{fold}"
+
+    def attempt_logs(self, fold: int) -> Path:
+        """TensorBoard events of an unfinished training; they replace ``logs`` when the fold is done."""
+        return self.curves / f"fold_{fold}_attempt"
 
     @property
     def cv_predictions(self) -> Path:

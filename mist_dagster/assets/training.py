@@ -21,7 +21,7 @@ from mist_ops.analysis.analyze import find_leaks
 from mist_ops.analysis.folds import check_folds, make_fold
 from mist_ops.config import read_config
 from mist_ops.dataset import Fold, read_train_paths
-from mist_ops.errors import DatasetError, listing
+from mist_ops.errors import ConfigError, DatasetError, counted, listing
 from mist_ops.files import file_hash, json_hash
 from mist_ops.records.passport import Epoch, read_passport
 from mist_ops.study import Study
@@ -52,7 +52,11 @@ class PretrainedWeights(dg.Config):
 class TrainingRun(dg.Config):
     """How to run the training of a fold; config.json says what is trained."""
 
-    resume: bool = Field(False, description="Resume from the last checkpoint.")
+    resume: Optional[bool] = Field(  # noqa: UP045
+        None,
+        description="true: resume the last training, finished or not. false: start from scratch. By default an "
+        "unfinished training is resumed if its settings and data still match.",
+    )
     device: Optional[str] = Field(None, description="cpu, cuda or a GPU number; a GPU if there is one.")  # noqa: UP045
     gpus: int = Field(1, description="GPUs that train the fold together; 0 for all visible ones.")
     pretrained: Optional[PretrainedWeights] = Field(None, description="Start from other weights.")  # noqa: UP045
@@ -107,19 +111,17 @@ def _fold_model(study: Study, partitions: StudyPartitions) -> dg.AssetsDefinitio
     ) -> dg.MaterializeResult:
         """The weights with the best validation loss of a fold, with their passport and curves."""
         from mist_ops.training.fold import train_fold  # torch takes seconds to load
-        from mist_ops.training.state import epochs_done
 
         settings, index = read_config(study.config), fold_index(context.partition_key)
         source = config.pretrained.source() if config.pretrained else None
-        resume = config.resume or _was_interrupted(context, study.checkpoint(index))
         with (
             interruptible(context),
             study_lock(context.run.run_id, study, "training", writes=[index]),
             leased_devices(config.device, config.gpus, context) as devices,
         ):
             fold = _fold(study, index)
+            resume, done = _resumed(context, config, study, fold)
             epochs = train_fold(study, settings, fold, device=devices, resume=resume, pretrained=source)
-            done = epochs_done(study.checkpoint(index)) if resume else 0
             tracked = progress.track(epochs, f"Training fold {index}", settings.training.epochs, _losses, done)
             _observe(context, tracked)
         return _result(study, index)
@@ -133,16 +135,46 @@ def _fold(study: Study, index: int) -> Fold:
     return make_fold(assignment, index, training.val_percent, training.seed)
 
 
-def _was_interrupted(context: dg.AssetExecutionContext, checkpoint: Path) -> bool:
-    """Whether this run retries one whose worker was lost after it wrote a checkpoint.
+def _resumed(context: dg.AssetExecutionContext, config: TrainingRun, study: Study, fold: Fold) -> tuple[bool, int]:
+    """Whether a run resumes, and after how many epochs.
 
-    An older checkpoint is one that the first run was to replace.
+    A run that is executed again resumes what it began, also if it was asked to start from scratch at first.
     """
+    from mist_ops.training.outputs import resumable
+    from mist_ops.training.state import epochs_done
+
+    attempt = study.attempt(fold.index)
+    if config.resume:
+        checkpoint = resumable(study, fold.index)
+        return True, epochs_done(checkpoint) if checkpoint else 0
+    wanted = attempt.is_file() and (config.resume is None or _began(context, attempt))
+    if not wanted or not _matches(context, attempt, study, fold):
+        return False, 0
+    done = epochs_done(attempt)
+    context.log.info(f"Fold {fold.index} resumes its unfinished training after {counted(done, 'epoch')}.")
+    return True, done
+
+
+def _matches(context: dg.AssetExecutionContext, attempt: Path, study: Study, fold: Fold) -> bool:
+    """Whether an unfinished training can be resumed with the present settings and data."""
+    from mist_ops.training.plan import run_settings
+    from mist_ops.training.state import changes_on_resuming
+
+    try:
+        changes_on_resuming(attempt, run_settings(study, read_config(study.config), fold))
+    except ConfigError as error:
+        context.log.info(f"Fold {fold.index} starts from scratch: {error.message}")
+        return False
+    return True
+
+
+def _began(context: dg.AssetExecutionContext, attempt: Path) -> bool:
+    """Whether this run re-executes one that left an unfinished training; an older one it was to replace."""
     root = context.run.root_run_id
-    if "dagster/retry_number" not in context.run.tags or root is None or not checkpoint.is_file():
+    if root is None or root == context.run.run_id:
         return False
     record = context.instance.get_run_record_by_id(root)
-    return record is not None and record.start_time is not None and checkpoint.stat().st_mtime > record.start_time
+    return record is not None and record.start_time is not None and attempt.stat().st_mtime > record.start_time
 
 
 def _losses(epoch: Epoch) -> str:

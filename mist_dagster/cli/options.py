@@ -126,6 +126,9 @@ class TrainOptions(NumpyOptions):
     )
     folds: Annotated[list[int] | None, _TRAINING] = Field(None, description="Folds to train (default: all).")
     resume: Annotated[bool, _TRAINING] = Field(False, description="Resume from the last checkpoints.")
+    discard: Annotated[bool, _TRAINING] = Field(
+        False, description="Remove unfinished trainings, keep the models of earlier ones, and do nothing else."
+    )
     pretrained_weights: Annotated[Path | None, _TRANSFER] = Field(
         None, description="Weights to initialize the encoder from."
     )

@@ -99,6 +99,9 @@ def train(launcher: Launcher, options: TrainOptions, settings: Settings) -> None
     """Train folds, predict their held-out patients, score the predictions, and predict the test set."""
     _check_flags(options, settings)
     study = _study(options, numpy=options.numpy)
+    if options.discard:
+        _discard(launcher, study, options.folds)
+        return
     settings = {**settings, **_weighting(options)}
     config = override(read_config(study.config), settings)
     _check_metrics(study, config)  # before hours of training
@@ -106,6 +109,7 @@ def train(launcher: Launcher, options: TrainOptions, settings: Settings) -> None
     folds, pretrained = _folds_to_train(study, config, assignment, options), _pretrained(options, config)
     left = [index for index, fold in folds.items() if not options.resume or _is_left(launcher, study, config, fold)]
     _configure(launcher, study, settings)
+    # Without either flag the folds are new; an unfinished training would have been refused.
     how = {"resume": options.resume, **pretrained}
     if options.submit:
         _submit(launcher, study, options, how, left)
@@ -119,6 +123,15 @@ def train(launcher: Launcher, options: TrainOptions, settings: Settings) -> None
     _run_and_report(launcher, study, needed, options, {"train": how})
 
 
+def _discard(launcher: Launcher, study: Study, folds: Sequence[int] | None) -> None:
+    """Remove unfinished trainings."""
+    from mist_ops.training.outputs import discard  # torch takes seconds to load
+
+    discarded = [fold for fold in folds or read_config(study.config).training.folds if discard(study, fold)]
+    which = f" ({few(discarded)})" if discarded else ""
+    launcher.progress.note(f"Discarded {counted(len(discarded), 'unfinished training')}{which}.")
+
+
 def _check_flags(options: TrainOptions, settings: Settings) -> None:
     """Refuse flags that no study can be trained with.
 
@@ -128,6 +141,11 @@ def _check_flags(options: TrainOptions, settings: Settings) -> None:
     if options.resume and options.overwrite:
         raise ConfigError(
             "--resume continues existing trainings, --overwrite replaces them. Give one of them.",
+            code="flags-contradict",
+        )
+    if options.discard and (options.resume or options.overwrite):
+        raise ConfigError(
+            "--discard only removes unfinished trainings. Give it without --resume and --overwrite.",
             code="flags-contradict",
         )
     if options.max_hours is not None and not options.submit:
@@ -405,7 +423,9 @@ def _folds_to_train(
             expected=list(range(training.nfolds)),
         )
     check_folds(assignment, training.nfolds)
-    begun = [fold for fold in folds if study.model(fold).exists() or study.checkpoint(fold).exists()]
+    begun = [
+        fold for fold in folds if any(path(fold).exists() for path in (study.model, study.checkpoint, study.attempt))
+    ]
     if begun and not options.resume and not options.overwrite:
         raise ConfigError(
             f"{study.results} has models or checkpoints of {counted(len(begun), 'fold')} ({few(begun)}). Use --resume "
@@ -418,27 +438,28 @@ def _folds_to_train(
 
 
 def _is_left(launcher: Launcher, study: Study, config: StudyConfig, fold: Fold) -> bool:
-    """Whether a resumed fold needs training: not if its model is current.
+    """Whether a resumed fold needs training: if it has an unfinished training, or its model is missing or stale.
 
     Raises:
         ConfigError: Its checkpoint has other settings or cases; or it has none, and its model is stale.
     """
-    from mist_ops.training.plan import run_settings  # torch takes seconds to load
+    from mist_ops.training.outputs import resumable  # torch takes seconds to load
+    from mist_ops.training.plan import run_settings
     from mist_ops.training.state import changes_on_resuming
 
-    weights, checkpoint = study.model(fold.index), study.checkpoint(fold.index)
+    weights, checkpoint = study.model(fold.index), resumable(study, fold.index)
     reasons = _why_stale(study, config, fold) if weights.exists() else []
-    if weights.exists() and not reasons:
+    if weights.exists() and not reasons and not study.attempt(fold.index).exists():
         return False
-    if checkpoint.exists():
+    if checkpoint:
         for change in changes_on_resuming(checkpoint, run_settings(study, config, fold)):
             launcher.progress.note(f"Fold {fold.index} resumes, but {change}.")
     elif reasons:
         raise ConfigError(
-            f"Fold {fold.index} has a model but no checkpoint to resume from. {reasons[0]} Restore {checkpoint}, or "
-            f"retrain the fold with --overwrite --folds {fold.index}.",
+            f"Fold {fold.index} has a model but no checkpoint to resume from. {reasons[0]} Restore "
+            f"{study.checkpoint(fold.index)}, or retrain the fold with --overwrite --folds {fold.index}.",
             code="checkpoint-missing",
-            file=checkpoint,
+            file=study.checkpoint(fold.index),
         )
     return True
 

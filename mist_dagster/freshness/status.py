@@ -28,11 +28,13 @@ class Status:
         hours: Estimated training time of the stale folds, from the time that the study's folds took; None if no fold
             was trained yet.
         unused: Arrays and predictions of patients who are not in the study.
+        unfinished: Folds with an unfinished training.
     """
 
     stale: Mapping[str, Mapping[str, str]]
     hours: float | None = None
     unused: Sequence[Path] = ()
+    unfinished: Sequence[int] = ()
 
     def of(self, stage: str) -> Mapping[str, str]:
         """What is stale of a stage."""
@@ -58,6 +60,7 @@ def status(study: Study) -> Status:
         stale={name: reasons for name, reasons in seen.stale.items() if reasons},
         hours=_hours(study, seen.config, len(seen.stale["train"])),
         unused=unused(study, seen.config, seen.assignment),
+        unfinished=[fold for fold in seen.config.training.folds if study.attempt(fold).is_file()],
     )
 
 
@@ -86,6 +89,9 @@ def report(found: Status, outputs: Mapping[Path, str] = _NO_OUTPUTS) -> Iterator
         outputs: Outputs of tools that depend on the study and are stale, with the reasons.
     """
     yield from report_unused(found.unused)
+    if found.unfinished:
+        folds = f"{'fold' if len(found.unfinished) == 1 else 'folds'} {few(found.unfinished)}"
+        yield f"Unfinished training of {folds}: mist_train --resume continues it, --discard removes it."
     if found.current and not outputs:
         yield "Everything is current."
         return

@@ -56,9 +56,7 @@ def predict_case(
     strategy: Strategy = (),
     probabilities: Path | None = None,
 ) -> None:
-    """Predict a case and write its mask atomically.
-
-    An existing mask is removed first, so that after a failure no mask of another model is left.
+    """Predict a case and write its mask atomically; a failure leaves an existing mask as it was.
 
     Args:
         predictor: The networks.
@@ -72,9 +70,6 @@ def predict_case(
         CaseError: As ``predict_preprocessed`` and ``predict_raw``.
         MachineError: A window does not fit into memory.
     """
-    output.unlink(missing_ok=True)
-    if probabilities:
-        probabilities.unlink(missing_ok=True)
     if study is None:
         labels, grid = predict_raw(predictor, case, probabilities)
     else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from jaxtyping import Float16
 from mist_ops.config import StudyConfig
 from mist_ops.dataset import Case
 from mist_ops.errors import CaseError, ImageError, counted, few
-from mist_ops.files import write_array
+from mist_ops.files import atomic, save_array
 from mist_ops.imaging.distances import VOXELS, distance_maps
 from mist_ops.imaging.foreground import bounding_box, foreground_box, union_box
 from mist_ops.imaging.geometry import CaseGeometry, Geometry
@@ -22,7 +22,7 @@ from mist_ops.imaging.labels import to_indices
 from mist_ops.imaging.nifti import MAX_VOXELS, read_geometry, read_image, read_labels
 from mist_ops.imaging.resample import Resampled, resample_classes, resample_image, resample_mask
 from mist_ops.preprocessing.normalize import normalize
-from mist_ops.records.arrays import Inputs, mark_unfinished, remove_case, write_record
+from mist_ops.records.arrays import Inputs, mark_unfinished, write_record
 from mist_ops.study import Study
 from mist_ops.types import Box, Channels, Image, LabelMap, Size, by
 
@@ -67,23 +67,15 @@ def preprocess(case: Case, config: StudyConfig, box: Box | None, measured: Size 
 
 
 def write_case(study: Study, case: Case, config: StudyConfig, box: Box | None, measured: Size | None = None) -> str:
-    """Preprocess a case and write its arrays, then their record.
-
-    Arrays of an earlier run are removed first, and a failure leaves none.
+    """Preprocess a case and replace its arrays and their record; a failure leaves those of an earlier run.
 
     Returns:
         SHA-256 of the arrays.
     """
-    remove_case(study, case.id)
-    try:
-        inputs = Inputs.of(case)
-        made = preprocess(case, config, box, measured)
-        mark_unfinished(study, case.id)
-        _write_arrays(study, case.id, made)
-        return write_record(study, case.id, inputs, made.geometry, config.digest("preprocessing"))
-    except BaseException:
-        remove_case(study, case.id)
-        raise
+    inputs = Inputs.of(case)
+    made = preprocess(case, config, box, measured)
+    _replace_arrays(study, case.id, made)
+    return write_record(study, case.id, inputs, made.geometry, config.digest("preprocessing"))
 
 
 @contextmanager
@@ -194,11 +186,16 @@ def _assembled(
     return PreprocessedCase(np.stack(images, axis=-1), indices, dtm, geometry)
 
 
-def _write_arrays(study: Study, case_id: str, made: PreprocessedCase) -> None:
+def _replace_arrays(study: Study, case_id: str, made: PreprocessedCase) -> None:
+    """Write all arrays, then put them in place of the old ones together."""
     arrays = {study.image(case_id): made.image}
     if made.classes is not None:
         arrays[study.label(case_id)] = made.classes[..., None]
     if made.dtm is not None:
         arrays[study.dtm(case_id)] = made.dtm
-    for path, array in arrays.items():
-        write_array(path, array)
+    with ExitStack() as stack:
+        for path, array in arrays.items():
+            save_array(stack.enter_context(atomic(path)), array)
+        mark_unfinished(study, case_id)
+    for path in {study.label(case_id), study.dtm(case_id)} - arrays.keys():
+        path.unlink(missing_ok=True)

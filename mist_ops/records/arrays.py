@@ -81,7 +81,7 @@ class Inputs:
 
 
 def mark_unfinished(study: Study, case_id: str) -> None:
-    """Mark the arrays of a case as being written: if the process is killed now, they count as corrupted."""
+    """Mark the arrays of a case as being replaced: if the process is killed now, they count as corrupted."""
     path = study.geometry(case_id)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(_UNFINISHED), encoding="utf-8")  # a few bytes need no syncing
@@ -106,12 +106,6 @@ def write_record(study: Study, case_id: str, inputs: Inputs, geometry: CaseGeome
     )
     _write(study.geometry(case_id), record)
     return record.content
-
-
-def remove_case(study: Study, case_id: str) -> None:
-    """Remove the record of a case, then its arrays."""
-    for locate in (study.geometry, study.image, study.label, study.dtm):
-        locate(case_id).unlink(missing_ok=True)
 
 
 def read_record(study: Study, case_id: str) -> ArraysRecord:

@@ -67,9 +67,10 @@ class Origin:
 
 @contextmanager
 def recording(record: Path, mask: Path, origin: Origin) -> Iterator[None]:
-    """Record what a mask was predicted from when the block has written it; an older mask and record are removed."""
-    for path in (record, mask):
-        path.unlink(missing_ok=True)
+    """Record what a mask was predicted from when the block has written it.
+
+    If the block fails, an older mask stays with its record. A mask that is newer than its record counts as changed.
+    """
     # Before the images are read: one that changes meanwhile makes the prediction stale.
     files = origin.files()
     stamps, images = _stamps(files), {name: file_hash(path) for name, path in files.items()}

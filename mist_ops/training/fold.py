@@ -41,9 +41,10 @@ def train_fold(
 ) -> Iterator[Epoch]:
     """Train a fold, and yield each epoch once its files are on disk.
 
-    After each epoch the checkpoint, which includes the best weights, is written, then the weights if the epoch was the
-    best so far, then the curves; after the last epoch the passport. A run that was killed and resumed continues as if
-    uninterrupted, and on a CPU ends with the same weights bit for bit.
+    After each epoch the checkpoint, which includes the best weights, and the curves are written beside those of an
+    earlier training. After the last epoch they replace it, with the weights and the passport: a run that is stopped or
+    diverges leaves the earlier model as it was. A run that was killed and resumed continues as if uninterrupted, and on
+    a CPU ends with the same weights bit for bit.
 
     On several devices, each has a process: n processes with batches of b patches train on the patches of one process
     with batches of n b. They are started here and end with the iteration. A run may be resumed on other devices.
@@ -54,7 +55,7 @@ def train_fold(
         fold: The cases that train the model and those that select its weights.
         device: A name as in ``resolve_device``, or several. None and ``"cuda"`` use as many GPUs as
             ``training.hardware.num_gpus``, or the CPU if there is none.
-        resume: Resume from the checkpoint of the fold, if it has one; otherwise files of an earlier run are removed.
+        resume: Resume an unfinished training, else the last one, if it has a checkpoint; otherwise start from scratch.
         workers: Processes that read ahead, for each device; by default decided from configuration and device. The
             weights do not depend on it.
         pretrained: Weights to initialize the encoder with. A resumed run keeps those it started from, and other ones

@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import closing
 from importlib.metadata import version
+from pathlib import Path
 
 import torch
 from torch.utils.tensorboard.writer import SummaryWriter
@@ -19,6 +20,7 @@ from mist_ops.errors import ConfigError, counted
 from mist_ops.files import file_hash
 from mist_ops.models.weights import write_tensors
 from mist_ops.records.passport import Content, Epoch, Hardware, Passport, write_passport
+from mist_ops.study import Study
 from mist_ops.training.distributed import Ranks
 from mist_ops.training.plan import Plan
 from mist_ops.training.state import TrainingState, load_checkpoint, save_checkpoint
@@ -28,7 +30,9 @@ _LOG = logging.getLogger(__name__)
 
 
 def begin(plan: Plan, state: TrainingState, settings: Json, ranks: Ranks) -> Json:
-    """Resume from the checkpoint if requested, otherwise remove the files of earlier runs.
+    """Resume from a checkpoint if requested, otherwise discard an unfinished training.
+
+    The model of an earlier training, its passport and its checkpoint stay as they are until ``finish`` replaces them.
 
     Args:
         plan: What is trained.
@@ -42,53 +46,53 @@ def begin(plan: Plan, state: TrainingState, settings: Json, ranks: Ranks) -> Jso
     Raises:
         ConfigError: There is a model but no checkpoint to resume from, or settings changed that may not.
     """
-    study, checkpoint = plan.study, plan.study.checkpoint(state.fold)
-    resumed = plan.resume and checkpoint.is_file()
-    if resumed:
+    study, fold = plan.study, state.fold
+    checkpoint = resumable(study, fold) if plan.resume else None
+    if checkpoint:
         settings = load_checkpoint(checkpoint, state, settings)
         changes = f" Changes: {'; '.join(state.changes)}." if state.changes else ""
-        _LOG.info("Fold %d resumes after %s.%s", state.fold, counted(state.epoch, "epoch"), changes)
-    elif plan.resume and study.model(state.fold).is_file():
+        _LOG.info("Fold %d resumes after %s.%s", fold, counted(state.epoch, "epoch"), changes)
+    elif plan.resume and study.model(fold).is_file():
         raise ConfigError(
-            f"Fold {state.fold} has a model but no checkpoint to resume from: {checkpoint} is missing. Restore it, or "
-            "train the fold from scratch with --overwrite.",
+            f"Fold {fold} has a model but no checkpoint to resume from: {study.checkpoint(fold)} is missing. Restore "
+            "it, or train the fold from scratch with --overwrite.",
             code="checkpoint-missing",
-            file=checkpoint,
+            file=study.checkpoint(fold),
         )
     elif plan.resume:
-        _LOG.warning("Fold %d starts from scratch: checkpoint %s does not exist.", state.fold, checkpoint)
+        _LOG.warning("Fold %d starts from scratch: checkpoint %s does not exist.", fold, study.checkpoint(fold))
     # A barrier: no process may look for a checkpoint that another has removed.
     ranks.mean(0.0)
     if ranks.rank == 0:
-        _prepare(plan, state, resumed)
+        if not checkpoint:
+            study.attempt(fold).unlink(missing_ok=True)
+        # Rewritten from the history, so that they hold no epochs that were lost or belong to earlier runs.
+        shutil.rmtree(study.attempt_logs(fold), ignore_errors=True)
     return settings
 
 
-def _prepare(plan: Plan, state: TrainingState, resumed: bool) -> None:
-    study = plan.study
-    if resumed:
-        # If the run was killed between writing the two files, the weights are older than the checkpoint.
-        write_tensors(study.model(state.fold), state.best_weights)
-    else:
-        predictions = map(study.cv_prediction, plan.fold.held_out)
-        for path in (study.checkpoint(state.fold), study.model(state.fold), *predictions):
-            path.unlink(missing_ok=True)
-    study.passport(state.fold).unlink(missing_ok=True)
-    # Rewritten from the history, so that they hold no epochs that were lost or belong to earlier runs.
-    shutil.rmtree(study.logs(state.fold), ignore_errors=True)
+def resumable(study: Study, fold: int) -> Path | None:
+    """The checkpoint that a training of a fold can resume from: of an unfinished one, else of the last one."""
+    return next((path for path in (study.attempt(fold), study.checkpoint(fold)) if path.is_file()), None)
+
+
+def discard(study: Study, fold: int) -> bool:
+    """Remove an unfinished training, and return whether there was one; the model of the last one stays."""
+    found = study.attempt(fold).is_file()
+    study.attempt(fold).unlink(missing_ok=True)
+    shutil.rmtree(study.attempt_logs(fold), ignore_errors=True)
+    return found
 
 
 def record_epochs(plan: Plan, state: TrainingState, settings: Json, epochs: Iterator[Epoch]) -> Iterator[Epoch]:
-    """Yield each epoch after writing its checkpoint, the weights if they are the best so far, and the curves."""
+    """Yield each epoch after writing its checkpoint, which includes the best weights so far, and the curves."""
     study, fold = plan.study, plan.fold.index
-    with closing(SummaryWriter(study.logs(fold))) as curves:
+    with closing(SummaryWriter(study.attempt_logs(fold))) as curves:
         for epoch in state.history:
             _draw(curves, epoch)
         for epoch in epochs:
             state.history.append(epoch)
-            save_checkpoint(study.checkpoint(fold), state, settings)
-            if epoch.improved:
-                write_tensors(study.model(fold), state.best_weights)
+            save_checkpoint(study.attempt(fold), state, settings)
             _draw(curves, epoch)
             yield epoch
 
@@ -103,8 +107,12 @@ def _draw(curves: SummaryWriter, epoch: Epoch) -> None:
 
 
 def finish(plan: Plan, state: TrainingState, settings: Json, device: torch.device, ranks: Ranks) -> None:
-    """Write the passport of a trained fold."""
+    """Replace the model of a fold with its passport, checkpoint and curves.
+
+    The unfinished training is kept until the end: if the process is killed meanwhile, resuming repeats this step.
+    """
     study, config, fold = plan.study, plan.config, plan.fold
+    write_tensors(study.model(fold.index), state.best_weights)
     passport = Passport(
         fold=fold.index,
         training=fold.training,
@@ -132,6 +140,10 @@ def finish(plan: Plan, state: TrainingState, settings: Json, device: torch.devic
         weights=file_hash(study.model(fold.index)),
     )
     write_passport(study.passport(fold.index), passport)
+    if study.attempt(fold.index).is_file():  # not if a finished training was resumed without further epochs
+        study.attempt(fold.index).replace(study.checkpoint(fold.index))
+    shutil.rmtree(study.logs(fold.index), ignore_errors=True)
+    study.attempt_logs(fold.index).rename(study.logs(fold.index))
 
 
 def _hardware(device: torch.device) -> Hardware:

@@ -295,12 +295,30 @@ def test_a_case_is_written_with_its_record(study: Study, case: Case) -> None:
     assert write_case(study, case, config, None) == content
 
 
-def test_a_case_that_fails_leaves_no_arrays_of_an_earlier_run(study: Study, case: Case) -> None:
+def test_a_case_that_fails_keeps_the_arrays_of_an_earlier_run(study: Study, case: Case) -> None:
     write_case(study, case, settings(compute_dtms=True), None)
+    before = {path: path.read_bytes() for path in study.numpy.rglob("*") if path.is_file()}
     case.images["t1"].write_bytes(b"corrupted")
     with refuses("image-unreadable", CaseError, case="007", file=case.images["t1"]):
         write_case(study, case, settings(), None)
-    assert not [path for path in study.numpy.rglob("*") if path.is_file()]
+    assert {path: path.read_bytes() for path in study.numpy.rglob("*") if path.is_file()} == before
+
+
+def test_a_disk_that_fills_up_keeps_the_arrays_of_an_earlier_run(
+    study: Study, case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_case(study, case, settings(), None)
+    before = {path: path.read_bytes() for path in study.numpy.rglob("*") if path.is_file()}
+
+    def full(path: Path, array: np.ndarray) -> None:
+        if "labels" in str(path):
+            raise OSError("No space left on device")
+        path.write_bytes(b"new")
+
+    monkeypatch.setattr("mist_ops.preprocessing.case.save_array", full)
+    with pytest.raises(OSError, match="No space"):
+        write_case(study, case, settings(normalize_with_nonzero_mask=True), None)
+    assert {path: path.read_bytes() for path in study.numpy.rglob("*") if path.is_file()} == before
 
 
 def test_distance_maps_that_are_no_longer_requested_are_removed(study: Study, case: Case) -> None:

@@ -72,8 +72,9 @@ def test_a_prediction_without_a_usable_record_is_stale(made: tuple[Path, Path, O
     assert read_prediction_record(record) is None
 
 
-def test_a_prediction_that_fails_leaves_no_record(made: tuple[Path, Path, Origin]) -> None:
+def test_a_prediction_that_fails_keeps_the_earlier_one(made: tuple[Path, Path, Origin]) -> None:
     record, mask, origin = made
+    before = record.read_bytes(), mask.read_bytes()
     with pytest.raises(OSError, match="full"), recording(record, mask, origin):
         raise OSError("the disk is full")
-    assert not record.exists()
+    assert (record.read_bytes(), mask.read_bytes()) == before

@@ -17,12 +17,13 @@ from training.small_study import FOLD, small_config, small_study, write_case
 from mist_ops.config import StudyConfig, override, write_config
 from mist_ops.dataset import Fold
 from mist_ops.errors import CaseError, ConfigError, DatasetError, DivergedError
-from mist_ops.files import write_array
+from mist_ops.files import file_hash, write_array
 from mist_ops.losses import Loss
 from mist_ops.records.passport import Epoch, read_passport
 from mist_ops.registry import LOSSES, MODELS
 from mist_ops.study import Study
 from mist_ops.training.fold import train_fold
+from mist_ops.training.outputs import discard
 from mist_ops.training.setup import steps_per_epoch
 from mist_ops.training.transfer import Pretrained
 
@@ -160,22 +161,77 @@ def test_resuming_without_a_checkpoint_starts_from_scratch(study: Study, caplog:
     assert str(study.checkpoint(0)) in caplog.text
 
 
-def test_a_run_from_scratch_removes_files_of_an_earlier_run(study: Study) -> None:
+def files_of(study: Study) -> dict[Path, bytes]:
+    """The model of a fold with all that belongs to it."""
+    events = [path for path in study.logs(0).rglob("*") if path.is_file()]
+    return {path: path.read_bytes() for path in (study.model(0), study.passport(0), study.checkpoint(0), *events)}
+
+
+def test_a_run_from_scratch_that_is_stopped_leaves_the_earlier_model(study: Study) -> None:
     trained(study)
+    before = files_of(study)
     next(train_fold(study, small_config(seed=1), FOLD, device="cpu"))
-    assert not study.passport(0).exists()
-    assert torch.load(study.checkpoint(0), weights_only=True)["epoch"] == 1
+    assert files_of(study) == before
+    assert torch.load(study.attempt(0), weights_only=True)["epoch"] == 1
+
+
+def test_a_run_that_diverges_leaves_the_earlier_model(study: Study) -> None:
+    trained(study)
+    before = files_of(study)
+    run = train_fold(study, small_config(seed=1), FOLD, device="cpu")
+    next(run)
+    for case_id in FOLD.training:
+        write_array(study.image(case_id), np.full((12, 10, 11, 1), 3e38, np.float32))
+    with refuses("loss-not-finite", DivergedError):
+        list(run)
+    assert files_of(study) == before
+
+
+def test_an_unfinished_run_replaces_the_earlier_model_once_it_is_resumed_and_done(study: Study) -> None:
+    trained(study)
+    before = files_of(study)
+    next(train_fold(study, small_config(seed=1), FOLD, device="cpu"))
+    trained(study, small_config(seed=1), resume=True)
+    assert files_of(study) != before
+    assert not study.attempt(0).exists()
+    assert not study.attempt_logs(0).exists()
+    passport = read_passport(study.model(0))
+    assert (passport.seed, passport.weights) == (1, file_hash(study.model(0)))
+
+
+def test_a_run_killed_while_it_replaces_the_model_is_completed_by_resuming(study: Study) -> None:
+    trained(study)
+    passport = study.passport(0).read_bytes()
+    run = train_fold(study, small_config(seed=1), FOLD, device="cpu")
+    epochs = [next(run) for _ in range(3)]
+    run.close()
+    assert len(epochs) == 3
+    study.model(0).write_bytes(b"new weights beside the old passport")
+    assert study.passport(0).read_bytes() == passport
+    trained(study, small_config(seed=1), resume=True)
+    assert read_passport(study.model(0)).weights == file_hash(study.model(0))
+
+
+def test_a_discarded_run_leaves_the_earlier_model(study: Study) -> None:
+    trained(study)
+    before = files_of(study)
+    next(train_fold(study, small_config(seed=1), FOLD, device="cpu"))
+    assert discard(study, 0)
+    assert not discard(study, 0)
+    assert files_of(study) == before
+    assert not study.attempt(0).exists()
 
 
 def test_a_loss_that_is_not_finite_keeps_the_files_of_the_last_epoch(study: Study) -> None:
     run = train_fold(study, small_config(), FOLD, device="cpu")
     next(run)
-    before = study.model(0).read_bytes(), study.checkpoint(0).read_bytes()
+    before = study.attempt(0).read_bytes()
     for case_id in FOLD.training:
         write_array(study.image(case_id), np.full((12, 10, 11, 1), 3e38, np.float32))
     with refuses("loss-not-finite", DivergedError, names="Fold 0, epoch 1, step 4"):
         list(run)
-    assert (study.model(0).read_bytes(), study.checkpoint(0).read_bytes()) == before
+    assert study.attempt(0).read_bytes() == before
+    assert not study.model(0).exists()
 
 
 def test_voxels_that_are_not_finite_are_refused_with_and_without_workers(study: Study) -> None:
@@ -270,14 +326,6 @@ def test_the_pocket_network_trains(study: Study) -> None:
     few = replace(FOLD, training=("a",))
     assert len(list(train_fold(study, config, few, device="cpu"))) == 1
     assert study.model(0).is_file()
-
-
-def test_a_run_from_scratch_removes_predictions_of_the_earlier_model(study: Study) -> None:
-    stale = study.cv_prediction(FOLD.held_out[0])
-    stale.parent.mkdir(parents=True)
-    stale.touch()
-    trained(study)
-    assert not stale.exists()
 
 
 def test_alpha_of_a_blended_loss_changes_over_the_epochs_and_is_drawn(study: Study) -> None:
