@@ -1,7 +1,7 @@
 """The functions of ``import mist_ops``: a study from dataset.json to scores, for notebooks and scripts.
 
-They write the same files as the ``mist_*`` commands, without records in Dagster. They lock neither the study nor a GPU,
-so do not run a command on the same study at the same time.
+The functions write the same files as the ``mist_*`` commands, without records in Dagster. They do not lock the study or
+a GPU, so do not run a command on the same study at the same time.
 
 If a patient fails, the others continue. The failure is logged as a warning and is part of the result, whose
 ``raise_for_failures`` raises it. With several ``workers``, a script needs ``if __name__ == "__main__":``.
@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, TypeAlias, TypeVar
 
 import pandas as pd
@@ -38,9 +37,9 @@ from mist_ops.ranking import rank as ranking
 from mist_ops.ranking.picture import draw_ranking
 from mist_ops.ranking.rank import Ranking
 from mist_ops.ranking.tables import Missing
-from mist_ops.records.arrays import DAMAGED, NOT_THERE, stale_arrays
+from mist_ops.records.arrays import CORRUPTED, NOT_PREPROCESSED, stale_arrays
 from mist_ops.records.passport import Epoch, Passport, read_passport
-from mist_ops.records.prediction import NOT_RECORDED, Origin, stale_predictions, why_stale
+from mist_ops.records.prediction import NOT_RECORDED, stale_predictions, stale_test_predictions
 from mist_ops.study import Study, check_id, find_dataset
 from mist_ops.types import Box, Size
 from mist_ops.workers import IdentifiedT, Outcome, collect, outcomes
@@ -74,7 +73,6 @@ Settings: TypeAlias = Mapping[str, Any]
 Table: TypeAlias = str | Path | Study
 
 _LOG = logging.getLogger(__name__)
-_NO_SETTINGS: Settings = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -206,7 +204,7 @@ def open_study(
 
 def analyze(
     study: Study,
-    settings: Settings = _NO_SETTINGS,
+    settings: Settings | None = None,
     *,
     verify: bool = False,
     fresh: bool = False,
@@ -228,7 +226,7 @@ def analyze(
         DatasetError: The dataset or, without ``verify``, a patient cannot be used; nothing is written.
         ConfigError: A setting is invalid.
     """
-    measured = analysis.analyze(study, workers=workers, check=verify, fresh=fresh, overrides=settings)
+    measured = analysis.analyze(study, workers=workers, check=verify, fresh=fresh, overrides=settings or {})
     for outcome in _tracked(measured, "Analyzing", None, progress):
         if outcome.error:
             _LOG.warning("%s", outcome.error)
@@ -275,7 +273,7 @@ def preprocess(
     others = [
         case_id
         for case_id, reason in reasons.items()
-        if reason != DAMAGED and (reason != NOT_THERE or study.image(case_id).exists())
+        if reason != CORRUPTED and (reason != NOT_PREPROCESSED or study.image(case_id).exists())
     ]
     if others and not overwrite:
         raise ConfigError(
@@ -352,13 +350,6 @@ def train(
 
 def _fold(study: Study, config: StudyConfig, index: int) -> Fold:
     training, assignment = config.training, read_train_paths(study.train_paths)
-    if index not in range(training.nfolds):
-        raise ConfigError(
-            f"Fold {index} does not exist; this study has folds 0–{training.nfolds - 1}.",
-            code="unknown-fold",
-            found=[index],
-            expected=list(range(training.nfolds)),
-        )
     check_folds(assignment, training.nfolds)
     leaks = analysis.find_leaks(study)
     if leaks:
@@ -420,18 +411,18 @@ def predict_tests(
     from mist_ops.inference import study as inference
 
     config = read_config(study.config)
+    if not study.test_paths.is_file():
+        raise DatasetError(
+            f"The study in {study.results} has no test patients. Add test-data to dataset.json, and analyze it again.",
+            code="test-data-missing",
+            file=study.test_paths,
+        )
     weights = _weights(study, config.training.folds, require_all=True)
     cases = read_paths(study.test_paths, config.dataset_info.images)
-    settings = config.digest("prediction")
-    needed = [case.id for case in cases if overwrite or _test_is_stale(study, case, weights, settings)]
+    needed = [case.id for case in cases] if overwrite else list(stale_test_predictions(study, config, cases, weights))
     predicted = inference.predict_tests(study, needed, resolve_device(device))
     drawn = _drawn(predicted, config, study.test_prediction, lambda case_id: study.figure(f"test_{case_id}"))
     return _processed(_tracked(drawn, "Predicting test patients", len(needed), progress), cases)
-
-
-def _test_is_stale(study: Study, case: Case, weights: Mapping[int, str], settings: str) -> bool:
-    record, mask = study.prediction_record("test", case.id), study.test_prediction(case.id)
-    return why_stale(record, mask, Origin(weights, settings, images=case.images)) is not None
 
 
 def predict_files(
@@ -463,22 +454,20 @@ def predict_files(
         MachineError: The disk is full.
     """
     from mist_ops.devices import resolve_device  # torch takes seconds to load
-    from mist_ops.inference.case import load_models, predict_case
+    from mist_ops.inference.case import Predictor, predict_case
+    from mist_ops.inference.models import load_models
 
     config, folder = read_config(study.config), _path(output)
     cases = _new_patients(patients, config)
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"{folder} is a file. Choose another output.", code="file-not-folder", file=folder)
     steps = read_strategy(_path(strategy)) if strategy else ()
-    masks, models, where = (
-        folder / "discrete" if probabilities else folder,
-        load_models(study, config),
-        resolve_device(device),
-    )
+    masks = folder / "discrete" if probabilities else folder
+    predictor = Predictor(load_models(study, config), config, resolve_device(device))
 
     def predict_one(case: Case) -> None:
         target = folder / "probabilities" / f"{case.id}.nii.gz" if probabilities else None
-        predict_case(models, case, config, where, masks / f"{case.id}.nii.gz", strategy=steps, probabilities=target)
+        predict_case(predictor, case, masks / f"{case.id}.nii.gz", strategy=steps, probabilities=target)
 
     return _processed(_tracked(outcomes(predict_one, cases), "Predicting", len(cases), progress), cases)
 

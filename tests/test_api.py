@@ -110,7 +110,7 @@ def test_current_arrays_are_skipped_and_those_of_other_settings_are_kept(study: 
 def test_a_trained_fold_is_kept(example: mist_ops.Study) -> None:
     with refuses("output-exists", found=0):
         mist_ops.train(example, 0)
-    with refuses("unknown-fold", found=[2], expected=[0, 1]):
+    with refuses("unknown-fold", found=2, expected=[0, 1]):
         mist_ops.train(example, 2)
 
 
@@ -131,11 +131,17 @@ def test_current_predictions_are_skipped(example: mist_ops.Study) -> None:
 def test_predictions_need_models(study: mist_ops.Study) -> None:
     with refuses("model-missing", found=[1]):
         mist_ops.predict(study, [0, 1])
-    with refuses("model-missing", found=[1]):
-        mist_ops.predict_tests(study)
     study.model(0).unlink()
     with refuses("model-missing", found=[0, 1]):
         mist_ops.predict(study)
+
+
+def test_test_predictions_need_test_patients_and_all_models(study: mist_ops.Study) -> None:
+    with refuses("test-data-missing", file=study.test_paths):
+        mist_ops.predict_tests(study)
+    shutil.copy(study.train_paths, study.test_paths)
+    with refuses("model-missing", found=[1]):
+        mist_ops.predict_tests(study)
 
 
 def test_scores_need_predictions(study: mist_ops.Study) -> None:
