@@ -88,9 +88,7 @@ class DatasetError(MistError):
     @classmethod
     def of(cls, where: str, errors: Sequence[DatasetError]) -> DatasetError:
         """List several errors in one message; code and facts are those of the first."""
-        first = errors[0]
-        facts = {name: getattr(first, name) for name in ("code", "case", "file", "field", "found", "expected")}
-        return cls(f"{where}: {listing([error.message for error in errors])}", **facts)
+        return cls(f"{where}: {listing([error.message for error in errors])}", **errors[0].facts)
 
 
 class ConfigError(MistError):

@@ -34,7 +34,7 @@ def test_a_missing_gpu_is_refused(name: str) -> None:
 
 @with_gpu
 @pytest.mark.parametrize("name", [None, "cuda", "cuda:0", "0"])
-def test_every_name_of_the_first_gpu_means_it(name: str | None) -> None:
+def test_every_name_of_the_first_gpu_is_accepted(name: str | None) -> None:
     assert resolve_device(name) == torch.device("cuda", 0)
 
 

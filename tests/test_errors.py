@@ -34,7 +34,7 @@ def test_one_forbidden_file_does_not_stop_the_other_cases() -> None:
     assert found.code == "permission-denied"
 
 
-def test_other_errors_are_not_blamed_on_the_machine() -> None:
+def test_other_errors_are_not_machine_errors() -> None:
     assert machine_error(ValueError("no")) is None
     assert machine_error(OSError("no errno")) is None
     assert explained(KeyError()) == "KeyError"
@@ -49,7 +49,7 @@ def test_other_errors_are_not_blamed_on_the_machine() -> None:
     ],
     ids=lambda error: type(error).__name__,
 )
-def test_errors_survive_the_way_back_from_a_worker(error: MistError) -> None:
+def test_errors_can_be_pickled(error: MistError) -> None:
     copy = pickle.loads(pickle.dumps(error))
     assert type(copy) is type(error)
     assert str(copy) == str(error)

@@ -1,1 +1,1 @@
-"""From the files of a dataset to its configuration, folds and boxes."""
+"""Analysis of a dataset: configuration, folds, foreground boxes and the data dump."""

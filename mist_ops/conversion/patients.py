@@ -144,8 +144,7 @@ def errors_of(source: Path, made: Path) -> Iterator[None]:
     try:
         yield
     except ImageError as error:
-        facts = {name: getattr(error, name) for name in ("code", "field", "found", "expected")}
-        raise ImageError(error.message.replace(str(made), str(source)), file=source, **facts) from error
+        raise ImageError(error.message.replace(str(made), str(source)), **{**error.facts, "file": source}) from error
 
 
 def check_image(source: Path, made: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from mist_ops.analysis.intensities import PERCENTILES, measure_intensities, percentiles, pooled, summary
 
 
-def test_whole_numbers_in_parts_have_the_statistics_of_all_together():
+def test_pooled_integers_have_the_statistics_of_all_voxels():
     generator = np.random.default_rng(0)
     parts = [generator.integers(-1024, 3072, size).astype(np.float32) for size in (1000, 0, 1, 4321)]
     found = reduce(pooled, map(measure_intensities, parts))
@@ -20,13 +20,13 @@ def test_whole_numbers_in_parts_have_the_statistics_of_all_together():
 
 
 @pytest.mark.parametrize("scale, shift", [(1.0, 0.0), (1e-6, 0.0), (30.0, 1e5)])
-def test_percentiles_of_other_numbers_are_within_the_stated_error(scale: float, shift: float):
+def test_percentiles_of_other_values_are_within_the_documented_error(scale: float, shift: float):
     samples = (np.random.default_rng(1).standard_normal(20_000) * scale + shift).astype(np.float32)
     expected = np.percentile(samples.astype(np.float64), PERCENTILES)
     np.testing.assert_allclose(percentiles(measure_intensities(samples), PERCENTILES), expected, rtol=2**-16)
 
 
-def test_whole_numbers_up_to_65536_are_kept_as_they_are():
+def test_integers_up_to_65536_are_exact():
     samples = np.arange(-65536, 65537, 7, dtype=np.float32)
     np.testing.assert_array_equal(measure_intensities(samples).values, samples)
 
@@ -38,7 +38,7 @@ def test_bins_are_bounded_however_many_values_there_are():
     assert found.count == 200_000
 
 
-def test_a_mean_far_from_zero_does_not_spoil_the_deviation():
+def test_the_deviation_is_accurate_far_from_zero():
     samples = (np.arange(1000) % 2 + 16_000_000).astype(np.float32)
     found = pooled(measure_intensities(samples[:300]), measure_intensities(samples[300:]))
     assert summary(found).std == 0.5
@@ -59,7 +59,7 @@ def test_a_summary_names_its_percentiles_and_rounds_to_four_decimals():
     }
 
 
-def test_nothing_and_nothing_is_nothing():
+def test_statistics_without_voxels_can_be_pooled():
     nothing = measure_intensities(np.zeros(0, dtype=np.float32))
     assert pooled(nothing, nothing).count == 0
     one = measure_intensities(np.ones(1, dtype=np.float32))

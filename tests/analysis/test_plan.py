@@ -104,7 +104,7 @@ def test_sizes_and_patch_are_planned_in_canonical_order():
     assert config.spatial_config.patch_size == (14, 160, 160)
 
 
-def test_a_fifth_is_enough_for_a_crop_and_for_a_masked_background():
+def test_twenty_percent_are_enough_for_a_crop_and_a_masked_background():
     cropped = case((10, 10, 10), box=Box((0, 0, 0), (7, 10, 10)), nonzero_fraction=0.75)
     config = plan([cropped], description(), 2).preprocessing
     assert config.crop_to_foreground
@@ -170,7 +170,7 @@ def test_an_invalid_edit_is_refused(path: str, value: object, code: str):
         plan([case()], description(), 2, {path: value})
 
 
-def test_the_window_of_a_ct_is_the_lower_edge_of_the_bin_that_reaches_the_percentage():
+def test_the_ct_window_is_the_lower_edge_of_the_bin_that_reaches_the_percentage():
     hu = HuStatistics(count=1000, mean=10.0, m2=4000.0, first=-50, counts=[4, 2, 988, 2, 4])
     window = plan([case(hu=hu)], description("ct"), 2).preprocessing.ct_normalization
     assert (window.window_min, window.window_max) == (-49.0, -47.0)

@@ -72,13 +72,13 @@ def test_variances_are_those_of_the_coordinates_of_all_voxels(spacing: Spacing):
     np.testing.assert_allclose(principal_variances(mask, spacing), expected, rtol=1e-12)
 
 
-def test_variances_of_a_large_body_are_exact_where_sums_of_squares_would_lose_digits():
+def test_variances_of_a_large_body_are_exact():
     size = 4000
     expected = (size**2 - 1) / 12 * size / (size - 1)
     assert principal_variances(block(size, 1, 1), CUBIC)[0] == pytest.approx(expected, rel=1e-15)
 
 
-def test_the_surface_of_a_box_is_that_of_its_sides_and_a_hole_has_one_too():
+def test_the_surface_of_a_box_includes_that_of_a_hole():
     assert surface_area(block(2, 3, 4), (0.5, 1.0, 2.0)) == pytest.approx(2 * (1 * 3 + 1 * 8 + 3 * 8))
     hollow = block(5, 5, 5)
     hollow[2, 2, 2] = False
@@ -86,7 +86,7 @@ def test_the_surface_of_a_box_is_that_of_its_sides_and_a_hole_has_one_too():
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_all_that_is_measured_in_the_box_equals_that_of_the_whole_volume(seed: int):
+def test_cropping_to_the_bounding_box_does_not_change_the_shape(seed: int):
     inside = blobs(seed)
     whole = np.zeros((30, 31, 32), dtype=bool)
     whole[9:23, 7:19, 15:25] = inside
@@ -106,19 +106,19 @@ def test_a_shape_does_not_depend_on_the_orientation_of_the_file():
     assert turned.compactness == pytest.approx(straight.compactness, abs=1e-12)
 
 
-def test_a_smooth_ball_has_compactness_one_and_nothing_has_more():
+def test_a_smooth_ball_has_the_maximum_compactness():
     assert compactness(4 / 3 * math.pi * 2.0**3, 4 * math.pi * 2.0**2) == pytest.approx(1.0)
     assert compactness(10.0, 0.1) == 1.0
     assert compactness(0.0, 0.0) == 0.0
 
 
-def test_the_largest_share_names_the_shape_and_the_first_of_equal_ones():
+def test_the_largest_descriptor_names_the_shape_and_the_first_of_equal_ones():
     assert shape_class(0.2, 0.3, 0.5) == "blob"
     assert shape_class(0.2, 0.4, 0.4) == "planar"
     assert shape_class(0.5, 0.5, 0.0) == "tubular"
 
 
-def test_a_structure_too_large_for_a_skeleton_keeps_its_other_numbers():
+def test_a_structure_too_large_for_a_skeleton_keeps_its_other_descriptors():
     shape = measure_shape(block(216, 216, 216), CUBIC)
     assert shape is not None
     assert (shape.skeleton_ratio, shape.sphericity) == (None, 1.0)

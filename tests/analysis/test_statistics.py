@@ -62,7 +62,7 @@ def test_empty_masks_have_shares_of_zero(phantom_config: StudyConfig):
 @pytest.mark.parametrize(
     "voxels, size", [(9, "tiny"), (10, "small"), (99, "small"), (100, "medium"), (499, "medium"), (500, "large")]
 )
-def test_sizes_go_by_the_share_of_the_labeled_voxels(phantom_config: StudyConfig, voxels: int, size: str):
+def test_size_categories_depend_on_the_share_of_the_labeled_voxels(phantom_config: StudyConfig, voxels: int, size: str):
     case = measured({1: LabelMeasures(voxels, None), 2: LabelMeasures(10_000 - voxels, None)})
     assert labels_of(phantom_config, case).per_label[1].size_category == size
 
