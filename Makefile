@@ -10,7 +10,7 @@ FUZZ_SECONDS ?= 60
 install: $(INSTALLED)
 demo: $(INSTALLED) ; $(BIN)/python -m mist_dagster.demo
 test: check ; $(BIN)/pytest -m "not slow" --numprocesses 2 --dist loadfile --cov --cov-report=term --cov-report=xml
-check: $(INSTALLED) ; $(BIN)/ruff check && $(BIN)/ruff format --check && $(BIN)/mypy && $(BIN)/lint-imports
+check: $(INSTALLED) ; $(BIN)/codespell && $(BIN)/ruff check && $(BIN)/ruff format --check && $(BIN)/mypy && $(BIN)/lint-imports
 ui: $(INSTALLED) ; $(BIN)/mist_ui
 bench: $(INSTALLED) ; $(BIN)/python bench/stages.py
 

@@ -227,7 +227,7 @@ def _message(error: SerializableErrorInfo) -> tuple[str, str]:
 
 def _divided(text: str) -> tuple[str, str]:
     message, _, code = text.removesuffix("]").rpartition(" [")
-    return (message, code) if text.endswith("]") else (text, "unclassified")
+    return (message, code) if text.endswith("]") else (text, "unexpected")
 
 
 def _kinds(kind: type[Exception]) -> Iterator[type[Exception]]:

@@ -37,7 +37,7 @@ class MistError(Exception):
         self,
         message: str,
         *,
-        code: str = "unclassified",
+        code: str,
         case: str | None = None,
         file: object = None,
         field: str | None = None,
@@ -54,7 +54,7 @@ class MistError(Exception):
         return {name: getattr(self, name) for name in ("code", "case", "file", "field", "found", "expected")}
 
     def __str__(self) -> str:
-        return self.message if self.code == "unclassified" else f"{self.message} [{self.code}]"
+        return f"{self.message} [{self.code}]"
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Exceptions are rebuilt from their positional arguments, which hold neither code nor facts.
@@ -106,7 +106,7 @@ class CaseError(MistError):
         problem: The message without the case.
     """
 
-    def __init__(self, case_id: str, problem: str, *, code: str = "unclassified", **facts: Any) -> None:
+    def __init__(self, case_id: str, problem: str, *, code: str, **facts: Any) -> None:
         super().__init__(f"Case '{case_id}': {problem}", code=code, **{**facts, "case": case_id})
         self.problem = problem
 
@@ -130,7 +130,7 @@ class MachineError(MistError):
         everywhere: Whether other cases would fail in the same way, as on a full disk.
     """
 
-    def __init__(self, message: str, *, everywhere: bool, code: str = "unclassified", **facts: Any) -> None:
+    def __init__(self, message: str, *, everywhere: bool, code: str, **facts: Any) -> None:
         super().__init__(message, code=code, **facts)
         self.everywhere = everywhere
 
@@ -166,7 +166,7 @@ def machine_error(error: BaseException | None) -> MachineError | None:
 
 
 def as_mist_error(error: Exception) -> MistError:
-    """Return any exception as a ``MistError``, with a code if its kind is known."""
+    """Return any exception as a ``MistError``; the code of an unforeseen one is ``unexpected``."""
     if isinstance(error, MistError):
         return error
     if isinstance(error, OSError) and error.errno in UNDERSTOOD:
@@ -177,7 +177,7 @@ def as_mist_error(error: Exception) -> MistError:
             code="file-missing",
             file=error.filename,
         )
-    return MistError(str(error) or type(error).__name__)
+    return MistError(str(error) or type(error).__name__, code="unexpected")
 
 
 def explained(error: Exception) -> str:

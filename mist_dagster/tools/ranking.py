@@ -59,7 +59,7 @@ def ranking(context: dg.AssetExecutionContext, config: RankingTool) -> dg.Materi
         "ranking": metadata.table(rows),
         "patients": ranked.facts["patients"],
         "directions": dg.MetadataValue.json(ranked.facts["directions"]),
-        "left out": dg.MetadataValue.json(ranked.facts["left_out"]),
+        "excluded": dg.MetadataValue.json(ranked.facts["left_out"]),
     }
     return recorded(context, output, inputs, shown)
 

@@ -80,7 +80,7 @@ def upload(values: Tensor, device: torch.device) -> Tensor:
 
 
 Parameters: TypeAlias = tuple[float, ...]
-"""What an augmentation draws for a patch. The whole numbers among them are below 2**53."""
+"""What an augmentation draws for a patch. Integers among them are below 2**53."""
 
 Drawn: TypeAlias = dict[str, Parameters]
 """The augmentations that apply to a patch, by name in ascending ``order``, with their parameters."""
