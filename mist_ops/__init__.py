@@ -35,14 +35,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from mist_ops.api import (
         Analysis,
-        MistError,
-        Passport,
         Processed,
         Progress,
-        Ranking,
         Scores,
-        Study,
-        StudyConfig,
         analyze,
         configure,
         evaluate,
@@ -55,6 +50,11 @@ if TYPE_CHECKING:
         rank,
         train,
     )
+    from mist_ops.config import StudyConfig
+    from mist_ops.errors import MistError
+    from mist_ops.ranking.rank import Ranking
+    from mist_ops.records.passport import Passport
+    from mist_ops.study import Study
 
 __all__ = [
     "Analysis",

@@ -38,34 +38,12 @@ from mist_ops.ranking.picture import draw_ranking
 from mist_ops.ranking.rank import Ranking
 from mist_ops.ranking.tables import Missing
 from mist_ops.records.arrays import CORRUPTED, NOT_PREPROCESSED, stale_arrays
+from mist_ops.records.comparison import why_stale
 from mist_ops.records.passport import Epoch, Passport, read_passport
 from mist_ops.records.prediction import NOT_RECORDED, stale_predictions, stale_test_predictions
 from mist_ops.study import Study, check_id, find_dataset
 from mist_ops.types import Box, Size
 from mist_ops.workers import IdentifiedT, Outcome, collect, outcomes
-
-__all__ = [
-    "Analysis",
-    "MistError",
-    "Passport",
-    "Processed",
-    "Progress",
-    "Ranking",
-    "Scores",
-    "Study",
-    "StudyConfig",
-    "analyze",
-    "configure",
-    "evaluate",
-    "evaluate_files",
-    "open_study",
-    "predict",
-    "predict_files",
-    "predict_tests",
-    "preprocess",
-    "rank",
-    "train",
-]
 
 Result = TypeVar("Result")
 Checked = TypeVar("Checked", bound="_Result")  # beartype knows Self only in decorated classes
@@ -73,6 +51,7 @@ Settings: TypeAlias = Mapping[str, Any]
 Table: TypeAlias = str | Path | Study
 
 _LOG = logging.getLogger(__name__)
+_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -112,9 +91,10 @@ class _Result:
         """
         if self.failures:
             first = next(iter(self.failures.values()))
+            messages = [error.message for error in self.failures.values()]
+            more = [f"{len(messages) - _SHOWN} more"] if len(messages) > _SHOWN else []
             raise MistError(
-                f"{counted(len(self.failures), 'patient')} failed: "
-                f"{listing([error.message for error in self.failures.values()])}",
+                f"{counted(len(messages), 'patient')} failed: {listing([*messages[:_SHOWN], *more])}",
                 code=first.code,
                 case=first.case,
                 found=list(self.failures),
@@ -312,7 +292,7 @@ def train(
         study: A preprocessed study.
         fold: Index of the fold.
         device: ``"cpu"``, ``"cuda"``, the number of a GPU, or several; by default all GPUs or else the CPU.
-        resume: Continue from the last checkpoint, if there is one.
+        resume: Continue from the last checkpoint, if there is one; return at once if the model is current.
         overwrite: Replace the model and the checkpoint of an earlier training.
         workers: Processes that load patches; by default as in config.json on a GPU, and none on the CPU.
         progress: Called after each epoch.
@@ -323,13 +303,9 @@ def train(
         DivergedError: The loss is not finite.
         MachineError: A batch does not fit into memory.
     """
-    from mist_ops.training.fold import train_fold  # torch takes seconds to load
-    from mist_ops.training.state import epochs_done
-
-    config = read_config(study.config)
-    members = _fold(study, config, fold)
-    begun = study.model(fold).exists() or study.checkpoint(fold).exists()
-    if begun and not resume and not overwrite:
+    config, model = read_config(study.config), study.model(fold)
+    members, attempt = _fold(study, config, fold), study.attempt(fold)
+    if not resume and not overwrite and any(path.exists() for path in (model, study.checkpoint(fold), attempt)):
         raise ConfigError(
             f"{study.results} has a model or a checkpoint of fold {fold}. Pass resume=True to continue it, or "
             "overwrite=True to retrain it.",
@@ -337,13 +313,15 @@ def train(
             file=study.results,
             found=fold,
         )
-    done = epochs_done(study.checkpoint(fold)) if resume else 0
-    epochs = train_fold(study, config, members, device=device, resume=resume, workers=workers)
-    for number, epoch in enumerate(epochs, start=done + 1):
+    if resume and model.exists() and not attempt.exists() and not why_stale(study, config, members):
+        return read_passport(model)
+    from mist_ops.training.fold import train_fold  # torch takes seconds to load
+
+    for epoch in train_fold(study, config, members, device=device, resume=resume, workers=workers):
         if progress:
             losses = f"loss {epoch.training_loss:.4f}, validation {epoch.validation_loss:.4f}"
-            progress(Progress(f"Training fold {fold}", number, config.training.epochs, losses, epoch))
-    passport = read_passport(study.model(fold))
+            progress(Progress(f"Training fold {fold}", epoch.index + 1, config.training.epochs, losses, epoch))
+    passport = read_passport(model)
     learning_curves(study.figure(f"learning_curves_fold_{fold}"), {fold: passport.history})
     return passport
 

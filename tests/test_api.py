@@ -114,13 +114,18 @@ def test_a_trained_fold_is_kept(example: mist_ops.Study) -> None:
         mist_ops.train(example, 2)
 
 
-def test_a_finished_fold_resumes_to_the_same_model(study: mist_ops.Study) -> None:
-    before = study.model(0).read_bytes()
+def test_resuming_a_current_model_returns_it(study: mist_ops.Study) -> None:
+    study.checkpoint(0).unlink()
+    before = study.model(0).stat().st_mtime_ns
+    assert len(mist_ops.train(study, 0, resume=True).history) == 1
+    assert study.model(0).stat().st_mtime_ns == before
+
+
+def test_a_fold_resumes_with_more_epochs(study: mist_ops.Study) -> None:
+    mist_ops.configure(study, {"training.epochs": 2})
     steps: list[mist_ops.Progress] = []
     passport = mist_ops.train(study, 0, device="cpu", resume=True, progress=steps.append)
-    assert study.model(0).read_bytes() == before
-    assert len(passport.history) == 1
-    assert steps == []
+    assert [(step.done, step.total, step.epoch) for step in steps] == [(2, 2, passport.history[1])]
 
 
 def test_current_predictions_are_skipped(example: mist_ops.Study) -> None:

@@ -39,7 +39,7 @@ from mist_ops.dataset import Assignment, Fold, read_description, read_paths, rea
 from mist_ops.errors import ConfigError, counted, few
 from mist_ops.files import file_hash, write_text
 from mist_ops.records.arrays import CORRUPTED, NOT_PREPROCESSED, stale_arrays
-from mist_ops.records.comparison import fold_changes, verify
+from mist_ops.records.comparison import why_stale
 from mist_ops.records.prediction import NOT_RECORDED, stale_predictions, stale_test_predictions
 from mist_ops.study import Study
 
@@ -448,7 +448,7 @@ def _is_left(launcher: Launcher, study: Study, config: StudyConfig, fold: Fold) 
     from mist_ops.training.state import changes_on_resuming
 
     weights, checkpoint = study.model(fold.index), resumable(study, fold.index)
-    reasons = _why_stale(study, config, fold) if weights.exists() else []
+    reasons = why_stale(study, config, fold) if weights.exists() else []
     if weights.exists() and not reasons and not study.attempt(fold.index).exists():
         return False
     if checkpoint:
@@ -462,14 +462,6 @@ def _is_left(launcher: Launcher, study: Study, config: StudyConfig, fold: Fold) 
             file=study.checkpoint(fold.index),
         )
     return True
-
-
-def _why_stale(study: Study, config: StudyConfig, fold: Fold) -> list[str]:
-    weights = study.model(fold.index)
-    try:
-        return [*fold_changes(weights, fold), *verify(weights, study, config=config)]
-    except ConfigError as error:
-        return [error.message]
 
 
 def _weighting(options: TrainOptions) -> Settings:

@@ -10,7 +10,7 @@ from typing import Any
 
 from mist_ops.config import STEP_VERSIONS, StudyConfig, read_config
 from mist_ops.dataset import Fold
-from mist_ops.errors import counted, few
+from mist_ops.errors import ConfigError, counted, few
 from mist_ops.files import file_hash
 from mist_ops.records.arrays import case_content
 from mist_ops.records.passport import Passport, read_passport
@@ -103,6 +103,15 @@ def fold_changes(weights: Path, fold: Fold) -> list[str]:
     content = read_passport(weights).content
     parts = (("training", content.training, fold.training), ("validation", content.validation, fold.validation))
     return [message for part, before, now in parts for message in _membership(part, set(before), set(now))]
+
+
+def why_stale(study: Study, config: StudyConfig, fold: Fold) -> list[str]:
+    """List why the model of a fold is stale, a missing or invalid passport included; empty if it is current."""
+    weights = study.model(fold.index)
+    try:
+        return [*fold_changes(weights, fold), *verify(weights, study, config=config)]
+    except ConfigError as error:
+        return [error.message]
 
 
 def _membership(part: str, before: set[str], now: set[str]) -> Iterator[str]:
