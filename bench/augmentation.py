@@ -18,9 +18,12 @@ from rich.table import Table
 
 from mist_ops.augmentation import Parameters, Patches, PatchInfo, augment
 from mist_ops.config import AugmentationConfig
+from mist_ops.files import write_array
 from mist_ops.registry import AUGMENTATIONS
+from mist_ops.study import Study
 from mist_ops.training.batches import PatchSampler, PatchSettings
-from mist_ops.training.cases import index_case, seeded
+from mist_ops.training.cases import index_case
+from mist_ops.training.voxels import seeded
 from mist_ops.types import Size, Spacing
 
 TIMES, BATCHES, BATCH_SIZE = 10, 20, 2
@@ -56,11 +59,11 @@ def _each(size: Size, spacing: Spacing) -> Iterator[tuple[str, float, float]]:
 
 
 def _batches(folder: Path, size: Size, spacing: Spacing) -> Iterator[tuple[str, float]]:
-    image, label = folder / "image.npy", folder / "label.npy"
+    study = Study("bench", folder, folder)
     noise = np.random.default_rng(0).standard_normal((*(n + n // 2 for n in size), 1), dtype=np.float32)
-    np.save(image, noise)
-    np.save(label, (noise > 1).astype(np.uint8))
-    case = index_case("noise", image, label, None, 1, 2)
+    write_array(study.image("noise"), noise)
+    write_array(study.label("noise"), (noise > 1).astype(np.uint8))
+    case = index_case(study, "noise", 1, 2)
     default = tuple(AugmentationConfig().transforms)
     for title, names in (("no augmentation", ()), ("the default set", default), ("all", tuple(AUGMENTATIONS))):
         sampler = PatchSampler((case,), PatchSettings(size, 0.6, names, spacing), BATCH_SIZE, BATCHES)

@@ -141,6 +141,10 @@ class Study:
         """Distance maps: float16 ``(x, y, z, class)``."""
         return self.numpy / "dtms" / f"{check_id(case_id)}.npy"
 
+    def voxels(self, case_id: str) -> Path:
+        """Some voxels of each class of a case, which training selects once."""
+        return self.numpy / "voxels" / f"{check_id(case_id)}.npy"
+
     def geometry(self, case_id: str) -> Path:
         """Record of the arrays of a case: grids, crop, and hashes of the inputs."""
         return self.numpy / "geometry" / f"{check_id(case_id)}.json"

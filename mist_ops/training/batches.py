@@ -6,23 +6,20 @@ creates it, on how many devices share a step, or on whether the run was resumed.
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import torch
 from jaxtyping import Float32, UInt8
 from torch import Generator, Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from mist_ops.augmentation import Drawn, Patches, PatchInfo, augment, draw, uniform
-from mist_ops.errors import MistError
-from mist_ops.training.cases import CaseArrays, check_finite, seeded
+from mist_ops.training.cases import CaseArrays, check_finite
 from mist_ops.training.distributed import Ranks
+from mist_ops.training.voxels import seeded
 from mist_ops.types import Size, Spacing
 
 
@@ -149,8 +146,9 @@ def patch_start(case: CaseArrays, size: Size, foreground_probability: float, gen
     around that voxel at random. Otherwise, or without foreground, all patches inside the case are equally likely.
     """
     room = [n - width for n, width in zip(case.size, size, strict=True)]
-    if case.voxels and uniform(generator, 0.0, 1.0) < foreground_probability:
-        voxels = case.voxels[_below(len(case.voxels), generator)]
+    if case.labeled and uniform(generator, 0.0, 1.0) < foreground_probability:
+        classes = case.voxels
+        voxels = classes[_below(len(classes), generator)]
         center = np.unravel_index(int(voxels[_below(len(voxels), generator)]), case.size)
         drawn = [int(at) - _below(width, generator) for at, width in zip(center, size, strict=True)]
     else:
@@ -175,61 +173,3 @@ def _crops(paths: Sequence[Path], starts: Sequence[Size], size: Size, dtype: tor
         into = [slice(first - at, last - at) for (first, last), at in zip(spans, start, strict=True)]
         crop[:, *into].copy_(array[:, *(slice(*span) for span in spans)])
     return crops
-
-
-def stream(sampler: PatchSampler, steps: Sequence[int], workers: int, pin_memory: bool = False) -> Iterator[Batch]:
-    """Yield the batches of some steps in order; nothing starts before the first is requested.
-
-    One stream serves a whole run, so workers start once and read ahead during validation.
-
-    Args:
-        sampler: Creates the batches.
-        steps: Steps, counted over all epochs.
-        workers: Processes that read ahead; with 0, batches are created when requested.
-        pin_memory: Whether to return them in pinned memory.
-    """
-    attempts = DataLoader(
-        _Attempts(sampler),
-        batch_size=None,
-        # By default, tuples become lists without workers.
-        collate_fn=_unchanged,
-        sampler=steps,
-        num_workers=workers,
-        # Not fork: the parent may have threads (Dagster, BLAS), and a forked child inherits their locks.
-        multiprocessing_context=multiprocessing.get_context("forkserver") if workers else None,
-        pin_memory=pin_memory,
-        # The loader draws a seed for its workers, by default from the global generator.
-        generator=torch.Generator().manual_seed(0),
-    )
-    for batch in attempts:
-        if isinstance(batch, Exception):
-            raise batch
-        yield batch
-
-
-Item = TypeVar("Item")
-
-
-def _unchanged(item: Item) -> Item:
-    return item
-
-
-@dataclass(frozen=True)
-class _Attempts(Dataset[Batch | Exception]):
-    """The batches of a sampler or their errors, since DataLoader replaces an error in a worker with another."""
-
-    sampler: PatchSampler
-
-    def __getitem__(self, step: int) -> Batch | Exception:
-        try:
-            return self.sampler[step]
-        except (MistError, OSError) as error:
-            return error
-
-
-def default_workers(configured: int, device: torch.device) -> int:
-    """Processes that read ahead by default: on a GPU the configured number, at most one per core; on a CPU none.
-
-    On a CPU the training step uses all cores, so a worker costs as much as it saves.
-    """
-    return 0 if device.type == "cpu" else min(configured, len(os.sched_getaffinity(0)))

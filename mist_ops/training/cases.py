@@ -2,46 +2,69 @@
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import dataclass
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from mist_ops.config import StudyConfig
 from mist_ops.dataset import Fold
 from mist_ops.errors import CaseError, DatasetError, counted, few
 from mist_ops.registry import LOSSES
 from mist_ops.study import Study
+from mist_ops.training.voxels import class_voxels, largest_class, read_current, select_voxels, split, write_voxels
 from mist_ops.types import Size
-
-VOXELS_PER_CLASS = 10_000
-"""Voxels of a class that are kept per case to center patches on: 40 kB, and closer together than a patch is wide."""
 
 
 @dataclass(frozen=True)
 class CaseArrays:
-    """The preprocessed arrays of a case, memory-mapped when read, and some voxels of each class.
+    """The preprocessed arrays of a case: everything about them that is not read from files when it is needed.
+
+    A worker receives all cases of a fold, so this is small.
 
     Attributes:
         id: Id of the case.
-        image: Float32 ``(x, y, z, channel)``.
-        label: Uint8 class indices ``(x, y, z, 1)``.
-        dtm: Float16 or float32 ``(x, y, z, class)``, if the loss needs it.
+        study: Locates the arrays.
         size: Voxels along x, y, z.
         channels: Channels of the image.
-        voxels: Flat indices of some voxels of each class that is present, without the background.
+        with_dtm: Whether the loss needs distance maps.
+        labeled: Whether there is a voxel of any class but the background.
+        kept: Content of the file of voxels, if it could not be written.
     """
 
     id: str
-    image: Path
-    label: Path
-    dtm: Path | None
+    study: Study
     size: Size
     channels: int
-    voxels: tuple[np.ndarray, ...]
+    with_dtm: bool
+    labeled: bool
+    kept: np.ndarray | None = None
+
+    @property
+    def image(self) -> Path:
+        """Float32 ``(x, y, z, channel)``."""
+        return self.study.image(self.id)
+
+    @property
+    def label(self) -> Path:
+        """Class indices ``(x, y, z, 1)``."""
+        return self.study.label(self.id)
+
+    @property
+    def dtm(self) -> Path | None:
+        """Float16 or float32 ``(x, y, z, class)``, if the loss needs it."""
+        return self.study.dtm(self.id) if self.with_dtm else None
+
+    @property
+    def voxels(self) -> tuple[np.ndarray, ...]:
+        """Flat indices of some voxels of each class that is present, without the background."""
+        return class_voxels(self.study.voxels(self.id)) if self.kept is None else split(self.kept)
 
 
 def index_fold(study: Study, config: StudyConfig, fold: Fold) -> tuple[tuple[CaseArrays, ...], tuple[CaseArrays, ...]]:
@@ -68,7 +91,10 @@ def index_fold(study: Study, config: StudyConfig, fold: Fold) -> tuple[tuple[Cas
             file=missing[0],
         )
     shape = config.model.params
-    indexed = {name: index_case(name, *files, shape.in_channels, shape.out_channels) for name, files in paths.items()}
+    find = partial(_find_voxels, study, with_dtm=with_dtm, channels=shape.in_channels, classes=shape.out_channels)
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        # Files are written in this thread: a temporary one borrows the umask of the whole process.
+        indexed = {found.case.id: _kept(found) for found in pool.map(find, paths)}
     return tuple(indexed[name] for name in fold.training), tuple(indexed[name] for name in fold.validation)
 
 
@@ -89,26 +115,46 @@ def _check_fold(fold: Fold) -> None:
         )
 
 
-def index_case(case_id: str, image: Path, label: Path, dtm: Path | None, channels: int, classes: int) -> CaseArrays:
-    """Check the arrays of a case, and select voxels of each class.
-
-    The voxels selected of a large class depend on the id alone.
+def index_case(study: Study, case_id: str, channels: int, classes: int, with_dtm: bool = False) -> CaseArrays:
+    """Check the arrays of a case, and select voxels of each class unless a current file has them.
 
     Raises:
         CaseError: An array cannot be read, or does not match the labels, the number of channels or of classes.
     """
+    return _kept(_find_voxels(study, case_id, channels, classes, with_dtm))
+
+
+class _Found(NamedTuple):
+    """A case and its voxels, which ``write`` says to write."""
+
+    case: CaseArrays
+    voxels: np.ndarray
+    write: bool
+
+
+def _find_voxels(study: Study, case_id: str, channels: int, classes: int, with_dtm: bool = False) -> _Found:
+    label, image = study.label(case_id), study.image(case_id)
     labels = _opened(case_id, label, "ui")
     x, y, z, *_ = (*labels.shape, 0, 0, 0)
     size = (x, y, z)
     _check_shape(case_id, label, labels.shape, (*size, 1), "channel")
     _check_shape(case_id, image, _opened(case_id, image, "f").shape, (*size, channels), "channel")
-    if dtm is not None:
+    if with_dtm:
+        dtm = study.dtm(case_id)
         _check_shape(case_id, dtm, _opened(case_id, dtm, "f").shape, (*size, classes), "distance map")
-    where = np.flatnonzero(labels)
-    values = labels.reshape(-1)[where]
-    _check_classes(case_id, label, values, classes)
-    kept = (_selected(where[values == index], case_id, index) for index in range(1, classes))
-    return CaseArrays(case_id, image, label, dtm, size, channels, tuple(voxels for voxels in kept if len(voxels)))
+    current = read_current(study.voxels(case_id), label)
+    if current is None or largest_class(current) >= classes:
+        _check_classes(case_id, label, labels, classes)
+    voxels = select_voxels(case_id, labels, label) if current is None else current
+    case = CaseArrays(case_id, study, size, channels, with_dtm, largest_class(voxels) > 0)
+    return _Found(case, voxels, current is None)
+
+
+def _kept(found: _Found) -> CaseArrays:
+    """Write the voxels of a case to its file, or keep them in memory."""
+    if not found.write or write_voxels(found.case.study.voxels(found.case.id), found.voxels):
+        return found.case
+    return replace(found.case, kept=found.voxels)
 
 
 def _opened(case_id: str, path: Path, kinds: str) -> np.ndarray:
@@ -178,16 +224,3 @@ def check_finite(case_id: str, path: Path, voxels: Tensor) -> None:
             code="array-not-finite",
             file=path,
         )
-
-
-def _selected(voxels: np.ndarray, case_id: str, index: int) -> np.ndarray:
-    if len(voxels) > VOXELS_PER_CLASS:
-        drawn = torch.randperm(len(voxels), generator=seeded("voxels", case_id, index))
-        voxels = np.sort(voxels[drawn[:VOXELS_PER_CLASS].numpy()])
-    return voxels.astype(np.uint32)
-
-
-def seeded(*key: str | int) -> Generator:
-    """A random generator that depends on the key alone; different keys give unrelated numbers."""
-    digest = hashlib.sha256(repr(key).encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big"))

@@ -16,10 +16,11 @@ from mist_ops.records.passport import Epoch
 from mist_ops.study import Study
 from mist_ops.training.cases import index_fold
 from mist_ops.training.distributed import Ranks, train_together
+from mist_ops.training.loading import start_server
 from mist_ops.training.loop import train
 from mist_ops.training.outputs import begin, finish, record_epochs
 from mist_ops.training.plan import Plan, run_settings
-from mist_ops.training.setup import batch_loss, fresh_state, make_batches, training_schedule
+from mist_ops.training.setup import batch_loss, fresh_state, make_batches, training_schedule, workers_for
 from mist_ops.training.transfer import Pretrained, check, transfer
 from mist_ops.training.validation import validate
 from mist_ops.types import Json
@@ -86,6 +87,8 @@ def train_rank(plan: Plan, device: torch.device, ranks: Ranks) -> Iterator[Epoch
     check_channels(config)
     if plan.pretrained is not None:
         check(plan.pretrained, config)
+    if workers_for(plan, device, ranks):
+        start_server()
     training, validation = index_fold(plan.study, config, fold)
     state = fresh_state(config, fold, device, ranks)
     settings = begin(plan, state, _settings(plan, state.model), ranks)

@@ -16,9 +16,10 @@ from mist_ops.losses.blending import alpha
 from mist_ops.losses.objective import Objective, make_objective
 from mist_ops.registry import AUGMENTATIONS, LOSSES, MODELS, OPTIMIZERS
 from mist_ops.schedulers import learning_rate
-from mist_ops.training.batches import Batch, PatchSampler, PatchSettings, default_workers, stream
+from mist_ops.training.batches import Batch, PatchSampler, PatchSettings
 from mist_ops.training.cases import CaseArrays
 from mist_ops.training.distributed import Ranks
+from mist_ops.training.loading import default_workers, stream
 from mist_ops.training.loop import TrainingSchedule
 from mist_ops.training.plan import Plan
 from mist_ops.training.state import TrainingState
@@ -85,10 +86,14 @@ def make_batches(
         fold=plan.fold.index,
         ranks=ranks,
     )
-    configured = math.ceil(training.hardware.num_cpu_workers / ranks.count)
-    workers = default_workers(configured, device) if plan.workers is None else plan.workers
     steps = range(first_epoch * sampler.steps, training.epochs * sampler.steps)
-    return stream(sampler, steps, workers, pin_memory=device.type == "cuda")
+    return stream(sampler, steps, workers_for(plan, device, ranks), pin_memory=device.type == "cuda")
+
+
+def workers_for(plan: Plan, device: torch.device, ranks: Ranks) -> int:
+    """Processes that read ahead for one device."""
+    configured = math.ceil(plan.config.training.hardware.num_cpu_workers / ranks.count)
+    return default_workers(configured, device) if plan.workers is None else plan.workers
 
 
 def batch_loss(

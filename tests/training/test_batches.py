@@ -13,16 +13,17 @@ from training.small_study import small_config
 from mist_ops.errors import CaseError
 from mist_ops.files import write_array
 from mist_ops.study import Study
-from mist_ops.training.batches import PatchSampler, PatchSettings, default_workers, stream
-from mist_ops.training.cases import VOXELS_PER_CLASS, CaseArrays, index_case
+from mist_ops.training.batches import PatchSampler, PatchSettings
+from mist_ops.training.cases import CaseArrays, index_case
 from mist_ops.training.distributed import Ranks
+from mist_ops.training.loading import default_workers, stream
 from mist_ops.types import Size
 
 AUGMENTATIONS = tuple(small_config().training.augmentation.transforms)
 
 
 def indexed(study: Study, case_id: str, classes: int = 3) -> CaseArrays:
-    return index_case(case_id, study.image(case_id), study.label(case_id), None, 1, classes)
+    return index_case(study, case_id, 1, classes)
 
 
 def sampler_of(
@@ -54,16 +55,12 @@ def sampler_for(
 def case_of(
     folder: Path, labels: np.ndarray, image: np.ndarray | None = None, dtm: np.ndarray | None = None
 ) -> CaseArrays:
-    arrays = {
-        "image": labels.astype(np.float32) if image is None else image,
-        "label": labels.astype(np.uint8),
-        "dtm": dtm,
-    }
-    for name, array in arrays.items():
-        if array is not None:
-            write_array(folder / f"{name}.npy", array)
-    dtm_path = None if dtm is None else folder / "dtm.npy"
-    return index_case("p", folder / "image.npy", folder / "label.npy", dtm_path, 1, 4)
+    study = Study("s", folder, folder)
+    write_array(study.image("p"), labels.astype(np.float32) if image is None else image)
+    write_array(study.label("p"), labels.astype(np.uint8))
+    if dtm is not None:
+        write_array(study.dtm("p"), dtm)
+    return index_case(study, "p", 1, 4, with_dtm=dtm is not None)
 
 
 def test_a_batch_depends_on_its_step_alone(study: Study) -> None:
@@ -197,22 +194,14 @@ def test_a_case_without_foreground_is_cropped_anywhere(tmp_path: Path, size: Siz
     assert len(firsts) > 150 if size == (1, 1, 1) else firsts == {0.0}
 
 
-def test_the_voxels_kept_of_a_class_are_limited(tmp_path: Path) -> None:
-    labels = np.ones((40, 40, 40, 1))
-    labels[0, 0, 0] = 2
-    first, again = case_of(tmp_path, labels), case_of(tmp_path, labels)
-    assert [len(voxels) for voxels in first.voxels] == [VOXELS_PER_CLASS, 1]
-    assert np.array_equal(first.voxels[0], again.voxels[0])
-
-
 def test_labels_that_are_not_class_indices_are_refused(study: Study) -> None:
     with refuses("labels-out-of-range", CaseError, case="a", file=study.label("a"), found=2):
-        index_case("a", study.image("a"), study.label("a"), None, 1, 2)
+        index_case(study, "a", 1, 2)
 
 
 def test_another_number_of_channels_is_refused(study: Study) -> None:
     with refuses("array-shape", CaseError, names="has 1 channel, but this study has 2", file=study.image("a")):
-        index_case("a", study.image("a"), study.label("a"), None, 2, 3)
+        index_case(study, "a", 2, 3)
 
 
 @pytest.mark.parametrize("shape", [(10, 10, 11, 1), (12, 10), (12, 10, 11)])
