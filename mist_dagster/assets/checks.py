@@ -29,14 +29,27 @@ class VerifyRun(dg.Config):
     workers: int = Field(1, description="Processes that read cases.")
 
 
+_GATES = {
+    "readable": "Every file can be read and holds finite voxels.",
+    "one_grid": "Images and mask of a patient have the same size, spacing, origin and direction.",
+    "known_labels": "Masks hold only labels that dataset.json lists, and not just background.",
+}
+
+
 def raw_case_gates(study: Study) -> dg.AssetChecksDefinition:
     """Checks that read every file of every patient, as ``mist_analyze --verify`` does, and change nothing."""
 
     @dg.multi_asset_check(
         name=f"{study.key}__verify_cases",
-        specs=[dg.AssetCheckSpec(check.name, asset=check.asset_key) for check in gate_keys(study)],
+        specs=[
+            dg.AssetCheckSpec(check.name, asset=check.asset_key, description=_GATES[check.name])
+            for check in gate_keys(study)
+        ],
+        can_subset=True,  # so that the page of one check can execute it
     )
-    def verify_cases(config: VerifyRun, progress: dg.ResourceParam[Progress]) -> Iterator[dg.AssetCheckResult]:
+    def verify_cases(
+        context: dg.AssetCheckExecutionContext, config: VerifyRun, progress: dg.ResourceParam[Progress]
+    ) -> Iterator[dg.AssetCheckResult]:
         description = read_description(dataset_json(study))
         cases = find_training_cases(description)
         verified = outcomes(partial(verify, description=description), cases, config.workers)
@@ -47,7 +60,7 @@ def raw_case_gates(study: Study) -> dg.AssetChecksDefinition:
             for problem in problems
         ]
         rows += [("readable", {"case": name, "because": message}) for name, message in failures.items()]
-        for check in gate_keys(study):
+        for check in sorted(context.op_execution_context.selected_asset_check_keys):
             yield _result([row for gate, row in rows if gate == check.name], dg.AssetCheckSeverity.ERROR, check)
 
     return verify_cases
@@ -73,7 +86,7 @@ def data_checks(study: Study) -> list[dg.AssetChecksDefinition]:
     def finite_losses() -> dg.AssetCheckResult:
         """Every loss of every trained fold is finite."""
         rows: list[dict[str, int | str]] = [
-            {"fold": fold, "epoch": epoch.index, "because": f"{name} is {loss}"}
+            {"fold": fold, "epoch": epoch.index + 1, "because": f"{name} is {loss}"}
             for fold in read_config(study.config).training.folds
             if study.passport(fold).is_file()
             for epoch in read_passport(study.model(fold)).history

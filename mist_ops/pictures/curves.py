@@ -51,7 +51,9 @@ def learning_curves(path: Path, histories: Mapping[int, Sequence[Epoch]]) -> Non
     )
     for (fold, history), color in zip(sorted(histories.items()), itertools.cycle(LINES), strict=False):
         _draw_losses(losses, history, color, f"fold {fold}")
-        rates.plot([epoch.index for epoch in history], [epoch.learning_rate for epoch in history], color=color, lw=1.4)
+        rates.plot(
+            [epoch.index + 1 for epoch in history], [epoch.learning_rate for epoch in history], color=color, lw=1.4
+        )
     losses.set_ylabel("loss")
     rates.set_ylabel("learning rate")
     rates.set_xlabel("epoch")
@@ -76,7 +78,7 @@ def curve_thumbnail(history: Sequence[Epoch]) -> bytes:
 
 
 def _draw_losses(axes: Axes, history: Sequence[Epoch], color: str, name: str, scale: float = 1.0) -> None:
-    epochs, validation = [epoch.index for epoch in history], [epoch.validation_loss for epoch in history]
+    epochs, validation = [epoch.index + 1 for epoch in history], [epoch.validation_loss for epoch in history]
     axes.plot(epochs, [epoch.training_loss for epoch in history], color=color, lw=1.2 * scale, alpha=0.35)
     axes.plot(epochs, validation, color=color, lw=1.6 * scale, label=name)
     if validation:

@@ -153,7 +153,7 @@ def _check_finite(state: TrainingState, step: int, value: float, what: str) -> N
             else "No epoch was finished. Lower --learning-rate and train the fold again."
         )
         raise DivergedError(
-            f"Fold {state.fold}, epoch {state.epoch}, step {step}: {what} is not finite. {advice}",
+            f"Fold {state.fold}, epoch {state.epoch + 1}, step {step}: {what} is not finite. {advice}",
             code="loss-not-finite",
             found=value,
         )

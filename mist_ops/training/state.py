@@ -133,7 +133,7 @@ def load_checkpoint(path: Path, state: TrainingState, settings: Json) -> Json:
     state.fold, state.epoch, state.step = checkpoint.fold, checkpoint.epoch, checkpoint.step
     state.best_validation_loss, state.best_weights = checkpoint.best_validation_loss, checkpoint.best_weights
     state.history = checkpoint.history
-    state.changes = [*checkpoint.changes, *(f"from epoch {state.epoch}: {change}" for change in changes)]
+    state.changes = [*checkpoint.changes, *(f"from epoch {state.epoch + 1}: {change}" for change in changes)]
     state.model.load_state_dict(checkpoint.model)
     groups = state.optimizer.state_dict()["param_groups"]
     state.optimizer.load_state_dict({"state": checkpoint.optimizer, "param_groups": groups})

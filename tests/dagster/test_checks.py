@@ -69,7 +69,7 @@ def test_a_loss_that_is_no_number_is_shown(copied_study: Study) -> None:
     found = checked(copied_study)["finite_losses"]
     assert not found.passed
     [row] = found.metadata["found"].records
-    assert row.data == {"fold": 1, "epoch": 0, "because": "training_loss is inf"}
+    assert row.data == {"fold": 1, "epoch": 1, "because": "training_loss is inf"}
 
 
 def test_scores_worse_than_accepted_are_told(copied_study: Study, capfd: pytest.CaptureFixture[str]) -> None:

@@ -206,7 +206,7 @@ def test_an_error_of_a_process_is_raised_in_the_caller(study: Study) -> None:
 def test_a_loss_that_is_not_finite_is_raised_in_the_caller(study: Study) -> None:
     for case_id in FOLD.training:
         write_array(study.image(case_id), np.full((12, 10, 11, 1), 3e38, np.float32))
-    with refuses("loss-not-finite", DivergedError, names="Fold 0, epoch 0, step 0"):
+    with refuses("loss-not-finite", DivergedError, names="Fold 0, epoch 1, step 0"):
         trained(study, 2)
     assert not study.checkpoint(0).exists()
 

@@ -126,7 +126,7 @@ def test_a_run_resumed_for_more_epochs_follows_the_longer_schedule(study: Study,
     rates = [epoch.learning_rate for epoch in trained(study, longer, resume=True)]
     whole = [epoch.learning_rate for epoch in trained(small_study(tmp_path / "other"), longer)]
     assert rates == whole[3:]
-    assert read_passport(study.model(0)).changes[0] == "from epoch 3: training.epochs was 3 and is now 5"
+    assert read_passport(study.model(0)).changes[0] == "from epoch 4: training.epochs was 3 and is now 5"
 
 
 @pytest.mark.parametrize(
@@ -228,7 +228,7 @@ def test_a_loss_that_is_not_finite_keeps_the_files_of_the_last_epoch(study: Stud
     before = study.attempt(0).read_bytes()
     for case_id in FOLD.training:
         write_array(study.image(case_id), np.full((12, 10, 11, 1), 3e38, np.float32))
-    with refuses("loss-not-finite", DivergedError, names="Fold 0, epoch 1, step 4"):
+    with refuses("loss-not-finite", DivergedError, names="Fold 0, epoch 2, step 4"):
         list(run)
     assert study.attempt(0).read_bytes() == before
     assert not study.model(0).exists()

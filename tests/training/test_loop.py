@@ -80,7 +80,7 @@ def test_a_loss_that_is_not_finite_stops_training_before_its_step() -> None:
 
     epochs = run(state, itertools.repeat(0.5), third_is_bad)
     next(epochs)
-    with refuses("loss-not-finite", DivergedError, names="Fold 3, epoch 1, step 3: the loss on p1, p2"):
+    with refuses("loss-not-finite", DivergedError, names="Fold 3, epoch 2, step 3: the loss on p1, p2"):
         next(epochs)
     assert state.step == 3
     assert all(parameter.isfinite().all() for parameter in state.model.parameters())
@@ -92,7 +92,7 @@ def test_a_gradient_that_is_not_finite_stops_training() -> None:
 
 
 def test_a_validation_loss_that_is_not_finite_stops_training() -> None:
-    with refuses("loss-not-finite", DivergedError, names="epoch 0, step 2: the validation loss"):
+    with refuses("loss-not-finite", DivergedError, names="epoch 1, step 2: the validation loss"):
         next(run(fresh_state(), iter([math.nan])))
 
 

@@ -112,7 +112,7 @@ def test_more_epochs_are_accepted_and_recorded(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "c.pt", trained_state(), SETTINGS)
     loaded = trained_state(steps=0)
     load_checkpoint(tmp_path / "c.pt", loaded, {**SETTINGS, "training.epochs": 9})
-    assert loaded.changes == ["from epoch 0: training.epochs was 3 and is now 9"]
+    assert loaded.changes == ["from epoch 1: training.epochs was 3 and is now 9"]
 
 
 class Malicious:
