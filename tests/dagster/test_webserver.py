@@ -1,6 +1,8 @@
 """The web server of the UI: who may use it, and what becomes of its processes."""
 
 import asyncio
+import contextlib
+import http.client
 import os
 import signal
 import socket
@@ -110,6 +112,21 @@ def _command(process: int) -> str:
     return path.read_text() if path.exists() else ""
 
 
+def upgrade(address: str, origin: str) -> int:
+    """The status of opening the WebSocket by which pages get updates."""
+    connection = http.client.HTTPConnection(address.removeprefix("http://"), timeout=60)
+    key = {"Sec-WebSocket-Version": "13", "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ=="}
+    headers = {
+        "Connection": "Upgrade",
+        "Upgrade": "websocket",
+        "Sec-WebSocket-Protocol": "graphql-ws",
+        "Origin": origin,
+    }
+    connection.request("GET", "/graphql", headers={**headers, **key})
+    with contextlib.closing(connection):
+        return connection.getresponse().status
+
+
 @pytest.mark.slow
 def test_a_running_ui_answers_its_own_pages_only(home: Path, tmp_path: Path) -> None:
     with serving(home, tmp_path / "ui.log") as address:
@@ -130,5 +147,7 @@ def test_a_running_ui_answers_its_own_pages_only(home: Path, tmp_path: Path) -> 
         assert answer("graphql", **json, Host="evil.example") == 400
         assert answer("graphql?query={version}") == 405
         assert answer("") == 200
+        assert upgrade(address, origin=address) == 101
+        assert upgrade(address, origin="http://evil.example") == 403
         reload = 'mutation { reloadRepositoryLocation(repositoryLocationName: "mist") { __typename } }'
         assert ask(address, reload)["reloadRepositoryLocation"]["__typename"] == "WorkspaceLocationEntry"
