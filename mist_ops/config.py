@@ -159,6 +159,12 @@ class HardwareConfig(Section):
     compile: bool = Field(
         False, description="Compile the network with torch.compile; if that fails, log a warning and run it uncompiled."
     )
+    cache: Annotated[Literal["auto", "device", "ram", "none"], Flag("train")] = Field(
+        "auto",
+        exclude_if=lambda where: where == "auto",
+        description="Where training keeps the arrays of a fold: in the memory of the GPU (device), in main memory "
+        "(ram) or only on disk (none). With a GPU, auto is the first of these that they fit in; on a CPU, none.",
+    )
 
 
 class TrainingConfig(Section):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-_LIMIT = Path("/sys/fs/cgroup/memory.max")
+_LIMIT, _USED = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
 
 
 def installed_memory() -> int:
@@ -13,3 +13,12 @@ def installed_memory() -> int:
     limit = _LIMIT.read_text().strip() if _LIMIT.is_file() else "max"
     physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return physical if limit == "max" else min(physical, int(limit))
+
+
+def available_memory() -> int:
+    """Bytes of main memory that are free, or hold cached files that the system would drop."""
+    lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines() if Path("/proc/meminfo").is_file() else []
+    found = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
+    free = found[0] if found else os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    limit = _LIMIT.read_text().strip() if _LIMIT.is_file() and _USED.is_file() else "max"
+    return free if limit == "max" else max(0, min(free, int(limit) - int(_USED.read_text())))

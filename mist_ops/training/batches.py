@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -115,13 +114,15 @@ class PatchSampler(Dataset[Batch]):
         patches = [self._placed(case, step, place) for case, place in zip(cases, places, strict=True)]
         starts, drawn = zip(*patches, strict=True)
         size = self.patches.size
-        image = _crops([case.image for case in cases], starts, size, torch.float32)
-        label = _crops([case.label for case in cases], starts, size, torch.uint8)
-        distances = [case.dtm for case in cases if case.dtm is not None]
+        volumes = [case.volumes for case in cases]
+        image = _crops([arrays.image for arrays in volumes], starts, size, torch.float32)
+        label = _crops([arrays.label for arrays in volumes], starts, size, torch.uint8)
+        distances = [arrays.dtm for arrays in volumes if arrays.dtm is not None]
         dtm = _crops(distances, starts, size, torch.float32) if distances else None
         for index, case in enumerate(cases):
-            check_finite(case.id, case.image, image[index])
-            if case.dtm is not None and dtm is not None:
+            if case.cached is None:
+                check_finite(case.id, case.image, image[index])
+            if case.cached is None and case.dtm is not None and dtm is not None:
                 check_finite(case.id, case.dtm, dtm[index])
         return Batch(tuple(case.id for case in cases), image, label, dtm, drawn, self.patches.spacing)
 
@@ -161,11 +162,9 @@ def _below(limit: int, generator: Generator) -> int:
     return int(torch.randint(limit, (), generator=generator))
 
 
-def _crops(paths: Sequence[Path], starts: Sequence[Size], size: Size, dtype: torch.dtype) -> Tensor:
-    """Voxels ``(patch, channel, x, y, z)`` of memory-mapped arrays, with zeros where a patch exceeds its array."""
-    # Copy-on-write, since torch refuses arrays that are read-only; nothing is written.
-    arrays = [torch.from_numpy(np.load(path, mmap_mode="c")).movedim(-1, 0) for path in paths]
-    crops = torch.empty((len(arrays), len(arrays[0]), *size), dtype=dtype)
+def _crops(arrays: Sequence[Tensor], starts: Sequence[Size], size: Size, dtype: torch.dtype) -> Tensor:
+    """Voxels ``(patch, channel, x, y, z)`` of arrays, where these are, with zeros where a patch exceeds its array."""
+    crops = torch.empty((len(arrays), len(arrays[0]), *size), dtype=dtype, device=arrays[0].device)
     for crop, array, start in zip(crops, arrays, starts, strict=True):
         spans = [(max(at, 0), min(at + width, n)) for at, width, n in zip(start, size, array.shape[1:], strict=True)]
         if any(last - first < width for (first, last), width in zip(spans, size, strict=True)):

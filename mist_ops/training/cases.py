@@ -22,6 +22,14 @@ from mist_ops.training.voxels import class_voxels, largest_class, read_current, 
 from mist_ops.types import Size
 
 
+class Volumes(NamedTuple):
+    """The arrays of a case as tensors, with the channel first."""
+
+    image: Tensor
+    label: Tensor
+    dtm: Tensor | None
+
+
 @dataclass(frozen=True)
 class CaseArrays:
     """The preprocessed arrays of a case: everything about them that is not read from files when it is needed.
@@ -35,7 +43,8 @@ class CaseArrays:
         channels: Channels of the image.
         with_dtm: Whether the loss needs distance maps.
         labeled: Whether there is a voxel of any class but the background.
-        kept: Content of the file of voxels, if it could not be written.
+        kept: Content of the file of voxels, if it is in memory.
+        cached: The arrays, if they are in memory.
     """
 
     id: str
@@ -45,6 +54,7 @@ class CaseArrays:
     with_dtm: bool
     labeled: bool
     kept: np.ndarray | None = None
+    cached: Volumes | None = None
 
     @property
     def image(self) -> Path:
@@ -65,6 +75,18 @@ class CaseArrays:
     def voxels(self) -> tuple[np.ndarray, ...]:
         """Flat indices of some voxels of each class that is present, without the background."""
         return class_voxels(self.study.voxels(self.id)) if self.kept is None else split(self.kept)
+
+    @property
+    def volumes(self) -> Volumes:
+        """The arrays as tensors: those in memory, or memory-mapped."""
+        if self.cached is not None:
+            return self.cached
+        return Volumes(_mapped(self.image), _mapped(self.label), None if self.dtm is None else _mapped(self.dtm))
+
+
+def _mapped(path: Path) -> Tensor:
+    # Copy-on-write, since torch refuses arrays that are read-only; nothing is written.
+    return torch.from_numpy(np.load(path, mmap_mode="c")).movedim(-1, 0)
 
 
 def index_fold(study: Study, config: StudyConfig, fold: Fold) -> tuple[tuple[CaseArrays, ...], tuple[CaseArrays, ...]]:

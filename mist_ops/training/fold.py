@@ -14,7 +14,8 @@ from mist_ops.dataset import Fold
 from mist_ops.devices import catch_out_of_memory, resolve_devices, seed_everything
 from mist_ops.records.passport import Epoch
 from mist_ops.study import Study
-from mist_ops.training.cases import index_fold
+from mist_ops.training.cache import choose_place, load
+from mist_ops.training.cases import CaseArrays, index_fold
 from mist_ops.training.distributed import Ranks, train_together
 from mist_ops.training.loading import start_server
 from mist_ops.training.loop import train
@@ -87,9 +88,7 @@ def train_rank(plan: Plan, device: torch.device, ranks: Ranks) -> Iterator[Epoch
     check_channels(config)
     if plan.pretrained is not None:
         check(plan.pretrained, config)
-    if workers_for(plan, device, ranks):
-        start_server()
-    training, validation = index_fold(plan.study, config, fold)
+    training, validation = _arrays(plan, device, ranks)
     state = fresh_state(config, fold, device, ranks)
     settings = begin(plan, state, _settings(plan, state.model), ranks)
     epochs = train(
@@ -107,6 +106,21 @@ def train_rank(plan: Plan, device: torch.device, ranks: Ranks) -> Iterator[Epoch
         return
     yield from record_epochs(plan, state, settings, epochs)
     finish(plan, state, settings, device, ranks)
+
+
+def _arrays(plan: Plan, device: torch.device, ranks: Ranks) -> tuple[tuple[CaseArrays, ...], tuple[CaseArrays, ...]]:
+    """The training and the validation cases, in memory if they fit; otherwise workers start that read them."""
+    training, validation = index_fold(plan.study, plan.config, plan.fold)
+    own = validation[ranks.rank :: ranks.count]
+    place = choose_place(plan.config.training.hardware.cache, (*training, *own), device, ranks.count)
+    if place == "none":
+        if workers_for(plan, device, ranks):
+            start_server()
+        return training, validation
+    memory = device if place == "device" else torch.device("cpu")
+    with catch_out_of_memory("the arrays of the fold", "Keep them on disk with --cache none."):
+        loaded = {case.id: case for case in load((*training, *own), memory)}
+    return tuple(loaded[case.id] for case in training), tuple(loaded.get(case.id, case) for case in validation)
 
 
 def _settings(plan: Plan, model: nn.Module) -> Json:

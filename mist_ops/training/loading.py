@@ -5,8 +5,12 @@ from __future__ import annotations
 import multiprocessing
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext
 from typing import TypeVar
@@ -16,6 +20,31 @@ from torch.utils.data import DataLoader, Dataset
 
 from mist_ops.errors import MistError
 from mist_ops.training.batches import Batch, PatchSampler
+
+_AHEAD = 2
+"""Batches that each thread reads ahead, as many as a worker of DataLoader."""
+
+
+def threaded(sampler: PatchSampler, steps: Iterable[int], threads: int, pin_memory: bool = False) -> Iterator[Batch]:
+    """Yield the batches of some steps in order, cropped ahead by threads of this process.
+
+    Copying from memory does not hold Python's lock. Unlike workers, threads start at once and share what is in memory.
+    """
+    create = partial(_pinned, sampler) if pin_memory else sampler.__getitem__
+    remaining = iter(steps)
+    with ThreadPoolExecutor(threads) as pool:
+        begun = deque(pool.submit(create, step) for step in islice(remaining, _AHEAD * threads))
+        try:
+            while begun:
+                batch = begun.popleft().result()
+                begun.extend(pool.submit(create, step) for step in islice(remaining, 1))
+                yield batch
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _pinned(sampler: PatchSampler, step: int) -> Batch:
+    return sampler[step].pin_memory()
 
 
 def stream(sampler: PatchSampler, steps: Sequence[int], workers: int, pin_memory: bool = False) -> Iterator[Batch]:
@@ -29,6 +58,9 @@ def stream(sampler: PatchSampler, steps: Sequence[int], workers: int, pin_memory
         workers: Processes that read ahead; with 0, batches are created when requested.
         pin_memory: Whether to return them in pinned memory.
     """
+    if not workers and not pin_memory:
+        yield from map(sampler.__getitem__, steps)
+        return
     attempts = DataLoader(
         _Attempts(sampler),
         batch_size=None,

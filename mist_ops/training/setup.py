@@ -19,7 +19,7 @@ from mist_ops.schedulers import learning_rate
 from mist_ops.training.batches import Batch, PatchSampler, PatchSettings
 from mist_ops.training.cases import CaseArrays
 from mist_ops.training.distributed import Ranks
-from mist_ops.training.loading import default_workers, stream
+from mist_ops.training.loading import default_workers, stream, threaded
 from mist_ops.training.loop import TrainingSchedule
 from mist_ops.training.plan import Plan
 from mist_ops.training.state import TrainingState
@@ -69,7 +69,11 @@ def steps_per_epoch(config: StudyConfig, cases: int, processes: int = 1) -> int:
 def make_batches(
     plan: Plan, cases: tuple[CaseArrays, ...], first_epoch: int, device: torch.device, ranks: Ranks
 ) -> Iterator[Batch]:
-    """The batches of a run from an epoch on."""
+    """The batches of a run from an epoch on.
+
+    Patches of arrays in the memory of the device are cropped there when they are requested. Other patches for a GPU are
+    cropped ahead: by threads from main memory, by workers from files.
+    """
     training, grid = plan.config.training, plan.config.spatial_config
     sampler = PatchSampler(
         cases=cases,
@@ -87,11 +91,16 @@ def make_batches(
         ranks=ranks,
     )
     steps = range(first_epoch * sampler.steps, training.epochs * sampler.steps)
-    return stream(sampler, steps, workers_for(plan, device, ranks), pin_memory=device.type == "cuda")
+    ahead, cached, pinned = workers_for(plan, device, ranks), cases[0].cached, device.type == "cuda"
+    if cached is None:
+        return stream(sampler, steps, ahead, pinned)
+    if ahead and cached.image.device != device:
+        return threaded(sampler, steps, ahead, pinned)
+    return map(sampler.__getitem__, steps)
 
 
 def workers_for(plan: Plan, device: torch.device, ranks: Ranks) -> int:
-    """Processes that read ahead for one device."""
+    """Processes or threads that read ahead for one device."""
     configured = math.ceil(plan.config.training.hardware.num_cpu_workers / ranks.count)
     return default_workers(configured, device) if plan.workers is None else plan.workers
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from statistics import fmean
 
-import numpy as np
 import torch
 from monai.inferers.inferer import SlidingWindowInferer
 from torch import Tensor, nn
@@ -34,12 +32,13 @@ def validate(
     losses = torch.zeros(len(cases), dtype=torch.float64)
     for index in range(ranks.rank, len(cases), ranks.count):
         case = cases[index]
+        image, label, _ = case.volumes
         with autocast(device, config.training.amp):
-            logits = infer(_volume(case.image, device), model)
+            logits = infer(_batched(image, device), model)
         assert isinstance(logits, Tensor)
-        losses[index] = float(validation_loss(logits, _volume(case.label, logits.device)))
+        losses[index] = float(validation_loss(logits, _batched(label, logits.device)))
         if not losses[index].isfinite():
-            check_finite(case.id, case.image, _volume(case.image, device))
+            check_finite(case.id, case.image, image)
     return fmean(ranks.sums(losses).tolist())
 
 
@@ -54,5 +53,5 @@ def _inferer(config: StudyConfig) -> SlidingWindowInferer:
     )
 
 
-def _volume(path: Path, device: torch.device) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(np.moveaxis(np.load(path), -1, 0)))[None].to(device)
+def _batched(volume: Tensor, device: torch.device) -> Tensor:
+    return volume.to(device).contiguous()[None]
