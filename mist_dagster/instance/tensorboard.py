@@ -29,7 +29,7 @@ def page(study: Study, fold: int) -> str:
     """Return the URL of a fold's curves, on the port that TensorBoard last had."""
     recorded = dagster_home() / _URL
     url = recorded.read_text() if recorded.exists() else _DEFAULT
-    run = quote(f"^{study.key}/{study.logs(fold).name}$")
+    run = quote(f"^{study.key}/({study.logs(fold).name}|{study.attempt_logs(fold).name})$")
     return f"{url}/?runFilter={run}#timeseries"
 
 

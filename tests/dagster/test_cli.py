@@ -184,8 +184,11 @@ def test_predict_matches_channels_by_name_and_evaluate_scores_its_masks(
     assert (tmp_path / "scores.csv").read_text().splitlines()[1].startswith(cases[0].id)
 
 
-def test_a_killed_training_resumes_to_the_same_weights(copied_study: Study) -> None:
+def test_a_killed_retraining_keeps_the_model_and_resumes_to_the_same_weights(
+    copied_study: Study, capfd: pytest.CaptureFixture[str]
+) -> None:
     study = copied_study
+    kept = {path: path.read_bytes() for path in (study.model(0), study.passport(0), study.checkpoint(0))}
     where = ["--results", str(study.results), "--numpy", str(study.numpy), "--folds", "0", "--epochs", "3"]
     command = [
         sys.executable,
@@ -193,17 +196,34 @@ def test_a_killed_training_resumes_to_the_same_weights(copied_study: Study) -> N
         "import sys; from mist_dagster import cli; sys.exit(cli.train(sys.argv[1:]))",
         *where,
     ]
-    study.checkpoint(0).unlink()
     killed = subprocess.Popen([*command, "--overwrite"], stderr=subprocess.DEVNULL)
-    while not study.checkpoint(0).exists():
+    while not study.attempt(0).exists():
         assert killed.poll() is None
         time.sleep(0.01)
     killed.kill()
     killed.wait()
+    assert {path: path.read_bytes() for path in kept} == kept
+    assert cli.status(where[:4]) == 0
+    assert "Unfinished training of fold 0" in capfd.readouterr().err
     assert subprocess.run([*command, "--resume"], capture_output=True, check=False).returncode == 0
     resumed = study.model(0).read_bytes()
     assert subprocess.run([*command, "--overwrite"], capture_output=True, check=False).returncode == 0
     assert study.model(0).read_bytes() == resumed
+
+
+def test_discarding_an_unfinished_training_keeps_the_model(
+    copied_study: Study, capfd: pytest.CaptureFixture[str]
+) -> None:
+    study = copied_study
+    where = ["--results", str(study.results), "--numpy", str(study.numpy)]
+    before = study.model(0).read_bytes()
+    study.attempt(0).write_bytes(study.checkpoint(0).read_bytes())
+    assert cli.train([*where, "--discard", "--resume"]) == 1
+    assert "[flags-contradict]" in capfd.readouterr().err
+    assert cli.train([*where, "--discard"]) == 0
+    assert "Discarded 1 unfinished training (0)" in capfd.readouterr().err
+    assert not study.attempt(0).exists()
+    assert study.model(0).read_bytes() == before
 
 
 def test_resuming_a_current_study_runs_nothing(

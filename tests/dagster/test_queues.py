@@ -96,7 +96,7 @@ def test_five_folds_on_two_devices_survive_a_killed_worker(queue: str, tmp_path:
 def training_with_checkpoint(study: Study, records: dg.DagsterInstance) -> dg.DagsterRun | None:
     for run in trainings(records, study):
         fold = int(run.tags["dagster/partition"].removeprefix("fold_"))
-        if run.status == dg.DagsterRunStatus.STARTED and study.checkpoint(fold).exists():
+        if run.status == dg.DagsterRunStatus.STARTED and study.attempt(fold).exists():
             return run
     return None
 
@@ -117,13 +117,13 @@ def test_canceled_and_timed_out_runs_keep_their_checkpoint_and_free_the_device(q
         run = wait_until(lambda: training_with_checkpoint(study, records), seconds=180)
         ask(queue, TERMINATE % run.run_id)
         wait_until(lambda: trainings(records, study)[0].status == dg.DagsterRunStatus.CANCELED, 60)
-        assert study.checkpoint(0).exists()
+        assert study.attempt(0).exists()
 
         assert cli.train(submitting(study, "--folds", "0", "--resume", "--max-hours", "0.003")) == 0
         wait_until(lambda: ended(records, study), 180)
         assert "exceeding maximum runtime of 11 seconds" in messages(records, trainings(records, study)[0])
         assert not study.passport(0).exists()
-        assert study.checkpoint(0).exists()
+        assert study.attempt(0).exists()
 
         for image in study.image("any").parent.iterdir():
             image.unlink()

@@ -203,13 +203,13 @@ def test_no_step_outlives_its_run(cluster: str, tmp_path: Path) -> None:
     study = preprocessed(tmp_path, "canceled", folds=2, epochs=300)
     with instance() as records:
         run_id = launch(cluster, study, "train", ["fold_0"])
-        wait_until(study.checkpoint(0).exists, 180)
+        wait_until(study.attempt(0).exists, 180)
         ask(cluster, TERMINATE % run_id)
         assert outcome(records, run_id, 90) == dg.DagsterRunStatus.CANCELED
         write_config(study.config, override(read_config(study.config), TINY))
         # The only GPU worker is free again.
         assert outcome(records, launch(cluster, study, "train", ["fold_1"])) == dg.DagsterRunStatus.SUCCESS
-    assert study.checkpoint(0).exists()
+    assert study.attempt(0).exists()
     assert not study.passport(0).exists()
 
 
@@ -218,7 +218,7 @@ def test_another_worker_resumes_the_training_of_one_that_shuts_down(cluster: str
     study = preprocessed(tmp_path, "moved", folds=2, epochs=300)
     with instance() as records:
         first = launch(cluster, study, "train", ["fold_0"], max_retries="1")
-        wait_until(study.checkpoint(0).exists, 180)
+        wait_until(study.attempt(0).exists, 180)
         os.kill(workers_of(records, first)["gpu"], signal.SIGTERM)
         assert outcome(records, first, 60) == dg.DagsterRunStatus.FAILURE
         with worker("gpu", tmp_path / "another.log"):

@@ -1,4 +1,4 @@
-"""What is out of date after an edit, and that just this is made again."""
+"""What is stale after an edit, and that only this is rebuilt."""
 
 import os
 import shutil
