@@ -6,7 +6,7 @@ number of epochs makes models stale and leaves arrays current.
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from typing import Any, Optional, get_origin
+from typing import Any, Literal, Optional, get_origin
 
 import dagster as dg
 from pydantic import Field, create_model
@@ -46,7 +46,8 @@ class _AnalysisRun(dg.Config):
 
 def _setting(flagged: FlaggedField) -> tuple[Any, Any]:
     annotation = flagged.field.annotation
-    shown = list[int] if get_origin(annotation) is tuple else annotation  # the launchpad knows no tuples
+    # The launchpad has neither tuples nor literals; the values are validated with the configuration.
+    shown = {tuple: list[int], Literal: str}.get(get_origin(annotation), annotation)
     return Optional[shown], Field(None, description=flagged.field.description)  # noqa: UP045 - not a static type
 
 

@@ -30,10 +30,12 @@ def test_a_complete_patient_replaces_the_earlier_one(tmp_path: Path):
     assert [path.name for path in patient.folder.parent.iterdir()] == ["p"]
 
 
-@pytest.mark.parametrize("error, raised", [(DatasetError("no mask"), CaseError), (OSError("disk full"), OSError)])
+@pytest.mark.parametrize(
+    "error, raised", [(DatasetError("no mask", code="mask-missing"), CaseError), (OSError("disk full"), OSError)]
+)
 def test_a_patient_that_fails_leaves_no_folder(tmp_path: Path, error: Exception, raised: type[Exception]):
     patient = Patient("p", tmp_path / "train" / "p", True)
-    with pytest.raises(raised, match=str(error)):
+    with pytest.raises(raised, match=error.args[0]):
         write_patient(patient, Refusal(error))
     assert not list((tmp_path / "train").iterdir())
 

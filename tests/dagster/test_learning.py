@@ -34,7 +34,7 @@ def test_one_file_has_no_average(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         cli.average_weights(["--weights", "one.pt", "--output", "mean.pt"])
     assert end.value.code == 2
-    assert "--weights must have at least 2 items, got 1" in capsys.readouterr().err
+    assert "--weights: must have at least 2 items (got 1)" in capsys.readouterr().err
 
 
 def test_a_fold_starts_from_pretrained_weights_and_its_passport_says_so(copied_study: Study, finished: Study) -> None:

@@ -8,6 +8,7 @@ import nibabel as nib
 import pytest
 
 from mist_dagster.definitions import build_definitions
+from mist_dagster.freshness.status import status
 from mist_dagster.provenance import asset_key
 from mist_dagster.stages import STAGES, asset_names
 from mist_dagster.stages.settings import adopt_config
@@ -132,7 +133,7 @@ def test_a_mask_that_cannot_be_drawn_fails_its_patient_and_not_the_others(
     assert len(records.fetch_materializations(asset_key(finished, "cv_prediction"), 100).records) == events + 1
 
 
-def test_a_patient_that_cannot_be_predicted_keeps_no_mask_of_an_earlier_model(
+def test_a_patient_that_cannot_be_predicted_keeps_its_earlier_mask_which_is_stale(
     finished: Study, records: dg.DagsterInstance
 ) -> None:
     case = read_train_paths(finished.train_paths).cases[0].id
@@ -141,7 +142,8 @@ def test_a_patient_that_cannot_be_predicted_keeps_no_mask_of_an_earlier_model(
     try:
         finished.image(case).write_bytes(b"damaged")
         assert not job.execute_in_process(instance=records, partition_key=case, raise_on_error=False).success
-        assert not finished.cv_prediction(case).exists()
+        assert finished.cv_prediction(case).read_bytes() == kept[finished.cv_prediction(case)]
+        assert case in status(finished).of("predict")
     finally:
         for path, content in kept.items():
             path.write_bytes(content)

@@ -64,7 +64,7 @@ def ended(records: dg.DagsterInstance, study: Study) -> bool:
 def test_a_submission_without_a_running_ui_is_refused(
     copied_study: Study, home: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    submission = submitting(copied_study, "--resume")
+    submission = submitting(copied_study, "--overwrite")
     assert cli.train(submission) == 1
     error = capfd.readouterr().err
     assert error.endswith("[ui-not-running]\n")

@@ -212,7 +212,11 @@ def test_a_loss_that_is_not_finite_is_raised_in_the_caller(study: Study) -> None
 
 
 def test_an_error_is_sent_as_the_nearest_class_of_errors() -> None:
-    ours = (CaseError("p1", "is upside down."), ConfigError("No."), MachineError("Full.", everywhere=True))
+    ours = (
+        CaseError("p1", "is upside down.", code="grid-mismatch"),
+        ConfigError("No.", code="unknown-key"),
+        MachineError("Full.", code="disk-full", everywhere=True),
+    )
     for error in (*ours, UnknownName("loss", "dise", ["dice"])):
         again = from_json(json.loads(json.dumps(to_json(error))))
         assert str(again) == str(error)
