@@ -30,8 +30,8 @@ Arguments = Sequence[str | Path]
 MOST_WORDS = 120
 """Of a sentence or two, with the paths in it."""
 
-OF_RUNS = ("dagster_home", "logs", ".locks")
-"""Folders whose content changes with every run."""
+OF_RUNS = ("dagster_home", "logs", ".locks", "voxels")
+"""Folders whose content changes with every run, or only caches what the arrays hold."""
 
 
 @dataclass(frozen=True)
