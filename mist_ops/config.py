@@ -156,8 +156,10 @@ class HardwareConfig(Section):
     data_loader: Literal["auto", "generic", "dali"] = Field(
         "auto", description="Always generic; the others are accepted for compatibility with MIST."
     )
-    compile: bool = Field(
-        False, description="Compile the network with torch.compile; if that fails, log a warning and run it uncompiled."
+    compile: bool | None = Field(
+        None,
+        description="Compile training with torch.compile; if that fails, log the reason and train uncompiled. null "
+        "compiles on a GPU, for runs that are long enough to make up for the minute that it takes.",
     )
     cache: Annotated[Literal["auto", "device", "ram", "none"], Flag("train")] = Field(
         "auto",

@@ -82,7 +82,7 @@ REFERENCE: dict[str, Any] = {
 OURS = {
     "preprocessing.resampling": "reference",
     "training.augmentation.flip_axes": ["x", "y", "z"],
-    "training.hardware.compile": False,
+    "training.hardware.compile": None,
     "inference.tta.flip_axes": ["x", "y", "z"],
 }
 

@@ -9,8 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Integer
-from monai.networks.utils import one_hot
+from jaxtyping import Bool, Float, Integer
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -26,19 +25,26 @@ class Prediction:
 
     Attributes:
         logits: Output of the network, as FP32.
-        probabilities: Their softmax over the classes.
-        truth: One-hot truth.
+        log_probabilities: Logarithm of their softmax over the classes.
+        probabilities: That softmax.
+        members: Whether a voxel belongs to a class: one-hot truth in a quarter of the memory.
         dtm: Signed distance map per class, if the loss needs one.
         spacing: Voxel spacing in mm, if the loss needs it.
         include_background: Whether overlap terms include class 0. Cross-entropy always does.
     """
 
     logits: Float[Tensor, "batch class x y z"]
+    log_probabilities: Float[Tensor, "batch class x y z"]
     probabilities: Float[Tensor, "batch class x y z"]
-    truth: Float[Tensor, "batch class x y z"]
+    members: Bool[Tensor, "batch class x y z"]
     dtm: Float[Tensor, "batch class x y z"] | None = None
     spacing: Spacing | None = None
     include_background: bool = True
+
+    @property
+    def truth(self) -> Float[Tensor, "batch class x y z"]:
+        """One-hot truth."""
+        return self.members.float()
 
     @property
     def foreground(self) -> tuple[Float[Tensor, "batch label x y z"], Float[Tensor, "batch label x y z"]]:
@@ -134,5 +140,6 @@ def _prediction(
 ) -> Prediction:
     if logits.shape[1] < 2:
         raise ValueError(f"A softmax needs at least two classes; got {logits.shape[1]}.")
-    truth = one_hot(classes, num_classes=logits.shape[1])
-    return Prediction(logits, logits.softmax(dim=1), truth, dtm, spacing, include_background)
+    logarithm = logits.log_softmax(dim=1)
+    members = classes == torch.arange(logits.shape[1], device=classes.device).reshape(1, -1, 1, 1, 1)
+    return Prediction(logits, logarithm, logarithm.exp(), members, dtm, spacing, include_background)

@@ -21,7 +21,8 @@ from mist_ops.training.loading import start_server
 from mist_ops.training.loop import train
 from mist_ops.training.outputs import begin, finish, record_epochs
 from mist_ops.training.plan import Plan, run_settings
-from mist_ops.training.setup import batch_loss, fresh_state, make_batches, training_schedule, workers_for
+from mist_ops.training.setup import fresh_state, make_batches, training_schedule, workers_for
+from mist_ops.training.step import batch_loss
 from mist_ops.training.transfer import Pretrained, check, transfer
 from mist_ops.training.validation import validate
 from mist_ops.types import Json
@@ -91,12 +92,13 @@ def train_rank(plan: Plan, device: torch.device, ranks: Ranks) -> Iterator[Epoch
     training, validation = _arrays(plan, device, ranks)
     state = fresh_state(config, fold, device, ranks)
     settings = begin(plan, state, _settings(plan, state.model), ranks)
+    schedule = training_schedule(config, len(training), ranks.count)
     epochs = train(
         state,
         make_batches(plan, training, state.epoch, device, ranks),
         partial(validate, cases=validation, config=config, device=device, ranks=ranks),
-        batch_loss(config, state.model, device, ranks),
-        training_schedule(config, len(training), ranks.count),
+        batch_loss(config, state.model, device, ranks, schedule.epochs * schedule.steps - state.step),
+        schedule,
         reseed=lambda epoch: seed_everything(config.training.seed + epoch + _SEEDS_PER_PROCESS * ranks.rank),
         average=ranks.mean,
     )

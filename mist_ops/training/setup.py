@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from functools import partial
 
 import torch
-from torch import Tensor, nn
 
 from mist_ops.config import StudyConfig
 from mist_ops.dataset import Fold
-from mist_ops.devices import autocast, compiled, seed_everything, tune
+from mist_ops.devices import seed_everything, tune
 from mist_ops.losses.blending import alpha
-from mist_ops.losses.objective import Objective, make_objective
 from mist_ops.registry import AUGMENTATIONS, LOSSES, MODELS, OPTIMIZERS
 from mist_ops.schedulers import learning_rate
 from mist_ops.training.batches import Batch, PatchSampler, PatchSettings
@@ -103,38 +100,6 @@ def workers_for(plan: Plan, device: torch.device, ranks: Ranks) -> int:
     """Processes or threads that read ahead for one device."""
     configured = math.ceil(plan.config.training.hardware.num_cpu_workers / ranks.count)
     return default_workers(configured, device) if plan.workers is None else plan.workers
-
-
-def batch_loss(
-    config: StudyConfig, model: nn.Module, device: torch.device, ranks: Ranks
-) -> Callable[[Batch, float | None], Tensor]:
-    """The loss of a model on a batch, given the alpha of a blended loss."""
-    return partial(
-        _loss,
-        model=_forward(config, model, device, ranks),
-        objective=make_objective(config.training.loss.name, spacing=config.spatial_config.target_spacing),
-        device=device,
-        amp=config.training.amp,
-    )
-
-
-def _forward(config: StudyConfig, model: nn.Module, device: torch.device, ranks: Ranks) -> nn.Module:
-    """The model as a training step calls it: compiled if configured, and synchronized with the other processes."""
-    training = config.training
-    if training.hardware.compile:
-        shape = (training.batch_size_per_gpu, config.model.params.in_channels, *config.spatial_config.patch_size)
-        model = compiled(model, torch.zeros(shape, device=device), amp=training.amp)
-    return ranks.wrap(model, device)
-
-
-def _loss(
-    batch: Batch, blend: float | None, *, model: nn.Module, objective: Objective, device: torch.device, amp: bool
-) -> Tensor:
-    batch = batch.to(device).augmented()
-    with autocast(device, amp):
-        outputs = model(batch.image)
-    blended = {} if blend is None else {"alpha": blend}
-    return objective(outputs, batch.label, batch.dtm, **blended)
 
 
 def _augmentations(config: StudyConfig) -> tuple[str, ...]:

@@ -92,11 +92,6 @@ def test_a_single_class_is_refused() -> None:
         make_objective("dice")([torch.zeros(2, 1, 8, 8, 8)], CLASSES)
 
 
-def test_a_class_beyond_those_of_the_network_is_refused() -> None:
-    with pytest.raises(RuntimeError):
-        make_objective("dice")([logits(8, 8, 8)[:, :2]], CLASSES)
-
-
 def test_an_unknown_loss_is_refused_with_a_guess() -> None:
     with refuses("unknown-loss", ConfigError, names="Did you mean 'dice_ce'", found="dice_cee"):
         make_objective("dice_cee")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import jaxtyping
 import pytest
 import torch
 from training.small_study import TINY, small_study
@@ -32,3 +33,11 @@ def one_thread() -> Iterator[None]:
 def study(tmp_path: Path) -> Study:
     """Four cases of noise with two boxes in each."""
     return small_study(tmp_path)
+
+
+@pytest.fixture
+def unchecked_shapes() -> Iterator[None]:
+    """The compiler cannot trace the checks of shapes that tests add to every function."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

@@ -362,13 +362,17 @@ def test_pretrained_weights_are_recorded_and_kept_when_resuming(study: Study, tm
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("unchecked_shapes")
 @pytest.mark.filterwarnings("ignore")  # Warnings of the compiler differ between versions.
-def test_a_compiled_network_is_trained_to_the_same_weights(study: Study, tmp_path: Path) -> None:
+def test_a_compiled_network_is_trained_to_the_same_weights(
+    study: Study, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     # A compiled network draws dropout differently, and rounds to BF16 in other places.
     params = {"in_channels": 1, "out_channels": 3, "dropout": 0.0}
     plain = override(small_config(amp=False, epochs=2), {"model.params": params})
     other = small_study(tmp_path / "plain")
     trained(other, plain)
     trained(study, override(plain, {"training.hardware.compile": True}))
+    assert "uncompiled" not in caplog.text
     for name, value in weights(study).items():
         torch.testing.assert_close(value, weights(other)[name], rtol=0.0, atol=1e-4)
