@@ -319,8 +319,7 @@ def train(
 
     for epoch in train_fold(study, config, members, device=device, resume=resume, workers=workers):
         if progress:
-            losses = f"loss {epoch.training_loss:.4f}, validation {epoch.validation_loss:.4f}"
-            progress(Progress(f"Training fold {fold}", epoch.index + 1, config.training.epochs, losses, epoch))
+            progress(Progress(f"Training fold {fold}", epoch.index + 1, config.training.epochs, epoch.summary, epoch))
     passport = read_passport(model)
     learning_curves(study.figure(f"learning_curves_fold_{fold}"), {fold: passport.history})
     return passport
@@ -332,7 +331,7 @@ def _fold(study: Study, config: StudyConfig, index: int) -> Fold:
     leaks = analysis.find_leaks(study)
     if leaks:
         raise DatasetError(listing(leaks), code="folds-leak", file=study.train_paths, found=leaks)
-    return make_fold(assignment, index, training.val_percent, training.seed)
+    return make_fold(assignment, index, training.val_percent, training.seed, training.validation_cases)
 
 
 def predict(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from operator import attrgetter
 from pathlib import Path
@@ -197,6 +198,16 @@ class TrainingConfig(Section):
     amp: bool = Field(True, description="Train in BF16 mixed precision if the hardware supports it.")
     augmentation: AugmentationConfig = AugmentationConfig()
     hardware: HardwareConfig = HardwareConfig()
+    validation_every: Annotated[PositiveInt, Flag("train")] = Field(
+        1,
+        exclude_if=lambda epochs: epochs == 1,
+        description="Validate after the first and every n-th epoch from there, and after the last one.",
+    )
+    validation_cases: Annotated[PositiveInt | None, Flag("train")] = Field(
+        None,
+        exclude_if=lambda cases: cases is None,
+        description="Validate on at most this many cases of a fold, drawn once; null for all.",
+    )
 
     @model_validator(mode="after")
     def _check_folds(self) -> TrainingConfig:
@@ -295,7 +306,12 @@ class StudyConfig(Section):
     def values(self, paths: Iterable[str]) -> Json:
         """The values at dotted paths, by path."""
         whole = self.model_dump(mode="json")
-        return {path: _lookup(whole, path) for path in paths}
+        found = {}
+        for path in paths:
+            # Newer settings are absent while they have their defaults, so that digests of older versions stay valid.
+            with suppress(KeyError):
+                found[path] = _lookup(whole, path)
+        return found
 
 
 _GRID = ("dataset_info.images", "dataset_info.labels", "spatial_config.target_spacing")

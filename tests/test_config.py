@@ -110,6 +110,15 @@ def test_a_config_of_mist_keeps_its_values_and_its_order_of_keys(tmp_path: Path)
     assert written == REFERENCE
 
 
+def test_settings_that_are_only_written_if_they_are_changed_change_the_digest(tmp_path: Path) -> None:
+    changed = override(CONFIG, {"training.validation_every": 5, "training.validation_cases": 20})
+    assert changed.digest("training") != CONFIG.digest("training")
+    assert "training.validation_every" not in CONFIG.settings("training")
+    write_config(tmp_path / "config.json", changed)
+    assert read_config(tmp_path / "config.json") == changed
+    assert override(changed, {"training.validation_every": 1, "training.validation_cases": None}) == CONFIG
+
+
 def test_the_defaults_are_those_of_mist() -> None:
     needed = {name: REFERENCE[name] for name in ("mist_version", "dataset_info", "spatial_config", "evaluation")}
     sizes = {"median_resampled_image_size": [35, 50, 35]}

@@ -91,7 +91,7 @@ def data_checks(study: Study) -> list[dg.AssetChecksDefinition]:
             if study.passport(fold).is_file()
             for epoch in read_passport(study.model(fold)).history
             for name, loss in (("training_loss", epoch.training_loss), ("validation_loss", epoch.validation_loss))
-            if not math.isfinite(loss)
+            if loss is not None and not math.isfinite(loss)
         ]
         return _result(rows, dg.AssetCheckSeverity.ERROR)
 

@@ -132,7 +132,7 @@ def _fold_model(study: Study, partitions: StudyPartitions) -> dg.AssetsDefinitio
 def _fold(study: Study, index: int) -> Fold:
     training, assignment = read_config(study.config).training, read_train_paths(study.train_paths)
     check_folds(assignment, training.nfolds)
-    return make_fold(assignment, index, training.val_percent, training.seed)
+    return make_fold(assignment, index, training.val_percent, training.seed, training.validation_cases)
 
 
 def _resumed(context: dg.AssetExecutionContext, config: TrainingRun, study: Study, fold: Fold) -> tuple[bool, int]:
@@ -178,7 +178,7 @@ def _began(context: dg.AssetExecutionContext, attempt: Path) -> bool:
 
 
 def _losses(epoch: Epoch) -> str:
-    return f"loss {epoch.training_loss:.4f}, validation {epoch.validation_loss:.4f}"
+    return epoch.summary
 
 
 def _observe(context: dg.AssetExecutionContext, epochs: Iterable[Epoch]) -> None:
@@ -195,7 +195,7 @@ def _observe(context: dg.AssetExecutionContext, epochs: Iterable[Epoch]) -> None
                 metadata={
                     "epoch": epoch.index + 1,
                     "training loss": epoch.training_loss,
-                    "validation loss": epoch.validation_loss,
+                    **({} if epoch.validation_loss is None else {"validation loss": epoch.validation_loss}),
                 },
             )
         )
@@ -211,7 +211,7 @@ def _result(study: Study, fold: int) -> dg.MaterializeResult:
         data_version=dg.DataVersion(file_hash(study.model(fold))),
         metadata={
             "curve": metadata.picture(curve_thumbnail(passport.history)),
-            "best validation loss": passport.best.validation_loss,
+            "best validation loss": passport.best_loss,
             "best epoch": passport.best_epoch + 1,  # as in TensorBoard, which counts from 1
             "epochs": len(passport.history),
             "seconds": passport.seconds,

@@ -434,7 +434,10 @@ def _folds_to_train(
             file=study.results,
             found=begun,
         )
-    return {fold: make_fold(assignment, fold, training.val_percent, training.seed) for fold in folds}
+    return {
+        fold: make_fold(assignment, fold, training.val_percent, training.seed, training.validation_cases)
+        for fold in folds
+    }
 
 
 def _is_left(launcher: Launcher, study: Study, config: StudyConfig, fold: Fold) -> bool:

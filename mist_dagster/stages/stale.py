@@ -46,7 +46,7 @@ def _of_fold(seen: Inspection, index: int) -> Iterator[str]:
         yield f"the origin of its model is not on record ({study.passport(index)} is missing)"
         return
     try:
-        fold = make_fold(seen.assignment, index, training.val_percent, training.seed)
+        fold = make_fold(seen.assignment, index, training.val_percent, training.seed, training.validation_cases)
         yield from _stale_parts(fold, seen.stale["preprocess"])
         yield from fold_changes(study.model(index), fold)
         # Arrays that preprocessing will rewrite are covered by its own reasons.

@@ -154,7 +154,9 @@ def check_folds(assignment: Assignment, nfolds: int) -> None:
         )
 
 
-def make_fold(assignment: Assignment, index: int, val_percent: float, seed: int) -> Fold:
+def make_fold(
+    assignment: Assignment, index: int, val_percent: float, seed: int, validation_cases: int | None = None
+) -> Fold:
     """Select the training, validation and held-out cases of a fold, each in the order of the cases.
 
     Args:
@@ -163,6 +165,7 @@ def make_fold(assignment: Assignment, index: int, val_percent: float, seed: int)
         val_percent: Fraction of the training cases, in [0, 1), to validate on, rounded up to whole cases and groups.
             With 0, the fold validates on its held-out cases, so that their scores are optimistic.
         seed: Seed of the selection; without groups, it is that of scikit-learn's ``train_test_split``.
+        validation_cases: Most cases to validate on, drawn from those; None for all.
 
     Raises:
         ConfigError: The fold holds out no case, or no case is left to train on.
@@ -188,8 +191,11 @@ def make_fold(assignment: Assignment, index: int, val_percent: float, seed: int)
             found=val_percent,
         )
     training = tuple(case_id for case_id in others if case_id not in chosen)
-    validation = tuple(case_id for case_id in others if case_id in chosen)
-    return Fold(index, training, validation or held_out, held_out)
+    validation = tuple(case_id for case_id in others if case_id in chosen) or held_out
+    if validation_cases is not None:
+        drawn = set(np.random.RandomState([seed, index]).permutation(len(validation))[:validation_cases].tolist())
+        validation = tuple(case_id for position, case_id in enumerate(validation) if position in drawn)
+    return Fold(index, training, validation, held_out)
 
 
 def _choose(shuffled: Sequence[str], count: int, assignment: Assignment) -> set[str]:

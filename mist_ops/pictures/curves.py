@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-import numpy as np
-
 from mist_ops.files import atomic
 from mist_ops.pictures.canvas import DPI, LINES, THUMBNAIL_HEIGHT, line, new_figure, png, small_png, tidy
 
@@ -30,8 +28,8 @@ class Epoch(Protocol):
         """Mean over its steps."""
 
     @property
-    def validation_loss(self) -> float:
-        """Mean over the validation volumes."""
+    def validation_loss(self) -> float | None:
+        """Mean over the validation volumes; None after an epoch without validation."""
 
     @property
     def learning_rate(self) -> float:
@@ -78,12 +76,13 @@ def curve_thumbnail(history: Sequence[Epoch]) -> bytes:
 
 
 def _draw_losses(axes: Axes, history: Sequence[Epoch], color: str, name: str, scale: float = 1.0) -> None:
-    epochs, validation = [epoch.index + 1 for epoch in history], [epoch.validation_loss for epoch in history]
-    axes.plot(epochs, [epoch.training_loss for epoch in history], color=color, lw=1.2 * scale, alpha=0.35)
-    axes.plot(epochs, validation, color=color, lw=1.6 * scale, label=name)
-    if validation:
-        best = int(np.argmin(validation))
-        axes.plot(epochs[best], validation[best], "o", color=color, ms=5 * scale, mec="white")
+    training = [epoch.training_loss for epoch in history]
+    axes.plot([epoch.index + 1 for epoch in history], training, color=color, lw=1.2 * scale, alpha=0.35)
+    points = [(epoch.index + 1, epoch.validation_loss) for epoch in history if epoch.validation_loss is not None]
+    axes.plot([epoch for epoch, _ in points], [loss for _, loss in points], color=color, lw=1.6 * scale, label=name)
+    if points:
+        best, smallest = min(points, key=lambda point: point[1])
+        axes.plot(best, smallest, "o", color=color, ms=5 * scale, mec="white")
 
 
 def _best_marker() -> Line2D:

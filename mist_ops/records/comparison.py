@@ -170,7 +170,7 @@ def _of_results(first: Passport, second: Passport) -> Iterator[str]:
     for name, passport in (("A", first), ("B", second)):
         yield (
             f"{name}: best epoch {passport.best.index + 1} of {len(passport.history)}, validation loss "
-            f"{passport.best.validation_loss:.4f}, training time {passport.seconds / 3600:.1f} h."
+            f"{passport.best_loss:.4f}, training time {passport.seconds / 3600:.1f} h."
         )
 
 

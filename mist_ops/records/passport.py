@@ -26,22 +26,30 @@ class Epoch:
     Attributes:
         index: Number of the epoch, from 0.
         training_loss: Mean over its steps and over the processes that train together.
-        validation_loss: Mean over the validation volumes.
+        validation_loss: Mean over the validation volumes; None after an epoch without validation.
         learning_rate: Learning rate of its steps.
         improved: Whether its weights are the best so far.
         seconds: Wall time of training and validation together.
         waiting: Share of the training time spent waiting for batches, in [0, 1]. A GPU may compute meanwhile.
         alpha: Weight of the second loss in a blended one; None for other losses.
+        validating: Share of ``seconds`` spent validating, in [0, 1].
     """
 
     index: int
     training_loss: float
-    validation_loss: float
+    validation_loss: float | None
     learning_rate: float
     improved: bool
     seconds: float
     waiting: float
     alpha: float | None = None
+    validating: float = 0.0
+
+    @property
+    def summary(self) -> str:
+        """The losses, as in ``loss 0.1234, validation 0.2345``."""
+        validation = "" if self.validation_loss is None else f", validation {self.validation_loss:.4f}"
+        return f"loss {self.training_loss:.4f}{validation}"
 
 
 class Content(_Record):
@@ -147,12 +155,21 @@ class Passport(_Record):
     def _best_epoch_exists(self) -> Passport:
         if not 0 <= self.best_epoch < len(self.history):
             raise ValueError(f"'best_epoch' is {self.best_epoch}, but the history has {len(self.history)} epochs")
+        if self.best.validation_loss is None:
+            raise ValueError(f"'best_epoch' is {self.best_epoch}, which has no validation loss")
         return self
 
     @property
     def best(self) -> Epoch:
         """The epoch whose weights were kept."""
         return self.history[self.best_epoch]
+
+    @property
+    def best_loss(self) -> float:
+        """The smallest validation loss."""
+        loss = self.best.validation_loss
+        assert loss is not None
+        return loss
 
 
 def write_passport(path: Path, passport: Passport) -> None:

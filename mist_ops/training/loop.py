@@ -38,6 +38,7 @@ class TrainingSchedule:
         learning_rate: Learning rate of an epoch.
         grad_clip_norm: Largest norm of the gradient.
         alpha: Weight of the second loss in a blended one, by epoch; None for other losses.
+        validation_every: Validate after the first and every n-th epoch from there, and after the last one.
     """
 
     epochs: int
@@ -45,6 +46,11 @@ class TrainingSchedule:
     learning_rate: Callable[[int], float]
     grad_clip_norm: float
     alpha: Callable[[int], float | None] = lambda epoch: None
+    validation_every: int = 1
+
+    def validates(self, epoch: int) -> bool:
+        """Whether to validate after an epoch."""
+        return epoch % self.validation_every == 0 or epoch == self.epochs - 1
 
 
 class Step(NamedTuple):
@@ -89,11 +95,26 @@ def train(
         epoch_batches = watch.waiting_for(islice(batches, schedule.steps))
         steps = (training_step(state, batch, objective, alpha, schedule.grad_clip_norm) for batch in epoch_batches)
         training_loss = average(fmean(losses(state, steps)))
-        waiting = watch.waited / watch.seconds
-        validation_loss = validate(state.model)
-        _check_finite(state, state.step, validation_loss, "the validation loss")
+        trained = watch.seconds
+        validation_loss = _validated(state, validate) if schedule.validates(state.epoch) else None
         improved = state.end_epoch(validation_loss)
-        yield Epoch(state.epoch - 1, training_loss, validation_loss, rate, improved, watch.seconds, waiting, alpha)
+        yield Epoch(
+            index=state.epoch - 1,
+            training_loss=training_loss,
+            validation_loss=validation_loss,
+            learning_rate=rate,
+            improved=improved,
+            seconds=watch.seconds,
+            waiting=watch.waited / trained,
+            alpha=alpha,
+            validating=1.0 - trained / watch.seconds,
+        )
+
+
+def _validated(state: TrainingState, validate: Callable[[nn.Module], float]) -> float:
+    loss = validate(state.model)
+    _check_finite(state, state.step, loss, "the validation loss")
+    return loss
 
 
 def training_step(

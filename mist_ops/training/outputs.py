@@ -135,7 +135,7 @@ def finish(plan: Plan, state: TrainingState, settings: Json, device: torch.devic
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         processes=ranks.count,
         history=tuple(state.history),
-        best_epoch=min(state.history, key=lambda epoch: epoch.validation_loss).index,
+        best_epoch=max(epoch.index for epoch in state.history if epoch.improved),
         seconds=sum(epoch.seconds for epoch in state.history),
         weights=file_hash(study.model(fold.index)),
     )

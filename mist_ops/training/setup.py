@@ -54,6 +54,7 @@ def training_schedule(config: StudyConfig, cases: int, processes: int = 1) -> Tr
         learning_rate=_learning_rate(config),
         grad_clip_norm=training.grad_clip_norm,
         alpha=_alpha(config),
+        validation_every=training.validation_every,
     )
 
 

@@ -31,6 +31,7 @@ ADJUSTABLE = frozenset(
         "training.l2_penalty",
         "training.grad_clip_norm",
         "training.amp",
+        "training.validation_every",
         "inference.inferer.params.sw_batch_size",
     }
 )
@@ -71,11 +72,11 @@ class TrainingState:
     history: list[Epoch] = field(default_factory=list)
     changes: list[str] = field(default_factory=list)
 
-    def end_epoch(self, validation_loss: float) -> bool:
+    def end_epoch(self, validation_loss: float | None) -> bool:
         """Count an epoch as done; if its loss is the smallest so far, keep its weights and return True."""
         self.epoch += 1
-        improved = validation_loss < self.best_validation_loss
-        if improved:
+        improved = validation_loss is not None and validation_loss < self.best_validation_loss
+        if validation_loss is not None and improved:
             self.best_validation_loss = validation_loss
             weights = self.model.state_dict()
             self.best_weights = {name: tensor.detach().cpu().clone() for name, tensor in weights.items()}

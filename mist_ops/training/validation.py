@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from statistics import fmean
 
 import torch
@@ -28,18 +29,35 @@ def validate(
     Processes that train together share the cases, and all return the same mean, bit for bit that of one process.
     """
     model.eval()
-    infer = _inferer(config)
-    losses = torch.zeros(len(cases), dtype=torch.float64)
-    for index in range(ranks.rank, len(cases), ranks.count):
-        case = cases[index]
-        image, label, _ = case.volumes
+    infer, own = _inferer(config), cases[ranks.rank :: ranks.count]
+    # Fetched together, since each fetch waits for the device.
+    found = []
+    for image, label in _read_ahead(own):
         with autocast(device, config.training.amp):
             logits = infer(_batched(image, device), model)
         assert isinstance(logits, Tensor)
-        losses[index] = float(validation_loss(logits, _batched(label, logits.device)))
-        if not losses[index].isfinite():
-            check_finite(case.id, case.image, image)
+        found.append(validation_loss(logits, _batched(label, logits.device)))
+    losses = torch.zeros(len(cases), dtype=torch.float64)
+    losses[ranks.rank :: ranks.count] = torch.tensor([float(loss) for loss in found], dtype=torch.float64)
+    for case, loss in zip(own, found, strict=True):
+        if not loss.isfinite():
+            check_finite(case.id, case.image, case.volumes.image)
     return fmean(ranks.sums(losses).tolist())
+
+
+def _read_ahead(cases: Sequence[CaseArrays]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Images and labels of cases, each read while the one before it is predicted."""
+    with ThreadPoolExecutor(1) as pool:
+        begun = [pool.submit(_read, case) for case in cases[:1]]
+        for following in [*cases[1:], None] if cases else []:
+            volumes = begun.pop().result()
+            begun = [] if following is None else [pool.submit(_read, following)]
+            yield volumes
+
+
+def _read(case: CaseArrays) -> tuple[Tensor, Tensor]:
+    image, label, _ = case.volumes
+    return image.contiguous(), label.contiguous()
 
 
 def _inferer(config: StudyConfig) -> SlidingWindowInferer:
@@ -54,4 +72,4 @@ def _inferer(config: StudyConfig) -> SlidingWindowInferer:
 
 
 def _batched(volume: Tensor, device: torch.device) -> Tensor:
-    return volume.to(device).contiguous()[None]
+    return volume.to(device)[None]

@@ -60,6 +60,16 @@ def test_val_percent_sets_aside_training_cases_rounded_up():
     assert fold.held_out == ("p02", "p05", "p08")
 
 
+def test_validation_cases_are_drawn_from_those_of_the_fold():
+    whole, part = (make_fold(assignment(40, 2), 0, 0.0, 42, count) for count in (None, 5))
+    assert len(part.validation) == 5
+    assert part.validation == tuple(case_id for case_id in whole.validation if case_id in part.validation)
+    assert (part.training, part.held_out) == (whole.training, whole.held_out)
+    assert part == make_fold(assignment(40, 2), 0, 0.0, 42, 5)
+    assert part.validation != make_fold(assignment(40, 2), 0, 0.0, 43, 5).validation
+    assert make_fold(assignment(40, 2), 0, 0.0, 42, 99) == whole
+
+
 def test_a_fold_without_held_out_or_training_cases_is_refused():
     with refuses("unknown-fold", ConfigError, found=7, expected=[0, 1, 2, 3, 4]):
         make_fold(assignment(12, 5), 7, 0.0, 42)

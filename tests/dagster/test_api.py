@@ -13,7 +13,7 @@ from mist_dagster import cli
 from mist_dagster.freshness.status import status
 from mist_ops.study import Study
 
-TIMES = {"seconds", "waiting", "hardware", "stamps"}
+TIMES = {"seconds", "waiting", "validating", "hardware", "stamps"}
 """Keys of records that differ from run to run."""
 
 NOT_COMPARED = ("data_dump.json", "data_dump.md", "records", "postprocessing", "logs", ".")

@@ -16,7 +16,7 @@ from mist_ops.config import override, read_config, write_config
 
 from .harness import Sandbox
 
-MEASURED = ("seconds", "waiting", "stamps", "hardware", "peak_memory")
+MEASURED = ("seconds", "waiting", "validating", "stamps", "hardware", "peak_memory")
 """Keys with times and properties of the machine."""
 
 

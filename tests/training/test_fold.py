@@ -271,6 +271,22 @@ def test_the_passport_has_patients_settings_and_history(study: Study) -> None:
     assert passport.best == min(epochs, key=lambda epoch: epoch.validation_loss)
 
 
+def test_epochs_without_validation_leave_the_best_weights(study: Study, uninterrupted: Study) -> None:
+    epochs = trained(study, small_config(validation_every=2))
+    whole = read_passport(uninterrupted.model(0)).history
+    assert [epoch.training_loss for epoch in epochs] == [epoch.training_loss for epoch in whole]
+    assert [epoch.validation_loss for epoch in epochs] == [whole[0].validation_loss, None, whole[2].validation_loss]
+    passport = read_passport(study.model(0))
+    assert passport.best_loss == min(loss for epoch in epochs if (loss := epoch.validation_loss) is not None)
+    assert [epoch.summary.count("validation") for epoch in epochs] == [1, 0, 1]
+
+
+def test_a_resumed_run_may_validate_less_often(study: Study) -> None:
+    next(train_fold(study, small_config(), FOLD, device="cpu"))
+    epochs = trained(study, small_config(validation_every=5, epochs=4), resume=True)
+    assert [epoch.validation_loss is None for epoch in epochs] == [True, True, False]
+
+
 def test_training_lowers_the_validation_loss(study: Study) -> None:
     epochs = trained(study, small_config(epochs=6, min_steps_per_epoch=8, learning_rate=0.05))
     assert epochs[-1].validation_loss < 0.7 * epochs[0].validation_loss

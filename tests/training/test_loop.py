@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -35,13 +36,14 @@ def run(
     steps: int = 2,
     alpha: Callable[[int], float | None] = lambda epoch: None,
     average: Callable[[float], float] = lambda loss: loss,
+    validation_every: int = 1,
 ) -> Iterator[Epoch]:
     return train(
         state,
         itertools.repeat(BATCH),
         lambda model: next(validation),
         lambda batch, alpha: loss(state.model) * (1.0 if alpha is None else alpha),
-        TrainingSchedule(3, steps, lambda epoch: 0.1 / (epoch + 1), 1.0, alpha),
+        TrainingSchedule(3, steps, lambda epoch: 0.1 / (epoch + 1), 1.0, alpha, validation_every),
         average=average,
     )
 
@@ -54,6 +56,23 @@ def test_an_epoch_has_its_learning_rate_and_whether_it_improved() -> None:
         (2, 0.4, True),
     ]
     assert [epoch.learning_rate for epoch in epochs] == pytest.approx([0.1, 0.05, 0.1 / 3])
+
+
+@pytest.mark.parametrize("every, losses", [(2, [0.5, None, 0.7]), (3, [0.5, None, 0.7]), (1, [0.5, 0.7, 0.4])])
+def test_the_first_and_the_last_epoch_are_validated_and_every_nth(every: int, losses: list[float | None]) -> None:
+    epochs = list(run(fresh_state(), iter([0.5, 0.7, 0.4]), validation_every=every))
+    assert [epoch.validation_loss for epoch in epochs] == losses
+    assert not any(epoch.improved for epoch in epochs if epoch.validation_loss is None)
+
+
+def test_validating_is_a_share_of_the_epoch() -> None:
+    def slow() -> Iterator[float]:
+        for _ in range(3):
+            time.sleep(0.05)
+            yield 0.5
+
+    epochs = list(run(fresh_state(), slow(), validation_every=2))
+    assert [epoch.validating > 0.5 for epoch in epochs] == [True, False, True]
 
 
 def test_a_gradient_is_clipped_to_its_norm() -> None:
