@@ -499,6 +499,7 @@ def _choices(names: Sequence[str]) -> str:
 
 
 def _plain(annotation: Any) -> Any:
-    """The type behind an optional one."""
+    """The type behind an optional one, without its constraints."""
     choices = [choice for choice in get_args(annotation) if choice is not type(None)]
-    return choices[0] if type(None) in get_args(annotation) else annotation
+    found = choices[0] if type(None) in get_args(annotation) else annotation
+    return get_args(found)[0] if get_origin(found) is Annotated else found
