@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Integer
+from jaxtyping import Float, Integer
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -24,27 +24,33 @@ class Prediction:
     """Input of a loss.
 
     Attributes:
-        logits: Output of the network, as FP32.
-        log_probabilities: Logarithm of their softmax over the classes.
-        probabilities: That softmax.
-        members: Whether a voxel belongs to a class: one-hot truth in a quarter of the memory.
+        outputs: Output of the network, in its precision.
+        classes: Class indices at the same resolution.
         dtm: Signed distance map per class, if the loss needs one.
         spacing: Voxel spacing in mm, if the loss needs it.
         include_background: Whether overlap terms include class 0. Cross-entropy always does.
     """
 
-    logits: Float[Tensor, "batch class x y z"]
-    log_probabilities: Float[Tensor, "batch class x y z"]
-    probabilities: Float[Tensor, "batch class x y z"]
-    members: Bool[Tensor, "batch class x y z"]
+    outputs: Float[Tensor, "batch class x y z"]
+    classes: Integer[Tensor, "batch 1 x y z"]
     dtm: Float[Tensor, "batch class x y z"] | None = None
     spacing: Spacing | None = None
     include_background: bool = True
 
     @property
+    def logits(self) -> Float[Tensor, "batch class x y z"]:
+        """Output of the network, as FP32."""
+        return self.outputs.float()
+
+    @property
+    def probabilities(self) -> Float[Tensor, "batch class x y z"]:
+        """Softmax over the classes."""
+        return self.logits.softmax(dim=1)
+
+    @property
     def truth(self) -> Float[Tensor, "batch class x y z"]:
         """One-hot truth."""
-        return self.members.float()
+        return one_hot(self.classes, self.outputs.shape[1])
 
     @property
     def foreground(self) -> tuple[Float[Tensor, "batch label x y z"], Float[Tensor, "batch label x y z"]]:
@@ -87,13 +93,13 @@ class Objective:
             raise ValueError("This loss needs distance maps (dtm), but the batch has none.")
         total = torch.zeros((), device=classes.device)
         for weight, logits in zip(head_weights(len(outputs)), outputs, strict=True):
-            total = total + weight * self._at(logits.float(), classes, dtm, alpha)
+            total = total + weight * self._at(logits, classes, dtm, alpha)
         return total
 
     def _at(self, logits: Tensor, classes: Tensor, dtm: Tensor | None, alpha: float) -> Tensor:
         """Loss of one output, which may be coarser than the truth."""
         if not self.loss.native and logits.shape[2:] != classes.shape[2:]:
-            logits = interpolate(logits, size=classes.shape[2:], mode="trilinear")
+            logits = interpolate(logits.float(), size=classes.shape[2:], mode="trilinear")
         size = logits.shape[2:]
         distances = None if dtm is None or "dtm" not in self.loss.needs else subsample(dtm, size)
         prediction = _prediction(logits, subsample(classes, size), distances, self.spacing, self.include_background)
@@ -140,6 +146,9 @@ def _prediction(
 ) -> Prediction:
     if logits.shape[1] < 2:
         raise ValueError(f"A softmax needs at least two classes; got {logits.shape[1]}.")
-    logarithm = logits.log_softmax(dim=1)
-    members = classes == torch.arange(logits.shape[1], device=classes.device).reshape(1, -1, 1, 1, 1)
-    return Prediction(logits, logarithm, logarithm.exp(), members, dtm, spacing, include_background)
+    return Prediction(logits, classes, dtm, spacing, include_background)
+
+
+def one_hot(classes: Integer[Tensor, "batch 1 x y z"], count: int) -> Float[Tensor, "batch class x y z"]:
+    """Convert class indices to one-hot, without a scatter, which is not deterministic on a GPU."""
+    return (classes == torch.arange(count, device=classes.device).reshape(1, -1, 1, 1, 1)).float()

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
 
-from mist_ops.losses.objective import make_objective, validation_loss
+from mist_ops.losses.dice import dice, dice_ce
+from mist_ops.losses.objective import Prediction, make_objective, validation_loss
 
 
 def example() -> tuple[Tensor, Tensor]:
@@ -60,3 +63,31 @@ def test_half_precision_logits_are_evaluated_in_single_precision() -> None:
     loss = make_objective("dice_ce")([logits.bfloat16()], classes)
     assert loss.dtype == torch.float32
     assert loss.item() == pytest.approx(0.962622, abs=1e-3)
+
+
+@pytest.mark.parametrize("include_background", [True, False])
+@pytest.mark.parametrize("loss", [dice, dice_ce])
+def test_the_gradient_is_that_of_the_formula(loss: Callable[[Prediction], Tensor], include_background: bool) -> None:
+    logits, classes = example()
+    one, other = (logits[:, :, :4, :3, :2].double().requires_grad_() for _ in range(2))
+    classes = classes[:, :, :4, :3, :2]
+    loss(Prediction(one, classes, include_background=include_background)).mul(3.0).backward()
+    probabilities, truth = other.softmax(dim=1), torch.nn.functional.one_hot(classes[:, 0], 3).movedim(-1, 1)
+    first = 0 if include_background else 1
+    differences = (truth - probabilities).square().sum(dim=(2, 3, 4))
+    total = truth.sum(dim=(2, 3, 4)) + probabilities.square().sum(dim=(2, 3, 4))
+    expected = (differences / (total + 1e-6))[:, first:].mean()
+    if loss is dice_ce:
+        expected = 0.5 * expected + 0.5 * torch.nn.functional.cross_entropy(other, classes[:, 0])
+    expected.mul(3.0).backward()
+    assert one.grad is not None
+    assert other.grad is not None
+    torch.testing.assert_close(one.grad, other.grad, rtol=1e-6, atol=1e-9)
+
+
+def test_the_gradient_of_half_precision_logits_is_in_half_precision() -> None:
+    logits, classes = example()
+    half = logits.bfloat16().requires_grad_()
+    make_objective("dice_ce")([half], classes).backward()
+    assert half.grad is not None
+    assert half.grad.dtype == torch.bfloat16
