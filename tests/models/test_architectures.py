@@ -40,7 +40,9 @@ def on_meta_device(name: str, patch: Size, spacing: Spacing = ISOTROPIC, channel
 
 def smallest(name: str) -> tuple[nn.Module, Tensor]:
     patch = MODELS[name].fit_patch_size((1, 1, 1), ISOTROPIC)
-    return MODELS[name].build(1, 3, patch, ISOTROPIC), torch.randn(1, 1, *patch)
+    return MODELS[name].build(1, 3, patch, ISOTROPIC), torch.randn(
+        1, 1, *patch, generator=torch.Generator().manual_seed(0)
+    )
 
 
 FP32_ROUNDING = {"fmgnet": 1e-4, "wnet": 5e-4, "swinunetr-small": 1e-4}
@@ -48,6 +50,14 @@ FP32_ROUNDING = {"fmgnet": 1e-4, "wnet": 5e-4, "swinunetr-small": 1e-4}
 
 The multigrid networks normalize levels of one to eight voxels, which amplifies rounding: FP32 results of two processors
 differ by as much.
+"""
+
+
+FP32_ERROR = {"fmgnet": 0.05, "wnet": 0.15}
+"""Largest relative error of FP32 logits against float64, where it exceeds 1e-3, for the same reason.
+
+Over 13 inputs and two instruction sets it was at most 0.003 and 0.026, with a long tail.
+A wrong computation has about 1.
 """
 
 
@@ -243,7 +253,7 @@ def test_fp32_agrees_with_float64(name: str) -> None:
     with torch.no_grad():
         single = network.eval()(patch).double()
         double = network.double()(patch.double())
-    assert ((single - double).square().mean().sqrt() / double.std()).item() < 0.02
+    assert ((single - double).square().mean().sqrt() / double.std()).item() < FP32_ERROR.get(name, 1e-3)
 
 
 @pytest.mark.parametrize(
