@@ -9,7 +9,7 @@ FUZZ_SECONDS ?= 60
 .PHONY: install demo test check ui bench fuzz sbom audit
 install: $(INSTALLED)
 demo: $(INSTALLED) ; $(BIN)/python -m mist_dagster.demo
-test: check ; $(BIN)/pytest -m "not slow" --numprocesses 2 --dist loadfile --cov --cov-report=term --cov-report=xml
+test: check ; $(BIN)/pytest -m "not slow" --numprocesses 2 --dist loadfile --max-worker-restart 1 --cov --cov-report=term --cov-report=xml
 check: $(INSTALLED) ; $(BIN)/codespell && $(BIN)/ruff check && $(BIN)/ruff format --check && $(BIN)/mypy && $(BIN)/lint-imports
 ui: $(INSTALLED) ; $(BIN)/mist_ui
 bench: $(INSTALLED) ; $(BIN)/python bench/stages.py
