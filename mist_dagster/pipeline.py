@@ -138,20 +138,20 @@ def make_current(launcher: Launcher, study: Study, found: Status, resources: Res
     """
     if found.of("analyze"):
         analyze(launcher, study, {"workers": resources.workers.get("analyze", 1)})
-        found = status(study)
+        found = status(study, launcher.instance)
     adopt_config(launcher.instance, study, read_config(study.config), "config.json was edited")
     if found.of("preprocess"):
         run(launcher, study, in_order({"preprocess": list(found.of("preprocess"))}, {}), resources)
-        found = status(study)  # arrays that came out as they were leave their models current
+        found = status(study, launcher.instance)  # arrays that came out as they were leave their models current
     fold_of = read_train_paths(study.train_paths).fold_of
     needed = {name: list(keys) if STAGES[name].partitions else None for name, keys in found.stale.items()}
     run(
         launcher, study, in_order({name: needed[name] for name in needed if not STAGES[name].reads}, fold_of), resources
     )
     for name in (name for name in STAGES if name in needed and STAGES[name].reads):
-        if status(study).of(name):  # not if what it reads came out as it was
+        if status(study, launcher.instance).of(name):  # not if what it reads came out as it was
             run(launcher, study, in_order({name: None}, {}), resources)
-    rebuild_outputs(launcher, study, status(study))
+    rebuild_outputs(launcher, study, status(study, launcher.instance))
     show_status(launcher, study)
 
 
@@ -173,7 +173,7 @@ def plan_job(study: Study, build: Build) -> dg.JobDefinition:
 
     @dg.op(name=f"{study.key}__plan_op", description="Find what is stale, and rebuild just that.")
     def plan(context: dg.OpExecutionContext, config: PlanRun, progress: dg.ResourceParam[Progress]) -> None:
-        found = status(study)
+        found = status(study, context.instance, context.run_id)
         outputs = stale_outputs(context.instance, study, found)
         for line in report(found, {output.path: reason for output, reason in outputs.items()}):
             progress.note(line)

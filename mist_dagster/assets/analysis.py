@@ -89,7 +89,10 @@ def build(study: Study, partitions: StudyPartitions) -> list[dg.AssetsDefinition
     def analysis(
         context: dg.AssetExecutionContext, config: AnalysisRun, progress: dg.ResourceParam[Progress]
     ) -> Iterator[dg.MaterializeResult]:
-        with interruptible(context), study_lock(context.run.run_id, study, "analyzing", exclusive=True):
+        with (
+            interruptible(context),
+            study_lock(context.run.run_id, study, "analyzing", stage="analyze", exclusive=True),
+        ):
             measured = analyze(
                 study, workers=config.workers, check=config.verify, fresh=config.fresh, overrides=config.overrides()
             )

@@ -47,7 +47,7 @@ def build(study: Study, partitions: StudyPartitions) -> list[dg.AssetsDefinition
         """Scores of each patient's held-out prediction against its mask, and their summary."""
         task = open_evaluation(study)
         inputs = hashed(**task.inputs)
-        with interruptible(context), study_lock(context.run.run_id, study, "scoring"):
+        with interruptible(context), study_lock(context.run.run_id, study, "evaluating", stage="evaluate"):
             scored = progress.track(task.score(config.workers), "Evaluating", len(task.pairs))
             rows, failures = collect(scored, progress)
             written = task.write(rows, failures, inputs)

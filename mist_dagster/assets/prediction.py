@@ -59,7 +59,7 @@ def _cv_prediction(study: Study, partitions: StudyPartitions) -> dg.AssetsDefini
         folds = read_train_paths(study.train_paths).folds_of(ids)
         with (
             interruptible(context),
-            study_lock(context.run.run_id, study, "predicting", reads=folds),
+            study_lock(context.run.run_id, study, "predicting", stage="predict", partitions=ids, reads=folds),
             leased_devices(config.device, 1, context) as [device],
         ):
             predicted = predict_held_out(study, ids, resolve_device(device), reserve)
@@ -90,7 +90,14 @@ def _test_prediction(study: Study, partitions: StudyPartitions) -> dg.AssetsDefi
         ids, settings = set(context.partition_keys), read_config(study.config)
         with (
             interruptible(context),
-            study_lock(context.run.run_id, study, "predicting", reads=settings.training.folds),
+            study_lock(
+                context.run.run_id,
+                study,
+                "predicting",
+                stage="test",
+                partitions=ids,
+                reads=settings.training.folds,
+            ),
             leased_devices(config.device, 1, context) as [device],
         ):
             predicted = predict_tests(study, ids, resolve_device(device), reserve)

@@ -45,9 +45,14 @@ def build(study: Study, partitions: StudyPartitions) -> list[dg.AssetsDefinition
     ) -> Iterator[dg.Output[None]]:
         """Channels, class indices and geometry of a patient, on the grid that models see."""
         settings, assignment = read_config(study.config), read_train_paths(study.train_paths)
-        cases = [assignment[case_id] for case_id in sorted(context.partition_keys)]
+        ids = sorted(context.partition_keys)
+        cases = [assignment[case_id] for case_id in ids]
         write = partial(_write, study, settings, read_boxes(study), read_sizes(study))
-        with interruptible(context), study_lock(context.run.run_id, study, "preprocessing", exclusive=True):
+        run_id, doing = context.run.run_id, "preprocessing"
+        with (
+            interruptible(context),
+            study_lock(run_id, study, doing, stage="preprocess", partitions=ids, exclusive=True),
+        ):
             yield from materialize_each(
                 context,
                 progress.track(outcomes(write, cases, config.workers), "Preprocessing", len(cases)),

@@ -116,7 +116,14 @@ def _fold_model(study: Study, partitions: StudyPartitions) -> dg.AssetsDefinitio
         source = config.pretrained.source() if config.pretrained else None
         with (
             interruptible(context),
-            study_lock(context.run.run_id, study, "training", writes=[index]),
+            study_lock(
+                context.run.run_id,
+                study,
+                "training",
+                stage="train",
+                partitions=[context.partition_key],
+                writes=[index],
+            ),
             leased_devices(config.device, config.gpus, context) as devices,
         ):
             fold = _fold(study, index)

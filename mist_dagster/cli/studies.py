@@ -210,7 +210,9 @@ def finalize(launcher: Launcher, options: FinalizeOptions, settings: Settings) -
             code="folds-untrained",
             found=untrained,
         )
-    old = [key for key in study_status(study).of("train") if study.passport(fold_index(key)).exists()]
+    old = [
+        key for key in study_status(study, launcher.instance).of("train") if study.passport(fold_index(key)).exists()
+    ]
     if old:
         raise ConfigError(
             f"The models of {few([key.replace('_', ' ') for key in old])} are stale, and so are the scores. Retrain "
@@ -223,7 +225,7 @@ def finalize(launcher: Launcher, options: FinalizeOptions, settings: Settings) -
 def status(launcher: Launcher, options: StatusOptions, settings: Settings) -> None:
     """Report what is stale."""
     study = _study(options, numpy=options.numpy)
-    found = study_status(study)
+    found = study_status(study, launcher.instance)
     if options.rebuild:
         count = rebuild(launcher, study, found)
         show_status(launcher, study)
@@ -235,7 +237,7 @@ def status(launcher: Launcher, options: StatusOptions, settings: Settings) -> No
 def plan(launcher: Launcher, options: PlanOptions, settings: Settings) -> None:
     """Report what is stale, and with --apply rebuild it: each stage for just the partitions that need it."""
     study = _study(options, numpy=options.numpy)
-    found = study_status(study)
+    found = study_status(study, launcher.instance)
     outputs = _report(launcher, study, found)
     if options.apply and (outputs or not found.current):
         make_current(launcher, study, found, _resources(options))
@@ -307,7 +309,7 @@ def _run_and_report(
         if later or any(needed.values()):
             show_status(launcher, study)
         _report_scores(launcher, study, config)
-        stale = stale_results(study, study_status(study))
+        stale = stale_results(study, study_status(study, launcher.instance))
         if not stale.current:
             launcher.progress.problem("Some results may not belong together; mist_plan --apply would rebuild:")
         for line in report(stale) if not stale.current else ():

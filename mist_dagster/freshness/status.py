@@ -2,10 +2,14 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
+import dagster as dg
+
+from mist_dagster.freshness.underway import Activity, activities, divide
+from mist_dagster.partitions import fold_key
 from mist_dagster.stages import STAGES, Inspection, Stage, stale_partitions, tracked
 from mist_dagster.stages.stale import by_reason
 from mist_ops.analysis.folds import check_folds
@@ -25,13 +29,17 @@ class Status:
     Attributes:
         stale: Partitions that need a run, with the reason of each, by stage in the order of the table; stages that are
             current have no entry. A stage without partitions has the name of its file.
+        under_way: Partitions that a run is making, or will make once the queue starts it. They are not in ``stale``.
+        waiting: Partitions that need a run after those, with what they wait for. They are not in ``stale`` either.
         hours: Estimated training time of the stale folds, from the time that the study's folds took; None if no fold
             was trained yet.
         unused: Arrays and predictions of patients who are not in the study.
-        unfinished: Folds with an unfinished training.
+        unfinished: Folds with an unfinished training that no run continues.
     """
 
     stale: Mapping[str, Mapping[str, str]]
+    under_way: Mapping[str, Mapping[str, Activity]] = field(default_factory=dict)
+    waiting: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     hours: float | None = None
     unused: Sequence[Path] = ()
     unfinished: Sequence[int] = ()
@@ -42,12 +50,17 @@ class Status:
 
     @property
     def current(self) -> bool:
-        """Whether nothing is stale."""
+        """Whether nothing needs a run that is not under way."""
         return not self.stale
 
 
-def status(study: Study) -> Status:
+def status(study: Study, instance: dg.DagsterInstance | None = None, but: str | None = None) -> Status:
     """Compare every artifact of a study with what it was made from.
+
+    Args:
+        study: The study.
+        instance: Where its runs are recorded; None ignores them.
+        but: Id of a run that does not count as under way: the one that asks.
 
     Raises:
         MistError: The study has not been analyzed, its tables cannot be read, or a patient is in none of its folds.
@@ -56,11 +69,19 @@ def status(study: Study) -> Status:
     check_folds(seen.assignment, seen.config.training.nfolds)
     for stage in tracked():
         seen.stale[stage.name] = stale_partitions(stage, seen)
+    found = divide(seen, activities(seen, instance, but) if instance else [])
+    trained = found.under_way.get("train", {})
     return Status(
-        stale={name: reasons for name, reasons in seen.stale.items() if reasons},
-        hours=_hours(study, seen.config, len(seen.stale["train"])),
+        stale=found.stale,
+        under_way=found.under_way,
+        waiting=found.waiting,
+        hours=_hours(study, seen.config, len(found.stale.get("train", ()))),
         unused=unused(study, seen.config, seen.assignment),
-        unfinished=[fold for fold in seen.config.training.folds if study.attempt(fold).is_file()],
+        unfinished=[
+            fold
+            for fold in seen.config.training.folds
+            if study.attempt(fold).is_file() and fold_key(fold) not in trained
+        ],
     )
 
 
@@ -92,15 +113,36 @@ def report(found: Status, outputs: Mapping[Path, str] = _NO_OUTPUTS) -> Iterator
     if found.unfinished:
         folds = f"{'fold' if len(found.unfinished) == 1 else 'folds'} {few(found.unfinished)}"
         yield f"Unfinished training of {folds}: mist_train --resume continues it, --discard removes it."
-    if found.current and not outputs:
-        yield "Everything is current."
+    for name, made in found.under_way.items():
+        yield from _under_way(STAGES[name], made)
+    if found.current and not outputs and not found.waiting:
+        yield "Everything else is current." if found.under_way else "Everything is current."
         return
     for name, reasons in found.stale.items():
         yield from _of_stage(STAGES[name], reasons)
     for path, reason in outputs.items():
         yield f"Rebuild {path}: {reason}."
+    if found.waiting:
+        steps = [_waiting(STAGES[name], keys) for name, keys in found.waiting.items()]
+        yield f"To do after these runs: {'; '.join(steps)}."
     if found.of("train") and found.hours is not None:
         yield f"Estimated training time: {duration(found.hours)} ({counted(len(found.of('train')), 'fold')})."
+
+
+def _under_way(stage: Stage, made: Mapping[str, Activity]) -> Iterator[str]:
+    for activity, keys in by_reason({key: str(activity) for key, activity in made.items()}).items():
+        if stage.partitions == "folds":
+            what = f"{'fold' if len(keys) == 1 else 'folds'} {few([key.removeprefix('fold_') for key in keys])}"
+        elif stage.partitions:
+            what = f"{counted(len(keys), stage.noun)} ({few(keys)})"
+        else:
+            what = few(keys)
+        yield f"{stage.doing} {what}: {activity}."
+
+
+def _waiting(stage: Stage, keys: Mapping[str, str]) -> str:
+    action = stage.action.lower()
+    return f"{action} {counted(len(keys), stage.noun)}" if stage.partitions else f"{action} ({few(list(keys))})"
 
 
 def _of_stage(stage: Stage, reasons: Mapping[str, str]) -> Iterator[str]:

@@ -10,8 +10,9 @@ import socket
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from datetime import datetime
+from pathlib import Path
 
-from mist_dagster.runtime.reservations import add, reservations
+from mist_dagster.runtime.reservations import add, held, reservations
 from mist_ops.errors import MistError
 from mist_ops.files import remove_leftovers
 from mist_ops.study import Study
@@ -28,6 +29,8 @@ def study_lock(
     study: Study,
     doing: str,
     *,
+    stage: str = "",
+    partitions: Iterable[str] | None = None,
     exclusive: bool = False,
     writes: Iterable[int] = (),
     reads: Iterable[int] = (),
@@ -38,6 +41,8 @@ def study_lock(
         run_id: Id of the run.
         study: The study.
         doing: What the run does with the study, as in "is training it".
+        stage: The stage of the run.
+        partitions: Its patients or folds; None for a stage without partitions.
         exclusive: Lock the whole study, and remove temporary files that killed runs left.
         writes: Folds whose weights are written.
         reads: Folds whose weights are read.
@@ -47,6 +52,8 @@ def study_lock(
     """
     lock = {
         "doing": doing,
+        "stage": stage,
+        "partitions": None if partitions is None else sorted(partitions),
         "exclusive": exclusive,
         "writes": sorted(writes),
         "reads": sorted(reads),
@@ -54,8 +61,8 @@ def study_lock(
         "process": f"process {os.getpid()} on {socket.gethostname()}",
         "since": datetime.now().astimezone().isoformat(" ", "minutes"),
     }
-    folder = study.results / ".locks"
-    with ExitStack() as held:
+    folder = _folder(study)
+    with ExitStack() as stack:
         with reservations(folder) as others:
             for other in others:
                 if _excludes(lock, other):
@@ -66,11 +73,20 @@ def study_lock(
                         file=study.results,
                         found=other["run"],
                     )
-            add(folder, lock, held)
+            add(folder, lock, stack)
         if exclusive:
             for place in (study.numpy, study.results):
                 remove_leftovers(place)
         yield
+
+
+def study_locks(study: Study) -> list[Json]:
+    """The locks that runs hold on a study, of whatever home or machine."""
+    return list(held(_folder(study)))
+
+
+def _folder(study: Study) -> Path:
+    return study.results / ".locks"
 
 
 def _excludes(one: Json, other: Json) -> bool:

@@ -59,6 +59,16 @@ def add(folder: Path, content: Json, held: ExitStack) -> None:
     held.callback(Path(name).unlink, missing_ok=True)
 
 
+def held(folder: Path) -> Iterator[Json]:
+    """Yield the reservations of a folder, which may be read-only; others may be added and removed meanwhile."""
+    for path in folder.glob("*.reservation"):
+        with contextlib.suppress(OSError, ValueError), path.open() as stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield json.load(stream)
+
+
 def _live(folder: Path) -> Iterator[Json]:
     for path in folder.glob("*.reservation"):
         with contextlib.suppress(FileNotFoundError), path.open("r+") as stream:  # its holder may be removing it

@@ -29,6 +29,7 @@ class Stage:
         description: What a run does, for the list of jobs.
         module: Module whose ``build(study, partitions)`` returns the assets; empty if another stage's does.
         action: Verb of a report: ``Preprocess``.
+        doing: What its runs do, in a report: ``Preprocessing``.
         noun: What a partition is called in a report: ``patient``.
         all_settings: Whether a run also materializes the settings of all stages.
         partitions: What the partitions of the stage are.
@@ -39,7 +40,8 @@ class Stage:
         content: Recorded version of an existing artifact; None if it is missing or not on record.
         reads: Content of everything that the artifact is made from, by name, for stages that are
             tracked by ``stages.records`` only.
-        follows: Stages whose stale artifacts make this one stale, in addition to ``reads``.
+        follows: Stages whose artifacts this one is made from. It waits for their runs; with ``reads``, it is stale
+            where they are.
         stale: Partitions that need a run, with the reason of each.
         optional: Whether a missing artifact is not stale, because only some users want it.
         observes: Stage that records the state of the source files before this one runs.
@@ -53,6 +55,7 @@ class Stage:
     description: str
     module: str = ""
     action: str = ""
+    doing: str = ""
     noun: str = ""
     all_settings: bool = False
     configured: str = ""
