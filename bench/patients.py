@@ -20,12 +20,12 @@ from rich.table import Table
 from mist_ops.analysis.analyze import analyze
 from mist_ops.analysis.folds import make_fold
 from mist_ops.boxes import read_boxes
-from mist_ops.config import StudyConfig, read_config
+from mist_ops.config import StudyConfig, override, read_config, write_config
 from mist_ops.dataset import read_train_paths
 from mist_ops.files import file_hash
 from mist_ops.phantoms import write_phantoms
 from mist_ops.preprocessing.case import write_case
-from mist_ops.records.arrays import read_record, remove_case
+from mist_ops.records.arrays import read_record
 from mist_ops.records.passport import Content, Epoch, Passport, write_passport
 from mist_ops.study import Study
 
@@ -51,6 +51,7 @@ def _steps(folder: Path, patients: int) -> Iterator[tuple[str, float]]:
     from mist_dagster.instance.studies import register
     from mist_dagster.launch import launcher
     from mist_dagster.runtime.progress import LogProgress
+    from mist_dagster.sensors import state_of_files
 
     data = write_phantoms(folder / "data", patients=patients, size=SIZE)
     study = register(folder / "results", numpy=folder / "numpy", data=data, name="many")
@@ -61,8 +62,8 @@ def _steps(folder: Path, patients: int) -> Iterator[tuple[str, float]]:
     direct = _seconds(lambda: [write_case(study, case, config, boxes[case.id]) for case in assignment.cases])
     yield "preprocessing, computation only", direct
     for case_id in ids:
-        remove_case(study, case_id)
-    with launcher(LogProgress()) as opened:
+        study.image(case_id).unlink()
+    with launcher(LogProgress(), build_definitions) as opened:
         yield "first observation of the files", _seconds(lambda: opened.run_stage(study, "observe"))
         yield (
             "preprocessing, overhead of the run",
@@ -71,7 +72,11 @@ def _steps(folder: Path, patients: int) -> Iterator[tuple[str, float]]:
         yield "observation, nothing changed", _seconds(lambda: opened.run_stage(study, "observe"))
         _pretend_models(study, config)
         yield "mist_status", _seconds(lambda: status(study))
-        yield "the same as checks in the UI", _seconds(lambda: opened.run_stage(study, "status"))
+        yield "first marks in the UI", _seconds(lambda: opened.run_stage(study, "status"))
+        yield "marks, nothing changed", _seconds(lambda: opened.run_stage(study, "status"))
+        yield "a tick of the sensor, nothing changed", _seconds(lambda: state_of_files(study))
+        write_config(study.config, override(config, {"preprocessing.skip": not config.preprocessing.skip}))
+        yield "marks, every patient became stale", _seconds(lambda: opened.run_stage(study, "status"))
 
 
 def _pretend_models(study: Study, config: StudyConfig) -> None:

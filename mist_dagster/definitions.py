@@ -32,7 +32,7 @@ def build_definitions(
 def _of_study(study: Study) -> dg.Definitions:
     # These take half a second to import, which a command on a tool does not need.
     from mist_dagster.assets import study_assets
-    from mist_dagster.freshness.checks import status_checks
+    from mist_dagster.freshness.checks import status_checks, status_job
     from mist_dagster.jobs import study_jobs
     from mist_dagster.pipeline import plan_job
     from mist_dagster.sensors import study_sensors
@@ -40,8 +40,8 @@ def _of_study(study: Study) -> dg.Definitions:
     return dg.Definitions.merge(
         study_assets(study),
         dg.Definitions(
-            asset_checks=[status_checks(study)],
-            jobs=[*study_jobs(study), plan_job(study, build_definitions)],
+            asset_checks=status_checks(study),
+            jobs=[*study_jobs(study), status_job(study), plan_job(study, build_definitions)],
             sensors=study_sensors(study),
         ),
     )

@@ -11,12 +11,8 @@ from mist_ops.study import Study
 def study_jobs(study: Study) -> list[UnresolvedAssetJobDefinition]:
     """The jobs of a study, in the order of its stages."""
     jobs = [_job(study, stage.name, _selection(study, stage), stage.description) for stage in STAGES.values()]
-    gates, checks = dg.AssetSelection.checks(*gate_keys(study)), dg.AssetSelection.checks(*check_keys(study))
-    return [
-        *jobs,
-        _job(study, "verify", gates, "Read every file of every patient and check it."),
-        _job(study, "status", checks, "Report what is stale."),
-    ]
+    gates = dg.AssetSelection.checks(*gate_keys(study))
+    return [*jobs, _job(study, "verify", gates, "Read every file of every patient and check it.")]
 
 
 def run_tags(study: Study, stage: str) -> dict[str, str]:

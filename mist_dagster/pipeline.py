@@ -156,7 +156,7 @@ def make_current(launcher: Launcher, study: Study, found: Status, resources: Res
 
 
 def show_status(launcher: Launcher, study: Study) -> None:
-    """Execute the checks in the UI, which know of no edit until they run."""
+    """Mark in the UI what became stale or current."""
     launcher.run_stage(study, "status")
 
 

@@ -3,8 +3,8 @@
 Dagster knows the runs of this home, whatever executes them. The locks of a study also know those of other homes.
 """
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 import dagster as dg
@@ -33,6 +33,7 @@ class Activity:
         state: ``running`` or ``queued``.
         run_id: The run.
         since: When it started or was queued.
+        current: Whether what it replaces is current until then.
     """
 
     stage: str
@@ -40,6 +41,7 @@ class Activity:
     state: str
     run_id: str
     since: datetime
+    current: bool = False
 
     def __str__(self) -> str:
         return f"{self.state} since {self.since:%Y-%m-%d %H:%M} (run {self.run_id[:8]})"
@@ -51,20 +53,24 @@ def activities(seen: Inspection, instance: dg.DagsterInstance, but: str | None =
     Args:
         seen: The study.
         instance: Where its runs are recorded.
-        but: Id of a run to leave out: the one that asks.
+        but: Id of a run to exclude: the one that asks.
     """
     found = [activity for activity in _of_runs(seen, instance) if activity.run_id != but]
     known = {activity.run_id[:8] for activity in found} | {(but or "")[:8]}
     return [*found, *(lock for lock in _of_locks(seen.study) if lock.run_id not in known)]
 
 
+def runs_under_way(instance: dg.DagsterInstance) -> Sequence[dg.RunRecord]:
+    """The queued and running runs of a home."""
+    return instance.get_run_records(dg.RunsFilter(statuses=[*_QUEUED, *_RUNNING]))
+
+
 def _of_runs(seen: Inspection, instance: dg.DagsterInstance) -> Iterator[Activity]:
-    unfinished = dg.RunsFilter(statuses=[*_QUEUED, *_RUNNING])
-    for record in instance.get_run_records(unfinished):
+    for record in runs_under_way(instance):
         run, created = record.dagster_run, record.create_timestamp.timestamp()
         state, since = ("queued", created) if run.status in _QUEUED else ("running", record.start_time or created)
         for stage in _stages(seen.study, run):
-            partitions = _partitions(run.tags, keys_of(stage, seen))
+            partitions = partitions_of(run.tags, keys_of(stage, seen))
             yield Activity(stage.name, partitions, state, run.run_id, datetime.fromtimestamp(since))
 
 
@@ -76,7 +82,8 @@ def _stages(study: Study, run: dg.DagsterRun) -> Iterator[Stage]:
             yield stage
 
 
-def _partitions(tags: Mapping[str, str], keys: list[str]) -> frozenset[str] | None:
+def partitions_of(tags: Mapping[str, str], keys: Sequence[str]) -> frozenset[str] | None:
+    """The partitions in the tags of a run, of all those in their order; None if it has no such tags."""
     if PARTITION_NAME_TAG in tags:
         return frozenset([tags[PARTITION_NAME_TAG]])
     ends = [tags.get(tag) for tag in (ASSET_PARTITION_RANGE_START_TAG, ASSET_PARTITION_RANGE_END_TAG)]
@@ -115,10 +122,15 @@ def divide(seen: Inspection, found: list[Activity]) -> Division:
     under_way: dict[str, dict[str, Activity]] = {}
     waiting: dict[str, dict[str, str]] = {}
     for stage in tracked():
-        made = {key: activity for activity in found for key in _made(stage, activity, seen)}
+        reasons = seen.stale[stage.name]
+        made = {
+            key: replace(activity, current=not reasons if stage.partitions is None else key not in reasons)
+            for activity in found
+            for key in _made(stage, activity, seen)
+        }
         if made:
             under_way[stage.name] = made
-        for key, reason in seen.stale[stage.name].items():
+        for key, reason in reasons.items():
             if key in made or (made and stage.partitions is None):
                 continue
             pending = {name: {*under_way.get(name, ()), *waiting.get(name, ())} for name in stage.follows}

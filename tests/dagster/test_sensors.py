@@ -1,12 +1,14 @@
-"""Sensors: off by default, no run while nothing changes, one run for an edit."""
+"""Sensors: marks and runs after an edit, and nothing while nothing changes."""
 
 import os
 import shutil
 
 import dagster as dg
-import pytest
 
+from mist_dagster import cli
 from mist_dagster.definitions import build_definitions
+from mist_dagster.instance.home import instance
+from mist_dagster.instance.studies import register
 from mist_ops.config import override, read_config, write_config
 from mist_ops.dataset import read_train_paths
 from mist_ops.study import Study
@@ -20,9 +22,8 @@ def tick(study: Study, name: str, cursor: str | None) -> tuple[list[dg.RunReques
     return list(found.run_requests or []), found.cursor
 
 
-@pytest.mark.parametrize("name, job", [("watch", "status"), ("keep_current", "make_current")])
-def test_an_edit_requests_one_run(copied_study: Study, name: str, job: str) -> None:
-    study = copied_study
+def test_an_edit_requests_one_run(copied_study: Study) -> None:
+    study, name, job = copied_study, "keep_current", "make_current"
     sensor = build_definitions([study]).get_repository_def().get_sensor_def(f"{study.key}__{name}")
     assert sensor.default_status == dg.DefaultSensorStatus.STOPPED
     assert sensor.job_name == f"{study.key}__{job}"
@@ -41,15 +42,44 @@ def test_an_edited_mask_requests_a_run(copied_study: Study) -> None:
     copy = study.results / "mask.nii.gz"
     shutil.copy2(mask, copy)
     study.train_paths.write_text(study.train_paths.read_text().replace(os.path.relpath(mask, study.results), str(copy)))
-    _, cursor = tick(study, "watch", None)
+    _, cursor = tick(study, "keep_current", None)
     copy.write_bytes(copy.read_bytes())
-    requested, _ = tick(study, "watch", cursor)
+    requested, _ = tick(study, "keep_current", cursor)
     assert len(requested) == 1
 
 
 def test_a_study_with_missing_files_is_skipped(copied_study: Study) -> None:
     copied_study.config.unlink()
-    assert tick(copied_study, "watch", "before")[0] == []
+    for name in ("watch", "keep_current"):
+        assert tick(copied_study, name, "before")[0] == []
+
+
+def test_deleted_and_altered_outputs_are_marked_within_a_minute(copied_study: Study) -> None:
+    study = register(copied_study.results, numpy=copied_study.numpy, data=copied_study.data)
+    assert cli.status(["--results", str(study.results), "--numpy", str(study.numpy), "--rebuild"]) == 0
+    repository = build_definitions([study]).get_repository_def()
+    sensor = repository.get_sensor_def(f"{study.key}__watch")
+    assert (sensor.default_status, sensor.minimum_interval_seconds) == (dg.DefaultSensorStatus.RUNNING, 60)
+
+    def watch(cursor: str | None) -> tuple[int, str | None]:
+        found = sensor.evaluate_tick(dg.build_sensor_context(opened, cursor, repository_def=repository))
+        return len(found.run_requests or ()), found.cursor
+
+    with instance() as opened:
+        requested, cursor = watch(None)
+        assert requested == 0  # --rebuild has just marked everything
+        assert watch(cursor) == (0, cursor)
+        patient = read_train_paths(study.train_paths).held_out(0)[0]
+        study.cv_prediction(patient).unlink()
+        requested, cursor = watch(cursor)
+        assert requested == 1
+        assert repository.get_job(sensor.job_name).execute_in_process(instance=opened).success
+        assert watch(cursor) == (0, cursor)
+        study.model(0).touch()
+        requested, cursor = watch(cursor)
+        assert requested == 0
+        study.image(patient).write_bytes(b"cut short")
+        assert watch(cursor)[0] == 1
 
 
 def test_new_predictions_request_an_evaluation_once(copied_study: Study) -> None:

@@ -133,17 +133,17 @@ def test_what_is_missing_is_told(copied_study: Study) -> None:
 
 def test_the_checks_in_the_ui_say_what_the_command_says(edited: tuple[Study, str]) -> None:
     study, patient = edited
-    job = build_definitions([study]).resolve_job_def(f"{study.key}__status")
     with instance() as opened:
-        result = job.execute_in_process(instance=opened)
-    found = {made.asset_key.path[-1]: made for made in result.get_asset_check_evaluations()}
-    assert {name: made.passed for name, made in found.items()} == {
+        build_definitions([study]).resolve_job_def(f"{study.key}__status").execute_in_process(instance=opened)
+        latest = opened.event_log_storage.get_latest_asset_check_execution_by_key(check_keys(study))
+    found = {key.asset_key.path[-1]: record.evaluation for key, record in latest.items()}
+    assert {name: made.passed for name, made in found.items() if made} == {
         stage.target: stage.name == "analyze" for stage in tracked()
     }
-    [row] = found["preprocessed_case"].metadata["stale"].records
-    assert row.data == {"stale": patient, "because": "its mask changed"}
-    assert found["fold_model"].metadata["number"].value == 2
-    assert found["fold_model"].metadata["estimated hours"].value > 0
+    [row] = found["preprocessed_case"].metadata["artifacts"].records
+    assert row.data == {"artifact": patient, "because": "its mask changed"}
+    assert found["fold_model"].metadata["stale"].value == 2
+    assert found["fold_model"].metadata["estimated time"].value == "1 min"
 
 
 def test_a_job_makes_just_that_again(copied_study: Study) -> None:
