@@ -1,4 +1,9 @@
-"""Checks of data, folds and models. What is stale is checked in ``freshness``."""
+"""Checks of data, folds and models. What is stale is checked in ``freshness``.
+
+None is blocking in Dagster's sense, which stops only what follows in the same run: folds and patients are other
+partitions, so other runs, and one patient must not stop the others. Where later work would be wrong, its asset refuses
+by itself, for the reason that the check reports: training on a leak, preprocessing of a patient with two grids.
+"""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,7 +36,8 @@ class VerifyRun(dg.Config):
 
 _GATES = {
     "readable": "Every file can be read and holds finite voxels.",
-    "one_grid": "Images and mask of a patient have the same size, spacing, origin and direction.",
+    "one_grid": "Images and mask of a patient have the same size, spacing, origin and direction; otherwise its "
+    "preprocessing fails.",
     "known_labels": "Masks hold only labels that dataset.json lists, and not just background.",
 }
 

@@ -39,7 +39,13 @@ def build(study: Study, partitions: StudyPartitions) -> list[dg.AssetsDefinition
         code_version=STAGES["evaluate"].code_version,
         automation_condition=_WHEN_INPUTS_CHANGE,
         kinds={"csv"},
-        check_specs=[dg.AssetCheckSpec("every_patient_scored", asset=asset_key(study, "evaluation"))],
+        check_specs=[
+            dg.AssetCheckSpec(
+                "every_patient_scored",
+                asset=asset_key(study, "evaluation"),
+                description="Every patient of a trained fold has a prediction, and so a score.",
+            )
+        ],
     )
     def evaluation(
         context: dg.AssetExecutionContext, config: EvaluationRun, progress: dg.ResourceParam[Progress]

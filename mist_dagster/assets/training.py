@@ -80,9 +80,6 @@ def _training_set(study: Study, partitions: StudyPartitions) -> dg.AssetsDefinit
     )
     def training_set(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         """Content of the arrays that train a fold, select its weights and are held out; its model depends on this."""
-        leaks = find_leaks(study)
-        if leaks:
-            raise DatasetError(listing(leaks), code="folds-leak", file=study.train_paths, found=leaks)
         made_from = manifest(study, _fold(study, fold_index(context.partition_key)))
         return dg.MaterializeResult(
             data_version=dg.DataVersion(json_hash(made_from)),
@@ -137,6 +134,14 @@ def _fold_model(study: Study, partitions: StudyPartitions) -> dg.AssetsDefinitio
 
 
 def _fold(study: Study, index: int) -> Fold:
+    """The cases of a fold.
+
+    Raises:
+        DatasetError: Some of them are also held out, as the check ``no_leakage`` reports.
+    """
+    leaks = find_leaks(study)
+    if leaks:
+        raise DatasetError(listing(leaks), code="folds-leak", file=study.train_paths, found=leaks)
     training, assignment = read_config(study.config).training, read_train_paths(study.train_paths)
     check_folds(assignment, training.nfolds)
     return make_fold(assignment, index, training.val_percent, training.seed, training.validation_cases)

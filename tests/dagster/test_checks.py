@@ -1,6 +1,7 @@
 """Checks on data, folds and models: what they find, and that training does not begin on a leak."""
 
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from mist_dagster import cli
 from mist_dagster.definitions import build_definitions
 from mist_dagster.instance.home import instance
+from mist_dagster.provenance import asset_key
 from mist_ops.dataset import find_training_cases, read_description, read_train_paths
 from mist_ops.files import write_json
 from mist_ops.imaging.nifti import read_image, read_labels, write_image, write_labels
@@ -52,6 +54,45 @@ def test_a_leak_is_shown_and_training_does_not_begin(leaking: Study, capfd: pyte
     assert cli.train([*where, "--overwrite", "--device", "cpu"]) == 1
     assert "have the same image" in capfd.readouterr().err
     assert leaking.model(0).stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("names", [["training_set"], ["fold_model"], ["training_set", "fold_model"]], ids="+".join)
+def test_training_from_the_ui_stops_with_the_reason_of_the_check(leaking: Study, names: list[str]) -> None:
+    before = leaking.model(0).read_bytes()
+    failed = failure_of(leaking, names, "fold_0")
+    assert "have the same image" in failed
+    assert "[folds-leak]" in failed
+    assert leaking.model(0).read_bytes() == before
+
+
+def test_preprocessing_from_the_ui_stops_with_the_reason_of_the_check(copied_study: Study) -> None:
+    table, case = copied_study.train_paths, read_train_paths(copied_study.train_paths).cases[0]
+    labels, grid = read_labels(case.mask)
+    moved = table.parent / "mask.nii.gz"
+    write_labels(moved, labels, replace(grid, origin=(9.0, 9.0, 9.0)))
+    table.write_text(table.read_text().replace(os.path.relpath(case.mask, table.parent), "mask.nii.gz"))
+    assert "[grid-mismatch]" in failure_of(copied_study, ["preprocessed_case"], case.id)
+
+
+def failure_of(study: Study, names: list[str], partition: str) -> str:
+    """Why a run of some assets for a partition failed."""
+    chosen = dg.AssetSelection.assets(*(asset_key(study, name) for name in names))
+    job = dg.define_asset_job("selected", selection=chosen)
+    whole = dg.Definitions.merge(build_definitions([study]), dg.Definitions(jobs=[job]))
+    with instance() as opened:
+        tags = {"dagster/partition": partition}
+        result = whole.resolve_job_def("selected").execute_in_process(instance=opened, tags=tags, raise_on_error=False)
+    assert not result.success
+    [failure] = [event.step_failure_data for event in result.all_events if event.is_step_failure]
+    described = failure.user_failure_data.metadata["failed"].value if failure.user_failure_data else ""
+    return f"{failure.error_display_string} {described}"
+
+
+def test_every_check_has_a_description(copied_study: Study) -> None:
+    graph = build_definitions([copied_study]).resolve_asset_graph()
+    specs = [graph.get_check_spec(key) for key in graph.asset_check_keys]
+    assert len(specs) > 10
+    assert [spec.name for spec in specs if not spec.description] == []
 
 
 def test_patients_of_one_image_in_one_fold_may_train(leaking: Study) -> None:
