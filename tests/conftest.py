@@ -10,6 +10,9 @@ import pytest
 
 from mist_ops.phantoms import write_phantoms
 
+# Tests run in a process per core. More threads than cores wait for each other by spinning.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 TOO_SLOW = hypothesis.HealthCheck.too_slow
 
 # The same examples in every run, however slow the machine is.
@@ -33,3 +36,16 @@ def shared() -> Path:
 def phantom_dataset(tmp_path: Path) -> Path:
     """The dataset.json of six training phantoms and a test one, of varied size, spacing and orientation."""
     return write_phantoms(tmp_path / "data", patients=6, tests=1, size=(24, 26, 22))
+
+
+@pytest.fixture(scope="session")
+def empty_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Dagster home without runs, to be copied: creating its tables takes most of a second."""
+    from mist_dagster.instance.home import instance  # importing Dagster takes a second, and most tests need none
+
+    home = tmp_path_factory.mktemp("homes") / "empty"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DAGSTER_HOME", str(home))
+        with instance():
+            pass
+    return home

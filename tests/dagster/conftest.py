@@ -17,8 +17,9 @@ from mist_ops.study import Study
 
 
 @pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_home: Path) -> Path:
     """A Dagster home for one test."""
+    shutil.copytree(empty_home, tmp_path / "dagster_home")
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "dagster_home"))
     monkeypatch.chdir(tmp_path)
     return tmp_path / "dagster_home"

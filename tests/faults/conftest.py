@@ -11,7 +11,6 @@ import pytest
 from tiny import TINY
 
 from mist_dagster import cli
-from mist_dagster.instance.home import instance
 from mist_ops.config import override, read_config, write_config
 from mist_ops.phantoms import write_phantoms
 
@@ -29,7 +28,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """
     kept = os.environ.get("MIST_SOUND_STUDY")
     folder = Path(kept) if kept else tmp_path_factory.mktemp("sound")
-    if (folder / "dagster_home").exists():
+    if (folder / "results").exists():
         return folder
     folder.mkdir(parents=True, exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
@@ -40,16 +39,15 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
         config = folder / "results" / "config.json"
         write_config(config, override(read_config(config), TINY))
         assert cli.run_all(["--data", str(data), "--resume", "--device", "cpu"]) == 0
-        patch.setenv("DAGSTER_HOME", str(folder / "dagster_home"))
-        with instance():
-            pass  # an empty home, made once: its tables take most of a second
     return folder
 
 
 @pytest.fixture
-def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], sound: Path) -> Sandbox:
+def bare(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], empty_home: Path
+) -> Sandbox:
     """A sandbox with nothing in it but an empty home, which is the current folder."""
-    shutil.copytree(sound / "dagster_home", tmp_path / "dagster_home")
+    shutil.copytree(empty_home, tmp_path / "dagster_home")
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "dagster_home"))
     monkeypatch.chdir(tmp_path)
     return Sandbox(tmp_path, capfd)
