@@ -8,10 +8,11 @@ import json
 import os
 import shutil
 import tempfile
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -112,6 +113,26 @@ def read_object(path: Path) -> Json:
     if not isinstance(value, dict):
         raise ValueError(f"it holds {json.dumps(value)[:20]} and not an object")
     return value
+
+
+_HEADERS = threading.Lock()
+"""NumPy parses the header of a file with ``ast``, which fails at random in Python 3.11 if two threads do so at once."""
+
+
+def map_array(path: Path, mode: Literal["r", "c"] = "r") -> np.ndarray:
+    """Memory-map an array, read-only or copy-on-write; threads may do so at the same time.
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: It is not an array, or is truncated.
+    """
+    with _HEADERS:
+        return np.lib.format.open_memmap(path, mode=mode)
+
+
+def read_array(path: Path) -> np.ndarray:
+    """Read an array into memory; otherwise as ``map_array``."""
+    return np.array(map_array(path))
 
 
 def write_array(path: Path, array: np.ndarray) -> None:

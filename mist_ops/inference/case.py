@@ -17,6 +17,7 @@ from mist_ops.config import StudyConfig
 from mist_ops.dataset import Case
 from mist_ops.devices import catch_out_of_memory
 from mist_ops.errors import CaseError
+from mist_ops.files import read_array
 from mist_ops.imaging.geometry import CaseGeometry, Geometry
 from mist_ops.imaging.nifti import write_labels
 from mist_ops.imaging.vectors import write_vectors
@@ -87,7 +88,7 @@ def predict_preprocessed(
     """
     geometry, path = read_record(study, case.id).geometry, study.image(case.id)
     try:
-        image = np.load(path, allow_pickle=False)
+        image = read_array(path)
     except (OSError, ValueError) as error:
         raise CaseError(
             case.id, f"{path} is missing or corrupted. Preprocess the case again.", code="array-unreadable", file=path

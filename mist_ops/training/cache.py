@@ -11,10 +11,10 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from mist_ops.files import read_array
 from mist_ops.machine import available_memory
 from mist_ops.training.cases import CaseArrays, Volumes, check_finite
 
@@ -74,9 +74,9 @@ def _loaded(case: CaseArrays, device: torch.device) -> CaseArrays:
     if case.dtm is not None:
         dtm = _read(case.dtm, device)
         check_finite(case.id, case.dtm, dtm)
-    kept = np.load(case.study.voxels(case.id)) if case.kept is None else case.kept
+    kept = read_array(case.study.voxels(case.id)) if case.kept is None else case.kept
     return replace(case, kept=kept, cached=Volumes(image, label, dtm))
 
 
 def _read(path: Path, device: torch.device) -> Tensor:
-    return torch.from_numpy(np.load(path)).to(device).movedim(-1, 0).contiguous()
+    return torch.from_numpy(read_array(path)).to(device).movedim(-1, 0).contiguous()

@@ -16,6 +16,7 @@ from torch import Tensor
 from mist_ops.config import StudyConfig
 from mist_ops.dataset import Fold
 from mist_ops.errors import CaseError, DatasetError, counted, few
+from mist_ops.files import map_array
 from mist_ops.registry import LOSSES
 from mist_ops.study import Study
 from mist_ops.training.voxels import class_voxels, largest_class, read_current, select_voxels, split, write_voxels
@@ -86,7 +87,7 @@ class CaseArrays:
 
 def _mapped(path: Path) -> Tensor:
     # Copy-on-write, since torch refuses arrays that are read-only; nothing is written.
-    return torch.from_numpy(np.load(path, mmap_mode="c")).movedim(-1, 0)
+    return torch.from_numpy(map_array(path, "c")).movedim(-1, 0)
 
 
 def index_fold(study: Study, config: StudyConfig, fold: Fold) -> tuple[tuple[CaseArrays, ...], tuple[CaseArrays, ...]]:
@@ -182,7 +183,7 @@ def _kept(found: _Found) -> CaseArrays:
 def _opened(case_id: str, path: Path, kinds: str) -> np.ndarray:
     """Memory-map an array; ``kinds`` are the NumPy kinds of its type that are allowed."""
     try:
-        array = np.lib.format.open_memmap(path, mode="r")
+        array = map_array(path)
     except (OSError, ValueError) as error:
         raise CaseError(
             case_id, f"{path} is corrupted. Preprocess the case again.", code="array-unreadable", file=path

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Generator
 
-from mist_ops.files import stamp, write_array
+from mist_ops.files import map_array, stamp, write_array
 
 VOXELS_PER_CLASS = 10_000
 """Voxels of a class that are kept per case: 40 kB, and closer together than a patch is wide."""
@@ -27,7 +27,7 @@ the number of voxels of each class from 1 on, and their flat indices, all as uin
 
 def class_voxels(path: Path) -> tuple[np.ndarray, ...]:
     """Memory-map the file of a case; return the flat indices of each class that is present, without the background."""
-    return split(np.load(path, mmap_mode="r"))
+    return split(map_array(path))
 
 
 def split(content: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -40,7 +40,7 @@ def split(content: np.ndarray) -> tuple[np.ndarray, ...]:
 def read_current(path: Path, label: Path) -> np.ndarray | None:
     """The content of the file of a case if it belongs to the label array as it is now; None if it must be rebuilt."""
     try:
-        content = np.load(path, mmap_mode="r")
+        content = map_array(path)
     except (OSError, ValueError, EOFError):
         return None
     head = content[: _HEAD - 1]
