@@ -7,6 +7,7 @@ MIST lacks are at the end of their section. The hardware detected at run time is
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -219,6 +220,10 @@ class TrainingConfig(Section):
         if len(set(self.folds)) != len(self.folds):
             raise ValueError(f"folds lists a fold twice: {', '.join(map(str, self.folds))}")
         return self
+
+    def steps_per_epoch(self, cases: int, processes: int = 1) -> int:
+        """Steps of an epoch: enough to use every case once, and at least ``min_steps_per_epoch``."""
+        return max(self.min_steps_per_epoch, math.ceil(cases / (self.batch_size_per_gpu * processes)))
 
     @property
     def effective_warmup_epochs(self) -> int:

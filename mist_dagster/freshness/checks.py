@@ -139,8 +139,8 @@ class Report:
         parts += [f"{len(waiting)} waiting"] if waiting else []
         rows = [{"artifact": key, "because": reason} for key, reason in self._reasons(stage).items()]
         shown: metadata.Metadata = {"artifacts": metadata.table(rows), "stale": len(stale)} if rows else {}
-        if stale and stage.name == "train" and self._found.hours is not None:
-            shown["estimated time"] = duration(self._found.hours)
+        if stage.name in self._found.hours:
+            shown["estimated time"] = duration(self._found.hours[stage.name])
         made = self._evaluation(
             stage,
             None,

@@ -1,13 +1,13 @@
 """What of a study is stale, all the way down: the rows of the table of stages, compared with the files."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
 import dagster as dg
 
+from mist_dagster.freshness.estimates import hours
 from mist_dagster.freshness.underway import Activity, activities, divide
 from mist_dagster.partitions import fold_key
 from mist_dagster.stages import STAGES, Inspection, Stage, stale_partitions, tracked
@@ -15,8 +15,7 @@ from mist_dagster.stages.stale import by_reason
 from mist_ops.analysis.folds import check_folds
 from mist_ops.config import StudyConfig
 from mist_ops.dataset import Assignment, read_paths
-from mist_ops.errors import ConfigError, counted, few
-from mist_ops.records.passport import read_passport
+from mist_ops.errors import counted, few
 from mist_ops.study import Study
 
 _NO_OUTPUTS: Mapping[Path, str] = MappingProxyType({})
@@ -31,8 +30,7 @@ class Status:
             current have no entry. A stage without partitions has the name of its file.
         under_way: Partitions that a run is making, or will make once the queue starts it. They are not in ``stale``.
         waiting: Partitions that need a run after those, with what they wait for. They are not in ``stale`` either.
-        hours: Estimated training time of the stale folds, from the time that the study's folds took; None if no fold
-            was trained yet.
+        hours: Estimated time of what is stale, by stage, without stages whose speed is not known.
         unused: Arrays and predictions of patients who are not in the study.
         unfinished: Folds with an unfinished training that no run continues.
     """
@@ -40,7 +38,7 @@ class Status:
     stale: Mapping[str, Mapping[str, str]]
     under_way: Mapping[str, Mapping[str, Activity]] = field(default_factory=dict)
     waiting: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    hours: float | None = None
+    hours: Mapping[str, float] = field(default_factory=dict)
     unused: Sequence[Path] = ()
     unfinished: Sequence[int] = ()
 
@@ -75,7 +73,7 @@ def status(study: Study, instance: dg.DagsterInstance | None = None, but: str | 
         stale=found.stale,
         under_way=found.under_way,
         waiting=found.waiting,
-        hours=_hours(study, seen.config, len(found.stale.get("train", ()))),
+        hours=hours(seen, found.stale, instance),
         unused=unused(study, seen.config, seen.assignment),
         unfinished=[
             fold
@@ -92,14 +90,6 @@ def unused(study: Study, config: StudyConfig, assignment: Assignment) -> list[Pa
     used |= {study.test_prediction(case.id) for case in tests}
     found = [*study.arrays.glob("*.npy"), *study.cv_predictions.glob("*.gz"), *study.test_predictions.glob("*.gz")]
     return sorted(path for path in found if path not in used and not path.name.startswith("."))
-
-
-def _hours(study: Study, config: StudyConfig, folds: int) -> float | None:
-    seconds = []
-    for fold in config.training.folds:
-        with suppress(ConfigError):
-            seconds.append(read_passport(study.model(fold)).seconds)
-    return folds * sum(seconds) / len(seconds) / 3600 if seconds else None
 
 
 def report(found: Status, outputs: Mapping[Path, str] = _NO_OUTPUTS) -> Iterator[str]:
@@ -125,8 +115,15 @@ def report(found: Status, outputs: Mapping[Path, str] = _NO_OUTPUTS) -> Iterator
     if found.waiting:
         steps = [_waiting(STAGES[name], keys) for name, keys in found.waiting.items()]
         yield f"To do after these runs: {'; '.join(steps)}."
-    if found.of("train") and found.hours is not None:
-        yield f"Estimated training time: {duration(found.hours)} ({counted(len(found.of('train')), 'fold')})."
+    if found.hours:
+        yield _estimate(found)
+
+
+def _estimate(found: Status) -> str:
+    parts = [f"{STAGES[name].doing.lower()} {duration(needed)}" for name, needed in found.hours.items()]
+    unknown = [STAGES[name].doing.lower() for name in found.stale if name not in found.hours]
+    rest = f"; not yet measured: {few(list(dict.fromkeys(unknown)))}" if unknown else ""
+    return f"Estimated time: {duration(sum(found.hours.values()))} ({', '.join(parts)}{rest})."
 
 
 def _under_way(stage: Stage, made: Mapping[str, Activity]) -> Iterator[str]:

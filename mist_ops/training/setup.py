@@ -50,18 +50,12 @@ def training_schedule(config: StudyConfig, cases: int, processes: int = 1) -> Tr
     training = config.training
     return TrainingSchedule(
         epochs=training.epochs,
-        steps=steps_per_epoch(config, cases, processes),
+        steps=training.steps_per_epoch(cases, processes),
         learning_rate=_learning_rate(config),
         grad_clip_norm=training.grad_clip_norm,
         alpha=_alpha(config),
         validation_every=training.validation_every,
     )
-
-
-def steps_per_epoch(config: StudyConfig, cases: int, processes: int = 1) -> int:
-    """Steps of an epoch: enough to use every case once, and at least ``min_steps_per_epoch``."""
-    patches = config.training.batch_size_per_gpu * processes
-    return max(config.training.min_steps_per_epoch, math.ceil(cases / patches))
 
 
 def make_batches(
@@ -83,7 +77,7 @@ def make_batches(
             flip_axes=tuple(training.augmentation.flip_axes),
         ),
         batch_size=training.batch_size_per_gpu,
-        steps=steps_per_epoch(plan.config, len(cases), ranks.count),
+        steps=training.steps_per_epoch(len(cases), ranks.count),
         seed=training.seed,
         fold=plan.fold.index,
         ranks=ranks,

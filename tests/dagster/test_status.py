@@ -11,10 +11,12 @@ from mist_dagster import cli
 from mist_dagster.definitions import build_definitions
 from mist_dagster.freshness.status import report, status
 from mist_dagster.instance.home import instance
+from mist_dagster.instance.studies import register
 from mist_dagster.stages import check_keys, tracked
 from mist_ops.config import STEP_VERSIONS, override, read_config, write_config
 from mist_ops.dataset import read_train_paths
 from mist_ops.imaging.nifti import read_labels, write_labels
+from mist_ops.records.passport import read_passport
 from mist_ops.study import Study
 
 
@@ -52,7 +54,7 @@ def test_an_edited_mask_reaches_its_arrays_the_folds_that_saw_it_and_what_follow
     assert set(found.of("predict")) == {case.id for case in read_train_paths(study.train_paths).cases}
     assert set(found.of("test").values()) == {"folds 0, 1 need training"}
     assert found.of("evaluate")
-    assert found.hours is not None
+    assert found.hours["train"] > 0
     text = "\n".join(report(found))
     assert f"Preprocess 1 patient ({patient}): its mask changed." in text  # pinned
     assert f"Train fold 0: 1 patient in its training set ({patient}): its mask changed." in text  # pinned
@@ -144,6 +146,42 @@ def test_the_checks_in_the_ui_say_what_the_command_says(edited: tuple[Study, str
     assert row.data == {"artifact": patient, "because": "its mask changed"}
     assert found["fold_model"].metadata["stale"].value == 2
     assert found["fold_model"].metadata["estimated time"].value == "1 min"
+
+
+def test_estimates_scale_with_epochs_and_patients_and_claim_nothing_that_was_not_measured(
+    copied_study: Study, capfd: pytest.CaptureFixture[str]
+) -> None:
+    study, config = copied_study, read_config(copied_study.config)
+    where = ["--results", str(study.results), "--numpy", str(study.numpy)]
+
+    def hours(changes: dict[str, object]) -> dict[str, float]:
+        write_config(study.config, override(config, changes))
+        with instance() as opened:
+            return dict(status(register(study.results), opened).hours)
+
+    ten, twenty = hours({"training.epochs": 10}), hours({"training.epochs": 20})
+    assert twenty["train"] / ten["train"] == pytest.approx(2)
+    steps = config.training.min_steps_per_epoch
+    longer = hours({"training.epochs": 10, "training.min_steps_per_epoch": 100 * steps})
+    assert 1 < longer["train"] / ten["train"] < 100  # the validation takes as long as before
+    seconds = sum(read_passport(study.model(fold)).seconds for fold in (0, 1))
+    assert ten["train"] == pytest.approx(10 * seconds / 3600, rel=1e-6)
+    assert hours({"training.epochs": 10, "model.architecture": "mednext-small"}) == {}
+    assert ten.keys() == {"train"}  # nothing else has run in this home
+
+    write_config(study.config, config)
+    assert cli.preprocess([*where, "--overwrite"]) == 0
+    ids = [case.id for case in read_train_paths(study.train_paths).cases]
+    found = {}
+    for number in (1, 3):
+        for case_id in ids[:number]:
+            study.image(case_id).unlink(missing_ok=True)
+        found[number] = hours({})["preprocess"]
+    assert found[3] == pytest.approx(3 * found[1])
+    capfd.readouterr()
+    assert cli.status(where) == 0
+    shown = capfd.readouterr().err
+    assert "(preprocessing 1 min, training 1 min; not yet measured: predicting, evaluating" in shown
 
 
 def test_a_job_makes_just_that_again(copied_study: Study) -> None:

@@ -24,7 +24,6 @@ from mist_ops.registry import LOSSES, MODELS
 from mist_ops.study import Study
 from mist_ops.training.fold import train_fold
 from mist_ops.training.outputs import discard
-from mist_ops.training.setup import steps_per_epoch
 from mist_ops.training.transfer import Pretrained
 
 
@@ -332,7 +331,7 @@ def test_an_unknown_augmentation_or_schedule_is_refused_before_training(study: S
 
 @pytest.mark.parametrize("cases, steps", [(3, 4), (8, 4), (9, 5)])
 def test_an_epoch_uses_every_case(cases: int, steps: int) -> None:
-    assert steps_per_epoch(small_config(), cases) == steps
+    assert small_config().training.steps_per_epoch(cases) == steps
 
 
 def test_the_pocket_network_trains(study: Study) -> None:
