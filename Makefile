@@ -6,10 +6,12 @@ AUDIT := .venv-audit/installed
 
 FUZZ_SECONDS ?= 60
 
-.PHONY: install demo test check ui bench fuzz sbom audit
+.PHONY: install demo test retest coverage check ui bench fuzz sbom audit
 install: $(INSTALLED)
 demo: $(INSTALLED) ; $(BIN)/python -m mist_dagster.demo
-test: check ; $(BIN)/pytest -m "not slow" --numprocesses 2 --dist loadfile --max-worker-restart 1 --cov --cov-report=term --cov-report=xml
+test: check ; $(BIN)/pytest -m "not slow" --numprocesses 2 --dist loadfile --max-worker-restart 1
+coverage: $(INSTALLED) ; $(BIN)/pytest -m "not slow" --numprocesses 2 --dist loadfile --cov --cov-report=term --cov-report=xml
+retest: $(INSTALLED) ; $(BIN)/pytest -m "not slow" --last-failed --last-failed-no-failures none
 check: $(INSTALLED) ; $(BIN)/codespell && $(BIN)/ruff check && $(BIN)/ruff format --check && $(BIN)/mypy && $(BIN)/lint-imports
 ui: $(INSTALLED) ; $(BIN)/mist_ui
 bench: $(INSTALLED) ; $(BIN)/python bench/stages.py
