@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from dagster._core.storage.event_log.sqlite.sqlite_event_log import SqliteEventLogStorage
     from dagster._core.storage.noop_compute_log_manager import NoOpComputeLogManager
     from dagster._core.storage.runs import SqliteRunStorage
+    from dagster._core.storage.schedules import SqliteScheduleStorage
     from dagster._core.storage.sqlite import SQLITE_BUSY_TIMEOUT_SECONDS
     from starlette.types import ASGIApp
 
@@ -66,6 +67,7 @@ __all__ = [
     "SerializableErrorInfo",
     "SqliteEventLogStorage",
     "SqliteRunStorage",
+    "SqliteScheduleStorage",
     "UnresolvedAssetJobDefinition",
     "daemon_command",
     "execute_run",
@@ -81,6 +83,7 @@ _LAZY = {
     "SQLITE_BUSY_TIMEOUT_SECONDS": "dagster._core.storage.sqlite",
     "SqliteEventLogStorage": "dagster._core.storage.event_log.sqlite.sqlite_event_log",
     "SqliteRunStorage": "dagster._core.storage.runs",
+    "SqliteScheduleStorage": "dagster._core.storage.schedules",
     "NoOpComputeLogManager": "dagster._core.storage.noop_compute_log_manager",
 }
 

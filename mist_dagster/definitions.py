@@ -1,15 +1,20 @@
 """What Dagster loads: the assets, jobs and resources of every registered study, and of the tools."""
 
+import logging
+import os
 from collections.abc import Sequence
 
 import dagster as dg
 
+from mist_dagster.instance.home import dagster_home
 from mist_dagster.instance.studies import registered_studies
 from mist_dagster.runtime.executors import executor
 from mist_dagster.runtime.progress import LogProgress, Progress
 from mist_dagster.stages import TOOLS
 from mist_dagster.tools import tool_definitions
 from mist_ops.study import Study
+
+_logger = logging.getLogger("mist")
 
 
 def build_definitions(
@@ -49,5 +54,21 @@ def _of_study(study: Study) -> dg.Definitions:
 
 @dg.definitions
 def defs() -> dg.Definitions:
-    """The code location ``mist``."""
+    """The code location of this home."""
+    _warn()
     return build_definitions(registered_studies(), tools=TOOLS, executor=executor())
+
+
+def _warn() -> None:
+    """Warn of what Dagster's own commands do otherwise than ours."""
+    if "DAGSTER_HOME" not in os.environ:
+        _logger.warning(
+            "DAGSTER_HOME is not set, so Dagster records runs in a temporary folder, where mist_ui and the mist_* "
+            "commands do not see them. Run: export DAGSTER_HOME=%s",
+            dagster_home(),
+        )
+    if os.environ.get("DAGSTER_IS_DEV_CLI"):
+        _logger.warning(
+            "dagster dev carries out requests that other sites send from your browser (cross-site requests). mist_ui "
+            "serves the same UI and blocks them."
+        )

@@ -13,6 +13,7 @@ from pydantic import Field
 
 from mist_dagster.freshness.outputs import rebuild_outputs, stale_outputs
 from mist_dagster.freshness.status import Status, report, report_unused, status, unused
+from mist_dagster.jobs import run_tags
 from mist_dagster.launch import Build, Launcher, ask_for_reload, others_first
 from mist_dagster.partitions import fold_key
 from mist_dagster.runtime.gpu import ALL_GPUS
@@ -188,7 +189,7 @@ def plan_job(study: Study, build: Build) -> dg.JobDefinition:
 
     @dg.job(
         name=job_name(study, "make_current"),
-        tags={"mist/study": study.key, "mist/stage": "make_current"},
+        tags=run_tags(study, "make_current"),
         description="Rebuild what is stale, and nothing else; each stage is a run of its own.",
     )
     def make_current_job() -> None:

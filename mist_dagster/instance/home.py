@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 PROCESS_TAG = "mist/process"
 """Run tag of a run inside a command: host and process id, by which runs of dead processes are found."""
 
-CODE_LOCATION = "mist"
-"""Name of the code location that the web server and the queue load."""
+CODE_LOCATION = "mist_dagster.definitions"
+"""The code location: the name of its module, by which Dagster's own commands name it, too."""
 
 _URL = "webserver.url"
 
 _RENAMED = {
     "module: mist_dagster.event_log": "module: mist_dagster.instance.event_log",
-    "module: mist_dagster.run_storage": "module: mist_dagster.instance.run_storage",
+    "module: mist_dagster.instance.run_storage": "module: mist_dagster.run_storage",
     "module: dagster._core.storage.noop_compute_log_manager": "module: mist_dagster.dagster_private",
     "class: KeptSqliteEventLog": "class: PooledSqliteEventLog",
     "class: PatientSqliteRunStorage": "class: WaitingSqliteRunStorage",

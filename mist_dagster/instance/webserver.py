@@ -137,7 +137,7 @@ def _bound(port: int) -> Iterator[socket.socket]:
 
 def _code_server(address: Path) -> list[str]:
     command = [sys.executable, "-m", "dagster", "code-server", "start", "--socket", str(address)]
-    return [*command, "-m", "mist_dagster.definitions", "--location-name", CODE_LOCATION, "--log-level", "warning"]
+    return [*command, "-m", CODE_LOCATION, "--log-level", "warning"]
 
 
 @contextlib.contextmanager

@@ -23,6 +23,7 @@ from mist_dagster.dagster_private import (
     SerializableErrorInfo,
     SqliteEventLogStorage,
     SqliteRunStorage,
+    SqliteScheduleStorage,
     UnresolvedAssetJobDefinition,
     daemon_command,
     execute_run,
@@ -177,6 +178,7 @@ def test_the_storages_have_what_ours_override_and_use(tmp_path: Path) -> None:
     assert all(callable(getattr(log, name)) for name in ("_connect", "_initdb", "conn_string_for_shard", "dispose"))
     assert isinstance(dagster_private.SQLITE_BUSY_TIMEOUT_SECONDS, int | float)
     assert SqliteRunStorage.from_local(str(tmp_path / "history")).get_runs() == []
+    assert SqliteScheduleStorage.from_local(str(tmp_path / "schedules")).all_instigator_state() == []
     data = ConfigurableClassData("mist_dagster.dagster_private", "NoOpComputeLogManager", "{}")
     assert isinstance(data.rehydrate(as_type=NoOpComputeLogManager), NoOpComputeLogManager)
 

@@ -149,5 +149,7 @@ def test_a_running_ui_answers_its_own_pages_only(home: Path, tmp_path: Path) -> 
         assert answer("") == 200
         assert upgrade(address, origin=address) == 101
         assert upgrade(address, origin="http://evil.example") == 403
-        reload = 'mutation { reloadRepositoryLocation(repositoryLocationName: "mist") { __typename } }'
+        reload = (
+            'mutation { reloadRepositoryLocation(repositoryLocationName: "mist_dagster.definitions") { __typename } }'
+        )
         assert ask(address, reload)["reloadRepositoryLocation"]["__typename"] == "WorkspaceLocationEntry"

@@ -1,0 +1,61 @@
+"""The run storage, named in ``dagster.yaml``: Dagster's SQLite with tags on every run and a longer lock timeout.
+
+Jobs and commands tag their runs; one of selected assets, from the UI, a backfill or ``dagster asset materialize``, has
+no tags of its own. Every run of a home passes here when it is created, before it is queued.
+
+Dagster's own storage fails after the five seconds of Python's ``sqlite3``, so commands would fail while others write.
+"""
+
+import getpass
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from dagster import AssetCheckKey, AssetKey, DagsterRun
+
+from mist_dagster.dagster_private import SQLITE_BUSY_TIMEOUT_SECONDS, ConfigurableClassData, SqliteRunStorage
+from mist_dagster.instance.home import dagster_home
+
+
+class WaitingSqliteRunStorage(SqliteRunStorage):
+    """The runs in ``history/runs.db`` of this home."""
+
+    def __init__(self, conn_string: str, inst_data: ConfigurableClassData | None = None) -> None:
+        super().__init__(f"{conn_string}?timeout={SQLITE_BUSY_TIMEOUT_SECONDS}", inst_data)
+
+    @classmethod
+    def config_type(cls) -> dict[str, Any]:
+        """Return no settings."""
+        return {}
+
+    @classmethod
+    def from_config_value(cls, inst_data: ConfigurableClassData | None, config_value: Any) -> "WaitingSqliteRunStorage":
+        """Open the runs in Dagster's default location."""
+        return cls.from_local(str(Path(dagster_home()) / "history"), inst_data)
+
+    def add_run(self, dagster_run: DagsterRun) -> DagsterRun:
+        """Store a new run, with the tags that it lacks."""
+        return super().add_run(dagster_run.with_tags({**_tags(dagster_run), **dagster_run.tags}))
+
+
+def _tags(run: DagsterRun) -> dict[str, str]:
+    """The user, and what the run materializes or checks."""
+    tags = _selection_tags(run.asset_selection or ())
+    return {"user": getpass.getuser(), **(tags or _check_tags(run.asset_check_selection or ()))}
+
+
+def _check_tags(keys: Collection[AssetCheckKey]) -> dict[str, str]:
+    prefixes = {key.asset_key.path[0] for key in keys}
+    return {"mist/stage": "check", "mist/study": prefixes.pop()} if len(prefixes) == 1 else {}
+
+
+def _selection_tags(keys: Collection[AssetKey]) -> dict[str, str]:
+    from mist_dagster.stages import STAGES, TOOLS, asset_names  # commands open the records without this
+
+    prefixes, names = {key.path[0] for key in keys}, {key.path[-1] for key in keys}
+    stages = [stage for stage in STAGES.values() if names.intersection(asset_names(stage))]
+    chosen = [stage.name for stage in stages] or [tool for tool in TOOLS if tool in names]
+    tags = {"mist/stage": "+".join(chosen)} if chosen else {}
+    if stages and len(prefixes) == 1:
+        tags |= {"mist/study": prefixes.pop(), "dagster/priority": str(min(stage.priority for stage in stages))}
+    return tags
