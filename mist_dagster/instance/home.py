@@ -106,5 +106,7 @@ def _fail_dead_runs(opened: "DagsterInstance") -> None:
 
     for run in opened.get_runs(RunsFilter(statuses=[DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING])):
         host, _, pid = run.tags.get(PROCESS_TAG, "").rpartition(":")
+        if run.parent_run_id:  # executed again by the UI, with the tags of a command's run
+            continue
         if host == socket.gethostname() and not Path(f"/proc/{pid}").exists():
             opened.report_run_failed(run, "The command of this run is no longer running.")

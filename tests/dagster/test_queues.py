@@ -15,6 +15,7 @@ import pytest
 from mist_dagster import cli
 from mist_dagster.instance.home import instance
 from mist_dagster.runtime.gpu import POOL
+from mist_ops.config import override, read_config, write_config
 from mist_ops.study import Study
 
 from .conftest import preprocessed
@@ -132,6 +133,56 @@ def test_canceled_and_timed_out_runs_keep_their_checkpoint_and_free_the_device(q
         assert failed.tags["mist/gpu"] == "cpu:0"
         assert failed.tags["dagster/will_retry"] == "false"
         assert retried(records, study) == []
+
+
+@pytest.mark.slow
+def test_a_run_that_is_executed_again_resumes_what_it_began(queue: str, tmp_path: Path) -> None:
+    """All of it, or from its failure; with other settings it starts from scratch, and says why."""
+    study = preprocessed(tmp_path, "again", folds=2, epochs=300)
+    assert cli.train(submitting(study, "--folds", "0")) == 0
+    with instance() as records:
+        run = wait_until(lambda: training_with_checkpoint(study, records), seconds=180)
+        canceled(queue, records, run.run_id)
+        done = 0
+        for strategy in ("ALL_STEPS", "FROM_FAILURE"):
+            before, run_id = study.attempt(0).stat().st_mtime_ns, execute_again(queue, run.run_id, strategy)
+            found = wait_until(lambda run_id=run_id: RESUMED.search(messages(records, run_of(records, run_id))), 120)
+            assert int(found[1]) > done
+            done = int(found[1])
+            wait_until(lambda before=before: study.attempt(0).stat().st_mtime_ns != before, 60)
+            canceled(queue, records, run_id)
+        write_config(study.config, override(read_config(study.config), {"training.dali_foreground_prob": 0.3}))
+        run_id = execute_again(queue, run.run_id, "ALL_STEPS")
+        found = wait_until(lambda: FRESH.search(messages(records, run_of(records, run_id))), 120)
+        assert "dali_foreground_prob" in found[1]
+        canceled(queue, records, run_id)
+
+
+RESUMED = re.compile(r"Fold 0 resumes its unfinished training after (\d+) epoch")
+FRESH = re.compile(r"Fold 0 starts from scratch: (.*)")
+RE_EXECUTE = """
+mutation ($parameters: ReexecutionParams!) {
+  launchRunReexecution(reexecutionParams: $parameters) { __typename ... on LaunchRunSuccess { run { runId } } }
+}
+"""
+
+
+def execute_again(queue: str, run_id: str, strategy: str) -> str:
+    """Execute a run again, with the request that the UI sends; return the id of the new run."""
+    answer = ask(queue, RE_EXECUTE, {"parameters": {"parentRunId": run_id, "strategy": strategy}})
+    return str(answer["launchRunReexecution"]["run"]["runId"])
+
+
+def run_of(records: dg.DagsterInstance, run_id: str) -> dg.DagsterRun:
+    run = records.get_run_by_id(run_id)
+    assert run
+    return run
+
+
+def canceled(queue: str, records: dg.DagsterInstance, run_id: str) -> None:
+    """Terminate a run, and wait until it has ended."""
+    ask(queue, TERMINATE % run_id)
+    wait_until(lambda: run_of(records, run_id).status == dg.DagsterRunStatus.CANCELED, 60)
 
 
 def has_verdict(run: dg.DagsterRun) -> bool:

@@ -4,11 +4,12 @@
 """
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,17 @@ import dagster as dg
 import numpy as np
 import pytest
 
+from mist_dagster import cli
 from mist_dagster.instance.home import instance
-from mist_dagster.launch import CODE_LOCATION
-from mist_dagster.stages import STAGES, asset_names
+from mist_dagster.launch import CODE_LOCATION, LAUNCH
+from mist_dagster.stages import STAGES, asset_names, job_name
+from mist_ops.config import override, read_config, write_config
 from mist_ops.dataset import read_train_paths
 from mist_ops.imaging.nifti import read_labels, write_labels
+from mist_ops.records.passport import read_passport
 from mist_ops.study import Study
 
-from .serving import serving, wait_until
+from .serving import ask, serving, wait_until
 
 selenium = pytest.importorskip("selenium.webdriver", reason="selenium drives the browser")
 
@@ -152,6 +156,94 @@ def test_one_edited_mask_from_its_blast_radius_to_its_new_picture(browser: Any, 
         assert shown_picture(browser) >= 64
         keep(browser, "patient_again")
     assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_a_terminated_retraining_leaves_the_model_and_is_resumed(
+    browser: Any, story: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Retrain a fold for more epochs, terminate it, re-execute it, and compare the two models."""
+    monkeypatch.setenv("DAGSTER_HOME", str(story.results.parent / "dagster_home"))
+    where, old = ["--results", str(story.results)], tmp_path / "old.pt"
+    shutil.copy(story.model(0), old)
+    shutil.copy(story.passport(0), old.with_suffix(".json"))
+    assert cli.accept(where) == 0
+    write_config(story.config, override(read_config(story.config), {"training.epochs": 30}))
+    page = f"assets/{story.name}/fold_model?view=partitions&partition=fold_0"
+    with serving(story.results.parent / "dagster_home", story.results.parent / "ui.log") as address:
+        run = launch(address, story, "train", "fold_0")
+        wait_until(story.attempt(0).exists, 120)
+        show(browser, f"{address}/{page}", "Materializing (1)")
+        terminate(browser, f"{address}/runs/{run}")
+        show(browser, f"{address}/{page}", "Materialized (2)", f"Run {run[:8]} was canceled, and did not materialize")
+        keep(browser, "model_after_termination")
+        assert story.model(0).read_bytes() == old.read_bytes()
+        assert story.passport(0).read_bytes() == old.with_suffix(".json").read_bytes()
+        shown = said(capfd, lambda: cli.status(where))
+        assert "Unfinished training of fold 0: mist_train --resume continues it, --discard removes it." in shown
+        assert "Train fold 0: Settings changed: training.epochs was 1 and is now 30" in shown
+        assert re.search(
+            r"Fold 0 resumes its unfinished training after \d+ epoch", re_executed(browser, f"{address}/runs/{run}")
+        )
+        show(browser, f"{address}/{page}", "Materialized (2)", "epochs")
+        keep(browser, "model_after_resuming")
+    assert len(read_passport(story.model(0)).history) == 30
+    assert "training.epochs" in said(capfd, lambda: cli.passport(["diff", str(old), str(story.model(0))]))
+    # Fold 1 is still the model of before, which finalize reports.
+    assert "[models-stale]" in said(capfd, lambda: cli.finalize([*where, "--device", "cpu"]), status=1)
+    before, after = (scores(path) for path in (story.accepted_csv, story.results_csv))
+    changed = {case.id for case in read_train_paths(story.train_paths).cases if before[case.id] != after[case.id]}
+    assert changed
+    assert changed <= set(read_train_paths(story.train_paths).held_out(0))
+
+
+def said(terminal: pytest.CaptureFixture[str], command: Callable[[], int], status: int = 0) -> str:
+    """What a command shows."""
+    terminal.readouterr()
+    assert command() == status
+    shown = terminal.readouterr()
+    return shown.out + shown.err
+
+
+def scores(table: Path) -> dict[str, str]:
+    """The row of each patient."""
+    return {line.partition(",")[0]: line for line in table.read_text().splitlines()}
+
+
+def terminate(browser: Any, page: str) -> None:
+    """Terminate a run on its page."""
+    show(browser, page, "Terminate")
+    click(browser, "Terminate")
+    click(browser, "Terminate 1 run")
+    wait_until(lambda: "Canceled" in text(browser))
+    keep(browser, "terminated")
+
+
+def re_executed(browser: Any, page: str) -> str:
+    """Re-execute a run on its page; return the log of the new run when it has succeeded."""
+    show(browser, page, "Re-execute all (*)")
+    click(browser, "Re-execute all (*)")
+    again = wait_until(lambda: run_shown(browser, page.rpartition("/")[2]))
+    with instance() as records:
+        wait_until(lambda: records.get_run_by_id(again).is_finished, 240)
+        assert records.get_run_by_id(again).is_success
+        return " ".join(entry.message for entry in records.all_logs(again))
+
+
+def launch(address: str, study: Study, stage: str, partition: str) -> str:
+    """Launch a job for a partition, with the request that the UI sends; return the id of the run."""
+    selector = {"repositoryLocationName": CODE_LOCATION, "repositoryName": "__repository__"}
+    parameters = {
+        "selector": {**selector, "jobName": job_name(study, stage)},
+        "runConfigData": {},
+        "executionMetadata": {"tags": [{"key": "dagster/partition", "value": partition}]},
+    }
+    return str(ask(address, LAUNCH, {"parameters": parameters})["launchRun"]["run"]["runId"])
+
+
+def run_shown(browser: Any, other: str) -> str | None:
+    """The run whose page is shown, if it is another one."""
+    found = re.search(r"/runs/([0-9a-f-]{36})", browser.current_url)
+    return found[1] if found and found[1] != other else None
 
 
 def launched(browser: Any) -> bool:

@@ -1,5 +1,6 @@
 """What runs are making is neither missing nor stale: in the status, in plans, and for runs of other homes."""
 
+import socket
 from collections.abc import Iterator
 
 import dagster as dg
@@ -28,6 +29,7 @@ def begin(
     stage: str,
     state: dg.DagsterRunStatus = dg.DagsterRunStatus.STARTED,
     assets: list[str] | None = None,
+    parent: str | None = None,
     **tags: str,
 ) -> str:
     """Record a run as the queue or a worker has it, of a job or of assets that were selected in the UI."""
@@ -41,6 +43,8 @@ def begin(
         tags=partition,
         asset_selection=chosen or None,
         status=state,
+        parent_run_id=parent,
+        root_run_id=parent,
         remote_job_origin=RemoteJobOrigin(repository, job.name),
     )
     return run.run_id[:8]
@@ -109,6 +113,19 @@ def test_a_finished_run_is_not_under_way(copied_study: Study, records: dg.Dagste
     begin(records, copied_study, "train", dg.DagsterRunStatus.CANCELED, dagster_to_partition="fold_0")
     found = status(copied_study, records)
     assert (found.under_way, list(found.of("train"))) == ({}, ["fold_0"])
+
+
+def test_a_command_that_died_is_not_under_way_but_its_re_execution_is(
+    copied_study: Study, records: dg.DagsterInstance
+) -> None:
+    gone = {"mist_to_process": f"{socket.gethostname()}:{2**22 + 1}", "dagster_to_partition": "fold_0"}
+    begin(records, copied_study, "train", **gone)
+    [command] = records.get_runs()
+    begin(records, copied_study, "train", parent=command.run_id, **gone)  # by the UI, with its tags
+    with instance() as opened:  # as every command opens it
+        states = {run.run_id: run.status for run in opened.get_runs()}
+    assert states.pop(command.run_id) == dg.DagsterRunStatus.FAILURE
+    assert list(states.values()) == [RUNNING]
 
 
 def test_a_run_of_another_home_is_known_by_its_lock(
