@@ -5,7 +5,7 @@ import getpass
 import json
 import re
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -244,32 +244,39 @@ def ask_for_reload() -> None:
             _ask(address, RELOAD)
 
 
-def submit(study: Study, stage: str, config: Mapping[str, Any], partition: str, tags: Mapping[str, str]) -> str:
-    """Hand a run to the queue of this home's running instance; return the address of its page.
+def submit(
+    study: Study, stage: str, config: Mapping[str, Any], partitions: Iterable[str], tags: Mapping[str, str]
+) -> Iterator[str]:
+    """Hand a run for each partition to the queue of this home's running instance; yield the addresses of their pages.
 
     Args:
         study: The study.
         stage: A stage of the table.
         config: Run config of the stage.
-        partition: A patient or a fold.
+        partitions: Patients or folds.
         tags: Further tags of the run.
 
     Raises:
-        ConfigError: No ``mist_ui`` runs in this home, or it does not take the run.
+        ConfigError: No ``mist_ui`` runs in this home, or it does not take a run.
     """
     address = home.web_server()
     selector = {"repositoryLocationName": CODE_LOCATION, "repositoryName": "__repository__"}
-    own = {PARTITION_NAME_TAG: partition, "mist/study": study.key, "mist/stage": stage, "user": getpass.getuser()}
+    own = {**tags, "mist/study": study.key, "mist/stage": stage, "user": getpass.getuser()}
     parameters = {
         "selector": {**selector, "jobName": job_name(study, stage)},
         "runConfigData": {"ops": {_operation(study, stage): {"config": dict(config)}}},
-        "executionMetadata": {"tags": [{"key": key, "value": value} for key, value in {**tags, **own}.items()]},
     }
     try:
         if not address:
             raise FileNotFoundError
         _ask(address, RELOAD)  # it may not know the study yet, or not its folds
-        answer = _ask(address, LAUNCH, {"parameters": parameters})["launchRun"]
+        for partition in partitions:
+            given = [{"key": key, "value": value} for key, value in {**own, PARTITION_NAME_TAG: partition}.items()]
+            launch = {"parameters": {**parameters, "executionMetadata": {"tags": given}}}
+            answer = _ask(address, LAUNCH, launch)["launchRun"]
+            if "run" not in answer:
+                raise ConfigError(f"The queue refused the run: {json.dumps(answer)}", code="run-refused", found=answer)
+            yield f"{address}/runs/{answer['run']['runId']}"
     except OSError as error:
         raise ConfigError(
             f"mist_ui does not run in {home.dagster_home()} on this machine, so there is no queue. Start it, or omit "
@@ -277,9 +284,6 @@ def submit(study: Study, stage: str, config: Mapping[str, Any], partition: str, 
             code="ui-not-running",
             file=home.dagster_home(),
         ) from error
-    if "run" not in answer:
-        raise ConfigError(f"The queue refused the run: {json.dumps(answer)}", code="run-refused", found=answer)
-    return f"{address}/runs/{answer['run']['runId']}"
 
 
 def _ask(address: str, query: str, variables: Mapping[str, Any] | None = None) -> Any:

@@ -152,7 +152,7 @@ def _resumed(context: dg.AssetExecutionContext, config: TrainingRun, study: Stud
 
     A run that is executed again resumes what it began, also if it was asked to start from scratch at first.
     """
-    from mist_ops.training.outputs import resumable
+    from mist_ops.training.attempts import resumable
     from mist_ops.training.state import epochs_done
 
     attempt = study.attempt(fold.index)

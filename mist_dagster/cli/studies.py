@@ -42,6 +42,7 @@ from mist_ops.records.arrays import CORRUPTED, NOT_PREPROCESSED, stale_arrays
 from mist_ops.records.comparison import why_stale
 from mist_ops.records.prediction import NOT_RECORDED, stale_predictions, stale_test_predictions
 from mist_ops.study import Study
+from mist_ops.training.attempts import discard, resumable
 
 _RETRIES = 2
 """How often a submitted run restarts after its worker was lost."""
@@ -125,8 +126,6 @@ def train(launcher: Launcher, options: TrainOptions, settings: Settings) -> None
 
 def _discard(launcher: Launcher, study: Study, folds: Sequence[int] | None) -> None:
     """Remove unfinished trainings."""
-    from mist_ops.training.outputs import discard  # torch takes seconds to load
-
     discarded = [fold for fold in folds or read_config(study.config).training.folds if discard(study, fold)]
     which = f" ({few(discarded)})" if discarded else ""
     launcher.progress.note(f"Discarded {counted(len(discarded), 'unfinished training')}{which}.")
@@ -171,13 +170,15 @@ def _submit(
     launcher: Launcher, study: Study, options: TrainOptions, how: Mapping[str, Any], folds: Sequence[int]
 ) -> None:
     """Submit folds to the queue, each with one GPU unless config.json says otherwise: several train at once there."""
+    if not folds:
+        launcher.progress.note("Nothing to submit: the models of all folds are current.")
+        return
     run_config = {**how, "gpus": read_config(study.config).training.hardware.num_gpus or 1}
     limit = {} if options.max_hours is None else {"dagster/max_runtime": str(round(3600 * options.max_hours))}
     # Dagster would restart a run that reached its limit, as it does when a worker is lost.
     retries = 0 if limit else _RETRIES
     tags = {"dagster/max_retries": str(retries), "dagster/priority": str(options.priority), **limit}
-    for fold in folds:
-        address = submit(study, "train", run_config, fold_key(fold), tags)
+    for fold, address in zip(folds, submit(study, "train", run_config, map(fold_key, folds), tags), strict=True):
         launcher.progress.note(f"Fold {fold}: {address}")
     launcher.progress.note("When they are trained: mist_finalize predicts and scores.")
 
@@ -448,15 +449,14 @@ def _is_left(launcher: Launcher, study: Study, config: StudyConfig, fold: Fold) 
     Raises:
         ConfigError: Its checkpoint has other settings or cases; or it has none, and its model is stale.
     """
-    from mist_ops.training.outputs import resumable  # torch takes seconds to load
-    from mist_ops.training.plan import run_settings
-    from mist_ops.training.state import changes_on_resuming
-
     weights, checkpoint = study.model(fold.index), resumable(study, fold.index)
     reasons = why_stale(study, config, fold) if weights.exists() else []
     if weights.exists() and not reasons and not study.attempt(fold.index).exists():
         return False
     if checkpoint:
+        from mist_ops.training.plan import run_settings  # torch takes seconds to load
+        from mist_ops.training.state import changes_on_resuming
+
         for change in changes_on_resuming(checkpoint, run_settings(study, config, fold)):
             launcher.progress.note(f"Fold {fold.index} resumes, but {change}.")
     elif reasons:

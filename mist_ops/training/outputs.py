@@ -10,7 +10,6 @@ import shutil
 from collections.abc import Iterator
 from contextlib import closing
 from importlib.metadata import version
-from pathlib import Path
 
 import torch
 from torch.utils.tensorboard.writer import SummaryWriter
@@ -20,7 +19,7 @@ from mist_ops.errors import ConfigError, counted
 from mist_ops.files import file_hash
 from mist_ops.models.weights import write_tensors
 from mist_ops.records.passport import Content, Epoch, Hardware, Passport, write_passport
-from mist_ops.study import Study
+from mist_ops.training.attempts import resumable
 from mist_ops.training.distributed import Ranks
 from mist_ops.training.plan import Plan
 from mist_ops.training.state import TrainingState, load_checkpoint, save_checkpoint
@@ -69,19 +68,6 @@ def begin(plan: Plan, state: TrainingState, settings: Json, ranks: Ranks) -> Jso
         # Rewritten from the history, so that they hold no epochs that were lost or belong to earlier runs.
         shutil.rmtree(study.attempt_logs(fold), ignore_errors=True)
     return settings
-
-
-def resumable(study: Study, fold: int) -> Path | None:
-    """The checkpoint that a training of a fold can resume from: of an unfinished one, else of the last one."""
-    return next((path for path in (study.attempt(fold), study.checkpoint(fold)) if path.is_file()), None)
-
-
-def discard(study: Study, fold: int) -> bool:
-    """Remove an unfinished training, and return whether there was one; the model of the last one stays."""
-    found = study.attempt(fold).is_file()
-    study.attempt(fold).unlink(missing_ok=True)
-    shutil.rmtree(study.attempt_logs(fold), ignore_errors=True)
-    return found
 
 
 def record_epochs(plan: Plan, state: TrainingState, settings: Json, epochs: Iterator[Epoch]) -> Iterator[Epoch]:

@@ -22,8 +22,8 @@ from mist_ops.losses import Loss
 from mist_ops.records.passport import Epoch, read_passport
 from mist_ops.registry import LOSSES, MODELS
 from mist_ops.study import Study
+from mist_ops.training.attempts import discard
 from mist_ops.training.fold import train_fold
-from mist_ops.training.outputs import discard
 from mist_ops.training.transfer import Pretrained
 
 
