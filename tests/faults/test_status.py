@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
+from mist_dagster.runtime.locks import study_lock
 from mist_ops.evaluation.table import summary_path
 
 from .harness import Fault, Sandbox, cut_short, edit_json, edit_rows, meets, remove, set_folds
@@ -39,7 +41,25 @@ def of_another_program(box: Sandbox) -> None:
         remove(path)
 
 
+def in_training(box: Sandbox) -> None:
+    """Hold the lock of a run that trains a fold, until the test ends; the run is one of another home."""
+    remove(box.study.model(0))
+    LOCKS.enter_context(
+        study_lock("0123456789", box.study, "training", stage="train", partitions=["fold_0"], writes=[0])
+    )
+
+
+LOCKS = ExitStack()
+
+
 FAULTS = [
+    Fault(
+        "status/fold-in-training",
+        "a missing model that a run is training",
+        in_training,
+        ("Training fold 0: running since", "(run 01234567)", "To do after these runs: predict 2 held-out patients"),
+        status=0,
+    ),
     Fault(
         "status/passport-truncated",
         "a passport that is cut short",
@@ -249,7 +269,8 @@ FAULTS = [
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.key)
 def test_status(trained: Sandbox, fault: Fault) -> None:
-    meets(trained, "status", [], fault)
+    with LOCKS:
+        meets(trained, "status", [], fault)
 
 
 def records_broken(box: Sandbox) -> None:
