@@ -35,7 +35,12 @@ def _watch(study: Study) -> dg.SensorDefinition:
     )
     def watching(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
         try:
-            found = json_hash({"files": state_of_files(study), "runs": _runs(context)})
+            files = state_of_files(study)
+            runs = [record.dagster_run for record in runs_under_way(context.instance)]
+            if any(run.job_name == job_name(study, "status") for run in runs):
+                return dg.SkipReason("The marks are being updated.")
+            of_study = {run.run_id: run.status.value for run in runs if run.tags.get("mist/study") == study.key}
+            found = json_hash({"files": files, "runs": of_study})
             if context.cursor == found:
                 return dg.SkipReason("Nothing changed.")
             changed = next(Report(context.instance, study, status(study, context.instance)).changes(), None)
@@ -69,10 +74,6 @@ def _keep_current(study: Study) -> dg.SensorDefinition:
         return dg.SensorResult(run_requests=[dg.RunRequest()], cursor=found)
 
     return rebuilding
-
-
-def _runs(context: dg.SensorEvaluationContext) -> dict[str, str]:
-    return {record.dagster_run.run_id: record.dagster_run.status.value for record in runs_under_way(context.instance)}
 
 
 def state_of_files(study: Study) -> str:

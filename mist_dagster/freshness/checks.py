@@ -73,7 +73,13 @@ def status_job(study: Study) -> dg.JobDefinition:
             context.log_event(evaluation)  # type: ignore[arg-type]  # Dagster accepts it
         found.remember()
 
-    @dg.job(name=job_name(study, "status"), tags=run_tags(study, "status"), description="Mark what is stale.")
+    # Not on a worker: a queue without one would fill up with runs of the sensor.
+    @dg.job(
+        name=job_name(study, "status"),
+        tags=run_tags(study, "status"),
+        description="Mark what is stale.",
+        executor_def=dg.in_process_executor,
+    )
     def status_job() -> None:
         report()
 
@@ -102,7 +108,8 @@ class Report:
     def partitions(self, stage: Stage, chosen: Collection[str] = ()) -> Iterator[dg.AssetCheckEvaluation]:
         """Evaluations of chosen partitions, and of those whose state changed.
 
-        Patients who are current and were never reported are excluded, and those that Dagster shows as missing.
+        Patients who are current and were never reported are excluded, those that Dagster shows as missing, and those
+        that a run is making or will make: its end is the change.
         """
         if not stage.partitions:
             return
@@ -110,8 +117,11 @@ class Report:
         reported = {key: info for (target, key), info in self._reported.items() if target == stage.target and key}
         shown = self._materialized(stage.target) if reasons else set()
         folds = study_partitions(self._study).held_out if stage.partitions == "folds" else ()
+        changing = set() if folds else reasons.keys() - self._found.of(stage.name).keys()
         for key in dict.fromkeys([*chosen, *folds, *reported, *(key for key in reasons if key in shown)]):
-            if key in chosen or self._changed(stage, key, reported.get(key), reasons.get(key)):
+            if key in chosen or (
+                key not in changing and self._changed(stage, key, reported.get(key), reasons.get(key))
+            ):
                 yield self.of_partition(stage, key)
 
     def whole(self, stage: Stage) -> Iterator[dg.AssetCheckEvaluation]:

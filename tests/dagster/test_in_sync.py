@@ -11,6 +11,7 @@ from mist_dagster.definitions import build_definitions
 from mist_dagster.instance.home import instance
 from mist_dagster.instance.studies import register
 from mist_dagster.provenance import asset_key
+from mist_dagster.runtime.locks import study_lock
 from mist_dagster.stages import check_keys
 from mist_ops.config import override, read_config, write_config
 from mist_ops.dataset import read_train_paths
@@ -96,6 +97,27 @@ def test_settings_mark_all_that_they_reach_once(study: Study, records: dg.Dagste
     write_config(study.config, config)
     report_checks(records, study)
     assert {mark: state for mark, state in marks(records, study).items() if mark in before} == before
+
+
+def test_a_run_costs_a_patient_no_event_but_its_end(study: Study, records: dg.DagsterInstance) -> None:
+    write_config(study.config, override(read_config(study.config), {"preprocessing.normalize_with_nonzero_mask": True}))
+    ids = [case.id for case in read_train_paths(study.train_paths).cases]
+    report_checks(records, study)
+    stale = of_patients(records, study)
+    assert {stale["preprocessed_case", case_id] for case_id in ids} == {"FAILED"}
+    before = number_of_events(records, study)
+    with study_lock("0123456789", study, "preprocessing", stage="preprocess", partitions=ids, exclusive=True):
+        report_checks(records, study)
+        assert of_patients(records, study) == stale
+        after = number_of_events(records, study)
+        # The folds and the assets as a whole, which now wait or are running.
+        assert after["preprocessed_case"] == before["preprocessed_case"] + 1
+        assert after["fold_model"] <= before["fold_model"] + 3
+
+
+def number_of_events(records: dg.DagsterInstance, study: Study) -> dict[str, int]:
+    history = records.event_log_storage.get_asset_check_execution_history
+    return {key.asset_key.path[-1]: len(history(key, 1000)) for key in check_keys(study)}
 
 
 def test_what_was_never_made_is_not_marked_for_each_patient(copied_study: Study) -> None:
