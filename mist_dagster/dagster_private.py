@@ -33,13 +33,14 @@ from dagster._core.storage.asset_check_execution_record import AssetCheckExecuti
 from dagster._core.storage.tags import (
     ASSET_PARTITION_RANGE_END_TAG,
     ASSET_PARTITION_RANGE_START_TAG,
+    KIND_PREFIX,
     PARTITION_NAME_TAG,
 )
 from dagster._serdes import ConfigurableClassData
 from dagster_shared.error import SerializableErrorInfo
 
 if TYPE_CHECKING:
-    from dagster import DagsterInstance
+    from dagster import DagsterInstance, DagsterRun
     from dagster._core.storage.event_log.sqlite.sqlite_event_log import SqliteEventLogStorage
     from dagster._core.storage.noop_compute_log_manager import NoOpComputeLogManager
     from dagster._core.storage.runs import SqliteRunStorage
@@ -53,6 +54,7 @@ __all__ = [
     "CODE_VERSION_TAG",
     "DATA_VERSION_IS_USER_PROVIDED_TAG",
     "DATA_VERSION_TAG",
+    "KIND_PREFIX",
     "PARTITION_NAME_TAG",
     "SQLITE_BUSY_TIMEOUT_SECONDS",
     "AssetCheckEvaluationTargetMaterializationData",
@@ -74,6 +76,7 @@ __all__ = [
     "extract_data_version_from_entry",
     "get_input_data_version_tag",
     "get_input_event_pointer_tag",
+    "link_run",
     "passed_on",
     "run_of_step",
     "web_application",
@@ -101,6 +104,14 @@ def passed_on() -> dg.Output[None]:
     materialization of every partition. Dagster marks the outputs of its own source assets in this way.
     """
     return dg.Output(None, metadata={SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION: True})
+
+
+def link_run(run: "DagsterRun", message: str, instance: "DagsterInstance", linked: "DagsterRun") -> None:
+    """Log a link to another run."""
+    from dagster._core.events import EngineEventData
+
+    data = EngineEventData(metadata={"run": dg.MetadataValue.dagster_run(linked.run_id)})
+    instance.report_engine_event(message, run, data)
 
 
 def run_of_step(packed: Any) -> str:

@@ -88,11 +88,13 @@ class Launcher:
         instance: Where runs are recorded.
         progress: What runs report to.
         build: Builds the definitions that hold the jobs.
+        started: Called with each run before it starts.
     """
 
     instance: dg.DagsterInstance
     progress: Progress
     build: Build
+    started: Callable[[dg.DagsterRun], None] = lambda _: None
 
     def definitions(self, study: Study) -> dg.Definitions:
         """The definitions of a study as its files are now."""
@@ -140,6 +142,7 @@ class Launcher:
             # Without an origin, re-executing the run from the UI ends in an error.
             remote_job_origin=RemoteJobOrigin(repository, job.name),
         )
+        self.started(run)
         result = execute_run(InMemoryJob(job), run, self.instance, raise_on_error=False)
         if result.success:
             return

@@ -6,11 +6,18 @@ Only this module knows what follows what. What is stale is decided in ``freshnes
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Optional
 
 import dagster as dg
 from pydantic import Field
 
+from mist_dagster.dagster_private import (
+    ASSET_PARTITION_RANGE_END_TAG,
+    ASSET_PARTITION_RANGE_START_TAG,
+    PARTITION_NAME_TAG,
+    link_run,
+)
 from mist_dagster.freshness.outputs import rebuild_outputs, stale_outputs
 from mist_dagster.freshness.status import Status, report, report_unused, status, unused
 from mist_dagster.jobs import run_tags
@@ -169,6 +176,14 @@ class PlanRun(dg.Config):
     evaluate_workers: int = Field(1, description="Processes that score patients.")
 
 
+def _link(context: dg.OpExecutionContext, run: dg.DagsterRun) -> None:
+    """Log a link to a run of a stage as it starts."""
+    tags = run.tags
+    ends = [tags[tag] for tag in (ASSET_PARTITION_RANGE_START_TAG, ASSET_PARTITION_RANGE_END_TAG) if tag in tags]
+    words = ("Started", tags.get("mist/stage", run.job_name), tags.get(PARTITION_NAME_TAG) or " to ".join(ends))
+    link_run(context.run, f"{' '.join(filter(None, words))}.", context.instance, run)
+
+
 def plan_job(study: Study, build: Build) -> dg.JobDefinition:
     """The job that does what ``mist_plan --apply`` does."""
 
@@ -184,7 +199,7 @@ def plan_job(study: Study, build: Build) -> dg.JobDefinition:
                 "preprocess": config.preprocess_workers,
                 "evaluate": config.evaluate_workers,
             }
-            launcher = Launcher(context.instance, progress, build)
+            launcher = Launcher(context.instance, progress, build, partial(_link, context))
             make_current(launcher, study, found, Resources(config.device, workers))
 
     @dg.job(

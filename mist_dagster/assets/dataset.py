@@ -1,11 +1,13 @@
 """What a study is made from: its dataset.json and the files of its patients. Observed, never written."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 
+from mist_dagster.dagster_private import KIND_PREFIX
 from mist_dagster.partitions import StudyPartitions
 from mist_dagster.provenance import asset_key, observed_versions
 from mist_ops.dataset import (
@@ -29,31 +31,41 @@ warnings.filterwarnings("ignore", category=dg.BetaWarning)
 def build(study: Study, partitions: StudyPartitions) -> list[dg.AssetsDefinition | dg.SourceAsset]:
     """dataset.json, the training patients and the test patients, each with the hash of its content."""
 
-    @dg.observable_source_asset(key=asset_key(study, "dataset"), group_name=study.key)
+    @_source(study, "dataset", "json", "The study's dataset.json: channels, labels, classes and folders.")
     def dataset() -> dg.DataVersion:
-        """The study's dataset.json: channels, labels, classes and folders."""
         return dg.DataVersion(file_hash(dataset_json(study)))
 
-    @dg.observable_source_asset(
-        key=asset_key(study, "raw_case"), group_name=study.key, partitions_def=partitions.patients
-    )
+    training = "The images and the mask of a training patient: files that are read and never written."
+
+    @_source(study, "raw_case", "nifti", training, partitions.patients)
     def raw_case(context: dg.OpExecutionContext) -> dg.DataVersionsByPartition:
-        """The images and the mask of a training patient: files that are read and never written."""
         analyzed = study.train_paths.exists()  # a patient whose files are missing must not stop the others
         found = read_train_paths(study.train_paths).cases if analyzed else find_training_cases(_description(study))
         return _changed(context, study, asset_key(study, "raw_case"), found, partitions.patients)
 
-    @dg.observable_source_asset(
-        key=asset_key(study, "test_case"), group_name=study.key, partitions_def=partitions.test_patients
-    )
+    test = "The images of a test patient: files that are read and never written."
+
+    @_source(study, "test_case", "nifti", test, partitions.test_patients)
     def test_case(context: dg.OpExecutionContext) -> dg.DataVersionsByPartition:
-        """The images of a test patient: files that are read and never written."""
         description = _description(study)
         analyzed = study.test_paths.exists()
         found = read_paths(study.test_paths, list(description.images)) if analyzed else find_test_cases(description)
         return _changed(context, study, asset_key(study, "test_case"), found, partitions.test_patients)
 
     return [dataset, raw_case, test_case]
+
+
+def _source(
+    study: Study, name: str, kind: str, description: str, partitions: dg.PartitionsDefinition | None = None
+) -> Callable[[Callable[..., Any]], dg.SourceAsset]:
+    """The decorator of a source, which takes no docstring as its description and its kind only as a tag."""
+    return dg.observable_source_asset(
+        key=asset_key(study, name),
+        group_name=study.key,
+        partitions_def=partitions,
+        tags={f"{KIND_PREFIX}{kind}": ""},
+        description=description,
+    )
 
 
 def dataset_json(study: Study) -> Path:

@@ -9,12 +9,20 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, Engine, create_engine
 
-from mist_dagster.dagster_private import SQLITE_BUSY_TIMEOUT_SECONDS, ConfigurableClassData, SqliteEventLogStorage
+from mist_dagster.dagster_private import (
+    SQLITE_BUSY_TIMEOUT_SECONDS,
+    ConfigurableClassData,
+    SerializableErrorInfo,
+    SqliteEventLogStorage,
+)
 from mist_dagster.instance.home import dagster_home
+
+if TYPE_CHECKING:
+    from dagster import EventLogEntry
 
 _POOL_SIZE = 8
 """The index and the latest runs; each run has a file of its own, and a web server reads thousands."""
@@ -58,6 +66,10 @@ class PooledSqliteEventLog(SqliteEventLogStorage):
             oldest.dispose()
         return self._engines[shard]
 
+    def store_event(self, event: "EventLogEntry") -> None:
+        """Store an event."""
+        super().store_event(_without_stack_of_interrupt(event))
+
     def dispose(self) -> None:
         """Close all connections."""
         with self._db_lock:
@@ -65,3 +77,23 @@ class PooledSqliteEventLog(SqliteEventLogStorage):
                 _, engine = self._engines.popitem()
                 engine.dispose()
         super().dispose()
+
+
+_INTERRUPTS = ("DagsterExecutionInterruptedError", "KeyboardInterrupt")
+_MEANING = "Interrupted by Ctrl-C, by Terminate or by a signal. Finished work and the latest checkpoint are kept."
+
+
+def _without_stack_of_interrupt(event: "EventLogEntry") -> "EventLogEntry":
+    """Replace the stack of an interrupt, which shows where the signal arrived, by what happened."""
+    happened = event.dagster_event
+    data = happened.event_specific_data if happened else None
+    error = getattr(data, "error", None)
+    if happened is None or not isinstance(error, SerializableErrorInfo) or error.cls_name not in _INTERRUPTS:
+        return event
+    plain: Any = data
+    plain = plain._replace(error=SerializableErrorInfo(f"{_MEANING}\n", [], error.cls_name))
+    message = f"Step {happened.step_key} was interrupted." if happened.is_step_failure else happened.message
+    return event._replace(
+        user_message=message or event.user_message,
+        dagster_event=happened._replace(event_specific_data=plain, message=message),
+    )

@@ -27,7 +27,9 @@ _URL = "webserver.url"
 _RENAMED = {
     "module: mist_dagster.event_log": "module: mist_dagster.instance.event_log",
     "module: mist_dagster.instance.run_storage": "module: mist_dagster.run_storage",
-    "module: dagster._core.storage.noop_compute_log_manager": "module: mist_dagster.dagster_private",
+    "module: dagster._core.storage.noop_compute_log_manager": "module: mist_dagster.instance.compute_logs",
+    "module: mist_dagster.dagster_private": "module: mist_dagster.instance.compute_logs",
+    "class: NoOpComputeLogManager": "class: ExplainedComputeLogs",
     "class: KeptSqliteEventLog": "class: PooledSqliteEventLog",
     "class: PatientSqliteRunStorage": "class: WaitingSqliteRunStorage",
 }

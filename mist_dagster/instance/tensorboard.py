@@ -13,7 +13,8 @@ from mist_dagster.instance.home import dagster_home
 from mist_ops.study import Study
 
 _URL = "tensorboard.url"
-_DEFAULT = "http://127.0.0.1:6006"
+LINK = "/tensorboard"
+"""Path of the UI that redirects to TensorBoard, so that a recorded link follows the port."""
 
 
 def show(study: Study) -> None:
@@ -26,11 +27,15 @@ def show(study: Study) -> None:
 
 
 def page(study: Study, fold: int) -> str:
-    """Return the URL of a fold's curves, on the port that TensorBoard last had."""
-    recorded = dagster_home() / _URL
-    url = recorded.read_text() if recorded.exists() else _DEFAULT
+    """Return the link to a fold's curves, in the UI."""
     run = quote(f"^{study.key}/({study.logs(fold).name}|{study.attempt_logs(fold).name})$")
-    return f"{url}/?runFilter={run}#timeseries"
+    return f"{LINK}?runFilter={run}"
+
+
+def target(query: str) -> str | None:
+    """Return the URL of TensorBoard with the query of a link, or None if it is not served."""
+    recorded = dagster_home() / _URL
+    return f"{recorded.read_text()}/?{query}#timeseries" if recorded.exists() else None
 
 
 @contextlib.contextmanager
@@ -54,6 +59,7 @@ def serving(port: int, studies: Iterable[Study]) -> Iterator[None]:
     try:
         yield
     finally:
+        (home / _URL).unlink(missing_ok=True)
         server.terminate()
         server.wait()
 

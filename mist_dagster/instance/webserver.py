@@ -23,9 +23,10 @@ import uvicorn
 import yaml
 from starlette.datastructures import Headers
 from starlette.middleware.trustedhost import TrustedHostMiddleware
-from starlette.responses import PlainTextResponse
+from starlette.responses import PlainTextResponse, RedirectResponse
 
 from mist_dagster.dagster_private import daemon_command, web_application
+from mist_dagster.instance import tensorboard
 from mist_dagster.instance.home import CODE_LOCATION, announced_web_server, dagster_home, instance
 from mist_ops.errors import ConfigError, MachineError
 
@@ -68,9 +69,25 @@ def _refusal(scope: "Scope") -> tuple[str, int] | None:
     return ("Send GraphQL queries by POST.", 405) if query else None
 
 
+class TensorBoardLinks:
+    """Redirect the links to curves, which are recorded, to the port of TensorBoard, which changes."""
+
+    def __init__(self, app: "ASGIApp") -> None:
+        self.app = app
+
+    async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
+        """Redirect a link, or pass a request on."""
+        if scope["type"] != "http" or scope["path"] != tensorboard.LINK:
+            await self.app(scope, receive, send)
+            return
+        url = tensorboard.target(scope["query_string"].decode())
+        missing = PlainTextResponse("TensorBoard is off. Start mist_ui with a --tensorboard-port that is free.", 404)
+        await (RedirectResponse(url) if url else missing)(scope, receive, send)
+
+
 def guarded(app: "ASGIApp") -> "ASGIApp":
-    """Put an application behind both guards."""
-    return TrustedHostMiddleware(SameOriginOnly(app), allowed_hosts=hosts())
+    """Put an application behind both guards, with links to TensorBoard."""
+    return TrustedHostMiddleware(SameOriginOnly(TensorBoardLinks(app)), allowed_hosts=hosts())
 
 
 def serve(port: int) -> None:

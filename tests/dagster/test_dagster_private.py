@@ -88,6 +88,15 @@ def test_every_name_is_there() -> None:
         dagster_private.__getattr__("no_such_name")
 
 
+def test_a_link_to_a_run_is_in_the_log(tmp_path: Path) -> None:
+    with dg.instance_for_test() as records:
+        run, other = (records.run_storage.add_run(dg.DagsterRun(job_name=name)) for name in "ab")
+        dagster_private.link_run(run, "Started b.", records, other)
+        (entry,) = records.all_logs(run.run_id)
+    assert entry.dagster_event is not None
+    assert entry.dagster_event.engine_event_data.metadata == {"run": dg.MetadataValue.dagster_run(other.run_id)}
+
+
 def test_tags_are_those_that_the_ui_and_the_queue_read() -> None:
     names = ("PARTITION_NAME_TAG", "ASSET_PARTITION_RANGE_START_TAG", "ASSET_PARTITION_RANGE_END_TAG")
     values = ["dagster/partition", "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"]

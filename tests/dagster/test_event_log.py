@@ -47,3 +47,27 @@ def test_more_runs_than_pooled_connections_are_recorded(home: Path) -> None:
     with instance() as opened:
         runs = [job.execute_in_process(instance=opened).run_id for _ in range(12)]
         assert all(opened.get_run_stats(run).steps_succeeded == 1 for run in runs)
+
+
+def test_a_canceled_run_has_a_sentence_instead_of_a_stack(home: Path) -> None:
+    @dg.op
+    def terminated(context: dg.OpExecutionContext) -> None:
+        context.instance.report_run_canceling(context.run)
+        raise dg.DagsterExecutionInterruptedError
+
+    @dg.job
+    def job() -> None:
+        terminated()
+
+    with instance() as opened:
+        ended = job.execute_in_process(instance=opened, raise_on_error=False)
+        run = opened.get_run_by_id(ended.run_id)
+        failed = [entry for entry in opened.all_logs(ended.run_id) if entry.dagster_event.is_step_failure]
+        tab = opened.compute_log_manager.get_log_data(["run", "compute_logs", "step"])
+    assert run is not None
+    assert run.status == dg.DagsterRunStatus.CANCELED
+    (failure,) = failed
+    assert failure.message == "Step terminated was interrupted."
+    assert failure.dagster_event.step_failure_data.error.stack == []
+    assert "checkpoint" in failure.dagster_event.step_failure_data.error.message
+    assert "Events" in tab.stdout.decode()  # what the tab of captured output explains

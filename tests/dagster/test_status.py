@@ -192,12 +192,16 @@ def test_a_job_makes_just_that_again(copied_study: Study) -> None:
     with instance() as opened:
         config = {"ops": {f"{study.key}__plan_op": {"config": {"device": "cpu"}}}}
         assert job.execute_in_process(instance=opened, run_config=config).success
-        stages = [run.tags["mist/stage"] for run in opened.get_runs()]
+        runs = list(opened.get_runs())
+        stages = [run.tags["mist/stage"] for run in runs]
+        events = [entry.dagster_event for entry in opened.all_logs(runs[-1].run_id)]
+        linked = [event.engine_event_data.metadata.get("run") for event in events if event and event.is_engine_event]
         checked = opened.event_log_storage.get_latest_asset_check_execution_by_key(check_keys(study))
     assert status(study).current
     assert study.model(0).stat().st_mtime_ns == kept
     # The latest first. The same weights give the same predictions, so the strategy of postprocessing stays current.
     assert stages == ["status", "test", "observe_tests", "evaluate", "predict", "train", "make_current"]
+    assert [link.run_id for link in linked if link] == [run.run_id for run in runs[-2::-1]]
     assert {record.status.value for record in checked.values()} == {"SUCCEEDED"}
 
 

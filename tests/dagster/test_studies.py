@@ -114,7 +114,8 @@ def test_names_in_an_older_dagster_yaml_are_updated(home: Path) -> None:
     now = settings.read_text()
     before = now.replace("mist_dagster.instance.event_log", "mist_dagster.event_log")
     before = before.replace("mist_dagster.run_storage", "mist_dagster.instance.run_storage")
-    before = before.replace("mist_dagster.dagster_private", "dagster._core.storage.noop_compute_log_manager")
+    before = before.replace("mist_dagster.instance.compute_logs", "dagster._core.storage.noop_compute_log_manager")
+    before = before.replace("ExplainedComputeLogs", "NoOpComputeLogManager")
     before = before.replace("PooledSqlite", "KeptSqlite").replace("WaitingSqlite", "PatientSqlite")
     settings.write_text(before + "# mine\n")
     with instance():

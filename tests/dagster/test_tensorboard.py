@@ -81,4 +81,4 @@ def test_the_metadata_of_a_fold_links_to_its_curves(finished: Study, records: dg
     assert record.asset_materialization is not None
     link = record.asset_materialization.metadata["TensorBoard page"]
     assert isinstance(link, dg.UrlMetadataValue)
-    assert link.value == "http://127.0.0.1:6006/?runFilter=%5Ephantoms/%28fold_1%7Cfold_1_attempt%29%24#timeseries"
+    assert link.value == "/tensorboard?runFilter=%5Ephantoms/%28fold_1%7Cfold_1_attempt%29%24"

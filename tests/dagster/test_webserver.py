@@ -15,6 +15,7 @@ import pytest
 from starlette.responses import PlainTextResponse
 
 from mist_dagster import cli
+from mist_dagster.instance.home import dagster_home
 from mist_dagster.instance.webserver import guarded
 
 from .serving import ask, serving, wait_until
@@ -22,6 +23,11 @@ from .serving import ask, serving, wait_until
 
 def status_of(headers: dict[str, str], method: str = "POST", query: str = "", kind: str = "http") -> int:
     """The status of a request for the server's GraphQL behind the guards."""
+    return int(answer_to(headers, method, query, kind)["status"])
+
+
+def answer_to(headers: dict[str, str], method: str, query: str, kind: str, path: str = "/graphql") -> dict[str, Any]:
+    """The start of the answer to a request behind the guards."""
     sent: list[dict[str, Any]] = []
 
     async def send(message: Any) -> None:
@@ -31,9 +37,9 @@ def status_of(headers: dict[str, str], method: str = "POST", query: str = "", ki
         raise AssertionError("a refused request is not read")
 
     pairs = [(name.encode(), value.encode()) for name, value in headers.items()]
-    scope = {"type": kind, "method": method, "path": "/graphql", "query_string": query.encode(), "headers": pairs}
+    scope = {"type": kind, "method": method, "path": path, "query_string": query.encode(), "headers": pairs}
     asyncio.run(guarded(PlainTextResponse("done"))(scope, receive, send))
-    return int(sent[0]["status"])
+    return sent[0]
 
 
 @pytest.mark.parametrize(
@@ -50,6 +56,15 @@ def status_of(headers: dict[str, str], method: str = "POST", query: str = "", ki
 @pytest.mark.parametrize("kind", ["http", "websocket"])
 def test_cross_site_requests_are_blocked(origin: str | None, status: int, kind: str) -> None:
     assert status_of({"host": "127.0.0.1:3000", **({"origin": origin} if origin else {})}, kind=kind) == status
+
+
+def test_links_to_curves_follow_the_port_of_tensorboard(home: Path) -> None:
+    asked: Any = ({"host": "127.0.0.1:3000"}, "GET", "runFilter=%5Ebrains%24", "http", "/tensorboard")
+    assert answer_to(*asked)["status"] == 404  # it is off
+    (dagster_home() / "tensorboard.url").write_text("http://127.0.0.1:7007")
+    answer = answer_to(*asked)
+    assert answer["status"] == 307
+    assert dict(answer["headers"])[b"location"] == b"http://127.0.0.1:7007/?runFilter=%5Ebrains%24#timeseries"
 
 
 @pytest.mark.parametrize(
