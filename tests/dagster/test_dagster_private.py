@@ -184,7 +184,10 @@ def test_a_job_of_assets_is_not_resolved_until_it_is_part_of_definitions() -> No
 def test_the_storages_have_what_ours_override_and_use(tmp_path: Path) -> None:
     log = SqliteEventLogStorage(str(tmp_path / "runs"))
     assert {"_db_lock", "_initialized_dbs"} <= vars(log).keys()
-    assert all(callable(getattr(log, name)) for name in ("_connect", "_initdb", "conn_string_for_shard", "dispose"))
+    assert all(
+        callable(getattr(log, name))
+        for name in ("_connect", "_initdb", "conn_string_for_shard", "has_table", "dispose")
+    )
     assert isinstance(dagster_private.SQLITE_BUSY_TIMEOUT_SECONDS, int | float)
     assert SqliteRunStorage.from_local(str(tmp_path / "history")).get_runs() == []
     assert SqliteScheduleStorage.from_local(str(tmp_path / "schedules")).all_instigator_state() == []
