@@ -27,6 +27,7 @@ from mist_ops.phantoms import write_phantoms
 from mist_ops.preprocessing.case import write_case
 from mist_ops.records.arrays import read_record
 from mist_ops.records.passport import Content, Epoch, Passport, write_passport
+from mist_ops.steps import digest
 from mist_ops.study import Study
 
 SIZE = (16, 16, 16)
@@ -94,7 +95,7 @@ def _pretend_models(study: Study, config: StudyConfig) -> None:
             held_out=fold.held_out,
             content=Content.model_validate(content),
             config=config.model_dump(mode="json"),
-            settings=config.digest("training"),
+            settings=digest(config, "training"),
             seed=config.training.seed,
             versions={},
             mist_version=config.mist_version,

@@ -37,7 +37,7 @@ from mist_ops.ranking import rank as ranking
 from mist_ops.ranking.picture import draw_ranking
 from mist_ops.ranking.rank import Ranking
 from mist_ops.ranking.tables import Missing
-from mist_ops.records.arrays import CORRUPTED, NOT_PREPROCESSED, stale_arrays
+from mist_ops.records.arrays import CORRUPTED, NO_DISTANCES, NOT_PREPROCESSED, stale_arrays
 from mist_ops.records.comparison import why_stale
 from mist_ops.records.passport import Epoch, Passport, read_passport
 from mist_ops.records.prediction import NOT_RECORDED, stale_predictions, stale_test_predictions
@@ -253,7 +253,7 @@ def preprocess(
     others = [
         case_id
         for case_id, reason in reasons.items()
-        if reason != CORRUPTED and (reason != NOT_PREPROCESSED or study.image(case_id).exists())
+        if reason not in (CORRUPTED, NO_DISTANCES) and (reason != NOT_PREPROCESSED or study.image(case_id).exists())
     ]
     if others and not overwrite:
         raise ConfigError(

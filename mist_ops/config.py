@@ -29,9 +29,10 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic.fields import FieldInfo
 
 from mist_ops.errors import ConfigError, counted
-from mist_ops.files import json_hash, read_object, write_json
+from mist_ops.files import read_object, write_json
 from mist_ops.losses.blending import completed
 from mist_ops.registry import AUGMENTATIONS, LOSSES, MODELS, OPTIMIZERS, SCHEDULERS, Registry
 from mist_ops.schema import Flag, Section, read_checked, refusal
@@ -300,14 +301,6 @@ class StudyConfig(Section):
     inference: InferenceConfig = InferenceConfig()
     evaluation: dict[str, EvaluationClass]
 
-    def digest(self, stage: str) -> str:
-        """Hash of the settings that a stage reads."""
-        return json_hash(self.settings(stage))
-
-    def settings(self, stage: str) -> Json:
-        """The settings that a stage reads: a stage of ``STAGE_SECTIONS``."""
-        return self.values(STAGE_SECTIONS[stage])
-
     def values(self, paths: Iterable[str]) -> Json:
         """The values at dotted paths, by path."""
         whole = self.model_dump(mode="json")
@@ -319,18 +312,11 @@ class StudyConfig(Section):
         return found
 
 
-_GRID = ("dataset_info.images", "dataset_info.labels", "spatial_config.target_spacing")
-_TRAINING = tuple(f"training.{name}" for name in TrainingConfig.model_fields if name not in ("folds", "hardware"))
-STAGE_SECTIONS: Mapping[str, tuple[str, ...]] = {
-    "preprocessing": ("dataset_info.modality", *_GRID, "preprocessing"),
-    "training": (*_GRID, "spatial_config.patch_size", "model", *_TRAINING, "inference.inferer"),
-    "prediction": (*_GRID, "spatial_config.patch_size", "model", "preprocessing", "inference"),
-    "evaluation": ("evaluation",),
-}
-"""Settings that each stage reads; a change makes its results stale."""
+STEPS = ("preprocessing", "training", "prediction", "test_prediction", "evaluation")
+"""The steps of a study that have settings; see ``mist_ops.steps`` for these."""
 
-STEP_VERSIONS: dict[str, int] = dict.fromkeys(STAGE_SECTIONS, 1)
-"""Version of each stage's computation, raised when the same inputs and settings give different results."""
+STEP_VERSIONS: dict[str, int] = dict.fromkeys(STEPS, 1)
+"""Version of each step's computation, raised when the same inputs and settings give different results."""
 
 
 def read_config(path: Path) -> StudyConfig:
@@ -451,11 +437,18 @@ def check_channels(config: StudyConfig) -> None:
 
 def edits(before: StudyConfig, after: StudyConfig) -> dict[str, Any]:
     """The dotted paths at which two configurations differ, with the values of ``after``, as ``override`` takes them."""
-    old = dict(_leaves(before.model_dump(mode="json")))
-    return {path: value for path, value in _leaves(after.model_dump(mode="json")) if old.get(path, _MISSING) != value}
+    old = leaves(before.model_dump(mode="json"))
+    return {
+        path: value for path, value in leaves(after.model_dump(mode="json")).items() if old.get(path, _MISSING) != value
+    }
 
 
 _MISSING = object()
+
+
+def leaves(values: Json) -> dict[str, Any]:
+    """Values by dotted path, down to the settings of which a configuration consists."""
+    return dict(_leaves(values))
 
 
 def _leaves(value: Json, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -466,6 +459,22 @@ def _leaves(value: Json, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from _leaves(child, f"{path}.")
         else:
             yield path, child
+
+
+_WHOLE = {"ModelParams"}
+"""Sections that count as one setting: they may have keys of their own."""
+
+
+def leaf_paths(model: type[BaseModel], prefix: str = "") -> dict[str, FieldInfo]:
+    """The settings of a section by dotted path."""
+    found: dict[str, FieldInfo] = {}
+    for name, info in model.model_fields.items():
+        kind = info.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel) and kind.__name__ not in _WHOLE:
+            found |= leaf_paths(kind, f"{prefix}{name}.")
+        else:
+            found[f"{prefix}{name}"] = info
+    return found
 
 
 def _lookup(whole: Json, path: str) -> Any:

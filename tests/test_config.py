@@ -10,7 +10,7 @@ import pytest
 from expect import refuses
 
 from mist_ops.config import (
-    STAGE_SECTIONS,
+    STEPS,
     StudyConfig,
     TrainingConfig,
     check_channels,
@@ -21,6 +21,7 @@ from mist_ops.config import (
 )
 from mist_ops.errors import ConfigError
 from mist_ops.schema import flagged_fields
+from mist_ops.steps import digest, settings
 
 # What MIST 2.3 writes for an MR study: every key, in its order.
 REFERENCE: dict[str, Any] = {
@@ -112,8 +113,8 @@ def test_a_config_of_mist_keeps_its_values_and_its_order_of_keys(tmp_path: Path)
 
 def test_settings_that_are_only_written_if_they_are_changed_change_the_digest(tmp_path: Path) -> None:
     changed = override(CONFIG, {"training.validation_every": 5, "training.validation_cases": 20})
-    assert changed.digest("training") != CONFIG.digest("training")
-    assert "training.validation_every" not in CONFIG.settings("training")
+    assert digest(changed, "training") != digest(CONFIG, "training")
+    assert "training.validation_every" not in settings(CONFIG, "training")
     write_config(tmp_path / "config.json", changed)
     assert read_config(tmp_path / "config.json") == changed
     assert override(changed, {"training.validation_every": 1, "training.validation_cases": None}) == CONFIG
@@ -237,14 +238,14 @@ def test_an_explicit_warmup_must_be_shorter_than_the_run() -> None:
         ("training.epochs", 5, {"training"}),
         ("training.folds", [0], set()),
         ("training.hardware.num_cpu_workers", 1, set()),
-        ("inference.tta.enabled", False, {"prediction"}),
+        ("inference.tta.enabled", False, {"prediction", "test_prediction"}),
         ("evaluation.Anterior.metrics", {"dice": {}}, {"evaluation"}),
-        ("spatial_config.target_spacing", [2, 2, 2], {"preprocessing", "training", "prediction"}),
+        ("spatial_config.target_spacing", [2, 2, 2], {"preprocessing", "training", "test_prediction"}),
     ],
 )
 def test_an_edit_changes_the_digest_of_the_stages_that_read_it(path: str, value: object, stages: set[str]) -> None:
     changed = override(CONFIG, {path: value})
-    assert {stage for stage in STAGE_SECTIONS if changed.digest(stage) != CONFIG.digest(stage)} == stages
+    assert {step for step in STEPS if digest(changed, step) != digest(CONFIG, step)} == stages
 
 
 def test_every_flag_of_the_guide_that_is_a_setting_is_declared() -> None:

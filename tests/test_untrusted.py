@@ -14,6 +14,7 @@ from expect import refuses
 from hypothesis import given
 from hypothesis import strategies as st
 from records.passports import passport
+from training.small_study import small_config
 
 from mist_ops.analysis.analyze import analyze, find_leaks, unseen_patients
 from mist_ops.boxes import read_boxes
@@ -40,9 +41,8 @@ from mist_ops.phantoms import write_phantoms
 from mist_ops.postprocessing.strategy import Step, read_strategy, write_strategy
 from mist_ops.preprocessing.case import write_case
 from mist_ops.ranking.tables import read_scores
-from mist_ops.records.arrays import case_content, input_hashes
+from mist_ops.records.arrays import case_content, input_hashes, stale_arrays
 from mist_ops.records.arrays import read_record as read_arrays_record
-from mist_ops.records.arrays import why_stale as why_arrays_are_stale
 from mist_ops.records.comparison import differences, verify
 from mist_ops.records.passport import Passport, read_passport, write_passport
 from mist_ops.records.prediction import Origin, read_prediction_record, recording
@@ -122,7 +122,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
 
 
 STRATEGY = (Step("fill_holes_with_label", (1,), per_label=True, params={"fill_holes_label": 2}),)
-ORIGIN = Origin({0: "w"}, "settings")
+ORIGIN = Origin({0: "w"}, small_config())
 
 
 def patient(study: Study) -> Case:
@@ -147,7 +147,7 @@ def read_record(study: Study) -> None:
 
 def read_geometry_record(study: Study) -> None:
     case = patient(study)
-    why_arrays_are_stale(study, case, "settings")
+    stale_arrays(study, small_config(), [case])
     input_hashes(study, case)
     case_content(study, case.id)
     read_arrays_record(study, case.id)

@@ -77,7 +77,7 @@ def _test_prediction(study: Study, partitions: StudyPartitions) -> dg.AssetsDefi
     @dg.asset(
         key=asset_key(study, "test_prediction"),
         partitions_def=partitions.test_patients,
-        deps=[model, asset_key(study, "test_case"), asset_key(study, "prediction_settings")],
+        deps=[model, asset_key(study, "test_case"), asset_key(study, "test_prediction_settings")],
         **_described(study),
     )
     def test_prediction(

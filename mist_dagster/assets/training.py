@@ -80,7 +80,7 @@ def _training_set(study: Study, partitions: StudyPartitions) -> dg.AssetsDefinit
     )
     def training_set(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         """Content of the arrays that train a fold, select its weights and are held out; its model depends on this."""
-        made_from = manifest(study, _fold(study, fold_index(context.partition_key)))
+        made_from = manifest(study, _fold(study, fold_index(context.partition_key)), read_config(study.config))
         return dg.MaterializeResult(
             data_version=dg.DataVersion(json_hash(made_from)),
             metadata={

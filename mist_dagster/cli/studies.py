@@ -38,7 +38,7 @@ from mist_ops.config import NAMES, StudyConfig, check_names, edits, override, re
 from mist_ops.dataset import Assignment, Fold, read_description, read_paths, read_train_paths
 from mist_ops.errors import ConfigError, counted, few
 from mist_ops.files import file_hash, write_text
-from mist_ops.records.arrays import CORRUPTED, NOT_PREPROCESSED, stale_arrays
+from mist_ops.records.arrays import CORRUPTED, NO_DISTANCES, NOT_PREPROCESSED, stale_arrays
 from mist_ops.records.comparison import why_stale
 from mist_ops.records.prediction import NOT_RECORDED, stale_predictions, stale_test_predictions
 from mist_ops.study import Study
@@ -80,7 +80,7 @@ def preprocess(launcher: Launcher, options: PreprocessOptions, settings: Setting
     cases = read_train_paths(study.train_paths).cases
     reasons = stale_arrays(study, config, cases)
     foreign = sorted(name for name, why in reasons.items() if why == NOT_PREPROCESSED and study.image(name).exists())
-    stale = [name for name, why in reasons.items() if why not in (NOT_PREPROCESSED, CORRUPTED)] + foreign
+    stale = [name for name, why in reasons.items() if why not in (NOT_PREPROCESSED, CORRUPTED, NO_DISTANCES)] + foreign
     if stale and not options.overwrite:
         raise ConfigError(
             f"{study.numpy} holds arrays of {counted(len(stale), 'patient')} made from other files or settings, or by "

@@ -4,7 +4,7 @@ Jobs, checks, staleness, rebuilt records, lineage, run config and reports iterat
 evaluation takes three places: its module in ``assets``, its row here, its path in ``mist_ops.study``.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import dagster as dg
 
@@ -195,7 +195,7 @@ _ROWS = (
         doing="Predicting",
         noun="test patient",
         partitions="test_patients",
-        step="prediction",
+        step="test_prediction",
         locate=lambda study, key: study.test_prediction(key),
         content=lambda study, key: _prediction_version(study, "test", key),
         stale=stale.tests,
@@ -253,9 +253,9 @@ def version_on_record(stage: Stage, study: Study, key: str) -> str | None:
     return stage.content(study, key) if stage.content else file_hash(stage.locate(study, key))
 
 
-def setting_assets() -> dict[str, Sequence[str]]:
-    """The settings that stages read: the name of each settings asset, and the dotted paths in config.json."""
-    return {stage.settings: stage.setting_paths for stage in STAGES.values() if stage.settings}
+def setting_assets() -> dict[str, Stage]:
+    """The settings that stages read: the name of each settings asset, and a stage that reads them."""
+    return {stage.settings: stage for stage in STAGES.values() if stage.settings}
 
 
 def asset_names(stage: Stage) -> list[str]:

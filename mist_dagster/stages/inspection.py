@@ -1,13 +1,13 @@
 """A study's files as they are now, each read once, and what is already known to be stale."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from functools import cache, cached_property
 
 from mist_ops.config import StudyConfig, read_config
 from mist_ops.dataset import Assignment, Case, read_paths, read_train_paths
 from mist_ops.errors import ConfigError
-from mist_ops.records.arrays import case_content
+from mist_ops.records.arrays import Change, case_contents
 from mist_ops.records.passport import read_passport
 from mist_ops.study import Study
 
@@ -20,7 +20,8 @@ class Inspection:
         config: Its config.json.
         assignment: Its training patients and their folds.
         stale: Stale partitions of the stages inspected so far, by stage, with the reason of each.
-        content_of: Content of a patient's arrays, read once.
+        contents_of: Hashes by which a patient's arrays may be on record, read once.
+        changed: Patients whose arrays are stale, with what changed.
     """
 
     def __init__(self, study: Study) -> None:
@@ -28,7 +29,12 @@ class Inspection:
         self.config: StudyConfig = read_config(study.config)
         self.assignment: Assignment = read_train_paths(study.train_paths)
         self.stale: dict[str, Mapping[str, str]] = {}
-        self.content_of = cache(lambda case_id: case_content(study, case_id))
+        self.contents_of = cache(lambda case_id: case_contents(study, case_id))
+        self.changed: Mapping[str, Change] = {}
+
+    def arrays_changed(self, parts: Collection[str]) -> dict[str, str]:
+        """Patients of whom some of these arrays are stale, with the reasons."""
+        return {case_id: change.reason for case_id, change in self.changed.items() if change.arrays & set(parts)}
 
     @cached_property
     def test_cases(self) -> list[Case]:

@@ -6,13 +6,15 @@ A stage whose row has ``reads`` writes it with ``recording`` and needs no other 
 
 import contextlib
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from mist_dagster.stages.inspection import Inspection
 from mist_dagster.stages.stage import WHOLE, Stage
 from mist_ops.errors import few
-from mist_ops.files import json_hash, read_object, write_json
+from mist_ops.files import read_object, write_json
+from mist_ops.steps import changed_settings, changes
 from mist_ops.study import Study
 
 
@@ -20,21 +22,21 @@ class InputsRecord(BaseModel):
     """What an artifact was made from.
 
     Attributes:
-        settings: Digest of the settings that its stage reads.
+        settings: The settings that its stage reads, by dotted path; a digest of more in older records.
         version: Version of what its stage computes.
         inputs: Content hash of everything else, by name.
     """
 
     model_config = ConfigDict(frozen=True)
 
-    settings: str
+    settings: dict[str, Any] | str
     version: str
     inputs: Mapping[str, str]
 
 
 def inputs_now(seen: Inspection, stage: Stage) -> InputsRecord:
     """What an artifact would be made from now."""
-    settings = json_hash(seen.config.values(stage.setting_paths))
+    settings = stage.read_settings(seen.config)
     inputs = stage.reads(seen) if stage.reads else {}
     return InputsRecord(settings=settings, version=stage.code_version, inputs=inputs)
 
@@ -63,15 +65,23 @@ def stale_by_record(seen: Inspection, stage: Stage) -> Mapping[str, str]:
         then = InputsRecord.model_validate(read_object(seen.study.inputs_record(stage.name)))
     except (OSError, ValueError, ValidationError):
         return {path.name: "its inputs are not on record"}
-    changed = list(_differences(then, inputs_now(seen, stage)))
-    return {path.name: f"{few(changed)} changed"} if changed else {}
+    changed = [*_settings(then, seen, stage), *_differences(then, inputs_now(seen, stage))]
+    return {path.name: "; ".join(changed)} if changed else {}
+
+
+def _settings(then: InputsRecord, seen: Inspection, stage: Stage) -> Iterator[str]:
+    if stage.step:
+        yield from changed_settings(then.settings, seen.config, stage.step).values()
+    elif isinstance(then.settings, str):
+        yield from () if then.settings == stage.settings_version(seen.config) else ("its settings changed",)
+    else:
+        yield from changes(then.settings, stage.read_settings(seen.config)).values()
 
 
 def _differences(then: InputsRecord, now: InputsRecord) -> Iterator[str]:
-    if then.settings != now.settings:
-        yield "its settings"
     if then.version != now.version:
-        yield "the version of its code"
-    for name in sorted(then.inputs.keys() | now.inputs.keys()):
-        if then.inputs.get(name) != now.inputs.get(name):
-            yield name
+        yield f"its code changed from version {then.version} to {now.version}"
+    names = sorted(then.inputs.keys() | now.inputs.keys())
+    changed = [name for name in names if then.inputs.get(name) != now.inputs.get(name)]
+    if changed:
+        yield f"{few(changed)} changed"

@@ -9,7 +9,8 @@ from mist_dagster.stages import setting_assets
 from mist_ops.analysis.analyze import EDITED, fold_origins
 from mist_ops.config import StudyConfig
 from mist_ops.errors import counted, few
-from mist_ops.files import file_hash, json_hash
+from mist_ops.files import file_hash
+from mist_ops.steps import old_digest
 from mist_ops.study import Study
 
 
@@ -18,14 +19,14 @@ def config_versions(study: Study, config: StudyConfig) -> dict[str, str]:
     return {
         "study_config": file_hash(study.config),
         "fold_assignment": file_hash(study.train_paths),
-        **{name: json_hash(config.values(paths)) for name, paths in setting_assets().items()},
+        **{name: stage.settings_version(config) for name, stage in setting_assets().items()},
     }
 
 
 def shown_settings(name: str, config: StudyConfig) -> dict[str, Any]:
     """The settings that an asset of the analysis represents."""
-    paths = setting_assets().get(name)
-    return config.model_dump(mode="json") if paths is None else config.values(paths)
+    stage = setting_assets().get(name)
+    return config.model_dump(mode="json") if stage is None else stage.read_settings(config)
 
 
 def adopt_config(instance: dg.DagsterInstance, study: Study, config: StudyConfig, reason: str) -> list[str]:
@@ -36,6 +37,10 @@ def adopt_config(instance: dg.DagsterInstance, study: Study, config: StudyConfig
     """
     versions = config_versions(study, config)
     old = {name: latest_tags(instance, asset_key(study, name)) for name in versions}
+    for name, stage in setting_assets().items():
+        # Versions that an earlier release recorded of the same settings stay, so that nothing becomes stale.
+        if stage.step and recorded_version(old[name]) == old_digest(config, stage.step):
+            versions[name] = recorded_version(old[name])
     changed = [name for name, version in versions.items() if recorded_version(old[name]) not in (version, "")]
     upstream: dict[str, str] = {}
     for name in versions if changed else ():

@@ -4,11 +4,13 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from mist_dagster.stages.inspection import Inspection
-from mist_ops.config import STAGE_SECTIONS, STEP_VERSIONS
+from mist_ops.config import STEP_VERSIONS, StudyConfig
 from mist_ops.errors import MistError
+from mist_ops.files import json_hash
+from mist_ops.steps import digest, settings
 from mist_ops.study import Study
 
 Partitions = Literal["patients", "folds", "test_patients"]
@@ -91,10 +93,13 @@ class Stage:
         name = self.step or (self.name if self.sections else None)
         return f"{name}_settings" if name else None
 
-    @property
-    def setting_paths(self) -> Sequence[str]:
-        """Dotted paths of the settings that the stage reads."""
-        return STAGE_SECTIONS[self.step] if self.step else self.sections
+    def read_settings(self, config: StudyConfig) -> dict[str, Any]:
+        """The settings that the stage reads, by dotted path."""
+        return settings(config, self.step) if self.step else dict(config.values(self.sections))
+
+    def settings_version(self, config: StudyConfig) -> str:
+        """Hash of these settings, the same for values that have the same effect."""
+        return digest(config, self.step) if self.step else json_hash(self.read_settings(config))
 
     @property
     def code_version(self) -> str:

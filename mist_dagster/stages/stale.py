@@ -13,10 +13,11 @@ from mist_ops.config import STEP_VERSIONS
 from mist_ops.dataset import Fold
 from mist_ops.errors import ConfigError, counted, few
 from mist_ops.evaluation.table import summary_path
-from mist_ops.records.arrays import input_hashes, stale_arrays
-from mist_ops.records.comparison import fold_changes, verify
+from mist_ops.records.arrays import IMAGE, changed_arrays, input_hashes
+from mist_ops.records.comparison import arrays_read, fold_changes, verify
 from mist_ops.records.prediction import read_prediction_record, stale_predictions, stale_test_predictions
 from mist_ops.records.scores import ScoreInputs, read_score_inputs
+from mist_ops.steps import settings
 
 
 def new_patients(seen: Inspection) -> dict[str, str]:
@@ -26,7 +27,8 @@ def new_patients(seen: Inspection) -> dict[str, str]:
 
 def arrays(seen: Inspection) -> dict[str, str]:
     """Patients whose arrays are missing, or were made from other files or settings."""
-    return stale_arrays(seen.study, seen.config, seen.assignment.cases)
+    seen.changed = changed_arrays(seen.study, seen.config, seen.assignment.cases)
+    return {case_id: change.reason for case_id, change in seen.changed.items()}
 
 
 def models(seen: Inspection) -> dict[str, str]:
@@ -47,10 +49,11 @@ def _of_fold(seen: Inspection, index: int) -> Iterator[str]:
         return
     try:
         fold = make_fold(seen.assignment, index, training.val_percent, training.seed, training.validation_cases)
-        yield from _stale_parts(fold, seen.stale["preprocess"])
+        stale = seen.arrays_changed(arrays_read(study.model(index)))
+        yield from _stale_parts(fold, stale)
         yield from fold_changes(study.model(index), fold)
         # Arrays that preprocessing will rewrite are covered by its own reasons.
-        yield from verify(study.model(index), study, seen.stale["preprocess"], seen.content_of)
+        yield from verify(study.model(index), study, stale, seen.contents_of, seen.config)
     except ConfigError as error:  # the other folds are inspected all the same
         yield error.message
 
@@ -64,9 +67,10 @@ def _stale_parts(fold: Fold, patients: Mapping[str, str]) -> Iterator[str]:
 def held_out(seen: Inspection) -> dict[str, str]:
     """Training patients whose cross-validation prediction is missing or stale."""
     reasons = dict(stale_predictions(seen.study, seen.config, seen.assignment, seen.weights))
+    stale = seen.arrays_changed(IMAGE)
     for case_id, fold in seen.assignment.fold_of.items():
-        if fold in seen.weights and case_id in seen.stale["preprocess"]:
-            reasons[case_id] = seen.stale["preprocess"][case_id]
+        if fold in seen.weights and case_id in stale:
+            reasons[case_id] = stale[case_id]
         elif fold in seen.config.training.folds and fold not in seen.weights:
             reasons[case_id] = f"fold {fold} needs training"
     return {case.id: reasons[case.id] for case in seen.assignment.cases if case.id in reasons}
@@ -95,8 +99,8 @@ def _of_scores(seen: Inspection) -> str | None:
     recorded = read_score_inputs(summary_path(seen.study.results_csv))
     if recorded is None:
         return "inputs are not on record and may have changed"
-    changed = list(recorded.changes(_score_inputs(seen), seen.assignment.fold_of))
-    return f"{few(changed)} changed" if changed else None
+    changed = recorded.changes(_score_inputs(seen), seen.config, seen.assignment.fold_of)
+    return "; ".join(changed) or None
 
 
 def _score_inputs(seen: Inspection) -> ScoreInputs:
@@ -105,7 +109,7 @@ def _score_inputs(seen: Inspection) -> ScoreInputs:
     cases = [case for case in seen.assignment.cases if fold_of[case.id] in seen.config.training.folds]
     records = {case.id: read_prediction_record(study.prediction_record("train", case.id)) for case in cases}
     return ScoreInputs(
-        settings=seen.config.digest("evaluation"),
+        settings=settings(seen.config, "evaluation"),
         version=STEP_VERSIONS["evaluation"],
         masks={case.id: input_hashes(study, case).get("mask") for case in cases},
         predictions={case_id: record and record.mask for case_id, record in records.items()},

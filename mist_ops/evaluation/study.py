@@ -18,6 +18,7 @@ from mist_ops.evaluation.table import Pair, evaluate, write_evaluation, write_pa
 from mist_ops.records.passport import read_passport
 from mist_ops.records.prediction import read_prediction_record
 from mist_ops.records.scores import ScoreInputs
+from mist_ops.steps import settings, view
 from mist_ops.study import Study
 from mist_ops.workers import Outcome
 
@@ -117,7 +118,7 @@ class StudyEvaluation:
 
     def _record(self, hashes: Hashes) -> ScoreInputs:
         return ScoreInputs(
-            settings=self.config.digest("evaluation"),
+            settings=settings(self.config, "evaluation"),
             version=STEP_VERSIONS["evaluation"],
             masks={pair.id: hashes["masks"].get(str(pair.mask)) for pair in self.pairs},
             predictions={pair.id: hashes["predictions"].get(str(pair.prediction)) for pair in self.pairs},
@@ -132,4 +133,4 @@ def open_evaluation(study: Study) -> StudyEvaluation:
     """
     config = read_config(study.config)
     check_classes(config.evaluation, config.dataset_info.labels)
-    return StudyEvaluation(study, config, read_train_paths(study.train_paths))
+    return StudyEvaluation(study, view(config, "evaluation"), read_train_paths(study.train_paths))

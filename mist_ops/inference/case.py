@@ -93,7 +93,7 @@ def predict_preprocessed(
         raise CaseError(
             case.id, f"{path} is missing or corrupted. Preprocess the case again.", code="array-unreadable", file=path
         ) from error
-    expected = (*geometry.preprocessed.size, len(predictor.config.dataset_info.images))
+    expected = (*geometry.preprocessed.size, predictor.config.model.params.in_channels)
     if image.shape != expected:
         shape, needed = ("x".join(map(str, axes)) for axes in (image.shape, expected))
         raise CaseError(

@@ -9,22 +9,13 @@ from pathlib import Path
 from pydantic import ValidationError
 from torch import nn
 
-from mist_ops.config import PreprocessingConfig, StudyConfig, check_channels
+from mist_ops.config import StudyConfig, check_channels
 from mist_ops.errors import ConfigError, few
 from mist_ops.models.weights import load_weights
 from mist_ops.records.passport import read_passport
 from mist_ops.registry import MODELS
+from mist_ops.steps import changes, formatted, image_settings
 from mist_ops.study import Study
-
-_OF_DISTANCES = {"compute_dtms", "normalize_dtms", "median_resampled_image_size"}
-"""Preprocessing settings that do not affect images."""
-
-_SHARED = (
-    *(f"dataset_info.{name}" for name in ("modality", "images", "labels")),
-    "spatial_config.target_spacing",
-    *(f"preprocessing.{name}" for name in PreprocessingConfig.model_fields if name not in _OF_DISTANCES),
-)
-"""Settings that must be the same in training and prediction."""
 
 
 def find_folds(models: Path) -> list[int]:
@@ -87,20 +78,15 @@ def _trained_config(weights: Path, config: StudyConfig) -> StudyConfig:
             code="passport-invalid",
             file=passport,
         ) from error
-    for path in _SHARED:
+    for path in changes(*(image_settings(whole) for whole in (trained, config))):
         before, now = (attrgetter(path)(whole) for whole in (trained, config))
-        if before != now:
-            raise ConfigError(
-                f"{weights} was trained with {path} {_formatted(before)}, but config.json has {_formatted(now)}. "
-                "Restore the setting, or train the fold again.",
-                code="training-mismatch",
-                file=weights,
-                field=path,
-                found=now,
-                expected=before,
-            )
+        raise ConfigError(
+            f"{weights} was trained with {path} {formatted(before)}, but config.json has {formatted(now)}. Restore "
+            "the setting, or train the fold again.",
+            code="training-mismatch",
+            file=weights,
+            field=path,
+            found=now,
+            expected=before,
+        )
     return trained
-
-
-def _formatted(value: object) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

@@ -14,9 +14,9 @@ from mist_ops.files import file_hash
 from mist_ops.inference.case import Predictor, predict_case
 from mist_ops.inference.memory import Reservation, no_limit
 from mist_ops.inference.models import load_models
-from mist_ops.records.arrays import case_content
 from mist_ops.records.passport import trained_on
 from mist_ops.records.prediction import Origin, recording
+from mist_ops.steps import view
 from mist_ops.study import Study
 from mist_ops.workers import Outcome, outcomes
 
@@ -36,7 +36,7 @@ def predict_held_out(
     """
     config, assignment = read_config(study.config), read_train_paths(study.train_paths)
     for fold in sorted({assignment.fold_of[case_id] for case_id in ids}):
-        models = _load(study, config, [fold], device, reserve)
+        models = _load(study, config, "prediction", [fold], device, reserve)
         members = [case for case in assignment.cases if case.id in ids and assignment.fold_of[case.id] == fold]
         yield from outcomes(models.predict_held_out, sorted(members, key=lambda case: case.id))
 
@@ -46,7 +46,7 @@ def predict_tests(
 ) -> Iterator[Outcome[Case, None]]:
     """Predict test patients from their images by the models of all folds together; arguments as above."""
     config = read_config(study.config)
-    models = _load(study, config, config.training.folds, device, reserve)
+    models = _load(study, config, "test_prediction", config.training.folds, device, reserve)
     cases = read_paths(study.test_paths, config.dataset_info.images)
     yield from outcomes(models.predict_test, [case for case in cases if case.id in ids])
 
@@ -58,19 +58,19 @@ class _Models:
     Attributes:
         study: The study.
         predictor: Their networks.
-        settings: Digest of the prediction settings.
+        config: The settings.
         weights: SHA-256 of their weights by fold.
         seen: Patients that trained them.
     """
 
     study: Study
     predictor: Predictor
-    settings: str
+    config: StudyConfig
     weights: Mapping[int, str]
     seen: frozenset[str]
 
     def predict_held_out(self, case: Case) -> None:
-        origin = Origin(self.weights, self.settings, case_content(self.study, case.id))
+        origin = Origin.of_arrays(self.weights, self.config, self.study, case.id)
         mask = self.study.cv_prediction(case.id)
         with recording(self.study.prediction_record("train", case.id), mask, origin):
             if case.id in self.seen:
@@ -80,20 +80,20 @@ class _Models:
             predict_case(self.predictor, case, mask, self.study)
 
     def predict_test(self, case: Case) -> None:
-        origin, mask = Origin(self.weights, self.settings, images=case.images), self.study.test_prediction(case.id)
+        origin, mask = Origin(self.weights, self.config, images=case.images), self.study.test_prediction(case.id)
         with recording(self.study.prediction_record("test", case.id), mask, origin):
             predict_case(self.predictor, case, mask)
 
 
 def _load(
-    study: Study, config: StudyConfig, folds: Sequence[int], device: torch.device, reserve: Reservation
+    study: Study, config: StudyConfig, step: str, folds: Sequence[int], device: torch.device, reserve: Reservation
 ) -> _Models:
     models = load_models(study, config, folds)
     files = {fold: study.model(fold) for fold in folds}
     return _Models(
         study,
-        Predictor(models, config, device, reserve),
-        config.digest("prediction"),
+        Predictor(models, view(config, step), device, reserve),
+        config,
         {fold: file_hash(path) for fold, path in files.items()},
         frozenset[str]().union(*map(trained_on, files.values())),
     )

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,18 +23,23 @@ from mist_ops.imaging.nifti import MAX_VOXELS, read_geometry, read_image, read_l
 from mist_ops.imaging.resample import Resampled, resample_classes, resample_image, resample_mask
 from mist_ops.preprocessing.normalize import normalize
 from mist_ops.records.arrays import Inputs, mark_unfinished, write_record
+from mist_ops.steps import view
 from mist_ops.study import Study
 from mist_ops.types import Box, Channels, Image, LabelMap, Size, by
 
 
 @dataclass(frozen=True)
 class PreprocessedCase:
-    """Arrays of a case on the grid ``geometry.preprocessed``; ``classes`` and ``dtm`` are None without a mask."""
+    """Arrays of a case on the grid ``geometry.preprocessed``; ``classes`` and ``dtm`` are None without a mask.
+
+    ``labels`` are those in the mask, None without one.
+    """
 
     image: Channels
     classes: LabelMap | None
     dtm: Float16[np.ndarray, "x y z class"] | None
     geometry: CaseGeometry
+    labels: tuple[int, ...] | None = None
 
 
 def preprocess(case: Case, config: StudyConfig, box: Box | None, measured: Size | None = None) -> PreprocessedCase:
@@ -55,15 +60,16 @@ def preprocess(case: Case, config: StudyConfig, box: Box | None, measured: Size 
         channels = _channels(case, config.dataset_info.images)
         original = _common_grid(channels, case.mask)
         indices = to_indices(read_labels(case.mask)[0], config.dataset_info.labels) if case.mask else None
+        labels = None if indices is None else _present(indices, config.dataset_info.labels)
         if config.preprocessing.skip:
             images = [read_image(path)[0] for path in channels]
-            return _assembled(images, indices, config, CaseGeometry(original, None, original))
+            return replace(_assembled(images, indices, config, CaseGeometry(original, None, original)), labels=labels)
         if config.preprocessing.crop_to_foreground:
             _check_measured(measured, original.size)
             box = _extended(box or foreground_box(read_image(channels[0])[0]), indices, original, config)
         else:
             box = None
-        return _resampled(channels, indices, config, original, box)
+        return replace(_resampled(channels, indices, config, original, box), labels=labels)
 
 
 def write_case(study: Study, case: Case, config: StudyConfig, box: Box | None, measured: Size | None = None) -> str:
@@ -73,9 +79,10 @@ def write_case(study: Study, case: Case, config: StudyConfig, box: Box | None, m
         SHA-256 of the arrays.
     """
     inputs = Inputs.of(case)
-    made = preprocess(case, config, box, measured)
+    made = preprocess(case, view(config, "preprocessing"), box, measured)
     _replace_arrays(study, case.id, made)
-    return write_record(study, case.id, inputs, made.geometry, config.digest("preprocessing"))
+    used = None if made.geometry.box is None else box
+    return write_record(study, case.id, inputs, made.geometry, config, labels=made.labels, foreground=used)
 
 
 @contextmanager
@@ -113,6 +120,11 @@ def _common_grid(channels: list[Path], mask: Path | None) -> Geometry:
                 found=differences,
             )
     return grid
+
+
+def _present(indices: LabelMap, labels: Sequence[int]) -> tuple[int, ...]:
+    counts = np.bincount(np.ravel(indices, order="K"), minlength=len(labels))
+    return tuple(label for label, count in zip(labels, counts, strict=True) if count)
 
 
 def _check_measured(measured: Size | None, size: Size) -> None:
@@ -170,16 +182,16 @@ def _channel(image: Image, grid: Geometry, config: StudyConfig) -> Resampled:
         # The B-spline overshoots into the background, where hardly any voxel stays zero.
         reference = settings.resampling == "reference"
         mask = resampled != 0 if reference else resample_mask(image != 0, grid.spacing, target)
-    return normalize(resampled, mask, config.dataset_info.modality, settings.ct_normalization)
+    ct = settings.ct_normalization if config.dataset_info.modality == "ct" else None
+    return normalize(resampled, mask, ct)
 
 
 def _assembled(
     images: list[Image], indices: LabelMap | None, config: StudyConfig, geometry: CaseGeometry
 ) -> PreprocessedCase:
-    settings, n_classes = config.preprocessing, len(config.dataset_info.labels)
-    dtm = None
-    if settings.compute_dtms and indices is not None:
-        in_mm = settings.resampling == "accurate"
+    settings, dtm = config.preprocessing, None
+    if indices is not None and settings.compute_dtms:
+        in_mm, n_classes = settings.resampling == "accurate", len(config.dataset_info.labels)
         dtm = distance_maps(
             indices, n_classes, settings.normalize_dtms, geometry.preprocessed.spacing if in_mm else VOXELS
         )

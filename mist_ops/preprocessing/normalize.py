@@ -16,7 +16,7 @@ Values: TypeAlias = Float32[np.ndarray, "*any"]
 _PERCENTILES = (0.5, 99.5)
 
 
-def normalize(image: Image, mask: Mask | None, modality: str, ct: CtNormalization) -> Image:
+def normalize(image: Image, mask: Mask | None, ct: CtNormalization | None) -> Image:
     """Clip to a window, subtract the mean and divide by the standard deviation.
 
     For CT, all of them are settings, so that tissues keep their values. Otherwise, the window is the 0.5th to the
@@ -25,14 +25,13 @@ def normalize(image: Image, mask: Mask | None, modality: str, ct: CtNormalizatio
     Args:
         image: Intensities of one channel; HU for CT.
         mask: Voxels from which statistics are computed; all others become zero. None or an empty mask for all voxels.
-        modality: ``ct``, or anything else.
-        ct: Window and z-score of a CT study.
+        ct: Window and z-score of a CT study; None for other modalities.
 
     Raises:
         ConfigError: A CT study has no window or z-score, or a deviation of zero.
     """
     values = image[mask] if mask is not None and mask.any() else image
-    low, high, mean, deviation = _ct_window(ct) if modality == "ct" else _window(values)
+    low, high, mean, deviation = _ct_window(ct) if ct else _window(values)
     if deviation == 0:
         return np.zeros_like(image)
     scaled: Image = np.clip(image, low, high)

@@ -4,23 +4,38 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from mist_ops.config import STEP_VERSIONS, StudyConfig
+from mist_ops.boxes import read_boxes
+from mist_ops.config import STEP_VERSIONS, StudyConfig, override
 from mist_ops.dataset import Case
 from mist_ops.errors import CaseError
 from mist_ops.files import file_hash, json_hash, read_object, stamp, write_json
 from mist_ops.imaging.geometry import CaseGeometry, Geometry
+from mist_ops.steps import Settings, changed_settings, changes, old_digest, settings
 from mist_ops.study import Study
 from mist_ops.types import Box
 
-NOT_PREPROCESSED, CORRUPTED = "it is not preprocessed", "its arrays are corrupted"
+NOT_PREPROCESSED, CORRUPTED, NO_DISTANCES = (
+    "it is not preprocessed",
+    "its arrays are corrupted",
+    "distance maps are missing",
+)
 """Reasons for which no finished work is lost if a case is preprocessed again."""
+
+ARRAYS = ("image", "label", "dtm")
+"""The arrays of a case, in the order in which they are hashed."""
+
+IMAGE, LABELED = ("image",), ("image", "label")
+"""The arrays that predictions read, and those that training reads if its loss needs no distance maps."""
+
+_LABELS = "dataset_info.labels"
 
 _UNFINISHED = {"content": None}
 """The record of a case whose arrays are being written."""
@@ -43,9 +58,12 @@ class ArraysRecord(BaseModel):
         box: The part of it that was cropped out; None for all of it.
         preprocessed: Grid of the arrays.
         inputs: SHA-256 of the files by channel, and of the "mask".
-        settings: Digest of the preprocessing settings.
+        settings: The preprocessing settings by dotted path; a digest of them in records of version 0.9 and earlier.
+        labels: Labels in the mask; None if it has not been recorded.
+        foreground: The box that the analysis gave, where it was used.
         version: Version of preprocessing.
         content: SHA-256 of the arrays.
+        arrays: SHA-256 of each array; empty in records of version 0.9 and earlier.
         stamps: Sizes and times that files had when they were hashed.
     """
 
@@ -55,15 +73,28 @@ class ArraysRecord(BaseModel):
     box: Box | None
     preprocessed: Geometry
     inputs: dict[str, str] = {}
-    settings: str = ""
+    settings: dict[str, Any] | str = ""
+    labels: list[int] | None = None
+    foreground: Box | None = None
     version: int = 1
     content: str
+    arrays: dict[str, str] = {}
     stamps: Stamps = Stamps()
 
     @property
     def geometry(self) -> CaseGeometry:
         """The grids of the case."""
         return CaseGeometry(self.original, self.box, self.preprocessed)
+
+    def content_of(self, parts: Collection[str]) -> str:
+        """SHA-256 of some of the arrays; of all of them in records of version 0.9 and earlier."""
+        hashes = [self.arrays[name] for name in ARRAYS if name in parts and name in self.arrays]
+        return _combined(hashes) if hashes else self.content
+
+    @property
+    def contents(self) -> frozenset[str]:
+        """The hashes by which the arrays that are read together may be on record elsewhere."""
+        return frozenset({self.content, *(self.content_of(parts) for parts in (IMAGE, LABELED, ARRAYS))})
 
 
 @dataclass(frozen=True)
@@ -87,21 +118,43 @@ def mark_unfinished(study: Study, case_id: str) -> None:
     path.write_text(json.dumps(_UNFINISHED), encoding="utf-8")  # a few bytes need no syncing
 
 
-def write_record(study: Study, case_id: str, inputs: Inputs, geometry: CaseGeometry, settings: str) -> str:
+def write_record(
+    study: Study,
+    case_id: str,
+    inputs: Inputs,
+    geometry: CaseGeometry,
+    config: StudyConfig,
+    *,
+    labels: Iterable[int] | None = None,
+    foreground: Box | None = None,
+) -> str:
     """Record how the arrays of a case were made, which completes it.
+
+    Args:
+        study: Locates the arrays.
+        case_id: The case.
+        inputs: Its files, as they were before they were read.
+        geometry: Its grids.
+        config: The settings.
+        labels: The labels in its mask.
+        foreground: Its box according to the analysis, if it was used.
 
     Returns:
         SHA-256 of the arrays.
     """
     arrays = _arrays(study, case_id)
+    hashes = {name: file_hash(path) for name, path in arrays.items()}
     record = ArraysRecord(
         original=geometry.original,
         box=geometry.box,
         preprocessed=geometry.preprocessed,
         inputs=dict(inputs.hashes),
-        settings=settings,
+        settings=settings(config, "preprocessing"),
+        labels=None if labels is None else list(labels),
+        foreground=foreground,
         version=STEP_VERSIONS["preprocessing"],
-        content=_content(arrays),
+        content=_combined(hashes.values()),
+        arrays=hashes,
         stamps=Stamps(inputs=dict(inputs.stamps), arrays=_stamps(arrays)),
     )
     _write(study.geometry(case_id), record)
@@ -135,55 +188,182 @@ def read_record(study: Study, case_id: str) -> ArraysRecord:
         ) from error
 
 
-def case_content(study: Study, case_id: str) -> str:
-    """SHA-256 of the arrays of a case: the recorded one, else computed from the files; empty without arrays."""
+def case_content(study: Study, case_id: str, parts: Collection[str] = ARRAYS) -> str:
+    """SHA-256 of the arrays of a case, or of some: as recorded, else from the files; empty without arrays."""
     with suppress(CaseError):
-        return read_record(study, case_id).content
+        return read_record(study, case_id).content_of(parts)
     arrays = _arrays(study, case_id)
     return json_hash([file_hash(path) for path in arrays.values()]) if arrays else ""
 
 
+def case_contents(study: Study, case_id: str) -> frozenset[str]:
+    """The hashes by which a model or a prediction may have recorded the arrays of a case; empty without arrays."""
+    with suppress(CaseError):
+        return read_record(study, case_id).contents
+    return frozenset({case_content(study, case_id)} - {""})
+
+
+@dataclass(frozen=True)
+class Change:
+    """Why arrays of a case are stale, such as "its mask changed", and which of them: names of ``ARRAYS``."""
+
+    reason: str
+    arrays: frozenset[str] = frozenset(ARRAYS)
+
+
 def stale_arrays(study: Study, config: StudyConfig, cases: Iterable[Case]) -> dict[str, str]:
     """Cases whose arrays are missing or depend on other files or settings, with the reason of each."""
-    settings, with_dtm = config.digest("preprocessing"), config.preprocessing.compute_dtms
-    reasons = {case.id: why_stale(study, case, settings, with_dtm) for case in cases}
-    return {case_id: reason for case_id, reason in reasons.items() if reason}
+    return {case_id: change.reason for case_id, change in changed_arrays(study, config, cases).items()}
 
 
-def why_stale(study: Study, case: Case, settings: str, with_dtm: bool = False) -> str | None:
-    """Return why a case needs preprocessing, such as "its mask changed"; None if its arrays are current.
+def changed_arrays(study: Study, config: StudyConfig, cases: Iterable[Case]) -> dict[str, Change]:
+    """Cases whose arrays are missing or depend on other files or settings, with what changed.
 
     Files are read only if their size or times differ from the recorded ones. If the content is unchanged, the new times
     are recorded, so that the file is read once.
-
-    Args:
-        study: Locates the arrays.
-        case: The files of the case.
-        settings: Digest of the preprocessing settings.
-        with_dtm: Whether distance maps are required.
     """
+    now = _Now.of(study, config)
+    found = {case.id: _change(study, case, now) for case in cases}
+    return {case_id: change for case_id, change in found.items() if change}
+
+
+@dataclass(frozen=True)
+class _Now:
+    """What arrays would be made with now; ``boxes`` are those of the analysis, where they are used."""
+
+    config: StudyConfig
+    settings: Settings
+    boxes: Mapping[str, Box]
+
+    @classmethod
+    def of(cls, study: Study, config: StudyConfig) -> _Now:
+        crops = config.preprocessing.crop_to_foreground and not config.preprocessing.skip
+        boxes = read_boxes(study) if crops and study.fg_bboxes.is_file() else {}
+        return cls(config, settings(config, "preprocessing"), boxes)
+
+
+def _change(study: Study, case: Case, now: _Now) -> Change | None:
     try:
         record = read_record(study, case.id)
     except CaseError as error:
-        return CORRUPTED if error.code == "arrays-incomplete" else NOT_PREPROCESSED
+        return Change(CORRUPTED if error.code == "arrays-incomplete" else NOT_PREPROCESSED)
     inputs, arrays = _inputs(case), _arrays(study, case.id)
-    if "image" not in arrays or (case.mask and "label" not in arrays) or (with_dtm and "dtm" not in arrays):
-        return CORRUPTED
+    if "image" not in arrays or (case.mask and "label" not in arrays):
+        return Change(CORRUPTED)
     # Before any file is read: a file that changes meanwhile is read again next time.
     stamps = Stamps(inputs=_stamps(inputs), arrays=_stamps(arrays))
-    changed = _changed(record, inputs)
-    if changed:
-        return f"its {' and '.join(changed)} changed"
-    if record.settings != settings:
-        return "the preprocessing settings changed"
-    if record.version != STEP_VERSIONS["preprocessing"]:
-        return f"the preprocessing code changed from version {record.version} to {STEP_VERSIONS['preprocessing']}"
+    found = [
+        *_of_inputs(record, inputs, now.config),
+        *_of_settings(record, now),
+        *_of_analysis(record, case, now),
+        *_of_code(record),
+    ]
+    if now.config.preprocessing.compute_dtms and case.mask and "dtm" not in arrays:
+        found.append(Change(CORRUPTED if "dtm" in record.stamps.arrays else NO_DISTANCES, frozenset({"dtm"})))
+    if found:
+        return Change(found[0].reason, frozenset[str]().union(*(change.arrays for change in found)))
     if record.stamps.arrays != stamps.arrays and record.content != _content(arrays):
-        return CORRUPTED
-    if record.stamps != stamps:
+        return Change(CORRUPTED)
+    seen = record.model_copy(update={"stamps": stamps, "settings": _kept(record, now)})
+    if seen != record:
         with suppress(OSError):  # in a read-only folder, the files are read every time
-            _write(study.geometry(case.id), record.model_copy(update={"stamps": stamps}))
+            _write(study.geometry(case.id), seen)
     return None
+
+
+def _kept(record: ArraysRecord, now: _Now) -> Settings | str:
+    """The recorded settings; those of now in place of the same ones as a digest."""
+    if isinstance(record.settings, str) and record.settings == old_digest(now.config, "preprocessing"):
+        return dict(now.settings)
+    return record.settings
+
+
+def _of_inputs(record: ArraysRecord, inputs: Mapping[str, Path], config: StudyConfig) -> Iterator[Change]:
+    changed, gone = _changed(record, inputs), sorted(record.inputs.keys() - inputs.keys())
+    if not changed and not gone:
+        return
+    # The box of the image is extended to the labels of the mask only with accurate resampling.
+    extends = config.preprocessing.crop_to_foreground and config.preprocessing.resampling == "accurate"
+    masked = {*changed, *gone} == {"mask"} and not extends
+    if gone and not inputs:
+        reason = "gone"
+    else:
+        verbs = (
+            (sorted(set(changed) - record.inputs.keys()), "was added", "were added"),
+            (sorted(set(changed) & record.inputs.keys(), key=list(record.inputs).index), "changed", "changed"),
+            (gone, "is missing", "are missing"),
+        )
+        parts = [f"{' and '.join(names)} {one if len(names) == 1 else many}" for names, one, many in verbs if names]
+        reason = f"its {', its '.join(parts)}"
+    yield Change(reason, frozenset({"label", "dtm"} if masked else ARRAYS))
+
+
+def _of_settings(record: ArraysRecord, now: _Now) -> Iterator[Change]:
+    if record.settings == now.settings:
+        return
+    if isinstance(record.settings, str):
+        yield from _of_digest(record.settings, now.config)
+        return
+    messages = {
+        path: (message, _affected(path, record, now))
+        for path, message in changes(record.settings, now.settings).items()
+    }
+    found = [(message, affected) for message, affected in messages.values() if affected]
+    if found:
+        reason = "; ".join(message for message, _ in found)
+        yield Change(reason, frozenset[str]().union(*(affected for _, affected in found)))
+
+
+def _of_digest(recorded: str, config: StudyConfig) -> Iterator[Change]:
+    """Of a record of version 0.9 and earlier."""
+    without = override(config, {"preprocessing.compute_dtms": not config.preprocessing.compute_dtms})
+    # Required distance maps that are missing are reported as such, and those that are not required do no harm.
+    if recorded not in {old_digest(settings, "preprocessing") for settings in (config, without)}:
+        yield from (Change(message) for message in changed_settings(recorded, config, "preprocessing").values())
+
+
+def _affected(path: str, record: ArraysRecord, now: _Now) -> frozenset[str]:
+    """The arrays that a changed setting changes."""
+    assert not isinstance(record.settings, str)
+    if path == "preprocessing.compute_dtms":
+        return frozenset()  # missing distance maps are reported as such, and those that are not required do no harm
+    if path == "preprocessing.normalize_dtms" or (path == "preprocessing.resampling" and now.config.preprocessing.skip):
+        return frozenset({"dtm"})
+    if path == _LABELS:
+        before, after = record.settings[path], now.settings[path]
+        present = before if record.labels is None else record.labels
+        if [_index(label, before) for label in present] != [_index(label, after) for label in present]:
+            return frozenset({"label", "dtm"})
+        maps = now.config.preprocessing.compute_dtms and len(before) != len(after)
+        return frozenset({"dtm"} if maps else ())
+    return _IMAGE if path.startswith(_OF_IMAGES) else frozenset(ARRAYS)
+
+
+_IMAGE = frozenset({"image"})
+
+_OF_IMAGES = (
+    "dataset_info.images",
+    "dataset_info.modality",
+    "preprocessing.ct_normalization.",
+    "preprocessing.normalize_with_nonzero_mask",
+)
+"""Settings that affect nothing but images."""
+
+
+def _index(label: int, labels: list[int]) -> int | None:
+    return labels.index(label) if label in labels else None
+
+
+def _of_analysis(record: ArraysRecord, case: Case, now: _Now) -> Iterator[Change]:
+    box = now.boxes.get(case.id)
+    if record.foreground is not None and box is not None and record.foreground != box:
+        yield Change("its foreground box in fg_bboxes.csv changed")
+
+
+def _of_code(record: ArraysRecord) -> Iterator[Change]:
+    version = STEP_VERSIONS["preprocessing"]
+    if record.version != version:
+        yield Change(f"the preprocessing code changed from version {record.version} to {version}")
 
 
 def input_hashes(study: Study, case: Case) -> dict[str, str]:
@@ -205,10 +385,8 @@ def _changed(record: ArraysRecord, inputs: Mapping[str, Path]) -> list[str]:
     before, noted = record.inputs, record.stamps.inputs
     return [
         name
-        for name in dict.fromkeys([*before, *inputs])
-        if name not in inputs
-        or name not in before
-        or (noted.get(name) != stamp(inputs[name]) and before[name] != file_hash(inputs[name]))
+        for name, path in inputs.items()
+        if name not in before or (noted.get(name) != stamp(path) and before[name] != file_hash(path))
     ]
 
 
@@ -228,7 +406,11 @@ def _stamps(files: Mapping[str, Path]) -> dict[str, list[int]]:
 
 def _content(arrays: Mapping[str, Path]) -> str:
     """One hash of all arrays of a case."""
-    return hashlib.sha256(b"".join(bytes.fromhex(file_hash(path)) for path in arrays.values())).hexdigest()
+    return _combined([file_hash(path) for path in arrays.values()])
+
+
+def _combined(hashes: Iterable[str]) -> str:
+    return hashlib.sha256(b"".join(map(bytes.fromhex, hashes))).hexdigest()
 
 
 def _write(path: Path, record: ArraysRecord) -> None:

@@ -12,8 +12,9 @@ from mist_ops.config import STEP_VERSIONS, StudyConfig, read_config
 from mist_ops.dataset import Fold
 from mist_ops.errors import ConfigError, counted, few
 from mist_ops.files import file_hash
-from mist_ops.records.arrays import case_content
+from mist_ops.records.arrays import ARRAYS, LABELED, case_contents
 from mist_ops.records.passport import Passport, read_passport
+from mist_ops.steps import changed_settings, settings
 from mist_ops.study import Study
 
 
@@ -21,7 +22,7 @@ def verify(
     weights: Path,
     study: Study,
     except_cases: Collection[str] = (),
-    content_of: Callable[[str], str] | None = None,
+    contents_of: Callable[[str], Collection[str]] | None = None,
     config: StudyConfig | None = None,
 ) -> list[str]:
     """List what changed since a model was trained: one message each, none if nothing did.
@@ -33,7 +34,7 @@ def verify(
         weights: The file of weights.
         study: Gives settings and arrays.
         except_cases: Patients whose arrays are not compared.
-        content_of: Returns the hash of a patient's arrays; ``case_content`` by default.
+        contents_of: Returns the hashes by which a patient's arrays may be on record; ``case_contents`` by default.
         config: The settings; those of config.json by default.
 
     Raises:
@@ -44,8 +45,19 @@ def verify(
         *_changed_weights(weights, passport),
         *_changed_settings(study, passport, config),
         *_changed_code(passport),
-        *_changed_arrays(passport, except_cases, content_of or partial(case_content, study)),
+        *_changed_arrays(passport, except_cases, contents_of or partial(case_contents, study)),
     ]
+
+
+def arrays_read(weights: Path) -> frozenset[str]:
+    """The arrays of a patient that a model depends on: names of ``ARRAYS``.
+
+    Raises:
+        ConfigError: As ``read_passport``.
+    """
+    passport = read_passport(weights)
+    could = passport.config.get("preprocessing", {}).get("compute_dtms", True)
+    return frozenset(passport.arrays or (ARRAYS if could else LABELED))
 
 
 def _changed_weights(weights: Path, passport: Passport) -> Iterator[str]:
@@ -61,14 +73,13 @@ def _changed_settings(study: Study, passport: Passport, config: StudyConfig | No
         return
     try:
         # Keys of later versions get their defaults, so a passport does not age.
-        before = StudyConfig.model_validate(passport.config).settings("training")
+        before = settings(StudyConfig.model_validate(passport.config), "training")
     except ValueError:
         yield "The passport holds settings of another version, so settings cannot be compared."
         return
-    changed = list(_differing(before, (config or read_config(study.config)).settings("training")))
+    changed = changed_settings(before, config or read_config(study.config), "training")
     if changed:
-        listed = "; ".join(f"{key} was {_formatted(old)} and is now {_formatted(new)}" for key, old, new in changed)
-        yield f"Settings changed: {listed}."
+        yield f"{'; '.join(changed.values())}."
 
 
 def _changed_code(passport: Passport) -> Iterator[str]:
@@ -78,12 +89,12 @@ def _changed_code(passport: Passport) -> Iterator[str]:
 
 
 def _changed_arrays(
-    passport: Passport, except_cases: Collection[str], content_of: Callable[[str], str]
+    passport: Passport, except_cases: Collection[str], contents_of: Callable[[str], Collection[str]]
 ) -> Iterator[str]:
     for part, cases in (("training", passport.content.training), ("validation", passport.content.validation)):
-        found = {case_id: content_of(case_id) for case_id in cases if case_id not in except_cases}
+        found = {case_id: contents_of(case_id) for case_id in cases if case_id not in except_cases}
         missing = [case_id for case_id, content in found.items() if not content]
-        changed = [case_id for case_id, content in found.items() if content and content != cases[case_id]]
+        changed = [case_id for case_id, content in found.items() if content and cases[case_id] not in content]
         if missing:
             yield f"The arrays of {few(missing)} ({part}) are missing."
         if changed:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
@@ -104,6 +105,13 @@ class Hardware(_Record):
     peak_gpu_memory: int | None = None
 
 
+class Windows(_Record):
+    """The windows in which whole volumes were predicted to select weights."""
+
+    overlap: float
+    blend_mode: Literal["gaussian", "constant"]
+
+
 class Passport(_Record):
     """What a model was trained on, and how training went.
 
@@ -113,6 +121,8 @@ class Passport(_Record):
         validation: Patients that selected its weights.
         held_out: Patients that it predicts in the cross-validation.
         content: The arrays of both, by hash.
+        arrays: Those that were read, of each patient; empty in passports of version 0.9 and earlier.
+        windows: Those of validation; None if they were those of predictions.
         config: The whole config.json. Later versions may not accept it any more, so it stays unchecked here.
         settings: Digest of those that training reads.
         version: Of the training code; see ``STEP_VERSIONS``.
@@ -135,6 +145,8 @@ class Passport(_Record):
     validation: tuple[str, ...]
     held_out: tuple[str, ...]
     content: Content
+    arrays: tuple[str, ...] = ()
+    windows: Windows | None = None
     config: Json
     settings: str
     version: int = 1

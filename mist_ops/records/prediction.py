@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
@@ -13,7 +14,8 @@ from mist_ops.config import STEP_VERSIONS, StudyConfig
 from mist_ops.dataset import Assignment, Case
 from mist_ops.errors import few
 from mist_ops.files import file_hash, read_object, stamp, write_json
-from mist_ops.records.arrays import case_content
+from mist_ops.records.arrays import IMAGE, case_content, case_contents
+from mist_ops.steps import Settings, changed_settings, old_digest, settings
 from mist_ops.study import Study
 
 NOT_RECORDED = "its inputs are not recorded"
@@ -25,9 +27,9 @@ class PredictionRecord(BaseModel):
 
     Attributes:
         models: SHA-256 of the weights by fold.
-        settings: Digest of the prediction settings.
+        settings: The prediction settings by dotted path; a digest of them in records of version 0.9 and earlier.
         version: Of the prediction code; see ``STEP_VERSIONS``.
-        arrays: Hash of the patient's arrays; empty if its images were read instead.
+        arrays: Hash of the patient's arrays that were read; empty if its images were read instead.
         images: SHA-256 of those images by channel.
         mask: SHA-256 of the mask.
         stamps: Size and times of images and mask, so that unchanged files are not read again.
@@ -36,7 +38,7 @@ class PredictionRecord(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     models: dict[int, str]
-    settings: str
+    settings: dict[str, Any] | str
     version: int
     arrays: str
     images: dict[str, str]
@@ -50,15 +52,27 @@ class Origin:
 
     Attributes:
         models: SHA-256 of the weights by fold.
-        settings: Digest of the prediction settings.
+        config: The settings.
         arrays: Hash of the patient's arrays; empty if its images are read instead.
         images: Those images by channel.
+        same_arrays: All hashes by which these arrays may be on record.
     """
 
     models: Mapping[int, str]
-    settings: str
+    config: StudyConfig
     arrays: str = ""
     images: Mapping[str, Path] = field(default_factory=dict)
+    same_arrays: frozenset[str] = frozenset()
+
+    @classmethod
+    def of_arrays(cls, models: Mapping[int, str], config: StudyConfig, study: Study, case_id: str) -> Origin:
+        """The origin of a prediction from the arrays of a patient."""
+        return cls(models, config, case_content(study, case_id, IMAGE), same_arrays=case_contents(study, case_id))
+
+    @property
+    def step(self) -> str:
+        """The step that predicts."""
+        return "test_prediction" if self.images else "prediction"
 
     def files(self) -> dict[str, Path]:
         """The images that exist."""
@@ -79,8 +93,8 @@ def recording(record: Path, mask: Path, origin: Origin) -> Iterator[None]:
         record,
         PredictionRecord(
             models=dict(origin.models),
-            settings=origin.settings,
-            version=STEP_VERSIONS["prediction"],
+            settings=settings(origin.config, origin.step),
+            version=STEP_VERSIONS[origin.step],
             arrays=origin.arrays,
             images=images,
             mask=file_hash(mask),
@@ -112,11 +126,11 @@ def stale_predictions(
         assignment: The patients.
         weights: SHA-256 of the weights by fold; patients of other folds are skipped.
     """
-    settings, reasons = config.digest("prediction"), {}
+    reasons = {}
     for case in assignment.cases:
         fold = assignment.fold_of[case.id]
         if fold in weights:
-            origin = Origin({fold: weights[fold]}, settings, case_content(study, case.id))
+            origin = Origin.of_arrays({fold: weights[fold]}, config, study, case.id)
             record, mask = study.prediction_record("train", case.id), study.cv_prediction(case.id)
             reasons[case.id] = why_stale(record, mask, origin)
     return {case_id: reason for case_id, reason in reasons.items() if reason}
@@ -126,12 +140,11 @@ def stale_test_predictions(
     study: Study, config: StudyConfig, cases: Iterable[Case], weights: Mapping[int, str]
 ) -> dict[str, str]:
     """Test patients whose prediction is missing or was not made with the weights of all folds; arguments as above."""
-    settings = config.digest("prediction")
     reasons = {
         case.id: why_stale(
             study.prediction_record("test", case.id),
             study.test_prediction(case.id),
-            Origin(weights, settings, images=case.images),
+            Origin(weights, config, images=case.images),
         )
         for case in cases
     }
@@ -165,11 +178,12 @@ def _why_other_inputs(record: PredictionRecord, origin: Origin) -> str | None:
         return f"other folds predict it now ({few(sorted(origin.models))})"
     if retrained:
         return f"fold {few(retrained)} was retrained"
-    if record.settings != origin.settings:
-        return "the prediction settings changed"
-    if record.version != STEP_VERSIONS["prediction"]:
-        return f"the prediction code changed from version {record.version} to {STEP_VERSIONS['prediction']}"
-    return "its arrays changed" if record.arrays != origin.arrays else None
+    changed = changed_settings(record.settings, origin.config, origin.step)
+    if changed:
+        return "; ".join(changed.values())
+    if record.version != STEP_VERSIONS[origin.step]:
+        return f"the prediction code changed from version {record.version} to {STEP_VERSIONS[origin.step]}"
+    return "its arrays changed" if record.arrays not in {origin.arrays, *origin.same_arrays} else None
 
 
 def _why_other_files(path: Path, record: PredictionRecord, mask: Path, origin: Origin) -> str | None:
@@ -180,10 +194,18 @@ def _why_other_files(path: Path, record: PredictionRecord, mask: Path, origin: O
     changed = [name for name in unsure if hashes.get(name) != file_hash(files[name])]
     if changed or files.keys() != hashes.keys():
         return "its mask changed" if changed == ["mask"] else "an image changed"
-    if unsure:
+    seen = record.model_copy(update={"stamps": stamps, "settings": _kept(record, origin)})
+    if seen != record:
         with suppress(OSError):  # in a read-only folder the files are read in full each time
-            _write(path, record.model_copy(update={"stamps": stamps}))
+            _write(path, seen)
     return None
+
+
+def _kept(record: PredictionRecord, origin: Origin) -> Settings | str:
+    """The recorded settings; those of now in place of the same ones as a digest."""
+    if isinstance(record.settings, str) and record.settings == old_digest(origin.config, origin.step):
+        return settings(origin.config, origin.step)
+    return record.settings
 
 
 def _stamps(files: Mapping[str, Path]) -> dict[str, list[int]]:

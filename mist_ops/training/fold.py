@@ -85,8 +85,8 @@ def train_fold(
 
 def train_rank(plan: Plan, device: torch.device, ranks: Ranks) -> Iterator[Epoch]:
     """Train a fold as one of the processes that train together; only the first writes files."""
-    config, fold = plan.config, plan.fold
-    check_channels(config)
+    config, fold = plan.settings, plan.fold
+    check_channels(plan.config)
     if plan.pretrained is not None:
         check(plan.pretrained, config)
     training, validation = _arrays(plan, device, ranks)
@@ -112,9 +112,9 @@ def train_rank(plan: Plan, device: torch.device, ranks: Ranks) -> Iterator[Epoch
 
 def _arrays(plan: Plan, device: torch.device, ranks: Ranks) -> tuple[tuple[CaseArrays, ...], tuple[CaseArrays, ...]]:
     """The training and the validation cases, in memory if they fit; otherwise workers start that read them."""
-    training, validation = index_fold(plan.study, plan.config, plan.fold)
+    training, validation = index_fold(plan.study, plan.settings, plan.fold)
     own = validation[ranks.rank :: ranks.count]
-    place = choose_place(plan.config.training.hardware.cache, (*training, *own), device, ranks.count)
+    place = choose_place(plan.settings.training.hardware.cache, (*training, *own), device, ranks.count)
     if place == "none":
         if workers_for(plan, device, ranks):
             start_server()
@@ -130,7 +130,7 @@ def _settings(plan: Plan, model: nn.Module) -> Json:
     settings = run_settings(plan.study, plan.config, plan.fold)
     if plan.pretrained is None:
         return settings
-    encoder = transfer(plan.pretrained, plan.config, model)
+    encoder = transfer(plan.pretrained, plan.settings, model)
     return {**settings, "pretrained": encoder.model_dump(mode="json")}
 
 

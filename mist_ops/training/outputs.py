@@ -19,10 +19,13 @@ from mist_ops.errors import ConfigError, counted
 from mist_ops.files import file_hash
 from mist_ops.models.weights import write_tensors
 from mist_ops.records.passport import Content, Epoch, Hardware, Passport, write_passport
+from mist_ops.steps import digest
+from mist_ops.study import Study
 from mist_ops.training.attempts import resumable
 from mist_ops.training.distributed import Ranks
 from mist_ops.training.plan import Plan
 from mist_ops.training.state import TrainingState, load_checkpoint, save_checkpoint
+from mist_ops.training.validation import WINDOWS
 from mist_ops.types import Json
 
 _LOG = logging.getLogger(__name__)
@@ -106,7 +109,9 @@ def finish(plan: Plan, state: TrainingState, settings: Json, device: torch.devic
         held_out=fold.held_out,
         content=Content.model_validate(settings["cases"]),
         config=config.model_dump(mode="json"),
-        settings=config.digest("training"),
+        arrays=plan.arrays,
+        windows=WINDOWS,
+        settings=digest(config, "training"),
         version=STEP_VERSIONS["training"],
         seed=config.training.seed,
         changes=tuple(state.changes),

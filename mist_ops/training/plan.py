@@ -8,7 +8,9 @@ from pathlib import Path
 
 from mist_ops.config import StudyConfig
 from mist_ops.dataset import Fold
-from mist_ops.records.arrays import case_content
+from mist_ops.records.arrays import ARRAYS, LABELED, case_content
+from mist_ops.registry import LOSSES
+from mist_ops.steps import settings, view
 from mist_ops.study import Study
 from mist_ops.training.transfer import Pretrained
 from mist_ops.types import Json
@@ -24,6 +26,16 @@ class Plan:
     resume: bool = False
     workers: int | None = None
     pretrained: Pretrained | None = None
+
+    @property
+    def settings(self) -> StudyConfig:
+        """The configuration as far as training may read it."""
+        return view(self.config, "training")
+
+    @property
+    def arrays(self) -> tuple[str, ...]:
+        """The arrays of a case that training reads."""
+        return read_arrays(self.config)
 
     def as_json(self) -> Json:
         """Return the plan as JSON, for another process."""
@@ -46,10 +58,16 @@ class Plan:
         )
 
 
+def read_arrays(config: StudyConfig) -> tuple[str, ...]:
+    """The arrays of a case that training reads: with distance maps if the loss needs them."""
+    return ARRAYS if "dtm" in LOSSES[config.training.loss.name].needs else LABELED
+
+
 def run_settings(study: Study, config: StudyConfig, fold: Fold) -> Json:
     """The settings of a run and the hashes of its cases, which must match those in a checkpoint to resume."""
+    parts = read_arrays(config)
     cases = {
-        part: {case_id: case_content(study, case_id) for case_id in ids}
+        part: {case_id: case_content(study, case_id, parts) for case_id in ids}
         for part, ids in (("training", fold.training), ("validation", fold.validation))
     }
-    return {**config.settings("training"), "cases": cases}
+    return {**settings(config, "training"), "cases": cases}

@@ -66,13 +66,13 @@ def make_batches(
     Patches of arrays in the memory of the device are cropped there when they are requested. Other patches for a GPU are
     cropped ahead: by threads from main memory, by workers from files.
     """
-    training, grid = plan.config.training, plan.config.spatial_config
+    training, grid = plan.settings.training, plan.settings.spatial_config
     sampler = PatchSampler(
         cases=cases,
         patches=PatchSettings(
             size=grid.patch_size,
             foreground_probability=training.dali_foreground_prob or 0.0,
-            augmentations=_augmentations(plan.config),
+            augmentations=_augmentations(plan.settings),
             spacing=grid.target_spacing,
             flip_axes=tuple(training.augmentation.flip_axes),
         ),
@@ -93,7 +93,7 @@ def make_batches(
 
 def workers_for(plan: Plan, device: torch.device, ranks: Ranks) -> int:
     """Processes or threads that read ahead for one device."""
-    configured = math.ceil(plan.config.training.hardware.num_cpu_workers / ranks.count)
+    configured = math.ceil(plan.settings.training.hardware.num_cpu_workers / ranks.count)
     return default_workers(configured, device) if plan.workers is None else plan.workers
 
 

@@ -16,9 +16,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from mist_ops.config import leaves
 from mist_ops.errors import ConfigError, listing
 from mist_ops.models.weights import check_fit, read_tensors, write_tensors
 from mist_ops.records.passport import Epoch
+from mist_ops.steps import newer_settings
 from mist_ops.types import Json
 
 ADJUSTABLE = frozenset(
@@ -32,7 +34,6 @@ ADJUSTABLE = frozenset(
         "training.grad_clip_norm",
         "training.amp",
         "training.validation_every",
-        "inference.inferer.params.sw_batch_size",
     }
 )
 """Settings that a resumed run may change; they apply from the next epoch on. The batch size is among them because many
@@ -129,7 +130,7 @@ def load_checkpoint(path: Path, state: TrainingState, settings: Json) -> Json:
     checkpoint = _read(path)
     before = checkpoint.settings
     settings = {**{name: before[name] for name in _ONLY_AT_START & before.keys()}, **settings}
-    changes = _changes(path, checkpoint, before, settings)
+    changes = _changes(path, checkpoint, settings)
     check_fit(path, checkpoint.model, state.model.state_dict())
     state.fold, state.epoch, state.step = checkpoint.fold, checkpoint.epoch, checkpoint.step
     state.best_validation_loss, state.best_weights = checkpoint.best_validation_loss, checkpoint.best_weights
@@ -152,8 +153,7 @@ def changes_on_resuming(path: Path, settings: Json) -> list[str]:
         ConfigError: As ``load_checkpoint``.
     """
     checkpoint = _read(path)
-    before = {name: checkpoint.settings.get(name, _ABSENT) for name in settings}
-    return _changes(path, checkpoint, before, settings)
+    return _changes(path, checkpoint, settings)
 
 
 def epochs_done(path: Path) -> int:
@@ -177,9 +177,9 @@ def _read(path: Path) -> _Checkpoint:
         ) from error
 
 
-def _changes(path: Path, checkpoint: _Checkpoint, before: Json, now: Json) -> list[str]:
+def _changes(path: Path, checkpoint: _Checkpoint, now: Json) -> list[str]:
     """The settings that differ, one message each; those that may not change are an error."""
-    changes = dict(_differences(before, now))
+    changes = dict(_differences(checkpoint.settings, now))
     refused = {place: message for place, message in changes.items() if place not in ADJUSTABLE}
     if refused:
         shown = list(refused.values())[:_SHOWN]
@@ -194,14 +194,20 @@ def _changes(path: Path, checkpoint: _Checkpoint, before: Json, now: Json) -> li
     return list(changes.values())
 
 
-def _differences(old: Json, new: Json, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """The dotted paths at which two sets of settings differ, each with a message that has both values."""
-    for name in dict.fromkeys([*old, *new]):
-        before, after = old.get(name, _ABSENT), new.get(name, _ABSENT)
-        if isinstance(before, dict) and isinstance(after, dict):
-            yield from _differences(before, after, f"{prefix}{name}.")
-        elif before != after:
-            yield f"{prefix}{name}", f"{prefix}{name} was {_formatted(before)} and is now {_formatted(after)}"
+def _differences(old: Json, new: Json) -> Iterator[tuple[str, str]]:
+    """The dotted paths at which two sets of settings differ, each with a message that has both values.
+
+    Settings that only one side has are skipped, as training read others in earlier versions; cases are not.
+    """
+    known = newer_settings()
+    old_leaves, new_leaves = leaves(old), leaves(new)
+    complete = {"cases", *(_ONLY_AT_START & new.keys())}
+    for path in dict.fromkeys([*old_leaves, *new_leaves]):
+        both = path in old_leaves and path in new_leaves
+        if both or path in known or path.partition(".")[0] in complete:
+            before, after = old_leaves.get(path, _ABSENT), new_leaves.get(path, _ABSENT)
+            if before != after:
+                yield path, f"{path} was {_formatted(before)} and is now {_formatted(after)}"
 
 
 def _formatted(value: object) -> str:

@@ -13,11 +13,16 @@ from torch import Tensor, nn
 from mist_ops.config import StudyConfig
 from mist_ops.devices import autocast
 from mist_ops.losses.objective import validation_loss
+from mist_ops.records.passport import Windows
 from mist_ops.training.cases import CaseArrays, check_finite
 from mist_ops.training.distributed import Ranks
 
 _LARGEST_ON_DEVICE = 2**28
 """Most logits of a volume that are stitched on the device (1 GiB of float32); others are stitched on the CPU."""
+
+
+WINDOWS = Windows(overlap=0.5, blend_mode="gaussian")
+"""Of the validation, so that what is set for predictions does not select other weights."""
 
 
 @torch.no_grad()
@@ -61,12 +66,11 @@ def _read(case: CaseArrays) -> tuple[Tensor, Tensor]:
 
 
 def _inferer(config: StudyConfig) -> SlidingWindowInferer:
-    window = config.inference.inferer.params
     return SlidingWindowInferer(
         roi_size=config.spatial_config.patch_size,
-        sw_batch_size=window.sw_batch_size or 2 * config.training.batch_size_per_gpu,
-        overlap=window.patch_overlap,
-        mode=window.patch_blend_mode,
+        sw_batch_size=2 * config.training.batch_size_per_gpu,
+        overlap=WINDOWS.overlap,
+        mode=WINDOWS.blend_mode,
         cpu_thresh=_LARGEST_ON_DEVICE // config.model.params.out_channels,
     )
 

@@ -33,7 +33,7 @@ def test_verify_lists_changed_arrays_settings_and_weights(
     assert verify(study) == 1
     printed = capsys.readouterr().out
     assert f"The arrays of {trained} (training) changed." in printed
-    assert "training.epochs was 1 and is now 7" in printed
+    assert "epochs was 1 and is 7" in printed
     assert f"{study.model(0)} do not match the passport" in printed
 
 

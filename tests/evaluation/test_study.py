@@ -11,6 +11,7 @@ from mist_ops.evaluation.study import StudyEvaluation, open_evaluation
 from mist_ops.evaluation.table import summary_path
 from mist_ops.files import file_hash, file_hashes
 from mist_ops.records.scores import read_score_inputs
+from mist_ops.steps import settings
 from mist_ops.study import Study
 
 
@@ -58,7 +59,7 @@ def test_the_summary_records_the_inputs_by_id(study: Study) -> None:
     task = evaluated(study)
     inputs = read_score_inputs(summary_path(study.results_csv))
     assert inputs is not None
-    assert inputs.settings == task.config.digest("evaluation")
+    assert inputs.settings == settings(task.config, "evaluation")
     assert inputs.masks == inputs.predictions == {pair.id: file_hash(pair.mask) for pair in task.pairs}
 
 

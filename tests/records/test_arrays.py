@@ -8,23 +8,27 @@ from pathlib import Path
 import numpy as np
 import pytest
 from expect import refuses
+from training.small_study import small_config
 
-from mist_ops.config import STEP_VERSIONS
+from mist_ops.config import STEP_VERSIONS, StudyConfig, override
 from mist_ops.dataset import Case
 from mist_ops.errors import CaseError
-from mist_ops.files import stamp, write_array, write_json
+from mist_ops.files import file_hash, stamp, write_array, write_json
 from mist_ops.imaging.geometry import CaseGeometry, Geometry
 from mist_ops.records.arrays import (
     CORRUPTED,
+    NO_DISTANCES,
     NOT_PREPROCESSED,
     Inputs,
     case_content,
+    changed_arrays,
     input_hashes,
     mark_unfinished,
     read_record,
-    why_stale,
+    stale_arrays,
     write_record,
 )
+from mist_ops.steps import old_digest, settings
 from mist_ops.study import Study
 from mist_ops.types import Box
 
@@ -44,10 +48,18 @@ def case(tmp_path: Path) -> Case:
     return Case("007", {"t1": tmp_path / "t1.nii.gz"}, tmp_path / "mask.nii.gz")
 
 
+CONFIG = small_config()
+DISTANCES = override(CONFIG, {"preprocessing.compute_dtms": True})
+
+
+def why_stale(study: Study, case: Case, config: StudyConfig = CONFIG) -> str | None:
+    return stale_arrays(study, config, [case]).get(case.id)
+
+
 def write(study: Study, case: Case, geometry: CaseGeometry = GRIDS) -> str:
     for number, locate in enumerate((study.image, study.label)):
         write_array(locate(case.id), np.full((2, 2, 2), number))
-    return write_record(study, case.id, Inputs.of(case), geometry, "settings")
+    return write_record(study, case.id, Inputs.of(case), geometry, CONFIG, labels=[0, 1])
 
 
 def test_a_record_has_a_fixed_format(study: Study, case: Case) -> None:
@@ -57,9 +69,12 @@ def test_a_record_has_a_fixed_format(study: Study, case: Case) -> None:
     expected = {
         **{name: {key: list(value) for key, value in vars(grid).items()} for name, grid in grids.items()},
         "inputs": input_hashes(study, case),
-        "settings": "settings",
+        "settings": settings(CONFIG, "preprocessing"),
+        "labels": [0, 1],
+        "foreground": None,
         "version": STEP_VERSIONS["preprocessing"],
         "content": content,
+        "arrays": {name: file_hash(path) for name, path in arrays.items()},
         "stamps": {
             "inputs": {"t1": stamp(case.images["t1"]), "mask": stamp(case.mask or Path())},
             "arrays": {name: stamp(path) for name, path in arrays.items()},
@@ -77,24 +92,25 @@ def test_a_geometry_survives_its_record(study: Study, case: Case, geometry: Case
 
 @pytest.mark.parametrize("changed", ["t1", "mask"])
 def test_arrays_are_stale_after_a_file_changes(study: Study, case: Case, changed: str) -> None:
-    assert why_stale(study, case, "settings") == NOT_PREPROCESSED
+    assert why_stale(study, case) == NOT_PREPROCESSED
     write(study, case)
-    assert why_stale(study, case, "settings") is None
+    assert why_stale(study, case) is None
     (study.numpy.parent / f"{changed}.nii.gz").write_text("another")
-    assert changed in str(why_stale(study, case, "settings"))
+    assert changed in str(why_stale(study, case))
 
 
 def test_arrays_are_stale_after_settings_or_the_version_change(study: Study, case: Case) -> None:
     write(study, case)
-    assert "settings" in str(why_stale(study, case, "others"))
+    finer = override(CONFIG, {"spatial_config.target_spacing": [1, 1, 0.8]})
+    assert why_stale(study, case, finer) == "target_spacing was 1.0, 1.0, 1.0 and is 1.0, 1.0, 0.8"
     record = json.loads(study.geometry(case.id).read_text())
     write_json(study.geometry(case.id), {**record, "version": 0})
-    assert "version" in str(why_stale(study, case, "settings"))
+    assert "version" in str(why_stale(study, case))
 
 
 def test_arrays_without_required_distance_maps_are_stale(study: Study, case: Case) -> None:
     write(study, case)
-    assert why_stale(study, case, "settings", with_dtm=True) == CORRUPTED
+    assert why_stale(study, case, DISTANCES) == NO_DISTANCES
 
 
 def test_truncated_and_altered_arrays_are_stale(study: Study, case: Case) -> None:
@@ -104,9 +120,9 @@ def test_truncated_and_altered_arrays_are_stale(study: Study, case: Case) -> Non
         whole = path.read_bytes()
         for other in (whole[:-1], whole[:-1] + bytes([whole[-1] ^ 1]), b""):
             path.write_bytes(other)
-            assert why_stale(study, case, "settings") == CORRUPTED
+            assert why_stale(study, case) == CORRUPTED
         path.write_bytes(whole)
-    assert why_stale(study, case, "settings") is None
+    assert why_stale(study, case) is None
 
 
 def test_files_are_read_only_if_their_times_differ_from_the_recorded_ones(study: Study, case: Case) -> None:
@@ -123,7 +139,7 @@ def test_touched_files_are_current_and_their_new_times_are_recorded(study: Study
     before = json.loads(study.geometry("007").read_text())
     for path in (case.images["t1"], study.image("007")):
         path.touch()
-    assert why_stale(study, case, "settings") is None
+    assert why_stale(study, case) is None
     after = json.loads(study.geometry("007").read_text())
     assert after["stamps"]["inputs"]["t1"] == stamp(case.images["t1"])
     assert after["stamps"]["arrays"]["image"] == stamp(study.image("007"))
@@ -136,7 +152,7 @@ def test_a_record_without_stamps_and_version_is_read(study: Study, case: Case) -
     del record["stamps"], record["version"]
     write_json(study.geometry("007"), record)
     assert read_record(study, "007").version == 1
-    why = why_stale(study, case, "settings")
+    why = why_stale(study, case)
     assert why is None if STEP_VERSIONS["preprocessing"] == 1 else "version" in str(why)
 
 
@@ -156,8 +172,60 @@ def test_arrays_whose_writing_was_interrupted_are_corrupted(study: Study, case: 
     write(study, case)
     whole = study.geometry(case.id).read_text()
     mark_unfinished(study, case.id)
-    assert why_stale(study, case, "settings") == CORRUPTED
+    assert why_stale(study, case) == CORRUPTED
     with refuses("arrays-incomplete", CaseError, case="007", file=study.geometry(case.id)):
         read_record(study, case.id)
     study.geometry(case.id).write_text(whole)
-    assert why_stale(study, case, "settings") is None
+    assert why_stale(study, case) is None
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"preprocessing.median_resampled_image_size": [1, 2, 3]},
+        {"preprocessing.ct_normalization.window_min": -100.0},
+        {"preprocessing.normalize_dtms": False},
+        {"dataset_info.labels": [0, 1, 2, 3]},
+        {"dataset_info.labels": [0, 1]},
+        {"dataset_info.modality": "other"},
+        {"training.epochs": 7},
+    ],
+)
+def test_settings_that_the_arrays_do_not_depend_on_leave_them_current(
+    study: Study, case: Case, changes: dict[str, object]
+) -> None:
+    write(study, case)
+    assert why_stale(study, case, override(CONFIG, changes)) is None
+
+
+def test_a_change_names_the_arrays_that_it_concerns(study: Study, case: Case) -> None:
+    write(study, case)
+
+    def concerned(config: StudyConfig) -> set[str]:
+        return set(changed_arrays(study, config, [case])[case.id].arrays)
+
+    assert concerned(DISTANCES) == {"dtm"}
+    assert concerned(override(CONFIG, {"dataset_info.labels": [0, 2, 1]})) == {"label", "dtm"}
+    assert concerned(override(CONFIG, {"dataset_info.modality": "ct"})) == {"image"}
+    (study.numpy.parent / "mask.nii.gz").write_text("another")
+    assert concerned(CONFIG) == {"label", "dtm"}
+
+
+def test_a_case_whose_files_are_all_gone_is_gone(study: Study, case: Case) -> None:
+    write(study, case)
+    (study.numpy.parent / "mask.nii.gz").unlink()
+    assert why_stale(study, case) == "its mask is missing"
+    case.images["t1"].unlink()
+    assert why_stale(study, case) == "gone"
+
+
+def test_a_digest_of_an_earlier_version_is_replaced_by_the_settings(study: Study, case: Case) -> None:
+    write(study, case)
+    path = study.geometry(case.id)
+    whole = json.loads(path.read_text())
+    older = {name: value for name, value in whole.items() if name not in ("arrays", "labels", "foreground")}
+    write_json(path, {**older, "settings": old_digest(CONFIG, "preprocessing")})
+    assert why_stale(study, case, DISTANCES) == NO_DISTANCES
+    assert "not on record" in str(why_stale(study, case, override(CONFIG, {"dataset_info.labels": [0, 2]})))
+    assert why_stale(study, case) is None
+    assert json.loads(path.read_text()) == {**older, "settings": whole["settings"]}

@@ -6,9 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from training.small_study import small_config
 
-from mist_ops.config import STEP_VERSIONS
+from mist_ops.config import STEP_VERSIONS, override
 from mist_ops.records.prediction import NOT_RECORDED, Origin, read_prediction_record, recording, why_stale
+from mist_ops.steps import old_digest
+
+CONFIG = small_config()
+OTHER = override(CONFIG, {"inference.inferer.params.patch_overlap": 0.25})
 
 
 @pytest.fixture
@@ -16,7 +21,7 @@ def made(tmp_path: Path) -> tuple[Path, Path, Origin]:
     """A record, its mask, and what that was predicted from: two folds and an image."""
     record, mask, image = tmp_path / "records" / "a.json", tmp_path / "a.nii.gz", tmp_path / "t1.nii.gz"
     image.write_text("voxels")
-    origin = Origin({0: "aa", 1: "bb"}, "settings", images={"t1": image})
+    origin = Origin({0: "aa", 1: "bb"}, CONFIG, images={"t1": image})
     with recording(record, mask, origin):
         mask.write_text("labels")
     return record, mask, origin
@@ -37,12 +42,12 @@ def test_every_change_has_a_reason(made: tuple[Path, Path, Origin], monkeypatch:
     reasons = {
         "fold 1 was retrained": replace(origin, models={0: "aa", 1: "cc"}),
         "other folds predict it now (0)": replace(origin, models={0: "aa"}),
-        "the prediction settings changed": replace(origin, settings="others"),
+        "patch_overlap was 0.5 and is 0.25": replace(origin, config=OTHER),
         "its arrays changed": replace(origin, arrays="dd"),
-        "an image changed": replace(origin, images={}),
+        "an image changed": replace(origin, images={"t2": origin.images["t1"]}),
     }
     assert {why_stale(record, mask, now) for now in reasons.values()} == set(reasons)
-    monkeypatch.setitem(STEP_VERSIONS, "prediction", 2)
+    monkeypatch.setitem(STEP_VERSIONS, "test_prediction", 2)
     assert why_stale(record, mask, origin) == "the prediction code changed from version 1 to 2"
 
 
@@ -78,3 +83,12 @@ def test_a_prediction_that_fails_keeps_the_earlier_one(made: tuple[Path, Path, O
     with pytest.raises(OSError, match="full"), recording(record, mask, origin):
         raise OSError("the disk is full")
     assert (record.read_bytes(), mask.read_bytes()) == before
+
+
+def test_a_digest_of_an_earlier_version_is_replaced_by_the_settings(made: tuple[Path, Path, Origin]) -> None:
+    record, mask, origin = made
+    whole = json.loads(record.read_text())
+    record.write_text(json.dumps({**whole, "settings": old_digest(CONFIG, "test_prediction")}))
+    assert "not on record" in str(why_stale(record, mask, replace(origin, config=OTHER)))
+    assert why_stale(record, mask, origin) is None
+    assert json.loads(record.read_text()) == whole

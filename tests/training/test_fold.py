@@ -21,6 +21,7 @@ from mist_ops.files import file_hash, write_array
 from mist_ops.losses import Loss
 from mist_ops.records.passport import Epoch, read_passport
 from mist_ops.registry import LOSSES, MODELS
+from mist_ops.steps import digest
 from mist_ops.study import Study
 from mist_ops.training.attempts import discard
 from mist_ops.training.fold import train_fold
@@ -264,7 +265,7 @@ def test_the_passport_has_patients_settings_and_history(study: Study) -> None:
     epochs = trained(study)
     passport = read_passport(study.model(0))
     assert (passport.training, passport.held_out) == (("a", "b", "c"), ("d",))
-    assert passport.settings == small_config().digest("training")
+    assert passport.settings == digest(small_config(), "training")
     assert passport.config["training"]["epochs"] == 3
     assert passport.history == tuple(epochs)
     assert passport.best == min(epochs, key=lambda epoch: epoch.validation_loss)
