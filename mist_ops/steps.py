@@ -124,7 +124,7 @@ FREE: Mapping[str, Sequence[str]] = {
     "test_prediction": _WINDOWS,
     "evaluation": ("training.folds",),
 }
-"""Settings that a step reads although its result does not depend on them: they decide how fast it runs, or say what
+"""Settings that a step reads although its result does not depend on them: they decide how fast it runs, or which
 records compare by content."""
 
 _SAME: Mapping[str, Callable[[Any], Any]] = {

@@ -33,7 +33,7 @@ class Inspection:
         self.changed: Mapping[str, Change] = {}
 
     def arrays_changed(self, parts: Collection[str]) -> dict[str, str]:
-        """Patients of whom some of these arrays are stale, with the reasons."""
+        """Patients with stale arrays among these, with the reasons."""
         return {case_id: change.reason for case_id, change in self.changed.items() if change.arrays & set(parts)}
 
     @cached_property

@@ -20,7 +20,6 @@ from mist_ops.files import file_hash
 from mist_ops.models.weights import write_tensors
 from mist_ops.records.passport import Content, Epoch, Hardware, Passport, write_passport
 from mist_ops.steps import digest
-from mist_ops.study import Study
 from mist_ops.training.attempts import resumable
 from mist_ops.training.distributed import Ranks
 from mist_ops.training.plan import Plan

@@ -67,14 +67,15 @@ def make_batches(
     cropped ahead: by threads from main memory, by workers from files.
     """
     training, grid = plan.settings.training, plan.settings.spatial_config
+    augmentations = _augmentations(plan.settings)
     sampler = PatchSampler(
         cases=cases,
         patches=PatchSettings(
             size=grid.patch_size,
             foreground_probability=training.dali_foreground_prob or 0.0,
-            augmentations=_augmentations(plan.settings),
+            augmentations=augmentations,
             spacing=grid.target_spacing,
-            flip_axes=tuple(training.augmentation.flip_axes),
+            flip_axes=tuple(training.augmentation.flip_axes) if "flips" in augmentations else (),
         ),
         batch_size=training.batch_size_per_gpu,
         steps=training.steps_per_epoch(len(cases), ranks.count),
@@ -99,7 +100,7 @@ def workers_for(plan: Plan, device: torch.device, ranks: Ranks) -> int:
 
 def _augmentations(config: StudyConfig) -> tuple[str, ...]:
     augmentation = config.training.augmentation
-    return tuple(name for name, on in augmentation.transforms.items() if on and augmentation.enabled)
+    return tuple(name for name, on in augmentation.transforms.items() if on) if augmentation.enabled else ()
 
 
 def _learning_rate(config: StudyConfig) -> Callable[[int], float]:

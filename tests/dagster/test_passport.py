@@ -27,7 +27,7 @@ def test_verify_lists_changed_arrays_settings_and_weights(
     assignment = read_train_paths(study.train_paths)
     trained, *_ = (case.id for case in assignment.cases if assignment.fold_of[case.id] != 0)
     record = json.loads(study.geometry(trained).read_text())
-    write_json(study.geometry(trained), {**record, "content": "another"})
+    write_json(study.geometry(trained), {**record, "content": "another", "arrays": {}})
     write_config(study.config, override(read_config(study.config), {"training.epochs": 7}))
     study.model(0).write_bytes(study.model(1).read_bytes())
     assert verify(study) == 1

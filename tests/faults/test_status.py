@@ -134,7 +134,7 @@ FAULTS = [
         "status/image-missing",
         "a missing scan",
         lambda box: remove(box.image()),
-        "Preprocess 1 patient (phantom_001): its t1 changed",
+        "Preprocess 1 patient (phantom_001): its t1 is missing",
         status=0,
     ),
     Fault(
