@@ -296,9 +296,9 @@ def _write(
         write_config(staged.config, config)
         if tests:
             write_test_paths(staged.test_paths, tests, base)
-        else:
-            study.test_paths.unlink(missing_ok=True)
         for path in sorted(Path(temporary).iterdir(), key=lambda path: path == staged.config):
             path.replace(study.results / path.name)
+    if not tests:
+        study.test_paths.unlink(missing_ok=True)
     for note in fingerprint.warnings:
         _log.warning("%s", note)

@@ -6,11 +6,10 @@ All files of a converted dataset are valid: 3D NIfTI images, and masks with labe
 from __future__ import annotations
 
 import re
-import shutil
 import tempfile
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,13 +17,13 @@ import numpy as np
 
 from mist_ops.dataset import RESERVED
 from mist_ops.errors import CaseError, DatasetError, ImageError, MistError
-from mist_ops.files import write_json
+from mist_ops.files import atomic_folder, remove_leftovers, write_json
 from mist_ops.imaging.nifti import read_image, read_labels
 from mist_ops.types import Json
 from mist_ops.workers import Outcome, outcomes
 
 MASK = "mask.nii.gz"
-TRAIN, TEST = "raw/train", "raw/test"
+RAW, TRAIN, TEST = "raw", "raw/train", "raw/test"
 
 _CHANNEL = re.compile(r"[^\W_][\w.+ -]{0,127}")
 
@@ -58,8 +57,8 @@ def convert(
 ) -> Iterator[Converted[AnyPatient, Result]]:
     """Convert patients one by one and, when exhausted, write the dataset.json of those that succeeded.
 
-    An earlier dataset.json is removed first, so that an interrupted conversion leaves none; its patients who are not
-    converted again are removed last.
+    Patients are converted beside an earlier dataset, which they replace at the end: it stays whole if the conversion
+    is interrupted, or if no training patient could be converted.
 
     Args:
         patients: Patients with folders in ``raw/train`` and ``raw/test`` of the output.
@@ -71,17 +70,17 @@ def convert(
     Raises:
         DatasetError: No training patient could be converted (raised at the end).
     """
-    (output / "dataset.json").unlink(missing_ok=True)
-    done: list[Converted[AnyPatient, Result]] = []
-    for outcome in outcomes(write, patients, workers):
-        if not outcome.error:
-            done.append(outcome)
-        yield outcome
-    folders = {outcome.item.folder for outcome in done}
-    for part in (TRAIN, TEST):
-        _keep_only(output / part, folders)
-    if not any(outcome.item.training for outcome in done):
-        raise DatasetError("No training patient could be converted; dataset.json is not written.", code="no-patients")
+    raw, done = output / RAW, list[Converted[AnyPatient, Result]]()
+    if output.is_dir():
+        remove_leftovers(output)
+    with atomic_folder(raw) as made:
+        beside = [replace(patient, folder=made / patient.folder.relative_to(raw)) for patient in patients]
+        for outcome in outcomes(write, beside, workers):
+            if not outcome.error:
+                done.append(outcome)
+            yield outcome
+        if not any(outcome.item.training for outcome in done):
+            raise DatasetError("No training patient could be converted; no dataset is written.", code="no-patients")
     write_json(output / "dataset.json", describe(done))
 
 
@@ -101,8 +100,6 @@ def write_patient(patient: Patient, write: Callable[[Path], Result]) -> Result:
             result = write(made)
         except MistError as error:
             raise CaseError.of(patient.id, error) from error
-        if folder.exists():
-            shutil.rmtree(folder)
         made.rename(folder)
     return result
 
@@ -158,13 +155,3 @@ def labels_of(source: Path, made: Path) -> list[int]:
     with errors_of(source, made):
         found, _ = read_labels(made)
     return np.flatnonzero(np.bincount(found.ravel())).tolist()
-
-
-def _keep_only(folder: Path, patients: Collection[Path]) -> None:
-    if not folder.is_dir():
-        return
-    for path in folder.iterdir():
-        if path.is_dir() and path not in patients:
-            shutil.rmtree(path)
-    if not any(folder.iterdir()):
-        folder.rmdir()

@@ -89,7 +89,7 @@ def check_backend(labels: bool, backend: str) -> None:
 def combine_labels(predictions: Predictions, backend: str, output: Path) -> None:
     """Write the combined mask of a patient on the grid of the masks.
 
-    An existing mask of the patient is removed first, so that none is left after a failure.
+    An existing mask of the patient is replaced at the end, and stays after a failure.
 
     Args:
         predictions: The masks.
@@ -99,7 +99,7 @@ def combine_labels(predictions: Predictions, backend: str, output: Path) -> None
     Raises:
         CaseError: A mask cannot be read, or grids differ.
     """
-    target = _cleared(predictions, output)
+    target = _target(predictions, output)
     try:
         masks = [read_labels(path) for path in predictions.files]
         _check_grids(predictions.files, [geometry for _, geometry in masks])
@@ -112,8 +112,8 @@ def combine_labels(predictions: Predictions, backend: str, output: Path) -> None
 def combine_probabilities(predictions: Predictions, backend: str, output: Path, labels: Sequence[int]) -> None:
     """Write the mask of the most probable classes; ties go to the first class.
 
-    Classes are combined one at a time, so that memory does not grow with their number. An existing mask is removed
-    first, as in ``combine_labels``.
+    Classes are combined one at a time, so that memory does not grow with their number. An existing mask
+    stays after a failure.
 
     Args:
         predictions: Files with a value for each class.
@@ -124,7 +124,7 @@ def combine_probabilities(predictions: Predictions, backend: str, output: Path, 
     Raises:
         CaseError: A file cannot be read or has another number of classes, or grids differ.
     """
-    target = _cleared(predictions, output)
+    target = _target(predictions, output)
     try:
         grids = [read_vector_grid(path) for path in predictions.files]
         for path, (classes, _) in zip(predictions.files, grids, strict=True):
@@ -156,7 +156,7 @@ def _most_probable(files: Sequence[Path], backend: str) -> LabelMap:
     return indices
 
 
-def _cleared(predictions: Predictions, output: Path) -> Path:
+def _target(predictions: Predictions, output: Path) -> Path:
     target = output / f"{predictions.id}.nii.gz"
     if target.resolve() in [path.resolve() for path in predictions.files]:
         raise CaseError(
@@ -166,7 +166,6 @@ def _cleared(predictions: Predictions, output: Path) -> Path:
             field=_OUTPUT,
             file=target,
         )
-    target.unlink(missing_ok=True)
     return target
 
 

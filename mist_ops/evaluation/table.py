@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -147,14 +148,20 @@ def write_evaluation(
     order = [pair.id for pair in pairs]
     ordered = {case_id: rows[case_id] for case_id in order if case_id in rows}
     lesions = lesions_path(path)
-    if any(METRICS[metric].rules for scored in classes.values() for metric in scored.metrics):
-        write_lesions(lesions, {case_id: row.lesions for case_id, row in ordered.items()})
-    else:
-        lesions.unlink(missing_ok=True)
-    write_results(path, ordered, columns(classes), order)
-    # Last, because it records whether the table is current.
+    with_lesions = any(METRICS[metric].rules for scored in classes.values() for metric in scored.metrics)
     kept = {} if inputs is None else {"inputs": inputs.model_dump()}
-    write_json(summary_path(path), {**summary(classes, ordered, failures, absent), **kept})
+    with ExitStack() as stack:  # all are written before the first replaces its target
+        # It is replaced last, because it records whether the table is current.
+        write_json(
+            stack.enter_context(atomic(summary_path(path))), {**summary(classes, ordered, failures, absent), **kept}
+        )
+        write_results(stack.enter_context(atomic(path)), ordered, columns(classes), order)
+        if with_lesions:
+            write_lesions(
+                stack.enter_context(atomic(lesions)), {case_id: row.lesions for case_id, row in ordered.items()}
+            )
+    if not with_lesions:
+        lesions.unlink(missing_ok=True)
 
 
 def check_output(path: Path, inputs: Iterable[Path]) -> None:

@@ -192,7 +192,7 @@ def test_no_dataset_is_written_if_all_patients_fail(tmp_path: Path):
     assert next(converted).error is not None
     with refuses("no-patients", DatasetError):
         next(converted)
-    assert list((tmp_path / "out").rglob("*")) == [tmp_path / "out" / "raw"]
+    assert list((tmp_path / "out").rglob("*")) == []
 
 
 def test_a_dataset_is_only_replaced_with_overwrite_and_completely(table: Path, tmp_path: Path):
@@ -204,10 +204,18 @@ def test_a_dataset_is_only_replaced_with_overwrite_and_completely(table: Path, t
     assert [path.name for path in (tmp_path / "out" / "raw" / "train").iterdir()] == ["new"]
 
 
-def test_an_interrupted_conversion_leaves_no_dataset_json(table: Path, tmp_path: Path):
-    list(convert_csv(table, None, tmp_path / "out"))
-    next(convert_csv(table, None, tmp_path / "out", overwrite=True))
-    assert not (tmp_path / "out" / "dataset.json").exists()
+def test_an_interrupted_or_failed_conversion_leaves_the_earlier_dataset(table: Path, tmp_path: Path):
+    out = tmp_path / "out"
+    list(convert_csv(table, None, out))
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    interrupted = convert_csv(table, None, out, overwrite=True)
+    next(interrupted)
+    interrupted.close()
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+    broken = write_table(table.parent / "broken.csv", "id,mask,t1,t2", "p,none.nii.gz,none.nii.gz,none.nii.gz")
+    with refuses("no-patients", DatasetError):
+        list(convert_csv(broken, None, out, overwrite=True))
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
 
 
 def test_files_in_the_output_folder_are_refused_as_sources(table: Path, tmp_path: Path):

@@ -21,15 +21,6 @@ class Refusal:
         raise self.error
 
 
-def test_a_complete_patient_replaces_the_earlier_one(tmp_path: Path):
-    patient = Patient("p", tmp_path / "train" / "p", True)
-    patient.folder.mkdir(parents=True)
-    (patient.folder / "old.nii.gz").touch()
-    assert write_patient(patient, lambda folder: (folder / "new.nii.gz").write_bytes(b"new")) == 3
-    assert [path.name for path in patient.folder.iterdir()] == ["new.nii.gz"]
-    assert [path.name for path in patient.folder.parent.iterdir()] == ["p"]
-
-
 @pytest.mark.parametrize(
     "error, raised", [(DatasetError("no mask", code="mask-missing"), CaseError), (OSError("disk full"), OSError)]
 )

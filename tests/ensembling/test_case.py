@@ -52,14 +52,15 @@ def test_an_empty_missing_or_repeated_folder_is_refused(tmp_path: Path) -> None:
             find_predictions([one, other])
 
 
-def test_a_patient_with_different_grids_fails_and_its_old_mask_is_removed(tmp_path: Path) -> None:
+def test_a_patient_with_different_grids_fails_and_its_old_mask_stays(tmp_path: Path) -> None:
     other = Geometry(GRID.size, GRID.spacing, (5.0, 6.0, 9.0))
     [predictions] = find_predictions(folders(tmp_path, {"a": 1}, {"a": 1}, grids=(GRID, other)))
-    stale = tmp_path / "out" / "a.nii.gz"
-    write_labels(stale, np.zeros(GRID.size, dtype=np.uint8), GRID)
+    old = tmp_path / "out" / "a.nii.gz"
+    write_labels(old, np.zeros(GRID.size, dtype=np.uint8), GRID)
+    before = old.read_bytes()
     with refuses("grid-mismatch", CaseError, case="a", file=predictions.files[1], names="origin"):
         combine_labels(predictions, "staple", tmp_path / "out")
-    assert not stale.exists()
+    assert old.read_bytes() == before
 
 
 def test_an_output_that_is_an_input_is_refused(tmp_path: Path) -> None:
