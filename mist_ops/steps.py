@@ -209,15 +209,19 @@ def worded(path: str, before: Any, now: Any) -> Iterator[str]:
             if before.get(key) != now.get(key):
                 yield from worded(f"{path}.{key}", before.get(key), now.get(key))
     else:
-        yield f"{short_name(path)} was {formatted(before)} and is {formatted(now)}"
+        old, new = formatted(before), formatted(now)
+        same = old == new  # to six digits
+        yield f"{short_name(path)} was {before if same else old} and is {now if same else new}"
 
 
 def formatted(value: Any) -> str:
-    """Format a value without brackets and quotes."""
+    """Format a value without brackets and quotes, numbers to six digits."""
     if value is None:
         return "not set"
     if isinstance(value, list | tuple):
         return ", ".join(map(formatted, value)) or "empty"
+    if isinstance(value, float):
+        return f"{value:.6g}"
     return value if isinstance(value, str) else json.dumps(value)
 
 

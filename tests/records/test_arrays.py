@@ -102,7 +102,7 @@ def test_arrays_are_stale_after_a_file_changes(study: Study, case: Case, changed
 def test_arrays_are_stale_after_settings_or_the_version_change(study: Study, case: Case) -> None:
     write(study, case)
     finer = override(CONFIG, {"spatial_config.target_spacing": [1, 1, 0.8]})
-    assert why_stale(study, case, finer) == "target_spacing was 1.0, 1.0, 1.0 and is 1.0, 1.0, 0.8"
+    assert why_stale(study, case, finer) == "target_spacing was 1, 1, 1 and is 1, 1, 0.8"
     record = json.loads(study.geometry(case.id).read_text())
     write_json(study.geometry(case.id), {**record, "version": 0})
     assert "version" in str(why_stale(study, case))
