@@ -4,20 +4,32 @@ Each module has a function ``build(study, partitions)`` that returns its assets,
 """
 
 import importlib
+from typing import TypeAlias
 
 import dagster as dg
 
 from mist_dagster.assets.checks import data_checks, raw_case_gates
+from mist_dagster.instance.studies import owners
 from mist_dagster.partitions import study_partitions
 from mist_dagster.stages import STAGES
 from mist_ops.study import Study
+
+Asset: TypeAlias = dg.AssetsDefinition | dg.SourceAsset
 
 
 def study_assets(study: Study) -> dg.Definitions:
     """The assets of a study and the checks of its data."""
     partitions = study_partitions(study)
     modules = [importlib.import_module(stage.module) for stage in STAGES.values() if stage.module]
+    named = owners(study)
     return dg.Definitions(
-        assets=[asset for module in modules for asset in module.build(study, partitions)],
+        assets=[_owned(asset, named) for module in modules for asset in module.build(study, partitions)],
         asset_checks=[raw_case_gates(study), *data_checks(study)],
     )
+
+
+def _owned(asset: Asset, named: list[str]) -> Asset:
+    """Name the owners of an asset; sources have none in Dagster."""
+    if not named or not isinstance(asset, dg.AssetsDefinition):
+        return asset
+    return asset.map_asset_specs(lambda spec: spec.replace_attributes(owners=named))

@@ -6,7 +6,7 @@ import logging
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
 from pydantic import Field, ValidationError
@@ -20,6 +20,7 @@ from mist_ops.study import Study, find_dataset
 
 _logger = logging.getLogger("mist")
 _NAME = re.compile(r"[^\W_][\w. -]{0,79}")
+_OWNER = r"^(team:\w[\w .-]*|[A-Za-z0-9][A-Za-z0-9._%+-]*@[A-Za-z0-9.-]+\.[A-Za-z]{2,7})$"
 _TOOLS = "tools"
 """Asset key prefix of the tools."""
 
@@ -30,6 +31,9 @@ class StudyRecord(Section):
     results: Path = Field(description="Folder of everything but the arrays.")
     numpy: Path = Field(description="Folder of the preprocessed arrays.")
     data: Path | None = Field(None, description="dataset.json, if known.")
+    owners: list[Annotated[str, Field(pattern=_OWNER)]] = Field(
+        [], description="Who is responsible, as the UI shows: email addresses, or team: and a name."
+    )
 
 
 def registered_studies() -> list[Study]:
@@ -76,26 +80,40 @@ def register(results: Path, *, numpy: Path | None = None, data: Path | None = No
         numpy=_absolute(numpy) or (known.numpy if known else Path("numpy").resolve()),
         data=_absolute(data) or (known.data if known else find_dataset(results)),
     )
-    path = dagster_home() / "studies" / f"{name}.yaml"
+    path = _path(name)
     if not known and path.exists():
         raise _taken(name, _read(path))
     _check_key(study, (other for other in studies if other != known))
     if study != known:
-        record = StudyRecord(results=study.results, numpy=study.numpy, data=study.data)
+        record = StudyRecord(results=study.results, numpy=study.numpy, data=study.data, owners=owners(study))
         write_text(path, yaml.safe_dump(record.model_dump(mode="json"), sort_keys=False))
         tensorboard.show(study)
     return study
 
 
+def owners(study: Study) -> list[str]:
+    """The owners in the record of a study."""
+    path = _path(study.name)
+    return _record(path).owners if path.exists() else []
+
+
+def _path(name: str) -> Path:
+    return dagster_home() / "studies" / f"{name}.yaml"
+
+
 def _read(path: Path) -> Study:
+    record = _record(path)
+    return Study(name=_checked(path.stem), results=record.results, numpy=record.numpy, data=record.data)
+
+
+def _record(path: Path) -> StudyRecord:
     try:
-        record = StudyRecord.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        return StudyRecord.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
         problem = listing(mistakes(error, StudyRecord)) if isinstance(error, ValidationError) else str(error)
         raise ConfigError(
             f"{path} is not a valid study record: {problem}. Correct or remove it.", code="record-invalid", file=path
         ) from error
-    return Study(name=_checked(path.stem), results=record.results, numpy=record.numpy, data=record.data)
 
 
 def _absolute(path: Path | None) -> Path | None:

@@ -121,3 +121,15 @@ def test_names_in_an_older_dagster_yaml_are_updated(home: Path) -> None:
     with instance():
         pass
     assert settings.read_text() == now + "# mine\n"
+
+
+def test_the_assets_of_a_study_have_the_owners_in_its_record(home: Path) -> None:
+    register(Path("results"), name="owned")
+    record = home / "studies" / "owned.yaml"
+    record.write_text(record.read_text().replace("owners: []", "owners: [ana@example.org, 'team:neuro lab']"))
+    study = register(Path("results"), numpy=Path("elsewhere"))  # an updated record keeps them
+    graph = build_definitions([study]).resolve_asset_graph()
+    model = graph.get(dg.AssetKey(["owned", "fold_model"]))
+    assert set(model.owners) == {"ana@example.org", "team:neuro lab"}
+    record.write_text(record.read_text().replace("ana@example.org", "ana"))
+    assert registered_studies() == []  # a warning names the file
