@@ -3,12 +3,12 @@
 import contextlib
 import shutil
 import socket
-import subprocess
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from urllib.parse import quote
 
+from mist_dagster.instance import children
 from mist_dagster.instance.home import dagster_home
 from mist_ops.study import Study
 
@@ -55,7 +55,7 @@ def serving(port: int, studies: Iterable[Study]) -> Iterator[None]:
     print(f"TensorBoard: {url}", flush=True)  # noqa: T201
     command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(_folder())]
     with (home / "tensorboard.log").open("w") as log:
-        server = subprocess.Popen([*command, "--host", "127.0.0.1", "--port", str(port)], stdout=log, stderr=log)
+        server = children.start([*command, "--host", "127.0.0.1", "--port", str(port)], stdout=log, stderr=log)
     try:
         yield
     finally:

@@ -26,7 +26,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.responses import PlainTextResponse, RedirectResponse
 
 from mist_dagster.dagster_private import daemon_command, web_application
-from mist_dagster.instance import tensorboard
+from mist_dagster.instance import children, tensorboard
 from mist_dagster.instance.home import CODE_LOCATION, announced_web_server, dagster_home, instance
 from mist_ops.errors import ConfigError, MachineError
 
@@ -160,7 +160,7 @@ def _code_server(address: Path) -> list[str]:
 @contextlib.contextmanager
 def _process(command: list[str]) -> Iterator["subprocess.Popen[bytes]"]:
     """Run a process beside the block, and interrupt it and all processes that it started when the block ends."""
-    with subprocess.Popen(command, process_group=0) as process:
+    with children.start(command, process_group=0) as process:
         try:
             yield process
         finally:

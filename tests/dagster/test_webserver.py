@@ -18,7 +18,7 @@ from mist_dagster import cli
 from mist_dagster.instance.home import dagster_home
 from mist_dagster.instance.webserver import guarded
 
-from .serving import ask, serving, wait_until
+from .serving import ask, free_port, serving, wait_until
 
 
 def status_of(headers: dict[str, str], method: str = "POST", query: str = "", kind: str = "http") -> int:
@@ -105,10 +105,10 @@ def _words(path: Path) -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("killed", ["", "dagster._daemon"])
+@pytest.mark.parametrize("killed", ["", "first", "dagster._daemon"])
 def test_the_ui_ends_with_all_its_processes(home: Path, tmp_path: Path, killed: str) -> None:
-    """On SIGTERM to its first process only, and when its daemon is killed."""
-    with serving(home, tmp_path / "ui.log") as address:
+    """On SIGTERM to its first process only, and when that process or its daemon is killed."""
+    with serving(home, tmp_path / "ui.log", free_port()) as address:
         [first] = [
             int(entry.name)
             for entry in Path("/proc").iterdir()
@@ -116,10 +116,11 @@ def test_the_ui_ends_with_all_its_processes(home: Path, tmp_path: Path, killed: 
         ]
         processes = children(first)
         assert len(processes) >= 3
+        assert any("tensorboard.main" in _command(process) for process in processes)
         daemon = next(process for process in processes if "dagster._daemon" in _command(process))
-        os.kill(daemon if killed else first, signal.SIGKILL if killed else signal.SIGTERM)
+        os.kill(daemon if killed.startswith("dagster") else first, signal.SIGKILL if killed else signal.SIGTERM)
         wait_until(lambda: not any(_command(process) for process in [first, *processes]))
-    assert ("[server-ended]" in (tmp_path / "ui.log").read_text()) == bool(killed)
+    assert ("[server-ended]" in (tmp_path / "ui.log").read_text()) == killed.startswith("dagster")
 
 
 def _command(process: int) -> str:
