@@ -27,7 +27,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def resolve_device(name: str | None = None) -> torch.device:
-    """Return the device of a name; it never falls back to the CPU silently.
+    """Return the device of a name; it never falls back to the CPU without a warning.
 
     Args:
         name: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, or the number of a GPU such as ``"1"``. ``None`` selects the first
@@ -37,7 +37,10 @@ def resolve_device(name: str | None = None) -> torch.device:
         ConfigError: The name is unknown, or the GPU does not exist.
     """
     if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        _LOG.warning("No GPU found; using the CPU.")
+        return torch.device("cpu")
     kind, _, index = (f"cuda:{name}" if name.isdecimal() else name).partition(":")
     if kind == "cpu" and not index:
         return torch.device("cpu")
@@ -93,6 +96,14 @@ def resolve_devices(
     return found
 
 
+def describe(device: torch.device) -> str:
+    """A device in words, such as "cuda:0 (NVIDIA H100 80GB HBM3, 79.2 GiB)"."""
+    if device.type != "cuda":
+        return f"the CPU ({counted(torch.get_num_threads(), 'thread')})"
+    found = torch.cuda.get_device_properties(device)
+    return f"{device} ({found.name}, {found.total_memory / 2**30:.1f} GiB)"
+
+
 def tune(device: torch.device) -> None:
     """Enable fast convolutions on a device; on a GPU, results are then no longer bit-for-bit reproducible."""
     if device.type == "cuda":
@@ -126,7 +137,8 @@ def compiled(
             means = [output.float().mean() for output in ([outputs] if isinstance(outputs, Tensor) else outputs)]
             torch.stack(means).sum().backward()  # type: ignore[no-untyped-call]
     except Exception as error:  # each backend raises its own: for a missing compiler, for an unsupported operation
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        # The first line of torch's message names the backend, the second what went wrong there.
+        reason = " ".join((str(error).strip() or type(error).__name__).splitlines()[:2])
         _LOG.warning("Training cannot be compiled and runs uncompiled: %s", reason)
         made = function
     network.zero_grad(set_to_none=True)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from expect import refuses
+from torch._inductor import config as inductor
 
 from mist_ops.devices import autocast, catch_out_of_memory, compiled, resolve_device, resolve_devices, seed_everything
 from mist_ops.errors import ConfigError, MachineError
@@ -21,8 +22,9 @@ def test_the_cpu_always_exists() -> None:
 
 
 @without_gpu
-def test_without_a_gpu_the_default_is_the_cpu() -> None:
+def test_without_a_gpu_the_default_is_the_cpu_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     assert resolve_device(None) == torch.device("cpu")
+    assert caplog.messages == ["No GPU found; using the CPU."]
 
 
 @without_gpu
@@ -124,14 +126,11 @@ def test_a_compiled_network_computes_the_same_with_the_same_weights() -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_network_that_cannot_be_compiled_runs_uncompiled(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("no-such-compiler",))
-    monkeypatch.setattr("torch._inductor.config.force_disable_caches", True)
+def test_a_network_that_cannot_be_compiled_runs_uncompiled(caplog: pytest.LogCaptureFixture) -> None:
     torch.compiler.reset()
     plain = Heads().train()
-    made, reason = compiled(plain, plain, [IMAGE], amp=False)
+    with inductor.patch({"cpp.cxx": ("no-such-compiler",), "force_disable_caches": True}):
+        made, reason = compiled(plain, plain, [IMAGE], amp=False)
     assert made is plain
     (warning,) = [record.getMessage() for record in caplog.records if record.name == "mist_ops.devices"]
     assert reason is not None

@@ -207,6 +207,8 @@ def _observe(context: dg.AssetExecutionContext, epochs: Iterable[Epoch]) -> None
                 metadata={
                     "epoch": epoch.index + 1,
                     "training loss": epoch.training_loss,
+                    "seconds": epoch.seconds,
+                    "waiting for data": epoch.waiting,
                     **({} if epoch.validation_loss is None else {"validation loss": epoch.validation_loss}),
                 },
             )

@@ -12,6 +12,9 @@ Step = TypeVar("Step")
 
 logger = logging.getLogger("mist")
 
+LOGGERS = ("mist", "mist_ops")
+"""The loggers of this program, whose messages are also in the log of the run."""
+
 
 class Progress(Protocol):
     """Interface for assets to report progress, failures and notes."""
@@ -42,6 +45,22 @@ class Progress(Protocol):
     def note(self, message: str) -> None:
         """Report information."""
         ...
+
+
+class _Shown(logging.Handler):
+    """Shows each message of the log once: several steps of a command may find that there is no GPU."""
+
+    def __init__(self, show: Callable[[str], None]) -> None:
+        super().__init__(logging.INFO)
+        self._show = show
+        self._shown: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Show a message."""
+        message = record.getMessage()
+        if message not in self._shown:
+            self._shown.add(message)
+            self._show(f"Warning: {message}" if record.levelno >= logging.WARNING else message)
 
 
 class LogProgress:
@@ -76,7 +95,7 @@ class LogProgress:
 
 
 class TerminalProgress:
-    """A bar with the rate and the remaining time; messages are printed above it."""
+    """A bar with the rate and the remaining time; messages, also those of the log, are printed above it."""
 
     def __init__(self) -> None:
         from rich.console import Console  # only commands need it
@@ -86,9 +105,15 @@ class TerminalProgress:
         self.console = Console(file=self._terminal, soft_wrap=True)
 
     def __enter__(self) -> Self:
+        self._handler = _Shown(self.note)
+        for name in LOGGERS:
+            logging.getLogger(name).addHandler(self._handler)
+            logging.getLogger(name).setLevel(logging.INFO)
         return self
 
     def __exit__(self, *_: object) -> None:
+        for name in LOGGERS:
+            logging.getLogger(name).removeHandler(self._handler)
         self.console.file = io.StringIO()  # an unfinished bar prints once more when it is garbage-collected
         self._terminal.close()
 

@@ -51,7 +51,7 @@ def estimated_for(geometry: CaseGeometry, config: StudyConfig, device: torch.dev
     """Estimate the peak main memory of predicting a case, and log it."""
     size = geometry.preprocessed.size
     needed = estimated_bytes(size, geometry.original.size, config, device)
-    _LOG.info(
+    _LOG.debug(
         "Predicting %s voxels, %d classes, %d slabs: about %.1f GiB of memory.",
         "x".join(map(str, size)),
         config.model.params.out_channels,

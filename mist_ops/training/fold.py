@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from functools import partial
@@ -11,10 +12,11 @@ from torch import nn
 
 from mist_ops.config import StudyConfig, check_channels
 from mist_ops.dataset import Fold
-from mist_ops.devices import catch_out_of_memory, resolve_devices, seed_everything
+from mist_ops.devices import catch_out_of_memory, describe, resolve_devices, seed_everything
+from mist_ops.errors import counted
 from mist_ops.records.passport import Epoch
 from mist_ops.study import Study
-from mist_ops.training.cache import choose_place, load
+from mist_ops.training.cache import choose_place, load, size_of
 from mist_ops.training.cases import CaseArrays, index_fold
 from mist_ops.training.distributed import Ranks, train_together
 from mist_ops.training.loading import start_server
@@ -22,10 +24,12 @@ from mist_ops.training.loop import train
 from mist_ops.training.outputs import begin, finish, record_epochs
 from mist_ops.training.plan import Plan, run_settings
 from mist_ops.training.setup import fresh_state, make_batches, training_schedule, workers_for
-from mist_ops.training.step import batch_loss
+from mist_ops.training.step import BatchLoss, batch_loss
 from mist_ops.training.transfer import Pretrained, check, transfer
 from mist_ops.training.validation import validate
 from mist_ops.types import Json
+
+_LOG = logging.getLogger(__name__)
 
 _SEEDS_PER_PROCESS = 1_000_003
 """Between the seeds of two processes: more than there are epochs, which seeds count up with too."""
@@ -93,11 +97,14 @@ def train_rank(plan: Plan, device: torch.device, ranks: Ranks) -> Iterator[Epoch
     state = fresh_state(config, fold, device, ranks)
     settings = begin(plan, state, _settings(plan, state.model), ranks)
     schedule = training_schedule(config, len(training), ranks.count)
+    loss = batch_loss(config, state.model, device, ranks, schedule.epochs * schedule.steps - state.step)
+    if ranks.rank == 0:
+        _LOG.info("Fold %d trains on %s.", fold.index, _hardware(plan, loss, (*training, *validation), ranks))
     epochs = train(
         state,
         make_batches(plan, training, state.epoch, device, ranks),
         partial(validate, cases=validation, config=config, device=device, ranks=ranks),
-        batch_loss(config, state.model, device, ranks, schedule.epochs * schedule.steps - state.step),
+        loss,
         schedule,
         reseed=lambda epoch: seed_everything(config.training.seed + epoch + _SEEDS_PER_PROCESS * ranks.rank),
         average=ranks.mean,
@@ -123,6 +130,26 @@ def _arrays(plan: Plan, device: torch.device, ranks: Ranks) -> tuple[tuple[CaseA
     with catch_out_of_memory("the arrays of the fold", "Keep them on disk with --cache none."):
         loaded = {case.id: case for case in load((*training, *own), memory)}
     return tuple(loaded[case.id] for case in training), tuple(loaded.get(case.id, case) for case in validation)
+
+
+def _hardware(plan: Plan, loss: BatchLoss, cases: Sequence[CaseArrays], ranks: Ranks) -> str:
+    """What a run uses, for its log."""
+    cached, workers = cases[0].cached, workers_for(plan, loss.device, ranks)
+    if cached is None:
+        place = f"arrays on disk, read by {counted(workers, 'worker')}" if workers else "arrays on disk"
+    else:
+        where = "main memory" if cached.image.device.type == "cpu" else "the memory of the device"
+        place = f"arrays in {where} ({size_of(cases) / 2**30:.1f} GiB)"
+    return "; ".join(
+        [
+            f"{counted(ranks.count, 'process', 'processes')} with {describe(loss.device)} each"
+            if ranks.count > 1
+            else describe(loss.device),
+            "mixed precision (BF16)" if loss.bf16 else "FP32",
+            "compiled" if loss.uncompiled is None else f"not compiled ({loss.uncompiled})",
+            place,
+        ]
+    )
 
 
 def _settings(plan: Plan, model: nn.Module) -> Json:
