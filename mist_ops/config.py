@@ -198,6 +198,12 @@ class TrainingConfig(Section):
     l2_penalty: Annotated[NonNegativeFloat, Flag("train")] = Field(0.0001, description="Weight decay.")
     grad_clip_norm: PositiveFloat = Field(1.0, description="Maximum gradient norm.")
     amp: bool = Field(True, description="Train in BF16 mixed precision if the hardware supports it.")
+    deterministic: Annotated[bool, Flag("train")] = Field(
+        False,
+        exclude_if=lambda wanted: not wanted,
+        description="On a GPU, use only algorithms that give the same bits in every run; they are slower. A CPU has no "
+        "others.",
+    )
     augmentation: AugmentationConfig = AugmentationConfig()
     hardware: HardwareConfig = HardwareConfig()
     validation_every: Annotated[PositiveInt, Flag("train")] = Field(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -104,11 +105,44 @@ def describe(device: torch.device) -> str:
     return f"{device} ({found.name}, {found.total_memory / 2**30:.1f} GiB)"
 
 
+@contextmanager
+def deterministic(wanted: bool) -> Iterator[None]:
+    """Use only deterministic algorithms while the block runs, if wanted; see ``tune``.
+
+    Raises:
+        ConfigError: An operation has none on this device.
+    """
+    if not wanted:
+        yield
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it is first used
+    before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    except RuntimeError as error:
+        if "deterministic" not in str(error):
+            raise
+        operation = str(error).splitlines()[0].partition(" ")[0]
+        raise ConfigError(
+            f"training.deterministic: {operation} has no deterministic algorithm on this device. Omit --deterministic, "
+            "or choose another loss or network.",
+            code="not-deterministic",
+            found=operation,
+        ) from error
+    finally:
+        torch.use_deterministic_algorithms(before[0])
+        torch.backends.cudnn.benchmark = before[1]
+
+
 def tune(device: torch.device) -> None:
-    """Enable fast convolutions on a device; on a GPU, results are then no longer bit-for-bit reproducible."""
+    """Enable fast convolutions on a device. On a GPU, results then differ in the last bits between runs.
+
+    Deterministic algorithms are kept where they are enabled.
+    """
     if device.type == "cuda":
         # All patches have the same size, so searching for the fastest algorithm pays off.
-        torch.backends.cudnn.benchmark = True
+        torch.backends.cudnn.benchmark = not torch.are_deterministic_algorithms_enabled()
         torch.set_float32_matmul_precision("high")
 
 

@@ -119,7 +119,7 @@ _WINDOWS = ("inference.inferer.params.sw_batch_size", "training.batch_size_per_g
 
 FREE: Mapping[str, Sequence[str]] = {
     "preprocessing": (),
-    "training": ("training.hardware",),
+    "training": ("training.hardware", "training.deterministic"),
     "prediction": _WINDOWS,
     "test_prediction": _WINDOWS,
     "evaluation": ("training.folds",),

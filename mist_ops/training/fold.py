@@ -12,7 +12,7 @@ from torch import nn
 
 from mist_ops.config import StudyConfig, check_channels
 from mist_ops.dataset import Fold
-from mist_ops.devices import catch_out_of_memory, describe, resolve_devices, seed_everything
+from mist_ops.devices import catch_out_of_memory, describe, deterministic, resolve_devices, seed_everything
 from mist_ops.errors import counted
 from mist_ops.records.passport import Epoch
 from mist_ops.study import Study
@@ -89,6 +89,11 @@ def train_fold(
 
 def train_rank(plan: Plan, device: torch.device, ranks: Ranks) -> Iterator[Epoch]:
     """Train a fold as one of the processes that train together; only the first writes files."""
+    with deterministic(plan.settings.training.deterministic):
+        yield from _train_rank(plan, device, ranks)
+
+
+def _train_rank(plan: Plan, device: torch.device, ranks: Ranks) -> Iterator[Epoch]:
     config, fold = plan.settings, plan.fold
     check_channels(plan.config)
     if plan.pretrained is not None:
@@ -148,6 +153,7 @@ def _hardware(plan: Plan, loss: BatchLoss, cases: Sequence[CaseArrays], ranks: R
             "mixed precision (BF16)" if loss.bf16 else "FP32",
             "compiled" if loss.uncompiled is None else f"not compiled ({loss.uncompiled})",
             place,
+            *(["deterministic algorithms"] if plan.settings.training.deterministic else []),
         ]
     )
 
