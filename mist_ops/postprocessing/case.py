@@ -92,7 +92,7 @@ def _unusable(path: Path, problem: str, code: str) -> DatasetError:
 def postprocess_case(prediction: Prediction, strategy: Strategy, output: Path) -> Counts:
     """Write ``<id>.nii.gz`` into a folder, on the grid of the prediction and in the smallest integer type.
 
-    If that fails, an earlier file of that name stays as it was.
+    If that fails, an earlier file of that name is removed too.
 
     Args:
         prediction: The mask.
@@ -110,6 +110,7 @@ def postprocess_case(prediction: Prediction, strategy: Strategy, output: Path) -
             code="output-is-input",
             file=target,
         )
+    target.unlink(missing_ok=True)
     try:
         labels, geometry = read_labels(prediction.path)
     except MistError as error:
