@@ -363,7 +363,7 @@ def predict(
     cases = [case for case in assignment.cases if assignment.fold_of[case.id] in weights]
     reasons = stale_predictions(study, config, assignment, weights)
     needed = [case.id for case in cases if overwrite or reasons.get(case.id, NOT_RECORDED) != NOT_RECORDED]
-    predicted = predict_held_out(study, needed, resolve_device(device))
+    predicted = predict_held_out(study, needed, resolve_device(device, "predicting"))
     drawn = _drawn(predicted, config, study.cv_prediction, study.cv_figure)
     return _processed(_tracked(drawn, "Predicting held-out patients", len(needed), progress), cases)
 
@@ -397,7 +397,7 @@ def predict_tests(
     weights = _weights(study, config.training.folds, require_all=True)
     cases = read_paths(study.test_paths, config.dataset_info.images)
     needed = [case.id for case in cases] if overwrite else list(stale_test_predictions(study, config, cases, weights))
-    predicted = inference.predict_tests(study, needed, resolve_device(device))
+    predicted = inference.predict_tests(study, needed, resolve_device(device, "predicting"))
     drawn = _drawn(predicted, config, study.test_prediction, lambda case_id: study.figure(f"test_{case_id}"))
     return _processed(_tracked(drawn, "Predicting test patients", len(needed), progress), cases)
 
@@ -440,7 +440,7 @@ def predict_files(
         raise ConfigError(f"{folder} is a file. Choose another output.", code="file-not-folder", file=folder)
     steps = read_strategy(_path(strategy)) if strategy else ()
     masks = folder / "discrete" if probabilities else folder
-    predictor = Predictor(load_models(study, config), config, resolve_device(device))
+    predictor = Predictor(load_models(study, config), config, resolve_device(device, "predicting"))
 
     def predict_one(case: Case) -> None:
         target = folder / "probabilities" / f"{case.id}.nii.gz" if probabilities else None

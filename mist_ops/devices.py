@@ -27,12 +27,13 @@ two patches of 128 voxels cubed, 2.4 GiB instead of 4.0: without the outputs of 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-def resolve_device(name: str | None = None) -> torch.device:
+def resolve_device(name: str | None = None, work: str = "running") -> torch.device:
     """Return the device of a name; it never falls back to the CPU without a warning.
 
     Args:
         name: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, or the number of a GPU such as ``"1"``. ``None`` selects the first
             GPU, or the CPU if there is none.
+        work: What it is for, in the warning that there is no GPU.
 
     Raises:
         ConfigError: The name is unknown, or the GPU does not exist.
@@ -40,7 +41,7 @@ def resolve_device(name: str | None = None) -> torch.device:
     if name is None:
         if torch.cuda.is_available():
             return torch.device("cuda")
-        _LOG.warning("No GPU found; using the CPU.")
+        _LOG.warning("No GPU found; %s on the CPU.", work)
         return torch.device("cpu")
     kind, _, index = (f"cuda:{name}" if name.isdecimal() else name).partition(":")
     if kind == "cpu" and not index:
@@ -79,8 +80,8 @@ def resolve_devices(
     """
     if device is not None and not isinstance(device, str):
         found = [resolve_device(name) for name in device]
-    elif resolve_device(device).type == "cpu":
-        return [resolve_device(device)] * (processes or 1)
+    elif (resolved := resolve_device(device, "training")).type == "cpu":
+        return [resolved] * (processes or 1)
     elif device in (None, "cuda"):
         visible = torch.cuda.device_count()
         found = [torch.device("cuda", index) for index in range(min(processes or gpus or visible, visible))]
@@ -98,11 +99,11 @@ def resolve_devices(
 
 
 def describe(device: torch.device) -> str:
-    """A device in words, such as "cuda:0 (NVIDIA H100 80GB HBM3, 79.2 GiB)"."""
+    """A device in words, such as "cuda:0 (NVIDIA H100 80GB HBM3, 78.7 of 79.2 GiB free)"."""
     if device.type != "cuda":
         return f"the CPU ({counted(torch.get_num_threads(), 'thread')})"
-    found = torch.cuda.get_device_properties(device)
-    return f"{device} ({found.name}, {found.total_memory / 2**30:.1f} GiB)"
+    free, total = torch.cuda.mem_get_info(device)
+    return f"{device} ({torch.cuda.get_device_name(device)}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB free)"
 
 
 @contextmanager

@@ -23,8 +23,8 @@ def test_the_cpu_always_exists() -> None:
 
 @without_gpu
 def test_without_a_gpu_the_default_is_the_cpu_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
-    assert resolve_device(None) == torch.device("cpu")
-    assert caplog.messages == ["No GPU found; using the CPU."]
+    assert resolve_devices(None) == [torch.device("cpu")]
+    assert caplog.messages == ["No GPU found; training on the CPU."]
 
 
 @without_gpu

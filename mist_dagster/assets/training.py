@@ -121,7 +121,7 @@ def _fold_model(study: Study, partitions: StudyPartitions) -> dg.AssetsDefinitio
                 partitions=[context.partition_key],
                 writes=[index],
             ),
-            leased_devices(config.device, config.gpus, context) as devices,
+            leased_devices(config.device, config.gpus, context, "training") as devices,
         ):
             fold = _fold(study, index)
             resume, done = _resumed(context, config, study, fold)

@@ -91,7 +91,7 @@ def _free(folder: Path, visible: Mapping[str, str], number: int, held: ExitStack
 
 @contextlib.contextmanager
 def leased_devices(
-    device: str | None, gpus: int, context: "AssetExecutionContext | None" = None
+    device: str | None, gpus: int, context: "AssetExecutionContext | None" = None, work: str = "predicting"
 ) -> Iterator[list[str]]:
     """Lease the devices of a step while the block runs: GPUs, or the CPU.
 
@@ -99,18 +99,19 @@ def leased_devices(
         device: The user's choice: the number of one GPU, or None or ``cuda`` for any free ones.
         gpus: How many GPUs; ``ALL_GPUS`` for all visible ones.
         context: The step; its run gets a tag with the names.
+        work: What they are for, in the warning that there is no GPU.
 
     Raises:
         ConfigError: The device does not exist.
     """
-    visible = _visible(device)
+    visible = _visible(device, work)
     with lease(gpus or len(visible), visible) if visible else contextlib.nullcontext(["cpu"]) as names:
         if context is not None:
             context.instance.add_run_tags(context.run.run_id, {DEVICE_TAG: ", ".join(names)})
         yield [name.partition(":")[0] if name.startswith("cpu") else name for name in names]
 
 
-def _visible(device: str | None) -> dict[str, str]:
+def _visible(device: str | None, work: str) -> dict[str, str]:
     """Devices that match a choice, with their identities; none for the CPU as a whole."""
     import torch  # takes seconds to import
 
@@ -119,7 +120,7 @@ def _visible(device: str | None) -> dict[str, str]:
     listed = [name.strip() for name in os.environ.get(DEVICES, "").split(",") if name.strip()]
     names = [name for name in listed if device is None or (device == "cuda" and name.startswith("cuda"))]
     if not names:
-        found = resolve_device(device)
+        found = resolve_device(device, work)
         whole = device in (None, "cuda") and found.type == "cuda"
         numbers = range(torch.cuda.device_count()) if whole else [found.index]
         names = [f"cuda:{number}" for number in numbers] if found.type == "cuda" else []

@@ -50,7 +50,7 @@ class Progress(Protocol):
 class _Shown(logging.Handler):
     """Shows each message of the log once: several steps of a command may find that there is no GPU."""
 
-    def __init__(self, show: Callable[[str], None]) -> None:
+    def __init__(self, show: Callable[[str, bool], None]) -> None:
         super().__init__(logging.INFO)
         self._show = show
         self._shown: set[str] = set()
@@ -60,7 +60,7 @@ class _Shown(logging.Handler):
         message = record.getMessage()
         if message not in self._shown:
             self._shown.add(message)
-            self._show(f"Warning: {message}" if record.levelno >= logging.WARNING else message)
+            self._show(message, record.levelno >= logging.WARNING)
 
 
 class LogProgress:
@@ -105,7 +105,7 @@ class TerminalProgress:
         self.console = Console(file=self._terminal, soft_wrap=True)
 
     def __enter__(self) -> Self:
-        self._handler = _Shown(self.note)
+        self._handler = _Shown(self._message)
         for name in LOGGERS:
             logging.getLogger(name).addHandler(self._handler)
             logging.getLogger(name).setLevel(logging.INFO)
@@ -150,6 +150,12 @@ class TerminalProgress:
     def problem(self, message: str) -> None:
         """Print a message in red."""
         self.console.print(message, style="red", markup=False, highlight=False)
+
+    def _message(self, message: str, warns: bool) -> None:
+        if warns:
+            self.console.print(f"Warning: {message}", style="bold yellow", markup=False, highlight=False)
+        else:
+            self.note(message)
 
     def note(self, message: str) -> None:
         """Print a message."""

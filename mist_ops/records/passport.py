@@ -13,9 +13,6 @@ from mist_ops.files import read_object, write_json
 from mist_ops.schema import mistakes
 from mist_ops.types import Json
 
-WORTH_A_LOOK = 0.2
-"""Share of the training time spent waiting for batches from which it is shown beside the losses."""
-
 
 class _Record(BaseModel):
     """Immutable; keys of later versions are ignored."""
@@ -51,10 +48,9 @@ class Epoch:
 
     @property
     def summary(self) -> str:
-        """The losses, as in ``loss 0.1234, validation 0.2345``, and the share of waiting if it is worth a look."""
+        """Losses and the share of waiting, as in ``loss 0.1234, validation 0.2345, 3% waiting for data``."""
         validation = "" if self.validation_loss is None else f", validation {self.validation_loss:.4f}"
-        waiting = f", {self.waiting:.0%} waiting for data" if self.waiting >= WORTH_A_LOOK else ""
-        return f"loss {self.training_loss:.4f}{validation}{waiting}"
+        return f"loss {self.training_loss:.4f}{validation}, {self.waiting:.0%} waiting for data"
 
 
 class Content(_Record):
