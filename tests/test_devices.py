@@ -10,7 +10,15 @@ import torch
 from expect import refuses
 from torch._inductor import config as inductor
 
-from mist_ops.devices import autocast, catch_out_of_memory, compiled, resolve_device, resolve_devices, seed_everything
+from mist_ops.devices import (
+    autocast,
+    catch_out_of_memory,
+    compiled,
+    deterministic,
+    resolve_device,
+    resolve_devices,
+    seed_everything,
+)
 from mist_ops.errors import ConfigError, MachineError
 
 without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
@@ -148,3 +156,16 @@ def test_out_of_memory_errors_get_advice(device: str) -> None:
         torch.empty(2**48, device=device)
     with pytest.raises(RuntimeError, match="shape"), catch_out_of_memory("a whale", "Take less."):
         torch.empty(2, device=device).reshape(3)
+
+
+def test_deterministic_algorithms_are_used_in_the_block_only() -> None:
+    for wanted in (False, True):
+        with deterministic(wanted):
+            assert torch.are_deterministic_algorithms_enabled() == wanted
+        assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_an_operation_without_a_deterministic_algorithm_is_refused() -> None:
+    with refuses("not-deterministic", ConfigError, found="put_"), deterministic(True):
+        torch.zeros(3).put_(torch.tensor([0, 0]), torch.ones(2))
+    assert not torch.are_deterministic_algorithms_enabled()

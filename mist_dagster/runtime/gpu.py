@@ -111,7 +111,7 @@ def leased_devices(
         yield [name.partition(":")[0] if name.startswith("cpu") else name for name in names]
 
 
-def _visible(device: str | None, work: str) -> dict[str, str]:
+def _visible(device: str | None, work: str = "running") -> dict[str, str]:
     """Devices that match a choice, with their identities; none for the CPU as a whole."""
     import torch  # takes seconds to import
 
