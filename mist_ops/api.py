@@ -431,8 +431,9 @@ def predict_files(
         MachineError: The disk is full.
     """
     from mist_ops.devices import resolve_device  # torch takes seconds to load
-    from mist_ops.inference.case import Predictor, predict_case
+    from mist_ops.inference.case import Predictor
     from mist_ops.inference.models import load_models
+    from mist_ops.inference.pipeline import Job, predict_cases
 
     config, folder = read_config(study.config), _path(output)
     cases = _new_patients(patients, config)
@@ -442,11 +443,12 @@ def predict_files(
     masks = folder / "discrete" if probabilities else folder
     predictor = Predictor(load_models(study, config), config, resolve_device(device, "predicting"))
 
-    def predict_one(case: Case) -> None:
+    def job(case: Case) -> Job:
         target = folder / "probabilities" / f"{case.id}.nii.gz" if probabilities else None
-        predict_case(predictor, case, masks / f"{case.id}.nii.gz", strategy=steps, probabilities=target)
+        return Job(case, masks / f"{case.id}.nii.gz", strategy=steps, probabilities=target)
 
-    return _processed(_tracked(outcomes(predict_one, cases), "Predicting", len(cases), progress), cases)
+    predicted = predict_cases(predictor, map(job, cases))
+    return _processed(_tracked(predicted, "Predicting", len(cases), progress), cases)
 
 
 def _new_patients(patients: str | Path | Mapping[str, Mapping[str, str | Path]], config: StudyConfig) -> list[Case]:

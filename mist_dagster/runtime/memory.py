@@ -18,8 +18,8 @@ _logger = logging.getLogger("mist")
 
 
 @contextlib.contextmanager
-def reserve(needed: int, total: int | None = None, folder: Path | None = None) -> Iterator[None]:
-    """Reserve main memory while the block runs; wait until it fits beside other reservations.
+def reserve(needed: int, total: int | None = None, folder: Path | None = None, *, wait: bool = True) -> Iterator[bool]:
+    """Reserve main memory while the block runs; wait until it fits beside other reservations, or yield whether it does.
 
     Without other reservations any size is granted, as the estimate may be too high.
 
@@ -27,6 +27,7 @@ def reserve(needed: int, total: int | None = None, folder: Path | None = None) -
         needed: Bytes.
         total: Bytes to share; by default 90 % of the memory of this machine or container.
         folder: Folder of the reservations; by default one of this user on this machine.
+        wait: Wait for memory. Otherwise nothing is reserved if it does not fit.
 
     Raises:
         ConfigError: Another user owns the default folder.
@@ -34,12 +35,12 @@ def reserve(needed: int, total: int | None = None, folder: Path | None = None) -
     folder = folder or private_folder("memory")
     budget, waits = int(_SHARE * installed_memory()) if total is None else total, False
     with ExitStack() as held:
-        while not _reserved(folder, needed, budget, held):
+        while not (granted := _reserved(folder, needed, budget, held)) and wait:
             if not waits:
                 _logger.info("Waiting for %.1f GiB of memory, reserved by other predictions.", needed / 2**30)
             waits = True
             time.sleep(_SECONDS_BETWEEN_TRIES)
-        yield
+        yield granted
 
 
 def _reserved(folder: Path, needed: int, budget: int, held: ExitStack) -> bool:

@@ -1,7 +1,5 @@
 """Masks of new patients, by all models of a folder together."""
 
-from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Optional
 
@@ -17,7 +15,6 @@ from mist_ops.config import read_config
 from mist_ops.dataset import Case, read_paths
 from mist_ops.errors import ConfigError, DatasetError
 from mist_ops.postprocessing.strategy import read_strategy
-from mist_ops.workers import Outcome, outcomes
 
 
 class PredictionTool(dg.Config):
@@ -39,8 +36,9 @@ def prediction(
 ) -> dg.MaterializeResult:
     """A folder of masks of new patients."""
     from mist_ops.devices import resolve_device  # torch takes seconds to load
-    from mist_ops.inference.case import Predictor, predict_case
+    from mist_ops.inference.case import Predictor
     from mist_ops.inference.models import load_models
+    from mist_ops.inference.pipeline import Job, predict_cases
 
     settings = read_config(Path(config.config_file))
     output = Path(context.partition_key)
@@ -67,12 +65,11 @@ def prediction(
     masks = output / "discrete" if config.probabilities else output
     models = load_models(Path(config.models_dir), settings)
 
-    def predict(case: Case, device: str) -> None:
+    def job(case: Case) -> Job:
         target = output / "probabilities" / f"{case.id}.nii.gz" if config.probabilities else None
-        predictor = Predictor(models, settings, resolve_device(device), reserve)
-        predict_case(predictor, case, masks / f"{case.id}.nii.gz", strategy=strategy, probabilities=target)
+        return Job(case, masks / f"{case.id}.nii.gz", strategy=strategy, probabilities=target)
 
     with interruptible(context), leased_devices(config.device, 1, context) as [device]:
-        predicted: Iterator[Outcome[Case, object]] = outcomes(partial(predict, device=device), cases)
+        predicted = predict_cases(Predictor(models, settings, resolve_device(device), reserve), map(job, cases))
         finish(collect(progress.track(predicted, "Predicting", len(cases)), progress))
     return recorded(context, output, inputs)

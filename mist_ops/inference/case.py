@@ -1,4 +1,8 @@
-"""Predictions of single cases: from files or arrays to a label map, with the models of one or several folds."""
+"""Predictions of cases: from files or arrays to a label map, with the models of one or several folds.
+
+A prediction has three parts: ``prepare`` reads and preprocesses, ``predict_prepared`` runs the networks, and
+``write_mask`` postprocesses and writes. ``pipeline`` overlaps those of successive cases.
+"""
 
 from __future__ import annotations
 
@@ -71,10 +75,29 @@ def predict_case(
         CaseError: As ``predict_preprocessed`` and ``predict_raw``.
         MachineError: A window does not fit into memory.
     """
-    if study is None:
-        labels, grid = predict_raw(predictor, case, probabilities)
-    else:
-        labels, grid = predict_preprocessed(predictor, study, case, probabilities)
+    prepared = prepare(predictor.config, case, study)
+    labels = predict_prepared(predictor, prepared, probabilities)
+    write_mask(output, labels, prepared.geometry.original, strategy)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A preprocessed image, and the grids of its case."""
+
+    image: Channels
+    geometry: CaseGeometry
+
+
+def prepare(config: StudyConfig, case: Case, study: Study | None = None) -> Prepared:
+    """Read a case, from the arrays of a study or from its files, which are preprocessed; see ``predict_case``."""
+    if study is not None:
+        return _from_arrays(config, study, case)
+    made = preprocess(Case(case.id, case.images), config, None)
+    return Prepared(made.image, made.geometry)
+
+
+def write_mask(output: Path, labels: LabelMap, grid: Geometry, strategy: Strategy = ()) -> None:
+    """Postprocess a mask, and write it atomically."""
     write_labels(output, apply(strategy, labels, grid.spacing) if strategy else labels, grid)
 
 
@@ -86,6 +109,11 @@ def predict_preprocessed(
     Raises:
         CaseError: The case is not preprocessed, or its array does not match its record.
     """
+    prepared = _from_arrays(predictor.config, study, case)
+    return predict_prepared(predictor, prepared, probabilities), prepared.geometry.original
+
+
+def _from_arrays(config: StudyConfig, study: Study, case: Case) -> Prepared:
     geometry, path = read_record(study, case.id).geometry, study.image(case.id)
     try:
         image = read_array(path)
@@ -93,7 +121,7 @@ def predict_preprocessed(
         raise CaseError(
             case.id, f"{path} is missing or corrupted. Preprocess the case again.", code="array-unreadable", file=path
         ) from error
-    expected = (*geometry.preprocessed.size, predictor.config.model.params.in_channels)
+    expected = (*geometry.preprocessed.size, config.model.params.in_channels)
     if image.shape != expected:
         shape, needed = ("x".join(map(str, axes)) for axes in (image.shape, expected))
         raise CaseError(
@@ -104,7 +132,7 @@ def predict_preprocessed(
             found=image.shape,
             expected=expected,
         )
-    return _predicted(predictor, image, geometry, probabilities)
+    return Prepared(image, geometry)
 
 
 def predict_raw(predictor: Predictor, case: Case, probabilities: Path | None = None) -> tuple[LabelMap, Geometry]:
@@ -116,18 +144,30 @@ def predict_raw(predictor: Predictor, case: Case, probabilities: Path | None = N
     Raises:
         CaseError: A channel is missing or cannot be used.
     """
-    made = preprocess(Case(case.id, case.images), predictor.config, None)
-    return _predicted(predictor, made.image, made.geometry, probabilities)
+    prepared = prepare(predictor.config, case)
+    return predict_prepared(predictor, prepared, probabilities), prepared.geometry.original
 
 
-def _predicted(
-    predictor: Predictor, image: Channels, geometry: CaseGeometry, probabilities: Path | None
-) -> tuple[Integer[np.ndarray, "i j k"], Geometry]:  # not the grid of the arrays, so other letters
-    config, device = predictor.config, predictor.device
-    channels_first = torch.from_numpy(np.moveaxis(image, -1, 0)[None])
+def predict_prepared(
+    predictor: Predictor, prepared: Prepared, probabilities: Path | None = None
+) -> Integer[np.ndarray, "i j k"]:  # not the grid of the arrays, so other letters
+    """Dataset labels on the grid of the files, within reserved memory; probabilities are written if given a file.
+
+    Raises:
+        MachineError: A window does not fit into memory.
+    """
+    with predictor.reserve(estimated_for(prepared.geometry, predictor.config, predictor.device)):
+        return predict_unreserved(predictor, prepared, probabilities)
+
+
+def predict_unreserved(
+    predictor: Predictor, prepared: Prepared, probabilities: Path | None = None
+) -> Integer[np.ndarray, "i j k"]:
+    """As ``predict_prepared``, in memory that the caller reserved."""
+    config, device, geometry = predictor.config, predictor.device, prepared.geometry
+    channels_first = torch.from_numpy(np.moveaxis(prepared.image, -1, 0)[None])
     labels, size = config.dataset_info.labels, "x".join(map(str, geometry.preprocessed.size))
     with ExitStack() as stack:
-        stack.enter_context(predictor.reserve(estimated_for(geometry, config, device)))
         stack.enter_context(
             catch_out_of_memory(
                 f"an image of {size} voxels at the target spacing",
@@ -136,12 +176,12 @@ def _predicted(
         )
         slabs = predict_slabs(predictor.models, channels_first, config, device)
         if probabilities is None:
-            return restore_slabs(slabs, geometry, labels), geometry.original
+            return restore_slabs(slabs, geometry, labels)
         volumes = stack.enter_context(_on_disk(probabilities.parent, (len(labels), *geometry.original.size)))
         volumes[0] = 1  # outside the foreground crop is background
         predicted = restore_slabs(slabs, geometry, labels, volumes)
         write_vectors(probabilities, volumes, geometry.original)
-    return predicted, geometry.original
+    return predicted
 
 
 @contextmanager

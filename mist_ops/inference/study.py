@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -11,14 +13,15 @@ from mist_ops.config import StudyConfig, read_config
 from mist_ops.dataset import Case, read_paths, read_train_paths
 from mist_ops.errors import CaseError
 from mist_ops.files import file_hash
-from mist_ops.inference.case import Predictor, predict_case
+from mist_ops.inference.case import Predictor
 from mist_ops.inference.memory import Reservation, no_limit
 from mist_ops.inference.models import load_models
+from mist_ops.inference.pipeline import Job, predict_cases
 from mist_ops.records.passport import trained_on
 from mist_ops.records.prediction import Origin, recording
 from mist_ops.steps import view
 from mist_ops.study import Study
-from mist_ops.workers import Outcome, outcomes
+from mist_ops.workers import Outcome
 
 
 def predict_held_out(
@@ -38,7 +41,8 @@ def predict_held_out(
     for fold in sorted({assignment.fold_of[case_id] for case_id in ids}):
         models = _load(study, config, "prediction", [fold], device, reserve)
         members = [case for case in assignment.cases if case.id in ids and assignment.fold_of[case.id] == fold]
-        yield from outcomes(models.predict_held_out, sorted(members, key=lambda case: case.id))
+        jobs = map(models.held_out, sorted(members, key=lambda case: case.id))
+        yield from predict_cases(models.predictor, jobs)
 
 
 def predict_tests(
@@ -48,7 +52,7 @@ def predict_tests(
     config = read_config(study.config)
     models = _load(study, config, "test_prediction", config.training.folds, device, reserve)
     cases = read_paths(study.test_paths, config.dataset_info.images)
-    yield from outcomes(models.predict_test, [case for case in cases if case.id in ids])
+    yield from predict_cases(models.predictor, [models.test(case) for case in cases if case.id in ids])
 
 
 @dataclass(frozen=True)
@@ -69,20 +73,23 @@ class _Models:
     weights: Mapping[int, str]
     seen: frozenset[str]
 
-    def predict_held_out(self, case: Case) -> None:
-        origin = Origin.of_arrays(self.weights, self.config, self.study, case.id)
+    def held_out(self, case: Case) -> Job:
         mask = self.study.cv_prediction(case.id)
-        with recording(self.study.prediction_record("train", case.id), mask, origin):
-            if case.id in self.seen:
-                raise CaseError(
-                    case.id, "the model of its fold was trained with it. Retrain the fold.", code="model-saw-patient"
-                )
-            predict_case(self.predictor, case, mask, self.study)
+        return Job(case, mask, self.study, around=self._recording_held_out(case, mask))
 
-    def predict_test(self, case: Case) -> None:
+    def test(self, case: Case) -> Job:
         origin, mask = Origin(self.weights, self.config, images=case.images), self.study.test_prediction(case.id)
-        with recording(self.study.prediction_record("test", case.id), mask, origin):
-            predict_case(self.predictor, case, mask)
+        return Job(case, mask, around=recording(self.study.prediction_record("test", case.id), mask, origin))
+
+    @contextmanager
+    def _recording_held_out(self, case: Case, mask: Path) -> Iterator[None]:
+        if case.id in self.seen:
+            raise CaseError(
+                case.id, "the model of its fold was trained with it. Retrain the fold.", code="model-saw-patient"
+            )
+        origin = Origin.of_arrays(self.weights, self.config, self.study, case.id)
+        with recording(self.study.prediction_record("train", case.id), mask, origin):
+            yield
 
 
 def _load(
