@@ -14,6 +14,10 @@ from mist_ops.schema import mistakes
 from mist_ops.types import Json
 
 
+_MUCH_WAITING = 0.05
+"""Share of the training time spent waiting for batches from which it is shown beside the losses."""
+
+
 class _Record(BaseModel):
     """Immutable; keys of later versions are ignored."""
 
@@ -48,9 +52,10 @@ class Epoch:
 
     @property
     def summary(self) -> str:
-        """Losses and the share of waiting, as in ``loss 0.1234, validation 0.2345, 3% waiting for data``."""
+        """The losses, as in ``loss 0.1234, validation 0.2345``, and the share of waiting above 5 %."""
         validation = "" if self.validation_loss is None else f", validation {self.validation_loss:.4f}"
-        return f"loss {self.training_loss:.4f}{validation}, {self.waiting:.0%} waiting for data"
+        waiting = f", {self.waiting:.0%} waiting for data" if self.waiting > _MUCH_WAITING else ""
+        return f"loss {self.training_loss:.4f}{validation}{waiting}"
 
 
 class Content(_Record):
