@@ -13,7 +13,6 @@ from mist_ops.files import read_object, write_json
 from mist_ops.schema import mistakes
 from mist_ops.types import Json
 
-
 _MUCH_WAITING = 0.05
 """Share of the training time spent waiting for batches from which it is shown beside the losses."""
 
