@@ -172,6 +172,9 @@ class StatusOptions(NumpyOptions):
     """Options of mist_status."""
 
     rebuild: bool = Field(False, description="Restore lost Dagster records from the files of the study.")
+    json_output: Annotated[bool, Flag("status", "json")] = Field(
+        False, description="Write the report to standard output as JSON, for programs."
+    )
 
 
 class AcceptOptions(StudyOptions):
@@ -182,6 +185,11 @@ class PlanOptions(NumpyOptions):
     """Options of mist_plan."""
 
     apply: bool = Field(False, description="Rebuild everything that is out of date.")
+    what_if: list[str] = Field(
+        [],
+        description="Report what would be out of date after changes: settings such as training.epochs=200, or "
+        "remove=PATIENT. Nothing is changed.",
+    )
     num_workers_preprocess: Workers = Field(1, description="Worker processes for preprocessing.")
     num_workers_evaluate: Workers = Field(1, description="Worker processes for the evaluation.")
     device: Device = Field(None, description="cpu, cuda or the number of a GPU (default: all GPUs, else the CPU).")
@@ -487,7 +495,7 @@ def _shape(flagged: FlaggedField) -> dict[str, Any]:
         return {"nargs": len(get_args(kind)), "metavar": "X Y Z"}
     if get_origin(kind) is list:
         metavar = _METAVARS[get_args(kind)[0]]
-        return {"nargs": "+", "metavar": f"{metavar} [{metavar} ...]"}
+        return {"nargs": "+", "action": "extend", "metavar": f"{metavar} [{metavar} ...]"}
     return {"metavar": _choices(get_args(kind)) if get_origin(kind) is Literal else _METAVARS[kind]}
 
 

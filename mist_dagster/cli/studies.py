@@ -4,6 +4,7 @@ Imported after the flags are parsed, because Dagster loads here.
 """
 
 import json
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from mist_dagster.cli.options import (
 from mist_dagster.cli.run_config import Settings, absolute
 from mist_dagster.freshness.outputs import stale_outputs
 from mist_dagster.freshness.rebuild import rebuild
-from mist_dagster.freshness.status import Status, report, stale_results
+from mist_dagster.freshness.status import Status, as_json, report, stale_results
 from mist_dagster.freshness.status import status as study_status
 from mist_dagster.instance.home import dagster_home
 from mist_dagster.instance.studies import register
@@ -232,13 +233,25 @@ def status(launcher: Launcher, options: StatusOptions, settings: Settings) -> No
         show_status(launcher, study)
         artifacts = counted(count, "artifact")
         launcher.progress.note(f"Recorded {artifacts} of {study.results} in {dagster_home()}.")
-    _report(launcher, study, found)
+    if options.json_output:
+        known = as_json(found, _outputs(launcher, study, found))
+        sys.stdout.write(json.dumps(known, indent=2) + "\n")
+    else:
+        _report(launcher, study, found)
 
 
 def plan(launcher: Launcher, options: PlanOptions, settings: Settings) -> None:
     """Report what is stale, and with --apply rebuild it: each stage for just the partitions that need it."""
+    if options.apply and options.what_if:
+        raise ConfigError(
+            "--apply and --what-if contradict each other. Change the settings, then use --apply.",
+            code="flags-contradict",
+            found=["--apply", "--what-if"],
+        )
     study = _study(options, numpy=options.numpy)
-    found = study_status(study, launcher.instance)
+    found = study_status(study, launcher.instance, what_if=options.what_if)
+    if options.what_if:
+        launcher.progress.note(f"With {', '.join(options.what_if)}:")
     outputs = _report(launcher, study, found)
     if options.apply and (outputs or not found.current):
         make_current(launcher, study, found, _resources(options))
@@ -247,10 +260,15 @@ def plan(launcher: Launcher, options: PlanOptions, settings: Settings) -> None:
 
 def _report(launcher: Launcher, study: Study, found: Status) -> bool:
     """Report what is stale; return whether outputs of tools are."""
-    outputs = stale_outputs(launcher.instance, study, found)
-    for line in report(found, {output.path: reason for output, reason in outputs.items()}):
+    outputs = _outputs(launcher, study, found)
+    for line in report(found, outputs):
         launcher.progress.note(line)
     return bool(outputs)
+
+
+def _outputs(launcher: Launcher, study: Study, found: Status) -> dict[Path, str]:
+    """The stale outputs of tools, with the reason of each."""
+    return {output.path: reason for output, reason in stale_outputs(launcher.instance, study, found).items()}
 
 
 def accept(launcher: Launcher, options: AcceptOptions, settings: Settings) -> None:

@@ -9,6 +9,7 @@ import dagster as dg
 
 from mist_dagster.freshness.estimates import hours
 from mist_dagster.freshness.underway import Activity, activities, divide
+from mist_dagster.freshness.what_if import imagined
 from mist_dagster.partitions import fold_key
 from mist_dagster.stages import STAGES, Inspection, Stage, stale_partitions, tracked
 from mist_dagster.stages.stale import by_reason
@@ -17,6 +18,10 @@ from mist_ops.config import StudyConfig
 from mist_ops.dataset import Assignment, read_paths
 from mist_ops.errors import counted, few
 from mist_ops.study import Study
+from mist_ops.types import Json
+
+_MINUTE = 1 / 60
+"""In hours."""
 
 _NO_OUTPUTS: Mapping[Path, str] = MappingProxyType({})
 
@@ -52,18 +57,25 @@ class Status:
         return not self.stale
 
 
-def status(study: Study, instance: dg.DagsterInstance | None = None, but: str | None = None) -> Status:
+def status(
+    study: Study,
+    instance: dg.DagsterInstance | None = None,
+    but: str | None = None,
+    what_if: Sequence[str] = (),
+) -> Status:
     """Compare every artifact of a study with what it was made from.
 
     Args:
         study: The study.
         instance: Where its runs are recorded; None ignores them.
         but: Id of a run that does not count as under way: the one that asks.
+        what_if: Changes to imagine, as ``imagined`` takes them. Nothing is changed.
 
     Raises:
-        MistError: The study has not been analyzed, its tables cannot be read, or a patient is in none of its folds.
+        MistError: A change is not valid, the study has not been analyzed, its tables cannot be read, or a patient is in
+            none of its folds.
     """
-    seen = Inspection(study)
+    seen = Inspection(study, imagined(what_if))
     check_folds(seen.assignment, seen.config.training.nfolds)
     for stage in tracked():
         seen.stale[stage.name] = stale_partitions(stage, seen)
@@ -120,10 +132,30 @@ def report(found: Status, outputs: Mapping[Path, str] = _NO_OUTPUTS) -> Iterator
 
 
 def _estimate(found: Status) -> str:
-    parts = [f"{STAGES[name].doing.lower()} {duration(needed)}" for name, needed in found.hours.items()]
+    hours: dict[str, float] = {}
+    for name, needed in found.hours.items():
+        hours[STAGES[name].doing.lower()] = hours.get(STAGES[name].doing.lower(), 0.0) + needed
     unknown = [STAGES[name].doing.lower() for name in found.stale if name not in found.hours]
-    rest = f"; not yet measured: {few(list(dict.fromkeys(unknown)))}" if unknown else ""
-    return f"Estimated time: {duration(sum(found.hours.values()))} ({', '.join(parts)}{rest})."
+    rest = f"not yet measured: {few(list(dict.fromkeys(unknown)))}" if unknown else ""
+    worth_a_word = [f"{work} {duration(needed)}" for work, needed in hours.items() if needed >= _MINUTE]
+    details = "; ".join(filter(None, (", ".join(worth_a_word) if len(hours) > 1 else "", rest)))
+    return f"Estimated time: {duration(sum(hours.values()))}{f' ({details})' if details else ''}."
+
+
+def as_json(found: Status, outputs: Mapping[Path, str] = _NO_OUTPUTS) -> Json:
+    """A status for programs: as ``Status``, with the reasons, and outputs of tools as ``report`` takes them."""
+    return {
+        "current": found.current and not outputs,
+        "stale": {name: dict(reasons) for name, reasons in found.stale.items()},
+        "under_way": {
+            name: {key: str(activity) for key, activity in made.items()} for name, made in found.under_way.items()
+        },
+        "waiting": {name: dict(reasons) for name, reasons in found.waiting.items()},
+        "outputs": {str(path): reason for path, reason in outputs.items()},
+        "hours": dict(found.hours),
+        "unused": [str(path) for path in found.unused],
+        "unfinished": list(found.unfinished),
+    }
 
 
 def _under_way(stage: Stage, made: Mapping[str, Activity]) -> Iterator[str]:
@@ -179,5 +211,7 @@ def _exists(stage: Stage, study: Study, key: str) -> bool:
 
 
 def duration(hours: float) -> str:
-    """Format a duration: ``1.3 h``, ``20 min``."""
-    return f"{hours:.1f} h" if hours >= 1 else f"{max(1, round(60 * hours))} min"
+    """Format a duration: ``1.3 h``, ``20 min``, ``less than 1 min``."""
+    if hours < _MINUTE:
+        return "less than 1 min"
+    return f"{hours:.1f} h" if hours >= 1 else f"{round(60 * hours)} min"

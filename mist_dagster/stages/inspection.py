@@ -1,8 +1,9 @@
 """A study's files as they are now, each read once, and what is already known to be stale."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from functools import cache, cached_property
+from typing import TypeAlias
 
 from mist_ops.config import StudyConfig, read_config
 from mist_ops.dataset import Assignment, Case, read_paths, read_train_paths
@@ -11,9 +12,16 @@ from mist_ops.records.arrays import Change, case_contents
 from mist_ops.records.passport import read_passport
 from mist_ops.study import Study
 
+State: TypeAlias = tuple[StudyConfig, Assignment]
+"""The settings of a study and its training patients with their folds."""
+
 
 class Inspection:
     """What the rows of the table compare artifacts with.
+
+    Args:
+        study: The study.
+        change: Makes the state with which to compare of the present one, to answer "what if".
 
     Attributes:
         study: The study.
@@ -24,10 +32,9 @@ class Inspection:
         changed: Patients whose arrays are stale, with what changed.
     """
 
-    def __init__(self, study: Study) -> None:
+    def __init__(self, study: Study, change: Callable[[State], State] = lambda state: state) -> None:
         self.study = study
-        self.config: StudyConfig = read_config(study.config)
-        self.assignment: Assignment = read_train_paths(study.train_paths)
+        self.config, self.assignment = change((read_config(study.config), read_train_paths(study.train_paths)))
         self.stale: dict[str, Mapping[str, str]] = {}
         self.contents_of = cache(lambda case_id: case_contents(study, case_id))
         self.changed: Mapping[str, Change] = {}

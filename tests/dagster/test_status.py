@@ -146,7 +146,7 @@ def test_the_checks_in_the_ui_say_what_the_command_says(edited: tuple[Study, str
     [row] = found["preprocessed_case"].metadata["artifacts"].records
     assert row.data == {"artifact": patient, "because": "its mask changed"}
     assert found["fold_model"].metadata["stale"].value == 2
-    assert found["fold_model"].metadata["estimated time"].value == "1 min"
+    assert found["fold_model"].metadata["estimated time"].value == "less than 1 min"
 
 
 def test_estimates_scale_with_epochs_and_patients_and_claim_nothing_that_was_not_measured(
@@ -182,7 +182,7 @@ def test_estimates_scale_with_epochs_and_patients_and_claim_nothing_that_was_not
     capfd.readouterr()
     assert cli.status(where) == 0
     shown = capfd.readouterr().err
-    assert "(preprocessing 1 min, training 1 min; not yet measured: predicting, evaluating" in shown
+    assert "Estimated time: less than 1 min (not yet measured: predicting, evaluating" in shown
 
 
 def test_a_job_makes_just_that_again(copied_study: Study) -> None:
