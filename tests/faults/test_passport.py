@@ -93,7 +93,7 @@ OF_VERIFY = [
         "passport/settings-changed",
         "a changed training setting",
         lambda box: edit_text(box.study.config, lambda text: text.replace('"epochs": 1', '"epochs": 7')),
-        "training.epochs was 1 and is now 7",
+        "epochs was 1 and is 7",
     ),
     refused(
         "passport/settings-of-another-version",
