@@ -90,7 +90,7 @@ def bring(study: Study, fold: int, state: str) -> None:
 @pytest.fixture
 def recorder(trained: Sandbox, sound: Path) -> Iterator[Recorder]:
     with instance() as opened:
-        yield Recorder(opened, LogProgress(), build_definitions, sound / "results" / "results.csv")
+        yield Recorder(opened, LogProgress(), build_definitions, scores=sound / "results" / "results.csv")
 
 
 def test_every_state_of_two_folds_with_every_combination_of_flags(recorder: Recorder, trained: Sandbox) -> None:
