@@ -64,7 +64,7 @@ def test_cluster_and_single_machine_have_the_same_settings_except_for_storage() 
     single = yaml.safe_load((ROOT / "mist_dagster" / "dagster.yaml").read_text())
     cluster = yaml.safe_load((DEPLOY / "celery" / "dagster.yaml").read_text())
     assert cluster.pop("storage") == {"postgres": {"postgres_url": {"env": "MIST_POSTGRES"}}}
-    del single["event_log_storage"], single["run_storage"]
+    del single["event_log_storage"], single["run_storage"], single["schedule_storage"]
     assert cluster == single
 
 
