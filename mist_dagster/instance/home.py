@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import hashlib
 import os
 import re
 import shutil
@@ -36,6 +37,17 @@ _RENAMED = {
 """Settings in the ``dagster.yaml`` of earlier versions, and their present values."""
 
 
+_UNEDITED = (
+    "9622f21bfffef2042f9314d4e7b6ad93e45b4edbc6c8b6f6c7d73cfc02fc2e3f",
+    "409bb69cb500695d15ee910ec72daf324dffa8fd42c5741d4922411cc6928ccd",
+    "ec59c49c2eeb06cdfcc0924e0accbc2f35d562fee06b9a56d1e7d257ff72b583",
+    "4b2f14b9adb256edd71aa7b204b1ab6b6b3fb88978b6cd697cedd29c7310dbe4",
+    "37015700ee9787d033fa01fe9b89e179329709a3dd86d07d9cd27e8ce3a8caa8",
+    "ff90e6c17d807be69b4608149fa6cefba1c43bc8413f0b566a0d842ac648c171",
+)
+"""SHA-256 of each ``dagster.yaml`` that an earlier version created, with present names."""
+
+
 def dagster_home() -> Path:
     """Return ``$DAGSTER_HOME`` or ``~/.mist/dagster_home``; create it and its settings if they are missing."""
     home = Path(os.environ.get("DAGSTER_HOME") or Path.home() / ".mist" / "dagster_home").expanduser().resolve()
@@ -44,16 +56,18 @@ def dagster_home() -> Path:
     if not settings.exists():
         with as_file(files("mist_dagster") / "dagster.yaml") as packaged:
             shutil.copyfile(packaged, settings)
-    _update_names(settings)
+    _update(settings)
     os.environ["DAGSTER_HOME"] = str(home)
     return home
 
 
-def _update_names(settings: Path) -> None:
-    """Rename modules and classes in the settings of a home that an earlier version created."""
+def _update(settings: Path) -> None:
+    """Rename modules and classes in the settings of an earlier version, and replace settings that were not edited."""
     before = after = settings.read_text(encoding="utf-8")
     for old, new in _RENAMED.items():
         after = re.sub(rf"{re.escape(old)}\b", new, after)
+    if hashlib.sha256(after.encode()).hexdigest() in _UNEDITED:
+        after = (files("mist_dagster") / "dagster.yaml").read_text(encoding="utf-8")
     if after != before:
         write_text(settings, after)
 

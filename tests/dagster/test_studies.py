@@ -123,6 +123,43 @@ def test_names_in_an_older_dagster_yaml_are_updated(home: Path) -> None:
     assert settings.read_text() == now + "# mine\n"
 
 
+FIRST_SETTINGS = """\
+# Dagster's settings for studies, copied to a new DAGSTER_HOME and yours to edit from then on.
+telemetry:
+  enabled: false
+nux:
+  enabled: false # no invitation over the first page
+python_logs:
+  managed_python_loggers: [mist, mist_ops]
+  python_log_level: INFO
+concurrency:
+  runs:
+    max_concurrent_runs: 4
+  pools:
+    granularity: run
+    default_limit: 1 # for the pool gpu, set this to the number of devices: dagster instance concurrency set gpu N
+run_monitoring:
+  enabled: true
+  poll_interval_seconds: 15
+  start_timeout_seconds: 180
+  cancel_timeout_seconds: 60
+run_retries:
+  enabled: true
+  max_retries: 0 # a run asks for them with the tag dagster/max_retries
+"""
+
+
+def test_an_older_dagster_yaml_gains_new_sections_unless_it_was_edited(home: Path) -> None:
+    dagster_home()
+    settings = home / "dagster.yaml"
+    now = settings.read_text()
+    edited = FIRST_SETTINGS.replace("runs: 4", "runs: 2")
+    for before, after in ((FIRST_SETTINGS, now), (edited, edited)):
+        settings.write_text(before)
+        dagster_home()
+        assert settings.read_text() == after
+
+
 def test_the_assets_of_a_study_have_the_owners_in_its_record(home: Path) -> None:
     register(Path("results"), name="owned")
     record = home / "studies" / "owned.yaml"
