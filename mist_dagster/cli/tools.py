@@ -20,6 +20,7 @@ from mist_dagster.cli.options import (
 from mist_dagster.cli.run_config import Settings, absolute, given
 from mist_dagster.launch import Launcher, others_first
 from mist_ops.errors import ConfigError
+from mist_ops.files import read_object
 
 
 def predict(launcher: Launcher, options: PredictOptions, settings: Settings) -> None:
@@ -64,6 +65,7 @@ def postprocess(launcher: Launcher, options: PostprocessOptions, settings: Setti
     """Postprocess a folder of predictions, and score the result if masks and metrics are given."""
     from mist_ops.evaluation.score import read_evaluation  # imports SciPy
     from mist_ops.evaluation.table import Pair, read_masks, write_pairs
+    from mist_ops.postprocessing.case import failures_of, masks_of
 
     if (options.paths_csv is None) != (options.eval_config is None):
         flag, missing = ("--paths-csv", "--eval-config") if options.paths_csv else ("--eval-config", "--paths-csv")
@@ -81,11 +83,15 @@ def postprocess(launcher: Launcher, options: PostprocessOptions, settings: Setti
     with others_first() as waiting:
         with waiting():
             launcher.run_tool("postprocessed", output, {**paths, "workers": options.num_workers_postprocess})
-            launcher.progress.note(f"Postprocessed: {output / 'predictions'}")
+            launcher.progress.note(f"Postprocessed: {masks_of(output)}")
         if options.eval_config is None:
             return
-        # Failed patients get a row without scores; scores of an earlier run would belong to other masks.
-        pairs = [Pair(case_id, mask, output / "predictions" / f"{case_id}.nii.gz") for case_id, mask in masks.items()]
+        # A failed patient keeps its earlier mask, which is not scored with those of this run.
+        failed = read_object(failures_of(output)) if failures_of(output).exists() else {}
+        scored_masks = {case_id: mask for case_id, mask in masks.items() if case_id not in failed}
+        pairs = [Pair(case_id, mask, masks_of(output) / f"{case_id}.nii.gz") for case_id, mask in scored_masks.items()]
+        if not pairs:
+            return
         write_pairs(output / "postprocess_paths.csv", pairs)
         scored = absolute({"config_file": options.eval_config, "paths_csv": output / "postprocess_paths.csv"})
         results = output / "postprocess_results.csv"

@@ -10,8 +10,16 @@ from mist_dagster import metadata
 from mist_dagster.provenance import collect, hashed, interruptible
 from mist_dagster.runtime.progress import Progress
 from mist_dagster.tools.record import finish, recorded, tool_asset
-from mist_ops.postprocessing.case import check_output, find_predictions, postprocess_case
-from mist_ops.postprocessing.strategy import read_strategy, write_strategy
+from mist_ops.files import atomic_folder
+from mist_ops.postprocessing.case import (
+    check_output,
+    find_predictions,
+    keep_earlier,
+    masks_of,
+    postprocess_case,
+    record,
+)
+from mist_ops.postprocessing.strategy import read_strategy
 from mist_ops.workers import outcomes
 
 
@@ -31,13 +39,12 @@ def postprocessed(
     strategy, files = read_strategy(Path(config.strategy)), find_predictions(Path(config.predictions))
     inputs = hashed(strategy=[Path(config.strategy)], predictions=[file.path for file in files])
     output = Path(context.partition_key)
-    check_output(output / "predictions", files)
-    with interruptible(context):
-        changed = outcomes(
-            partial(postprocess_case, strategy=strategy, output=output / "predictions"), files, config.workers
-        )
+    check_output(masks_of(output), files)
+    with interruptible(context), atomic_folder(masks_of(output)) as made:
+        changed = outcomes(partial(postprocess_case, strategy=strategy, output=made), files, config.workers)
         collected = collect(progress.track(changed, "Postprocessing", len(files)), progress)
-    write_strategy(output / "strategy.json", strategy)
+        keep_earlier(output, made, collected[1])
+    record(output, strategy, *collected)
     finish(collected)
     rows = [{"id": case_id, **counts.row()} for case_id, counts in collected[0].items()]
     return recorded(context, output, inputs, {"voxels": metadata.table(rows)})

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from mist_ops.errors import CaseError, DatasetError, MistError, counted, few
+from mist_ops.errors import CaseError, ConfigError, DatasetError, MistError, counted, few
+from mist_ops.files import read_object, write_json
 from mist_ops.imaging.folders import IMAGES, find_images, images_in
 from mist_ops.imaging.nifti import read_labels, write_labels
-from mist_ops.postprocessing.strategy import Strategy, apply_counted
-from mist_ops.types import LabelMap
+from mist_ops.postprocessing.strategy import Strategy, apply_counted, read_strategy, to_json, write_strategy
+from mist_ops.types import Json, LabelMap
 
 _OUTPUT = ".nii.gz"
 
@@ -92,7 +95,7 @@ def _unusable(path: Path, problem: str, code: str) -> DatasetError:
 def postprocess_case(prediction: Prediction, strategy: Strategy, output: Path) -> Counts:
     """Write ``<id>.nii.gz`` into a folder, on the grid of the prediction and in the smallest integer type.
 
-    If that fails, an earlier file of that name is removed too.
+    If that fails, an earlier file of that name stays as it was.
 
     Args:
         prediction: The mask.
@@ -110,7 +113,6 @@ def postprocess_case(prediction: Prediction, strategy: Strategy, output: Path) -
             code="output-is-input",
             file=target,
         )
-    target.unlink(missing_ok=True)
     try:
         labels, geometry = read_labels(prediction.path)
     except MistError as error:
@@ -118,6 +120,56 @@ def postprocess_case(prediction: Prediction, strategy: Strategy, output: Path) -
     changed, voxels = apply_counted(strategy, labels, geometry.spacing)
     write_labels(target, changed, geometry)
     return Counts(_voxels(labels), _voxels(changed), tuple(voxels))
+
+
+def masks_of(output: Path) -> Path:
+    """The folder of masks in the output of postprocessing."""
+    return output / "predictions"
+
+
+def failures_of(output: Path) -> Path:
+    """The JSON file in the output of postprocessing with the patients that failed; see ``record``."""
+    return output / "failures.json"
+
+
+def keep_earlier(output: Path, made: Path, failed: Collection[str]) -> None:
+    """Copy the earlier masks of failed patients into the folder that is going to replace them."""
+    for case_id in failed:
+        earlier = masks_of(output) / f"{case_id}{_OUTPUT}"
+        if earlier.exists():
+            shutil.copy2(earlier, made / earlier.name)
+
+
+def record(output: Path, strategy: Strategy, done: Collection[str], failures: Mapping[str, str]) -> None:
+    """Write strategy.json beside the masks, and failures.json with the patients that it does not describe.
+
+    For each failed patient, failures.json has the error and the steps that its earlier mask was made with: None if
+    there is no such mask, or if they are unknown. If all patients failed, strategy.json stays.
+    """
+    target, described = output / "strategy.json", failures_of(output)
+    if failures:
+        former: Json = {}
+        steps: list[Json] | None = None
+        with suppress(OSError, ValueError):  # ours, unless someone edited it
+            former = read_object(described)
+        with suppress(ConfigError):
+            steps = to_json(read_strategy(target))
+        write_json(
+            described,
+            {
+                case_id: {
+                    "error": error,
+                    "strategy": former.get(case_id, {"strategy": steps})["strategy"]
+                    if (masks_of(output) / f"{case_id}{_OUTPUT}").exists()
+                    else None,
+                }
+                for case_id, error in failures.items()
+            },
+        )
+    if done:
+        write_strategy(target, strategy)
+    if not failures:
+        described.unlink(missing_ok=True)
 
 
 def _voxels(labels: LabelMap) -> dict[int, int]:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+from mist_dagster import cli
+from mist_dagster.tools import postprocessed
 
 from .harness import Arguments, Fault, Sandbox, cut_short, edit_text, fill, meets, read_whole, remove, save, voxels
 
@@ -97,6 +102,11 @@ def output_a_file(box: Sandbox) -> Arguments:
     return ["--output", path]
 
 
+def cut_after_a_run(box: Sandbox) -> None:
+    assert box.run("postprocess", *postprocessing(box)).status == 0
+    cut_short(box.prediction())
+
+
 of_a_patient = partial(Fault, others_done=others_are_written)
 refused = partial(Fault, touches=False)
 accepted = partial(Fault, says="Postprocessed:", status=0, others_done=all_are_written)
@@ -107,6 +117,13 @@ OF_A_FOLDER = [
         "a truncated mask",
         lambda box: cut_short(box.prediction()),
         ("[image-unreadable]", "phantom_001"),
+    ),
+    Fault(
+        "postprocess/rerun-mask-truncated",
+        "a mask truncated since the last run, whose result stays",
+        cut_after_a_run,
+        ("[image-unreadable]", "phantom_001"),
+        others_done=all_are_written,
     ),
     of_a_patient(
         "postprocess/mask-not-an-image",
@@ -244,15 +261,47 @@ def scored_too(box: Sandbox) -> Arguments:
     return [*postprocessing(box), "--paths-csv", masks, "--eval-config", classes]
 
 
-def test_a_mask_that_fails_loses_its_earlier_score_and_the_others_are_scored(planned: Sandbox) -> None:
+def test_a_mask_that_fails_stays_and_is_not_scored_and_the_others_are(planned: Sandbox) -> None:
     arguments = scored_too(planned)
     assert planned.run("postprocess", *arguments).status == 0
+    masks, first = output(planned) / "predictions", json.loads((output(planned) / "strategy.json").read_text())
+    earlier = (masks / "phantom_001.nii.gz").read_bytes()
+    sound = planned.prediction().read_bytes()
     cut_short(planned.prediction())
-    ended = planned.run("postprocess", *arguments)
-    assert ended.status == 1
-    found = (output(planned) / "postprocess_results.csv").read_text().splitlines()
-    assert "phantom_001," in found
-    assert len([row for row in found if row.startswith("phantom_") and not row.endswith(",")]) == 3
+    for threshold in (9, 10):  # the second failure still names the steps of the mask that is there
+        step(kwargs={"small_object_threshold": threshold})(planned)
+        assert planned.run("postprocess", *arguments).status == 1
+        assert (masks / "phantom_001.nii.gz").read_bytes() == earlier
+        [(failed, described)] = json.loads((output(planned) / "failures.json").read_text()).items()
+        assert (failed, described["strategy"]) == ("phantom_001", first)
+        assert "image-unreadable" in described["error"]
+        found = (output(planned) / "postprocess_results.csv").read_text().splitlines()
+        scored = [row.split(",")[0] for row in found if row.startswith("phantom_")]
+        assert scored == ["phantom_002", "phantom_003", "phantom_004"]
+        now = json.loads((output(planned) / "strategy.json").read_text())
+        assert now[0]["kwargs"] == {"small_object_threshold": threshold}
+    planned.prediction().write_bytes(sound)
+    assert planned.run("postprocess", *arguments).status == 0
+    assert not (output(planned) / "failures.json").exists()
+
+
+def test_a_rerun_that_is_killed_leaves_the_earlier_masks_and_their_strategy(
+    planned: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert planned.run("postprocess", *postprocessing(planned)).status == 0
+    before = planned.files()
+    step(kwargs={"small_object_threshold": 9})(planned)
+    child = os.fork()
+    if not child:
+        monkeypatch.setattr(postprocessed, "keep_earlier", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+        cli.postprocess([str(argument) for argument in postprocessing(planned)])
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    after = planned.files()
+    assert {path for path in after if before.get(path) != after[path] and ".tmp-" not in str(path)} == {
+        strategy(planned)
+    }
+    assert planned.run("postprocess", *postprocessing(planned)).status == 0
 
 
 def test_an_invalid_metric_is_reported_before_any_mask_is_written(planned: Sandbox) -> None:

@@ -32,12 +32,13 @@ def test_a_mask_is_changed_on_its_grid_and_changes_are_counted(prediction: Predi
     assert not grid.differences(GRID)
 
 
-def test_a_failure_leaves_no_file_that_looks_postprocessed(prediction: Prediction, tmp_path: Path) -> None:
+def test_a_failure_leaves_the_earlier_mask(prediction: Prediction, tmp_path: Path) -> None:
     postprocess_case(prediction, STRATEGY, tmp_path / "out")
+    before = (tmp_path / "out" / "007.nii.gz").read_bytes()
     write_image(prediction.path, np.full(GRID.size, 0.5, dtype=np.float32), GRID)
     with pytest.raises(CaseError, match=r"Case '007'.*labels-not-integer"):
         postprocess_case(prediction, STRATEGY, tmp_path / "out")
-    assert not list((tmp_path / "out").iterdir())
+    assert [path.read_bytes() for path in (tmp_path / "out").iterdir()] == [before]
 
 
 def test_predictions_are_listed_by_id_and_a_broken_link_fails_by_name(prediction: Prediction, tmp_path: Path) -> None:
