@@ -4,6 +4,7 @@ Imported after the flags are parsed, because Dagster loads here.
 """
 
 import json
+import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -104,6 +105,7 @@ def train(launcher: Launcher, options: TrainOptions, settings: Settings) -> None
     if options.discard:
         _discard(launcher, study, options.folds)
         return
+    _check_dataset(launcher, study)
     settings = {**settings, **_weighting(options)}
     config = override(read_config(study.config), settings)
     _check_metrics(study, config)  # before hours of training
@@ -156,6 +158,35 @@ def _check_flags(options: TrainOptions, settings: Settings) -> None:
         from mist_ops.devices import resolve_device  # torch loads for seconds
 
         resolve_device(options.device)
+
+
+def _check_dataset(launcher: Launcher, study: Study) -> None:
+    """Report files in the tables that are missing, before hours of training that they are needed after.
+
+    Raises:
+        ConfigError: All are, as in a copy of the results, whose tables are relative to the folder of the original.
+    """
+    cases, channels = list(read_train_paths(study.train_paths).cases), read_config(study.config).dataset_info.images
+    cases += read_paths(study.test_paths, channels) if study.test_paths.is_file() else []
+    missing = [case for case in cases if not all(path.is_file() for path in case.files)]
+    if not missing:
+        return
+    first = next(path for path in missing[0].files if not path.is_file())
+    if len(missing) < len(cases):
+        launcher.progress.problem(
+            f"Files of {counted(len(missing), 'patient')} are missing, which will not be predicted: {first}."
+        )
+        return
+    data = str(study.data) if study.data and study.data.is_file() else "DATASET.json"
+    raise ConfigError(
+        f"{study.train_paths} leads to no file of the {counted(len(cases), 'patient')}; {first} does not exist. If "
+        f"{study.results} is a copy, or the dataset was moved, run mist_analyze --update --data "
+        f"{shlex.quote(data)} --results {shlex.quote(str(study.results))}, which keeps folds and settings.",
+        code="dataset-missing",
+        file=study.train_paths,
+        found=first,
+        expected=study.data,
+    )
 
 
 def _check_metrics(study: Study, config: StudyConfig) -> None:

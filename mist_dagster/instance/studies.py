@@ -1,10 +1,11 @@
 """Registered studies: a YAML file each, written by every command that takes ``--results``."""
 
+import contextlib
 import hashlib
 import json
 import logging
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,6 +16,8 @@ from mist_dagster.instance import tensorboard
 from mist_dagster.instance.home import dagster_home
 from mist_ops.errors import ConfigError, listing
 from mist_ops.files import write_text
+from mist_ops.records.arrays import case_contents
+from mist_ops.records.passport import read_passport
 from mist_ops.schema import Section, mistakes
 from mist_ops.study import Study, find_dataset
 
@@ -55,12 +58,14 @@ def register(results: Path, *, numpy: Path | None = None, data: Path | None = No
 
     Args:
         results: The study's results folder, which identifies it.
-        numpy: Folder of its arrays; if None the recorded one, else ``./numpy``.
-        data: Its dataset.json; if None the recorded one, or the one in ``fingerprint.json``.
+        numpy: Folder of its arrays; if None the recorded one, else the one that its passports know, else ``./numpy``.
+        data: Its dataset.json; if None the recorded one, or the one in ``fingerprint.json``, or that of the study of
+            which the results are a copy.
         name: Its name; if None the recorded one, else the task and a short hash of the results folder.
 
     Raises:
-        ConfigError: The name is invalid or taken, or the study has another one.
+        ConfigError: The name is invalid or taken, or the study has another one; or its arrays are unknown, and
+            ``./numpy`` holds those of another study.
     """
     results = results.expanduser().resolve()
     studies = registered_studies()
@@ -74,11 +79,12 @@ def register(results: Path, *, numpy: Path | None = None, data: Path | None = No
             expected=known.name,
         )
     name = _checked(name or (known.name if known else _default_name(results, data)))
+    originals = [study for study in studies if study != known and _same_analysis(study.results, results)]
     study = Study(
         name=name,
         results=results,
-        numpy=_absolute(numpy) or (known.numpy if known else Path("numpy").resolve()),
-        data=_absolute(data) or (known.data if known else find_dataset(results)),
+        numpy=_absolute(numpy) or (known.numpy if known else _find_arrays(results, studies)),
+        data=_absolute(data) or (known and known.data) or find_dataset(results) or _dataset(originals),
     )
     path = _path(name)
     if not known and path.exists():
@@ -89,6 +95,57 @@ def register(results: Path, *, numpy: Path | None = None, data: Path | None = No
         write_text(path, yaml.safe_dump(record.model_dump(mode="json"), sort_keys=False))
         tensorboard.show(study)
     return study
+
+
+def _same_analysis(one: Path, other: Path) -> bool:
+    """Whether two results folders hold the same analysis, as a copy does."""
+    try:
+        return (one / "fingerprint.json").read_bytes() == (other / "fingerprint.json").read_bytes()
+    except OSError:
+        return False
+
+
+def _dataset(studies: Iterable[Study]) -> Path | None:
+    return next((study.data for study in studies if study.data and study.data.is_file()), None)
+
+
+def _find_arrays(results: Path, studies: Iterable[Study]) -> Path:
+    """The folder of arrays whose hashes are in the passports of a study; ``./numpy`` if it has no passports.
+
+    Raises:
+        ConfigError: ``./numpy`` holds other arrays, and those of the study were not found.
+    """
+    here = Path("numpy").resolve()
+    used = _arrays_on_record(results)
+    candidates = dict.fromkeys([here, results.parent / "numpy", *(study.numpy for study in studies)])
+    found = next((folder for folder in candidates if _holds(folder, used)), None)
+    if found or not used or not (here / "geometry").is_dir():
+        return found or here
+    raise ConfigError(
+        f"{here} holds arrays of another study, or of other settings: none of them has a hash that the models in "
+        f"{results} were trained on. Give --numpy, the folder of the arrays of this study.",
+        code="arrays-unknown",
+        file=here,
+        field="--numpy",
+        found=here,
+    )
+
+
+def _arrays_on_record(results: Path) -> dict[str, set[str]]:
+    """The hashes of the arrays that the models of a study were trained on, by patient."""
+    used: dict[str, set[str]] = {}
+    for path in sorted((results / "models").glob("fold_*.json")):
+        with contextlib.suppress(ConfigError):  # whoever reads a corrupted passport next reports it
+            content = read_passport(path.with_suffix(".pt")).content
+            for part in (content.training, content.validation):
+                for case_id, digest in part.items():
+                    used.setdefault(case_id, set()).add(digest)
+    return used
+
+
+def _holds(numpy: Path, used: Mapping[str, set[str]]) -> bool:
+    study = Study("", numpy=numpy, results=numpy)
+    return any(digests & case_contents(study, case_id) for case_id, digests in used.items())
 
 
 def owners(study: Study) -> list[str]:

@@ -6,18 +6,23 @@ import shutil
 from pathlib import Path
 
 import dagster as dg
+import pytest
 
 from mist_dagster.instance.home import instance
 from mist_dagster.instance.studies import registered_studies
 from mist_dagster.provenance import asset_key
+from mist_ops.dataset import read_train_paths
 
-from .harness import Sandbox
+from .harness import Sandbox, edit_json
 
 TABLE = [
     ("records/lost", "records that were deleted", "0: mist_status --rebuild restores them"),
     ("records/damaged", "corrupted records", "1: [records-unusable]; no file of the study changes"),
     ("records/moved", "a study that was moved with its data", "0: works in the new place"),
     ("records/moved-alone", "results that were moved away from their data", "1: [image-missing]; --update finds it"),
+    ("records/copied", "training in a copy of the results", "1: [dataset-missing] before the first epoch"),
+    ("records/arrays-beside", "--rebuild in another folder, without --numpy", "0: finds the arrays by their hashes"),
+    ("records/arrays-of-another", "--rebuild beside the arrays of another study", "1: [arrays-unknown]"),
 ]
 """Key, fault and how the command ends, for the tests below."""
 
@@ -67,6 +72,44 @@ def test_results_moved_away_from_their_data_report_the_missing_file(analyzed: Sa
     data = analyzed.study.data
     assert analyzed.run("analyze", "--update", "--data", data, "--results", away / "results").status == 0
     assert analyzed.run("preprocess", "--results", away / "results").status == 0
+
+
+def test_a_copy_of_results_names_the_dataset_before_it_trains(trained: Sandbox) -> None:
+    assert trained.run("status").status == 0  # registers the original
+    away = trained.folder / "far" / "away"
+    shutil.copytree(trained.study.results, away / "results")
+    before = trained.files()
+    arguments = ["--results", away / "results", "--numpy", trained.study.numpy, "--overwrite", "--device", "cpu"]
+    ended = trained.run("train", *arguments)
+    assert ended.status == 1
+    assert "[dataset-missing]" in ended.said
+    data = trained.study.data
+    assert f"mist_analyze --update --data {data}" in " ".join(ended.said.split())
+    assert trained.files() == before
+    assert trained.run("analyze", "--update", "--data", data, "--results", away / "results").status == 0
+    table = away / "results" / "train_paths.csv"
+    assert all(path.is_file() for case in read_train_paths(table).cases for path in case.files)
+
+
+def test_a_rebuild_finds_the_arrays_by_their_hashes(trained: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = trained.folder / "other"
+    shutil.copytree(trained.study.numpy, other / "numpy")
+    for path in (other / "numpy" / "geometry").glob("*.json"):
+        edit_json(path, content="0" * 64, arrays={})
+    monkeypatch.chdir(other)
+    ended = trained.run("status", "--rebuild", "--results", trained.study.results)
+    assert ended.status == 0, ended.said
+    assert [study.numpy for study in registered_studies()] == [trained.study.numpy]
+
+
+def test_a_rebuild_never_takes_the_arrays_of_another_study(trained: Sandbox) -> None:
+    for path in (trained.study.numpy / "geometry").glob("*.json"):
+        edit_json(path, content="0" * 64, arrays={})
+    ended = trained.run("status", "--rebuild")
+    assert ended.status == 1
+    assert "[arrays-unknown]" in ended.said
+    assert str(trained.study.numpy) in ended.said
+    assert registered_studies() == []
 
 
 def corrupt(home: Path) -> None:
