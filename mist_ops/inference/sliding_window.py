@@ -2,12 +2,13 @@
 
 A large volume is divided into slabs, so that memory is bounded for any number of voxels, classes, flips and models.
 With n classes and v voxels of a slab and its reach, the peak is about ``8 n v`` bytes, beside the image and the
-activations of a batch of windows. If the stitched logits do not fit on the GPU, they are in main memory, and the GPU
-holds a part one patch wide.
+activations of a batch of windows. If that does not fit on the GPU, it is in main memory, and the GPU holds a part one
+patch wide.
 """
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from typing import TypeAlias
@@ -55,7 +56,8 @@ def predict_slabs(
     one, for interpolation between the two.
 
     Args:
-        models: Networks in evaluation mode that map windows to logits; only one at a time is on the device.
+        models: Networks in evaluation mode that map windows to logits. They stay on the device if there is memory for
+            everything else, too; otherwise one at a time is there.
         image: All channels, normalized.
         config: Gives the patch size, ``inference``, and the default batch of windows (see ``window_batch``).
         device: Where the networks run.
@@ -95,29 +97,38 @@ def memory_budget(device: torch.device) -> int:
 def _predict_slab(
     models: Sequence[nn.Module], image: Tensor, slab: Slab, total: Tensor, config: StudyConfig, device: torch.device
 ) -> None:
-    """Write the mean over models and flips to ``total``."""
-    turns = flips(config.inference.tta)
+    """Write the mean over models and flips to ``total``, which is in main memory."""
+    turns, place = flips(config.inference.tta), _place(image, slab, config, device)
+    summed = total if place == total.device else torch.zeros_like(total, device=place)
     for model in models:
         model.to(device)
         for axes in turns:
-            _add(total, _probabilities(model, image, slab, axes, config, device), axes)
-        if len(models) > 1:
+            _add(summed, _probabilities(model, image, slab, axes, config, device, place), axes)
+        if len(models) > 1 and place != device:
             model.to("cpu")
-    total.div_(len(models) * len(turns))
+    summed.div_(len(models) * len(turns))
+    if summed is not total:
+        total.copy_(summed)
 
 
 @torch.inference_mode()
 def _probabilities(
-    model: nn.Module, image: Tensor, slab: Slab, axes: Axes, config: StudyConfig, device: torch.device
+    model: nn.Module,
+    image: Tensor,
+    slab: Slab,
+    axes: Axes,
+    config: StudyConfig,
+    device: torch.device,
+    place: torch.device,
 ) -> Volumes:
-    """The probabilities of a slab of the mirrored image, also mirrored."""
+    """The probabilities of a slab of the mirrored image, also mirrored, stitched on ``place``."""
     planes, patch = image.shape[2 + slab.axis], config.spatial_config.patch_size[slab.axis]
     mirrored = slab.axis - 3 in axes
     requested = slab.mirrored(planes) if mirrored else slab
     seen = reach(requested, planes, patch, config.inference.inferer.params.patch_overlap)
     source = seen.mirrored(planes) if mirrored else seen
-    part = image.narrow(2 + slab.axis, source.start, source.thickness)
-    inferer = _inferer(config, _stitching_device(config.model.params.out_channels, part, device), device)
+    part = image.narrow(2 + slab.axis, source.start, source.thickness).to(place)
+    inferer = _inferer(config, place, device)
 
     def logits_of(windows: Tensor) -> Tensor:
         # BF16 logits lose digits when windows are summed.
@@ -139,7 +150,7 @@ def _softmax_in_place(logits: Volumes) -> Volumes:
 def _add(total: Volumes, probabilities: Volumes, axes: Axes) -> None:
     # One class at a time, so that the flipped copy has one class only.
     for sum_of_class, of_class in zip(total, probabilities, strict=True):
-        sum_of_class.add_(flip(of_class, axes).cpu())
+        sum_of_class.add_(flip(of_class, axes))
 
 
 def _inferer(config: StudyConfig, stitching: torch.device, device: torch.device) -> SlidingWindowInferer:
@@ -169,10 +180,14 @@ def _size(image: Tensor) -> Size:
     return x, y, z
 
 
-def _stitching_device(n_classes: int, image: Tensor, device: torch.device) -> torch.device:
-    """The device if logits and window weights fit into its memory, else the CPU."""
+def _place(image: Tensor, slab: Slab, config: StudyConfig, device: torch.device) -> torch.device:
+    """Where logits are stitched and probabilities added: the device if there is memory for them, else the CPU."""
     if device.type != "cuda":
         return device
     free, _ = torch.cuda.mem_get_info(device)
-    needed = 4 * (n_classes + 2) * image[0, 0].numel()
+    patch, overlap = config.spatial_config.patch_size[slab.axis], config.inference.inferer.params.patch_overlap
+    seen = reach(slab, image.shape[2 + slab.axis], patch, overlap)
+    # Logits with their weights, probabilities of the slab, and the image with its flipped copy.
+    classes, channels = config.model.params.out_channels, image.shape[1]
+    needed = 4 * (2 * classes + 2 + 2 * channels) * math.prod(seen.size_in(_size(image)))
     return device if needed < _HEADROOM * free else torch.device("cpu")

@@ -8,7 +8,8 @@ from inference.settings import settings
 from torch import Tensor, nn
 
 from mist_ops.config import StudyConfig, override
-from mist_ops.inference.sliding_window import _inferer, _stitching_device, predict
+from mist_ops.inference.slabs import Slab
+from mist_ops.inference.sliding_window import _inferer, _place, predict, predict_slabs
 
 CPU = torch.device("cpu")
 
@@ -77,8 +78,24 @@ def test_buffered_stitching_gives_the_same_logits() -> None:
         torch.testing.assert_close(buffered(image(), model), plain(image(), model))
 
 
-def test_logits_of_the_cpu_are_stitched_on_the_cpu() -> None:
-    assert _stitching_device(200, image(), CPU) == CPU
+@pytest.mark.parametrize("budget", [2**31, 2**18])
+def test_probabilities_added_on_a_device_are_those_added_in_main_memory(budget: int) -> None:
+    device = torch.device("cpu:0")  # unequal to the place of main memory, as a GPU is
+    expected, found = (
+        [volumes for _, volumes in predict_slabs([convolution(0), convolution(1)], image(), config(), place, budget)]
+        for place in (CPU, device)
+    )
+    assert all(map(torch.equal, found, expected))
+
+
+@pytest.mark.parametrize(("free", "place"), [(2**30, "cuda"), (2**18, "cpu")])
+def test_a_gpu_holds_probabilities_that_fit_into_its_free_memory(
+    monkeypatch: pytest.MonkeyPatch, free: int, place: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 2**30))
+    slab = Slab(0, 0, 20)
+    assert _place(image(), slab, config(), torch.device("cuda")).type == place
+    assert _place(image(), slab, config(), CPU) == CPU
 
 
 def test_a_prediction_does_not_change_the_image() -> None:
