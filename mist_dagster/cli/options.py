@@ -37,6 +37,11 @@ class NameIn:
     registry: Registry[Any]
 
 
+@dataclass(frozen=True)
+class Repeatable:
+    """Marks an option whose flag may be given several times; of other flags the last one counts."""
+
+
 _FILES, _OPTIONS, _HARDWARE = Group("Input and output"), Group("Options"), Group("Hardware")
 _ANALYSIS, _PREPROCESSING = Group("Analysis"), Group("Preprocessing")
 _MODEL, _LOSS, _TRAINING, _TRANSFER = map(Group, ("Model", "Loss function", "Training loop", "Transfer learning"))
@@ -185,7 +190,7 @@ class PlanOptions(NumpyOptions):
     """Options of mist_plan."""
 
     apply: bool = Field(False, description="Rebuild everything that is out of date.")
-    what_if: list[str] = Field(
+    what_if: Annotated[list[str], Repeatable()] = Field(
         [],
         description="Report what would be out of date after changes: settings such as training.epochs=200, or "
         "remove=PATIENT. Nothing is changed.",
@@ -495,7 +500,8 @@ def _shape(flagged: FlaggedField) -> dict[str, Any]:
         return {"nargs": len(get_args(kind)), "metavar": "X Y Z"}
     if get_origin(kind) is list:
         metavar = _METAVARS[get_args(kind)[0]]
-        return {"nargs": "+", "action": "extend", "metavar": f"{metavar} [{metavar} ...]"}
+        action = {"action": "extend"} if _marker(flagged.field, Repeatable) else {}
+        return {"nargs": "+", "metavar": f"{metavar} [{metavar} ...]", **action}
     return {"metavar": _choices(get_args(kind)) if get_origin(kind) is Literal else _METAVARS[kind]}
 
 
