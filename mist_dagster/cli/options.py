@@ -343,7 +343,7 @@ def _option_flags(options: type[Options]) -> Iterator[FlaggedField]:
         yield FlaggedField(name, flag, "", field)
 
 
-Marker = TypeVar("Marker", Flag, Group, NameIn)
+Marker = TypeVar("Marker", Flag, Group, NameIn, Repeatable)
 
 
 def _marker(field: FieldInfo, kind: type[Marker]) -> Marker | None:
