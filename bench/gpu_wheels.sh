@@ -39,6 +39,6 @@ if [ "$size" -ge 60 ]; then echo "$folder is too large: 64 MiB with the working 
 cat <<COMMAND
 Bring $folder along, and run with a limit of 560 s:
 pip() { python3 -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --target "\$@"; }
-pip /tmp/ours $folder/ours/*.whl && pip /tmp/nnunet $folder/nnunet/*.whl &&
-PYTHONPATH=/tmp/ours PYTHONUNBUFFERED=1 python3 bench/gpu.py --nnunet $folder/nnunet.py --nnunet-site /tmp/nnunet 2>&1 | tee \${OUT:-/tmp}/table.md
+pip site/ours $folder/ours/*.whl && pip site/nnunet $folder/nnunet/*.whl &&
+PYTHONPATH=site/ours PYTHONUNBUFFERED=1 python3 bench/gpu.py --nnunet $folder/nnunet.py --nnunet-site site/nnunet 2>&1 | tee \${OUT:-.}/table.md
 COMMAND

@@ -453,7 +453,7 @@ _MISSING = object()
 
 
 def leaves(values: Json) -> dict[str, Any]:
-    """Values by dotted path, down to the settings of which a configuration consists."""
+    """The settings of a configuration by dotted path."""
     return dict(_leaves(values))
 
 

@@ -173,13 +173,11 @@ def _check_dataset(launcher: Launcher, study: Study) -> None:
         return
     first = next(path for path in missing[0].files if not path.is_file())
     if len(missing) < len(cases):
-        launcher.progress.problem(
-            f"Files of {counted(len(missing), 'patient')} are missing, which will not be predicted: {first}."
-        )
+        launcher.progress.problem(f"Files of {counted(len(missing), 'patient')} are missing; the first is {first}.")
         return
     data = str(study.data) if study.data and study.data.is_file() else "DATASET.json"
     raise ConfigError(
-        f"{study.train_paths} leads to no file of the {counted(len(cases), 'patient')}; {first} does not exist. If "
+        f"Files of all {counted(len(cases), 'patient')} in {study.train_paths} are missing; the first is {first}. If "
         f"{study.results} is a copy, or the dataset was moved, run mist_analyze --update --data "
         f"{shlex.quote(data)} --results {shlex.quote(str(study.results))}, which keeps folds and settings.",
         code="dataset-missing",

@@ -55,7 +55,7 @@ def evaluate(study: Study, paths: str, output: str) -> int:
     return cli.evaluate(["--config", str(study.config), "--paths-csv", paths, "--output-csv", output])
 
 
-def test_a_ranking_tells_which_scores_masks_and_predictions_it_provenance_of(finished: Study, strategy: Path) -> None:
+def test_a_ranking_tells_which_scores_masks_and_predictions_it_was_made_from(finished: Study, strategy: Path) -> None:
     assert evaluate(finished, str(finished.evaluation_paths), "raw.csv") == 0
     base = [
         "--base-predictions",
