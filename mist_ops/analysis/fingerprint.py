@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, TypeVar
 
 import numpy as np
@@ -13,7 +13,8 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt
 from mist_ops.analysis.verify import read
 from mist_ops.dataset import Case, DatasetDescription
 from mist_ops.imaging.foreground import foreground_box
-from mist_ops.imaging.nifti import form_gap
+from mist_ops.imaging.geometry import Geometry
+from mist_ops.imaging.nifti import read_geometry
 from mist_ops.schema import Section
 from mist_ops.types import Box, Image, LabelMap, Size, Spacing
 
@@ -71,6 +72,7 @@ class CaseFingerprint(Section):
         content: SHA-256 of the voxels of the first channel.
         hu: Intensities of a CT.
         form_gap: Distance in mm between the positions that sform and qform give; the largest of all files.
+        shared_forms: What in the headers places the files together, where it is not what is used; empty otherwise.
     """
 
     id: str
@@ -83,6 +85,7 @@ class CaseFingerprint(Section):
     content: str
     hu: HuStatistics | None = None
     form_gap: NonNegativeFloat = 0.0
+    shared_forms: str = ""
 
     def canonical(self, values: tuple[Number, Number, Number]) -> tuple[Number, Number, Number]:
         """Reorder one value per file axis to LPS order."""
@@ -102,7 +105,10 @@ def measure(case: Case, description: DatasetDescription, thorough: bool = False)
         UnusableCase: The case cannot be used; all problems are listed.
     """
     contents = read(case, description, thorough)
-    image, grid = contents.image, contents.grid
+    image, grids = contents.image, {path.name: read_geometry(path) for path in case.files}
+    shared = _shared_forms(grids)
+    # The grid of the images is that of the arrays; where the mask has the same, it is read from the mask, as in MIST.
+    grid = next(iter(grids.values())) if shared else contents.grid
     return CaseFingerprint(
         id=case.id,
         size=grid.size,
@@ -113,8 +119,19 @@ def measure(case: Case, description: DatasetDescription, thorough: bool = False)
         labels=dict(contents.labels),
         content=hashlib.sha256(image.data).hexdigest(),
         hu=hu_statistics(image, contents.mask) if description.modality == "ct" else None,
-        form_gap=max(form_gap(path) for path in case.files),
+        form_gap=max(grid.form_gap for grid in grids.values()),
+        shared_forms=shared,
     )
+
+
+def _shared_forms(grids: Mapping[str, Geometry]) -> str:
+    """Name what in the headers of the first and another file is the same grid, if that is not what is used."""
+    (first, grid), *others = grids.items()
+    for name, other in others:
+        shared = grid.shared_forms(other)
+        if shared:
+            return f"the {shared[1]} of {name} and the {shared[0]} of {first}"
+    return ""
 
 
 def hu_statistics(image: Image, mask: LabelMap) -> HuStatistics:

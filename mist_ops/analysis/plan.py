@@ -183,8 +183,15 @@ def warnings(fingerprints: Sequence[CaseFingerprint], config: StudyConfig) -> li
     if placed:
         found.append(
             f"sform and qform differ by up to {max(case.form_gap for case in placed):.3g} mm in headers of "
-            f"{few([case.id for case in placed])}. The sform is used, as in nibabel; programs that use the qform will "
-            "misplace masks. Make both equal."
+            f"{few([case.id for case in placed])}. The sform is used, as in nibabel. Masks get both forms of "
+            "their image, so that any program shows them on it."
+        )
+    shared = [case for case in fingerprints if case.shared_forms]
+    if shared:
+        found.append(
+            f"The files of {few([case.id for case in shared])} have different grids by the parts of their headers that "
+            f"are used here, and the same grid by others ({shared[0].shared_forms}), as masks that ITK wrote. They are "
+            "used voxel by voxel."
         )
     outside = sum(case.hu.outside for case in fingerprints if case.hu)
     if outside:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,8 @@ from mist_ops.imaging.nifti import read_labels, write_labels
 from mist_ops.imaging.vectors import read_values, read_vector_grid
 from mist_ops.registry import LABEL_ENSEMBLERS, PROBABILITY_ENSEMBLERS
 from mist_ops.types import LabelMap
+
+_LOG = logging.getLogger(__name__)
 
 _INPUT, _OUTPUT = "--predictions", "--output"
 
@@ -178,4 +181,11 @@ def _check_grids(files: Sequence[Path], grids: Sequence[Geometry]) -> None:
                 code="grid-mismatch",
                 file=path,
                 found=differences,
+            )
+        if grids[0].shared_forms(grid):
+            _LOG.warning(
+                "%s and %s are on one grid only by parts of their headers that are not used here. They are combined "
+                "voxel by voxel.",
+                path,
+                files[0],
             )

@@ -42,12 +42,15 @@ class CaseScores:
         absent_classes: Classes that are in neither mask.
         lesions: Lesions behind lesion-wise metrics.
         volumes: Volumes in ml of mask and prediction, by class.
+        shared_forms: Whether mask and prediction are on one grid only by parts of their headers that are not used here;
+            see ``Geometry.shared_forms``.
     """
 
     scores: Scores
     absent_classes: tuple[str, ...] = ()
     lesions: tuple[LesionRow, ...] = ()
     volumes: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    shared_forms: bool = False
 
 
 @dataclass(frozen=True)
@@ -186,7 +189,7 @@ def score_case(
         ImageError: A file cannot be used or holds an unknown label, or the grids differ.
         MistError: The value of a metric is not finite.
     """
-    truth, predicted, geometry = _read(mask, prediction, known)
+    truth, predicted, geometry, shared = _read(mask, prediction, known)
     scores: Scores = {}
     missing: list[str] = []
     lesions: list[LesionRow] = []
@@ -202,7 +205,7 @@ def score_case(
             lesions.extend(lesion_rows(name, pair, metrics))
         volumes[name] = _volumes(pair)
         scores.update({f"{name}_{metric}": value for metric, value in values.items()})
-    return CaseScores(scores, tuple(missing), tuple(lesions), volumes)
+    return CaseScores(scores, tuple(missing), tuple(lesions), volumes, shared)
 
 
 def _volumes(pair: MaskPair | None) -> tuple[float, float]:
@@ -221,7 +224,7 @@ class _Labels:
     boxes: Mapping[int, Box]
 
 
-def _read(mask: Path, prediction: Path, known: Collection[int] | None) -> tuple[_Labels, _Labels, Geometry]:
+def _read(mask: Path, prediction: Path, known: Collection[int] | None) -> tuple[_Labels, _Labels, Geometry, bool]:
     truth, geometry = read_labels(mask)
     predicted, other = read_labels(prediction)
     differences = geometry.differences(other)
@@ -233,7 +236,8 @@ def _read(mask: Path, prediction: Path, known: Collection[int] | None) -> tuple[
             file=prediction,
             found=differences,
         )
-    return _boxed(truth, mask, known), _boxed(predicted, prediction, known), geometry
+    shared = geometry.shared_forms(other) is not None
+    return _boxed(truth, mask, known), _boxed(predicted, prediction, known), geometry, shared
 
 
 def _boxed(labels: LabelMap, path: Path, known: Collection[int] | None) -> _Labels:

@@ -6,6 +6,7 @@ Beside ``results.csv`` are ``results_summary.json`` (see ``summary``) and, if a 
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -24,6 +25,8 @@ from mist_ops.records.scores import ScoreInputs
 from mist_ops.registry import METRICS
 from mist_ops.tables import SUMMARY_ROWS, located, read_table
 from mist_ops.workers import Outcome, outcomes
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -160,6 +163,13 @@ def write_evaluation(
             write_lesions(
                 stack.enter_context(atomic(lesions)), {case_id: row.lesions for case_id, row in ordered.items()}
             )
+    shared = [case_id for case_id, row in ordered.items() if row.shared_forms]
+    if shared:
+        _LOG.warning(
+            "Mask and prediction of %s are on different grids by the parts of their headers that are used here, and on "
+            "the same grid by others, as masks that ITK wrote. They are compared voxel by voxel.",
+            few(shared),
+        )
     if not with_lesions:
         lesions.unlink(missing_ok=True)
 

@@ -5,13 +5,18 @@ Voxel values are only permuted and flipped here. Positions are in LPS millimeter
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import itertools
+import math
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import nibabel as nib
 import numpy as np
 from jaxtyping import Float
 
+from mist_ops.imaging.header import GridHeader
 from mist_ops.types import Box, Size, Spacing
 
 Affine = Float[np.ndarray, "4 4"]
@@ -58,12 +63,15 @@ class Geometry:
         spacing: Distance between voxel centers along each axis, in mm.
         origin: LPS position of the center of voxel (0, 0, 0), in mm.
         direction: Row-major 3x3 matrix whose columns are the directions of the axes in LPS.
+        header: The fields of the file that state this grid; files on the same grid are written with them. None for
+            another grid than that of a NIfTI file. Grids that differ only in it are equal.
     """
 
     size: Size
     spacing: Spacing
     origin: tuple[float, float, float] = (0.0, 0.0, 0.0)
     direction: Direction = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
+    header: GridHeader | None = field(default=None, compare=False, repr=False)
 
     @classmethod
     def from_ras_affine(cls, affine: np.ndarray, size: Size) -> Geometry:
@@ -107,7 +115,56 @@ class Geometry:
         return float(np.linalg.norm(np.multiply(self.size, self.spacing)))
 
     def differences(self, other: Geometry) -> list[str]:
-        """Describe the fields in which another grid differs; empty if they are equal up to header precision."""
+        """Describe the fields in which another grid differs.
+
+        Empty if they are equal up to the precision of headers, or if any program sees them so; see ``shared_forms``.
+        """
+        return [] if self.shared_forms(other) else self._differences(other)
+
+    def shared_forms(self, other: Geometry) -> tuple[str, str] | None:
+        """Names of the parts of both headers by which two different grids are equal.
+
+        A header may state two grids, and programs choose differently. A mask that ITK wrote has the grid that ITK reads
+        from the scan, which may not be the one that is used here.
+
+        Returns:
+            Such as ``("qform", "sform")``; None if the grids are equal anyway, or by nothing in the headers.
+        """
+        if self == other or not self._differences(other):
+            return None
+        for (name, grid), (other_name, other_grid) in itertools.product(self._stated(), other._stated()):
+            if not grid._differences(other_grid):
+                return name, other_name
+        return None
+
+    @property
+    def form_gap(self) -> float:
+        """Largest distance in mm between the corners by sform and by qform; 0 if one of them is not set.
+
+        This program uses the sform, as nibabel does; others use the qform.
+        """
+        forms = dict(self.header.affines(self.size)) if self.header else {}
+        if not {"sform", "qform"} <= forms.keys():
+            return 0.0
+        corners = [[*corner, 1] for corner in itertools.product(*((0, voxels - 1) for voxels in self.size))]
+        gap = float(np.linalg.norm(corners @ (forms["sform"] - forms["qform"]).T, axis=1).max())
+        return gap if math.isfinite(gap) else 0.0
+
+    def is_stated(self) -> bool:
+        """Whether ``header`` states this very grid, and not the one that it was derived from."""
+        _, stated = next(self._stated(), ("", None))
+        return self.header is not None and stated is not None and not self._differences(stated)
+
+    def _stated(self) -> Iterator[tuple[str, Geometry]]:
+        """Every grid that programs read from the header, the one of this program first."""
+        if self.header is None:
+            yield "header", self
+            return
+        for name, affine in self.header.affines(self.size):
+            with suppress(ValueError):  # a form that no program can use
+                yield name, Geometry.from_ras_affine(affine, self.size)
+
+    def _differences(self, other: Geometry) -> list[str]:
         gap = self.axes.T @ np.subtract(other.origin, self.origin)
         fields = {
             "size": self.size == other.size,
@@ -134,7 +191,7 @@ class Geometry:
     def cropped(self, box: Box) -> Geometry:
         """The grid of a box of these voxels."""
         origin = np.add(self.origin, self.axes @ np.multiply(self.spacing, box.start))
-        return replace(self, size=box.size, origin=_triple(origin))
+        return replace(self, size=box.size, origin=_triple(origin), header=None)
 
     def resampled(self, target_spacing: Spacing) -> Geometry:
         """The grid at another spacing that covers the same volume; the centers of the first voxels coincide.
@@ -145,7 +202,7 @@ class Geometry:
             return self
         exact = np.multiply(self.size, self.spacing) / target_spacing
         x, y, z = (max(1, round(voxels)) for voxels in exact.tolist())
-        return replace(self, size=(x, y, z), spacing=target_spacing)
+        return replace(self, size=(x, y, z), spacing=target_spacing, header=None)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import gzip
 import io
-import itertools
 import math
 import struct
 import zlib
@@ -28,6 +27,7 @@ from nibabel.wrapstruct import WrapStructError
 from mist_ops.errors import ImageError, counted
 from mist_ops.files import atomic
 from mist_ops.imaging.geometry import Geometry
+from mist_ops.imaging.header import GridHeader, in_mm, lengths_in_mm, units_of
 from mist_ops.machine import installed_memory
 from mist_ops.types import Image, LabelMap, Size, by
 
@@ -55,28 +55,6 @@ def read_geometry(path: Path) -> Geometry:
         ImageError: The file is missing, not an image, not 3D, or has an unusable affine.
     """
     return _geometry(open_image(path), path)
-
-
-def form_gap(path: Path) -> float:
-    """Largest distance in mm between the corners of an image by its sform and its qform; 0 if one is not set.
-
-    This program uses the sform, as nibabel does; others use the qform.
-
-    Raises:
-        ImageError: As ``read_geometry``.
-    """
-    image = open_image(path)
-    if not isinstance(image.header, nib.Nifti1Header):
-        return 0.0
-    try:
-        (sform, _), (qform, _) = image.header.get_sform(coded=True), image.header.get_qform(coded=True)
-    except ValueError:  # not a rotation, so no program can use it
-        return 0.0
-    if sform is None or qform is None:
-        return 0.0
-    corners = [[*corner, 1] for corner in itertools.product(*((0, voxels - 1) for voxels in image.shape[:3]))]
-    gap = float(np.linalg.norm(corners @ (sform - qform).T, axis=1).max())
-    return gap if math.isfinite(gap) else 0.0
 
 
 def read_image(path: Path) -> tuple[Image, Geometry]:
@@ -188,17 +166,24 @@ def split_channels(path: Path, channels: Sequence[Path]) -> None:
 def _write(path: Path, array: Num[np.ndarray, "x y z"], geometry: Geometry) -> None:
     if array.shape != geometry.size:
         raise ValueError(f"an array of shape {array.shape} does not fit a grid of {geometry.size}")
-    image = nib.Nifti1Image(array, geometry.ras_affine)
-    affine_header(image, geometry)
     with atomic(path) as temporary:
-        nib.save(image, temporary)
+        nib.save(on_grid(array, geometry), temporary)
 
 
-def affine_header(image: nib.Nifti1Image, geometry: Geometry) -> None:
-    """Store a grid as sform and qform with code 1, since programs read one or the other."""
-    image.set_sform(geometry.ras_affine, code=1)
-    image.set_qform(geometry.ras_affine, code=1)
+def on_grid(array: Num[np.ndarray, "x y z *values"], geometry: Geometry) -> nib.Nifti1Image:
+    """An image of voxels on a grid, with the header fields of the file that the grid is from.
+
+    Without such fields, the grid is stored as sform and qform with code 1, since programs read one or the other.
+    """
+    image = nib.Nifti1Image(array, None)
+    if geometry.header is not None and geometry.is_stated():
+        geometry.header.store(image.header)
+        return image
+    image.header.set_zooms((*geometry.spacing, *(1.0 for _ in array.shape[3:])))
+    image.header.set_sform(geometry.ras_affine, code=1)
+    image.header.set_qform(geometry.ras_affine, code=1)
     image.header.set_xyzt_units("mm")
+    return image
 
 
 _UNREADABLE = (
@@ -330,15 +315,17 @@ def _geometry(image: SpatialImage, path: Path) -> Geometry:
 
 def grid_of(image: SpatialImage, size: Size, path: Path) -> Geometry:
     """The grid of an image's first three axes; ``ImageError`` if its affine is unusable."""
+    units = units_of(image)
     with readable(path):
-        geometry = Geometry.from_ras_affine(image.affine, size)
+        geometry = Geometry.from_ras_affine(in_mm(image.affine, units), size)
     if np.abs(geometry.axes.T @ geometry.axes - np.eye(3)).max() > _SHEAR:
         raise ImageError(
             f"{path} has a sheared grid (a tilted gantry?). Axes must be perpendicular; resample it.",
             code="grid-sheared",
             file=path,
         )
-    x, y, z = (float(zoom) for zoom in image.header.get_zooms()[:3])
+    geometry = replace(geometry, header=GridHeader.of(image))
+    x, y, z = lengths_in_mm(np.array(image.header.get_zooms()[:3], dtype=np.float64), units).tolist()
     # The affine of an oblique image has rounding errors that the spacing in the header does not have.
     return replace(geometry, spacing=(x, y, z)) if np.allclose((x, y, z), geometry.spacing, rtol=1e-4) else geometry
 

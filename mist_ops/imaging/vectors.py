@@ -19,7 +19,7 @@ from nibabel.openers import ImageOpener
 from mist_ops.errors import ImageError
 from mist_ops.files import atomic
 from mist_ops.imaging.geometry import Geometry
-from mist_ops.imaging.nifti import affine_header, check_voxels, checked_size, grid_of, open_image, readable
+from mist_ops.imaging.nifti import check_voxels, checked_size, grid_of, on_grid, open_image, readable
 from mist_ops.types import Image
 
 Vectors = Float32[np.ndarray, "value x y z"]
@@ -29,9 +29,8 @@ def write_vectors(path: Path, vectors: Vectors, geometry: Geometry) -> None:
     """Write a vector image as float32, atomically."""
     if vectors.shape[1:] != geometry.size:
         raise ValueError(f"values of shape {vectors.shape[1:]} do not fit a grid of {geometry.size}")
-    image = nib.Nifti1Image(np.moveaxis(vectors, 0, -1)[:, :, :, None], geometry.ras_affine)
+    image = on_grid(np.moveaxis(vectors, 0, -1)[:, :, :, None], geometry)
     image.header.set_intent("vector")
-    affine_header(image, geometry)
     with atomic(path) as temporary:
         nib.save(image, temporary)
 

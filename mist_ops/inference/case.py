@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +20,10 @@ from torch import nn
 from mist_ops.config import StudyConfig
 from mist_ops.dataset import Case
 from mist_ops.devices import catch_out_of_memory
-from mist_ops.errors import CaseError
+from mist_ops.errors import CaseError, MistError
 from mist_ops.files import read_array
 from mist_ops.imaging.geometry import CaseGeometry, Geometry
-from mist_ops.imaging.nifti import write_labels
+from mist_ops.imaging.nifti import read_geometry, write_labels
 from mist_ops.imaging.vectors import write_vectors
 from mist_ops.inference.memory import Reservation, estimated_for, no_limit
 from mist_ops.inference.restore import restore_slabs
@@ -132,7 +132,15 @@ def _from_arrays(config: StudyConfig, study: Study, case: Case) -> Prepared:
             found=image.shape,
             expected=expected,
         )
-    return Prepared(image, geometry)
+    return Prepared(image, replace(geometry, original=_with_header(geometry.original, case)))
+
+
+def _with_header(grid: Geometry, case: Case) -> Geometry:
+    """The grid with the header fields of the image, which records of version 0.9 and earlier lack."""
+    if grid.header is None:
+        with suppress(MistError, StopIteration):  # arrays may be predicted without the files
+            return replace(grid, header=read_geometry(next(iter(case.images.values()))).header)
+    return grid
 
 
 def predict_raw(predictor: Predictor, case: Case, probabilities: Path | None = None) -> tuple[LabelMap, Geometry]:

@@ -16,7 +16,7 @@ from expect import refuses
 
 from mist_ops.errors import ImageError
 from mist_ops.imaging.geometry import Geometry
-from mist_ops.imaging.nifti import form_gap, read_geometry, read_image, read_labels, write_image, write_labels
+from mist_ops.imaging.nifti import read_geometry, read_image, read_labels, write_image, write_labels
 
 GRID = Geometry((3, 4, 5), (0.5, 1.0, 2.5), (7.0, -8.0, 9.0), (0.0, 1.0, 0.0, -1.0, 0.0, 0.0, 0.0, 0.0, 1.0))
 
@@ -164,7 +164,7 @@ def test_the_gap_between_the_forms_is_the_largest_of_all_corners(tmp_path: Path)
     for code, gap in ((0, 0.0), (1, 2.0)):
         image.set_qform(np.eye(4), code=code)
         nib.save(image, tmp_path / "a.nii.gz")
-        assert form_gap(tmp_path / "a.nii.gz") == gap
+        assert read_geometry(tmp_path / "a.nii.gz").form_gap == gap
 
 
 def test_a_sheared_grid_is_refused(tmp_path: Path) -> None:

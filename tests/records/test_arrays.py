@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from mist_ops.dataset import Case
 from mist_ops.errors import CaseError
 from mist_ops.files import file_hash, stamp, write_array, write_json
 from mist_ops.imaging.geometry import CaseGeometry, Geometry
+from mist_ops.imaging.header import GridHeader
 from mist_ops.records.arrays import (
     CORRUPTED,
     NO_DISTANCES,
@@ -67,7 +69,7 @@ def test_a_record_has_a_fixed_format(study: Study, case: Case) -> None:
     arrays = {"image": study.image(case.id), "label": study.label(case.id)}
     grids = {"original": GRID, "box": GRIDS.box, "preprocessed": GRIDS.preprocessed}
     expected = {
-        **{name: {key: list(value) for key, value in vars(grid).items()} for name, grid in grids.items()},
+        **{name: {key: value and list(value) for key, value in vars(grid).items()} for name, grid in grids.items()},
         "inputs": input_hashes(study, case),
         "settings": settings(CONFIG, "preprocessing"),
         "labels": [0, 1],
@@ -88,6 +90,13 @@ def test_a_geometry_survives_its_record(study: Study, case: Case, geometry: Case
     content = write(study, case, geometry)
     assert read_record(study, case.id).geometry == geometry
     assert read_record(study, case.id).content == case_content(study, case.id) == content
+
+
+def test_a_record_keeps_the_header_of_the_scan(study: Study, case: Case) -> None:
+    row = (0.5, 0.0, 0.0, 1.0)
+    header = GridHeader(1, (row, row, row), 2, (0.1, 0.2, 0.3), (4.0, 5.0, 6.0), (-1.0, 1.0, 2.0, 3.0), 11, 57)
+    write(study, case, replace(GRIDS, original=replace(GRID, header=header)))
+    assert read_record(study, case.id).original.header == header
 
 
 @pytest.mark.parametrize("changed", ["t1", "mask"])
