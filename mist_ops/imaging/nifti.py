@@ -36,6 +36,9 @@ MAX_VOXELS = 2**31
 
 MAX_LABEL = 65535
 
+# Relative to a label, and at most: 255 with a slope of 1/255 is 1.00000006, and with the slope 0.0039216 1.000008.
+_OFF_BY_ROUNDING, _OFF_AT_MOST = 1e-4, 0.1
+
 # Cosine of the angle between two axes (0.6 degrees off): gantry tilts are far above, rounding errors far below.
 _SHEAR = 1e-2
 
@@ -84,26 +87,39 @@ def read_labels(path: Path) -> tuple[LabelMap, Geometry]:
         ImageError: As ``read_geometry``, or a value is fractional, negative, not finite or above 65535.
     """
     raw, geometry = _read(path)
-    low, high = raw.min(), raw.max()
+    low, high = float(raw.min()), float(raw.max())
     # NaN fails every comparison.
-    if not (low >= 0 and high <= MAX_LABEL):
+    if not (low > -0.5 and high < MAX_LABEL + 0.5):
         raise ImageError(
-            f"{path} holds values from {low:g} to {high:g}. Labels must be between 0 and {MAX_LABEL}; correct it.",
+            f"{path} holds values from {low:.7g} to {high:.7g}. Labels must be between 0 and {MAX_LABEL}; correct it.",
             code="labels-out-of-range",
             file=path,
-            found=(float(low), float(high)),
+            found=(low, high),
             expected=(0, MAX_LABEL),
         )
-    labels = np.ascontiguousarray(raw, dtype=np.min_scalar_type(int(high)))
-    if not np.issubdtype(raw.dtype, np.integer) and not np.array_equal(labels, raw):
-        example = raw[labels != raw].flat[0]
+    if np.issubdtype(raw.dtype, np.integer):
+        return np.ascontiguousarray(raw, dtype=np.min_scalar_type(int(high))), geometry
+    labels: LabelMap = np.empty(raw.shape, dtype=np.min_scalar_type(round(high)))
+    np.rint(raw, out=labels, casting="unsafe")
+    if not np.array_equal(labels, raw):
+        _check_whole(raw, labels, path)
+    return labels, geometry
+
+
+def _check_whole(raw: Num[np.ndarray, "x y z"], labels: LabelMap, path: Path) -> None:
+    """Refuse values that are further from the nearest label than a slope and floats can be off by rounding."""
+    tolerance = np.minimum(_OFF_BY_ROUNDING * np.maximum(labels, 1), _OFF_AT_MOST)
+    wrong = np.abs(raw - labels) > tolerance
+    count = int(np.count_nonzero(wrong))
+    if count:
+        example = float(raw[wrong][0])
         raise ImageError(
-            f"{path} holds the value {example:g}. Labels must be integers. Was the mask resampled with interpolation?",
+            f"{path} holds {counted(count, 'voxel')} with a value that is not an integer, such as {example:.7g}. "
+            "Labels must be integers. Was the mask resampled with interpolation?",
             code="labels-not-integer",
             file=path,
-            found=float(example),
+            found=example,
         )
-    return labels, geometry
 
 
 def write_image(path: Path, image: Image, geometry: Geometry) -> None:

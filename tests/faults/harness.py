@@ -19,6 +19,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK
 import torch
 
 from mist_dagster import cli
@@ -253,6 +254,16 @@ def edit_header(path: Path, **fields: object) -> None:
     for name, value in fields.items():
         header[name] = value
     path.write_bytes(gzip.compress(header.binaryblock + content[nib.Nifti1Header.sizeof_hdr :]))
+
+
+def seen_by_itk(mask: Path, *images: Path) -> None:
+    """Move images by 20 mm in the form that ITK reads, and write the mask again as ITK does for the first of them."""
+    for path in images:
+        header = nib.load(path).header
+        edit_header(path, sform_code=2, qform_code=1, qoffset_x=header["qoffset_x"] + 20)
+    written = SimpleITK.ReadImage(str(mask))
+    written.CopyInformation(SimpleITK.ReadImage(str(images[0])))
+    SimpleITK.WriteImage(written, str(mask))
 
 
 def fill(path: Path, text: str = "") -> None:

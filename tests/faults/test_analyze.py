@@ -23,6 +23,7 @@ from .harness import (
     move_grid,
     remove,
     save,
+    seen_by_itk,
     voxels,
 )
 
@@ -189,6 +190,14 @@ GRIDS = [
         status=0,
         again=False,
     ),
+    Fault(
+        "analyze/mask-of-itk",
+        "a mask on the grid that only ITK reads from the images, by their qform",
+        lambda box: seen_by_itk(box.mask(), box.image(), box.image(channel="t2")),
+        ("phantom_001", "the sform of mask.nii.gz and the qform of t1.nii.gz"),
+        status=0,
+        again=False,
+    ),
 ]
 
 LABELS = [
@@ -208,7 +217,7 @@ LABELS = [
         "analyze/fractional-labels",
         "an interpolated mask",
         lambda box: put(box.mask(), 0.4),
-        "[labels-not-integer]",
+        ("[labels-not-integer]", "64 voxels", "0.4"),
     ),
     Fault(
         "analyze/empty-mask",

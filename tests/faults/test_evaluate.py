@@ -25,6 +25,7 @@ from .harness import (
     move_grid,
     remove,
     save,
+    seen_by_itk,
     voxels,
 )
 
@@ -175,6 +176,13 @@ FAULTS = [
             ("[grid-mismatch]", f"on different grids: {field}"),
         )
         for field in ("size", "spacing", "origin", "direction")
+    ),
+    accepted(
+        "evaluate/prediction-of-itk",
+        "a prediction on the grid that only ITK reads from the mask, by its qform",
+        lambda box: seen_by_itk(box.prediction(), box.mask()),
+        says=("compared voxel by voxel", "phantom_001"),
+        again=False,
     ),
     of_a_patient(
         "evaluate/prediction-4d",

@@ -12,7 +12,9 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK
 from expect import refuses
+from imaging.headers import SIZE, stored
 
 from mist_ops.errors import ImageError
 from mist_ops.imaging.geometry import Geometry
@@ -172,6 +174,30 @@ def test_a_sheared_grid_is_refused(tmp_path: Path) -> None:
     affine[1, 2] = 0.3
     with refuses("grid-sheared", ImageError):
         read_geometry(saved(tmp_path, np.zeros((2, 2, 2), np.float32), affine))
+
+
+@pytest.mark.parametrize("slope, highest, dtype", [(1 / 255, 1, np.uint8), (1 / 3, 85, np.uint8), (0.1, 300, np.int16)])
+@pytest.mark.parametrize("intercept", [0.0, -2e-6])
+def test_labels_with_a_slope_are_those_that_itk_rounds_to(
+    tmp_path: Path, slope: float, highest: int, dtype: type, intercept: float
+) -> None:
+    values = np.random.default_rng(1).integers(0, highest + 1, SIZE)
+    voxels = np.rint(values / slope).astype(dtype)
+    path = stored(tmp_path / "a.nii.gz", voxels, np.eye(4), np.eye(4), (1, 1), (slope, intercept))
+    by_itk = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(path))).T
+    assert not np.array_equal(np.asanyarray(nib.load(path).dataobj), values)
+    np.testing.assert_array_equal(np.rint(by_itk), values)
+    np.testing.assert_array_equal(read_labels(path)[0], values)
+
+
+@pytest.mark.parametrize("value", [1.0001, 255.0255, 3000.1])
+def test_the_tolerance_of_labels_is_relative_to_them_and_small(tmp_path: Path, value: float) -> None:
+    mask = np.zeros((2, 2, 2))
+    mask[0, 0, :] = round(value) + (value - round(value)) * 0.99
+    assert read_labels(saved(tmp_path, mask))[0].max() == round(value)
+    mask[0, 0, :] = round(value) + (value - round(value)) * 1.02
+    with refuses("labels-not-integer", ImageError, names="2 voxels"):
+        read_labels(saved(tmp_path, mask))
 
 
 @pytest.mark.parametrize(
