@@ -27,7 +27,7 @@ from mist_dagster.runtime.gpu import ALL_GPUS
 from mist_dagster.runtime.progress import Progress
 from mist_dagster.stages import STAGES, job_name
 from mist_dagster.stages.settings import adopt_config
-from mist_ops.analysis.analyze import read_fingerprint
+from mist_ops.analysis.analyze import kept_settings, read_fingerprint
 from mist_ops.config import read_config
 from mist_ops.dataset import read_train_paths
 from mist_ops.study import Study
@@ -132,6 +132,11 @@ def analyze(launcher: Launcher, study: Study, how: Mapping[str, Any]) -> None:
         launcher.progress.problem(f"Excluded: case '{case_id}': {'; '.join(reason.rstrip('.') for reason in reasons)}.")
     for warning in fingerprint.warnings:
         launcher.progress.note(f"Warning: {warning}")
+    others = kept_settings(study)
+    for line in others:
+        launcher.progress.note(f"{line}.")
+    if others:
+        launcher.progress.note("mist_analyze --update --replan takes these values; what depends on them is then stale.")
     for line in report_unused(unused(study, read_config(study.config), read_train_paths(study.train_paths))):
         launcher.progress.note(line)
     launcher.progress.note(f"Analysis complete: {study.config}")

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
@@ -147,12 +147,14 @@ class Analysis:
         folds: The fold that holds out each patient, by id.
         excluded: Reasons by id of the patients that ``verify`` excluded.
         warnings: Properties of the dataset to know before training.
+        alternatives: What a fresh analysis would choose, by dotted path, where the plan of an earlier one was kept.
     """
 
     config: StudyConfig
     folds: Mapping[str, int]
     excluded: Mapping[str, Sequence[str]]
     warnings: Sequence[str]
+    alternatives: Settings = field(default_factory=dict)
 
 
 def open_study(
@@ -188,6 +190,7 @@ def analyze(
     *,
     verify: bool = False,
     fresh: bool = False,
+    replan: bool = False,
     workers: int = 1,
     progress: OnProgress | None = None,
 ) -> Analysis:
@@ -197,8 +200,9 @@ def analyze(
         study: A study with a dataset.json.
         settings: Settings by dotted path that replace planned ones: ``{"training.nfolds": 3}``.
         verify: Read every file of every patient, and exclude the patients with a problem.
-        fresh: Discard the folds and the edits of config.json of an earlier analysis. By default they are kept, and new
-            patients are added.
+        fresh: Discard the folds, the plan and the edits of config.json of an earlier analysis. By default they are
+            kept, new patients are added, and those that are gone are removed.
+        replan: Plan spacing, patch size and normalization again. By default those of an earlier analysis are kept.
         workers: Number of processes.
         progress: Called after each patient.
 
@@ -206,13 +210,15 @@ def analyze(
         DatasetError: The dataset or, without ``verify``, a patient cannot be used; nothing is written.
         ConfigError: A setting is invalid.
     """
-    measured = analysis.analyze(study, workers=workers, check=verify, fresh=fresh, overrides=settings or {})
+    measured = analysis.analyze(
+        study, workers=workers, check=verify, fresh=fresh, replan=replan, overrides=settings or {}
+    )
     for outcome in _tracked(measured, "Analyzing", None, progress):
         if outcome.error:
             _LOG.warning("%s", outcome.error)
     found = analysis.read_fingerprint(study)
     folds = read_train_paths(study.train_paths).fold_of
-    return Analysis(read_config(study.config), folds, found.excluded, found.warnings)
+    return Analysis(read_config(study.config), folds, found.excluded, found.warnings, found.alternatives)
 
 
 def configure(study: Study, settings: Settings) -> StudyConfig:

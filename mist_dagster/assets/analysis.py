@@ -18,7 +18,7 @@ from mist_dagster.runtime.locks import study_lock
 from mist_dagster.runtime.progress import Progress
 from mist_dagster.stages import setting_assets
 from mist_dagster.stages.settings import config_versions, shown_settings
-from mist_ops.analysis.analyze import analyze, fold_origins
+from mist_ops.analysis.analyze import analyze, fold_origins, kept_settings
 from mist_ops.config import StudyConfig, read_config
 from mist_ops.dataset import read_train_paths
 from mist_ops.schema import FlaggedField, flagged_fields
@@ -36,7 +36,10 @@ FLAGS: Mapping[str, FlaggedField] = {_launchpad_name(flagged): flagged for flagg
 class _AnalysisRun(dg.Config):
     workers: int = Field(1, description="Processes that read cases.")
     verify: bool = Field(False, description="Check every case first, and exclude those that fail.")
-    fresh: bool = Field(False, description="Discard edits of config.json, and the folds.")
+    fresh: bool = Field(False, description="Discard edits of config.json, the folds and the plan.")
+    replan: bool = Field(
+        False, description="Plan spacing, patch size and normalization again; by default those of config.json are kept."
+    )
 
     def overrides(self) -> dict[str, Any]:
         """The settings given for this run, by their dotted path in config.json."""
@@ -94,7 +97,12 @@ def build(study: Study, partitions: StudyPartitions) -> list[dg.AssetsDefinition
             study_lock(context.run.run_id, study, "analyzing", stage="analyze", exclusive=True),
         ):
             measured = analyze(
-                study, workers=config.workers, check=config.verify, fresh=config.fresh, overrides=config.overrides()
+                study,
+                workers=config.workers,
+                check=config.verify,
+                fresh=config.fresh,
+                replan=config.replan,
+                overrides=config.overrides(),
             )
             for outcome in progress.track(measured, "Analyzing"):
                 if outcome.error:
@@ -115,7 +123,12 @@ _DESCRIPTION = "The part of config.json that a stage reads; its version changes 
 
 def _facts(study: Study, name: str) -> metadata.Metadata:
     if name == "study_config":
-        return {"file": metadata.path(study.config), "fingerprint": metadata.path(study.fingerprint)}
+        facts: metadata.Metadata = {
+            "file": metadata.path(study.config),
+            "fingerprint": metadata.path(study.fingerprint),
+        }
+        kept = kept_settings(study)
+        return {**facts, "kept": metadata.table([{"setting": line} for line in kept])} if kept else facts
     if name == "fold_assignment":
         assignment, origins = read_train_paths(study.train_paths), fold_origins(study)
         return {

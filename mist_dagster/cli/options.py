@@ -106,7 +106,12 @@ class AnalyzeOptions(StudyOptions):
         False, description="First read every file of every patient; exclude patients with errors."
     )
     update: Annotated[bool, _ANALYSIS] = Field(
-        False, description="Repeat the analysis: keep the folds and edits of config.json, add new patients."
+        False,
+        description="Repeat the analysis: keep the folds, the plan and edits of config.json; add and remove patients.",
+    )
+    replan: Annotated[bool, _ANALYSIS] = Field(
+        False,
+        description="With --update, also plan spacing, patch size and normalization again. Edits and folds are kept.",
     )
     data_dump: Annotated[bool, _ANALYSIS] = Field(
         False, description="Describe the dataset in data_dump.json and data_dump.md."

@@ -52,11 +52,12 @@ _RETRIES = 2
 
 def analyze(launcher: Launcher, options: AnalyzeOptions, settings: Settings) -> None:
     """Analyze a dataset, which makes it a study."""
-    study = _study(options, data=options.data)
     if options.update and options.overwrite:
         raise ConfigError(
             "--update keeps folds and edits, --overwrite discards them. Give one of them.", code="flags-contradict"
         )
+    _check_replan(options)
+    study = _study(options, data=options.data)
     if study.config.exists() and not options.overwrite and not options.update:
         raise ConfigError(
             f"{study.config} already exists. Use --update to keep its edits and the folds, --overwrite to replace it, "
@@ -67,8 +68,20 @@ def analyze(launcher: Launcher, options: AnalyzeOptions, settings: Settings) -> 
     _analyze(launcher, study, options, settings)
 
 
+def _check_replan(options: AnalyzeOptions) -> None:
+    if options.replan and not options.update:
+        raise ConfigError(
+            "--replan replaces the plan that --update keeps. Give it with --update.", code="flags-contradict"
+        )
+
+
 def _analyze(launcher: Launcher, study: Study, options: AnalyzeOptions, settings: Settings) -> None:
-    how = {"workers": options.num_workers_analyze, "verify": options.verify, "fresh": not options.update}
+    how = {
+        "workers": options.num_workers_analyze,
+        "verify": options.verify,
+        "fresh": not options.update,
+        "replan": options.replan,
+    }
     analyze_study(launcher, study, {**how, **launchpad(settings)})
     if options.data_dump:
         launcher.run_stage(study, "dump", {"workers": options.num_workers_analyze})
@@ -416,6 +429,7 @@ def _report_scores(launcher: Launcher, study: Study, config: StudyConfig) -> Non
 def run_all(launcher: Launcher, options: RunAllOptions, settings: Settings) -> None:
     """Run all stages, or those that are left."""
     _check_flags(options, settings)  # before hours of preprocessing
+    _check_replan(options)
     study = _study(options, data=options.data, numpy=options.numpy)
     if study.config.exists() and not options.overwrite and not options.resume:
         raise ConfigError(

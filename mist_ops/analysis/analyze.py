@@ -16,7 +16,7 @@ from pydantic import Field
 
 from mist_ops.analysis.fingerprint import CaseFingerprint, HuStatistics, measure
 from mist_ops.analysis.folds import assign_folds, check_nfolds, default_nfolds
-from mist_ops.analysis.plan import plan, warnings
+from mist_ops.analysis.plan import alternatives, describe_alternatives, kept, plan, warnings
 from mist_ops.analysis.verify import UnusableCase, divided_groups, leaks, repeated_images
 from mist_ops.boxes import write_boxes
 from mist_ops.config import StudyConfig, edits, override, read_config, write_config
@@ -54,6 +54,10 @@ class Fingerprint(Section):
     warnings: Annotated[list[str], Field(description="Findings that need attention.")]
     folds: dict[str, int] = Field(default_factory=dict, description="Fold of each case as assigned, before edits.")
     data: Annotated[str | None, Field(description="Path of dataset.json, relative like those in the tables.")] = None
+    alternatives: dict[str, Any] = Field(
+        default_factory=dict,
+        description="What a fresh analysis would choose, by dotted path, where the plan of an earlier one was kept.",
+    )
 
 
 EDITED = "edited by hand"
@@ -70,6 +74,7 @@ def analyze(
     workers: int = 1,
     check: bool = False,
     fresh: bool = False,
+    replan: bool = False,
     overrides: Mapping[str, Any] = MappingProxyType({}),
 ) -> Iterator[Measured]:
     """Measure the training cases; when exhausted, write the configuration, the folds and the foreground boxes.
@@ -81,9 +86,11 @@ def analyze(
         study: With its dataset.json.
         workers: Processes that read cases.
         check: Check everything that ``verify`` checks, and exclude the cases that fail. fingerprint.json lists them
-            with the reasons.
-        fresh: Discard edits of config.json and the folds of an earlier analysis. By default both are kept, and new
-            cases are assigned to the smallest folds.
+            with the reasons. An analysis after one that excluded cases always does.
+        fresh: Discard edits of config.json and the folds and plan of an earlier analysis. By default these are kept,
+            and new cases are assigned to the smallest folds.
+        replan: Plan the ``MEASURED`` settings again, of which arrays and models are made. By default those of an
+            earlier plan are kept, and fingerprint.json lists what would be chosen instead.
         overrides: Settings by dotted path that take precedence over both; they are kept as edits.
 
     Yields:
@@ -102,11 +109,13 @@ def analyze(
     cases, tests = find_training_cases(description), find_test_cases(description)
     table = read_patient_table(description)
     nfolds, chosen = _choices(study, fresh, overrides, default_nfolds([case.id for case in cases], table))
+    base = {} if fresh or replan else _kept(study, description, overrides)
+    check = check or bool(not fresh and study.fingerprint.is_file() and read_fingerprint(study).excluded)
     check_nfolds(nfolds, len(cases))
     earlier = {} if fresh else _earlier_folds(study, nfolds)
     known = replace(table, fold_of={**earlier, **table.fold_of})
     # Validates settings and folds before images are read.
-    plan([_ANY_CASE], description, nfolds, chosen)
+    plan([_ANY_CASE], description, nfolds, chosen, base)
     assign_folds([case.id for case in cases], nfolds, known)
     notes = list(_notes(description, table, cases, tests))
 
@@ -120,7 +129,7 @@ def analyze(
         by_id = {case.id: case for case in cases}
         groups = {case_id: known.group_of[case_id] for case_id in folds if case_id in known.group_of}
         assignment = Assignment(tuple(by_id[case_id] for case_id in folds), folds, groups)
-        fingerprint, config = _planned(good, excluded, description, nfolds, chosen)
+        fingerprint, config = _planned(good, excluded, description, nfolds, chosen, base)
         fingerprint = fingerprint.model_copy(update={"warnings": [*notes, *fingerprint.warnings]})
         unedited = {} if fresh else _unedited_folds(study, table)
         drawn = {
@@ -137,6 +146,11 @@ def read_fingerprint(study: Study) -> Fingerprint:
         return read_checked(study.fingerprint, Fingerprint, ConfigError)
     except ConfigError as error:
         raise ConfigError(f"{error.message} Or run the analysis again with --overwrite.", **error.facts) from error
+
+
+def kept_settings(study: Study) -> list[str]:
+    """Describe the settings of an earlier plan that the last analysis kept and a fresh one would choose otherwise."""
+    return describe_alternatives(read_config(study.config), read_fingerprint(study).alternatives)
 
 
 def find_leaks(study: Study) -> list[str]:
@@ -233,6 +247,13 @@ def _choices(study: Study, fresh: bool, overrides: Mapping[str, Any], nfolds: in
     return nfolds, {path: value for path, value in chosen.items() if not path.startswith(fixed)}
 
 
+def _kept(study: Study, description: DatasetDescription, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of an earlier plan to keep, none without one."""
+    if not study.config.exists():
+        return {}
+    return kept(_last_plan(study), read_config(study.config), description, overrides)
+
+
 def _last_plan(study: Study) -> StudyConfig:
     if not study.fingerprint.exists():
         raise ConfigError(
@@ -268,16 +289,18 @@ def _planned(
     description: DatasetDescription,
     nfolds: int,
     chosen: Mapping[str, Any],
+    base: Mapping[str, Any],
 ) -> tuple[Fingerprint, StudyConfig]:
     cases = list(good.values())
-    config = plan(cases, description, nfolds, chosen)
+    config = plan(cases, description, nfolds, chosen, base)
     spatial = config.spatial_config
     MODELS[config.model.architecture].check_patch_size(spatial.patch_size, spatial.target_spacing)
     # Settings that depend on an edit are planned as well, so that only the edit itself differs from the plan.
-    unedited = edits(config, plan(cases, description, nfolds))
+    unedited = edits(config, plan(cases, description, nfolds, base=base))
     planned = override(config, {path: value for path, value in unedited.items() if path in chosen})
     found = [*warnings(cases, config), *repeated_images({case.id: case.content for case in cases})]
-    return Fingerprint(plan=planned, cases=dict(good), excluded=excluded, warnings=found), config
+    others = alternatives(config, plan(cases, description, nfolds, chosen)) if base else {}
+    return Fingerprint(plan=planned, cases=dict(good), excluded=excluded, warnings=found, alternatives=others), config
 
 
 def _write(

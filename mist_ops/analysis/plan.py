@@ -22,6 +22,8 @@ from mist_ops.config import (
     SpatialConfig,
     StudyConfig,
     TrainingConfig,
+    edits,
+    leaves,
     override,
 )
 from mist_ops.dataset import DatasetDescription
@@ -29,6 +31,7 @@ from mist_ops.errors import DatasetError, counted, few
 from mist_ops.models import Architecture
 from mist_ops.models.topology import topology
 from mist_ops.registry import MODELS
+from mist_ops.steps import Settings, formatted, short_name
 from mist_ops.types import Size, Spacing
 
 PATCH_VOXELS = 128**3
@@ -36,6 +39,21 @@ PATCH_VOXELS = 128**3
 
 LARGE_BYTES = 2e9
 """Size of a preprocessed case that gives a warning."""
+
+SIZES = ("spatial_config.patch_size", "preprocessing.median_resampled_image_size")
+"""Settings that follow from the target spacing, the crop and the architecture."""
+
+MEASURED = (
+    "spatial_config.target_spacing",
+    *SIZES,
+    *(f"preprocessing.ct_normalization.{name}" for name in CtNormalization.model_fields),
+    "preprocessing.crop_to_foreground",
+    "preprocessing.normalize_with_nonzero_mask",
+)
+"""Settings measured over all cases, so that a case more or less may change them; arrays and models depend on them."""
+
+_SIZES_FOLLOW = ("spatial_config.target_spacing", "preprocessing.crop_to_foreground", "model.architecture")
+_HU = "preprocessing.ct_normalization."
 
 _ANISOTROPIC = 3.0
 _ENOUGH_REDUCTION = 0.2
@@ -55,6 +73,7 @@ def plan(
     description: DatasetDescription,
     nfolds: int,
     edits: Mapping[str, Any] = MappingProxyType({}),
+    base: Mapping[str, Any] = MappingProxyType({}),
 ) -> StudyConfig:
     """Plan the configuration of a study from the measurements of its cases.
 
@@ -64,12 +83,13 @@ def plan(
         nfolds: Number of cross-validation folds.
         edits: Settings by dotted path that override the plan. Dependent settings are planned to match: the sizes to a
             target spacing, the patch size to an architecture.
+        base: Values of ``MEASURED`` settings, as ``kept`` returns them, to use in place of measured ones.
 
     Raises:
         ConfigError: An edit is invalid, or names an unknown architecture.
         DatasetError: A CT study has no labeled voxel to normalize by.
     """
-    chosen = override(_measured_settings(fingerprints, description, nfolds), edits)
+    chosen = override(_measured_settings(fingerprints, description, nfolds), {**base, **edits})
     target, crop = chosen.spatial_config.target_spacing, chosen.preprocessing.crop_to_foreground
     median = np.median(resampled_sizes(fingerprints, target, crop), axis=0)
     preferred = patch_size(median, target, PATCH_VOXELS)
@@ -80,7 +100,57 @@ def plan(
     # Other parameters of an architecture may be edited, but the dataset determines its channels.
     channels = {"in_channels": len(description.images), "out_channels": len(description.labels)}
     params = chosen.model.params.model_dump() | channels
-    return override(chosen, {**following, **edits, "model.params": params})
+    return override(chosen, {**following, **base, **edits, "model.params": params})
+
+
+def kept(
+    last: StudyConfig, config: StudyConfig, description: DatasetDescription, overrides: Settings
+) -> dict[str, Any]:
+    """The ``MEASURED`` settings of an earlier plan, without those that must be planned again.
+
+    These are the CT window after a change of the modality, and the sizes if a setting that they follow from is
+    overridden.
+
+    Args:
+        last: The earlier plan.
+        config: config.json, which may have been edited since.
+        description: The contents of dataset.json.
+        overrides: Settings by dotted path that take precedence over config.json.
+    """
+    values = leaves(last.model_dump(mode="json"))
+    followed = {path: overrides[path] for path in _SIZES_FOLLOW if path in overrides}
+    resized = bool(edits(config, override(config, followed)))
+    converted = description.modality != last.dataset_info.modality
+    return {
+        path: values[path]
+        for path in MEASURED
+        if not (resized and path in SIZES) and not (converted and path.startswith(_HU))
+    }
+
+
+def alternatives(config: StudyConfig, fresh: StudyConfig) -> dict[str, Any]:
+    """The ``MEASURED`` settings that a fresh plan would choose otherwise, with its values."""
+    return {path: value for path, value in edits(config, fresh).items() if path in MEASURED}
+
+
+def describe_alternatives(config: StudyConfig, fresh: Settings) -> list[str]:
+    """Messages such as ``target_spacing: kept 1, 1, 1; a fresh analysis would choose 1, 1, 0.9 (10 % smaller)``."""
+    values = leaves(config.model_dump(mode="json"))
+    return [
+        f"{short_name(path)}: kept {formatted(values[path])}; a fresh analysis would choose {formatted(value)}"
+        f"{_distance(path, values[path], value)}"
+        for path, value in fresh.items()
+    ]
+
+
+def _distance(path: str, before: Any, after: Any) -> str:
+    """How far two values are from each other, in parentheses; of several, the largest difference."""
+    if None in (before, after) or isinstance(before, bool):
+        return ""
+    if path.startswith(_HU):
+        return f" ({abs(after - before):.3g} HU {'higher' if after > before else 'lower'})"
+    relative = max((y / x - 1 for x, y in zip(before, after, strict=True)), key=abs)
+    return f" ({abs(100 * relative):.3g} % {'larger' if relative > 0 else 'smaller'})"
 
 
 def _measured_settings(

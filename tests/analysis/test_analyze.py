@@ -5,13 +5,22 @@ import json
 import shutil
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 from expect import refuses
 
-from mist_ops.analysis.analyze import analyze, find_leaks, fold_origins, read_fingerprint, unseen_patients
+from mist_ops.analysis.analyze import (
+    analyze,
+    find_leaks,
+    fold_origins,
+    kept_settings,
+    read_fingerprint,
+    unseen_patients,
+)
+from mist_ops.analysis.plan import MEASURED
 from mist_ops.boxes import read_boxes
-from mist_ops.config import override, read_config, write_config
+from mist_ops.config import CtNormalization, edits, leaves, override, read_config, write_config
 from mist_ops.dataset import read_paths, read_train_paths
 from mist_ops.errors import ConfigError, DatasetError
 from mist_ops.files import write_json
@@ -268,3 +277,97 @@ def test_a_group_in_two_folds_is_a_leak(study: Study):
     text = study.train_paths.read_text().replace(f"phantom_001,{fold},", f"phantom_001,{(fold + 1) % 3},")
     study.train_paths.write_text(text)
     assert "group 'twins'" in find_leaks(study)[0]
+
+
+def add_patient(study: Study, case_id: str, spacing: tuple[float, float, float]) -> None:
+    """Add a copy of a patient whose files have another spacing."""
+    train = study.data.parent / "train"  # type: ignore[union-attr]
+    shutil.copytree(train / "phantom_002", train / case_id)
+    for path in (train / case_id).iterdir():
+        image = nibabel.load(path)
+        affine = image.affine @ np.diag([*np.divide(spacing, image.header.get_zooms()[:3]), 1.0])
+        nibabel.save(nibabel.Nifti1Image(np.asanyarray(image.dataobj), affine), path)
+
+
+def measured(study: Study) -> dict[str, object]:
+    values = leaves(read_config(study.config).model_dump(mode="json"))
+    return {path: values[path] for path in MEASURED}
+
+
+@pytest.fixture
+def grown(study: Study) -> Study:
+    """An analyzed study to which so many coarser patients were added that a fresh plan would be another one."""
+    list(analyze(study, overrides=FOLDS))
+    for k in range(7):
+        add_patient(study, f"coarse_{k}", (2.0, 2.0, 2.0))
+    return study
+
+
+def test_an_update_keeps_the_plan_and_reports_what_a_fresh_one_would_be(grown: Study):
+    before = measured(grown)
+    for _ in range(2):
+        list(analyze(grown))
+        assert measured(grown) == before
+        assert len(read_train_paths(grown.train_paths).cases) == 13
+        found = read_fingerprint(grown)
+        assert found.alternatives["spatial_config.target_spacing"] == [2.0, 2.0, 2.0]
+        assert found.alternatives["preprocessing.crop_to_foreground"] is False
+    assert kept_settings(grown)[0] == (
+        "target_spacing: kept 1.193, 1.193, 1.5375; a fresh analysis would choose 2, 2, 2 (67.6 % larger)"
+    )
+    alternatives = read_fingerprint(grown).alternatives
+    list(analyze(grown, replan=True))
+    assert measured(grown) == {**before, **alternatives}
+    assert read_fingerprint(grown).alternatives == {}
+    assert kept_settings(grown) == []
+
+
+def test_a_kept_plan_is_no_edit(grown: Study):
+    edit(grown, training__epochs=7)
+    list(analyze(grown))
+    config, planned = read_config(grown.config), read_fingerprint(grown).plan
+    assert edits(planned, config) == {"training.epochs": 7}
+    list(analyze(grown, replan=True))
+    assert read_config(grown.config).spatial_config.target_spacing == (2.0, 2.0, 2.0)
+    assert read_config(grown.config).training.epochs == 7
+
+
+def test_sizes_follow_a_spacing_that_is_given(grown: Study):
+    before = read_config(grown.config).preprocessing.median_resampled_image_size
+    list(analyze(grown, overrides={"spatial_config.target_spacing": [3.0, 3.0, 3.0]}))
+    size = read_config(grown.config).preprocessing.median_resampled_image_size
+    assert max(size) < max(before)
+    edit(grown, spatial_config__patch_size=[64, 64, 64])
+    list(analyze(grown))
+    assert read_config(grown.config).preprocessing.median_resampled_image_size == size
+    assert read_config(grown.config).spatial_config.patch_size == (64, 64, 64)
+
+
+def test_the_ct_window_is_kept_unless_the_modality_changes(study: Study):
+    describe(study, modality="ct")
+    list(analyze(study, overrides=FOLDS))
+    before = read_config(study.config).preprocessing.ct_normalization
+    add_patient(study, "phantom_007", (1.0, 1.0, 1.0))
+    list(analyze(study))
+    assert read_config(study.config).preprocessing.ct_normalization == before
+    assert any(" HU " in line for line in kept_settings(study))
+    describe(study, modality="mr")
+    list(analyze(study))
+    assert read_config(study.config).preprocessing.ct_normalization == CtNormalization()
+    describe(study, modality="ct")
+    list(analyze(study))
+    after = read_config(study.config).preprocessing.ct_normalization
+    assert after.window_min is not None
+    assert after != before
+
+
+def test_patients_excluded_before_stay_excluded_while_they_are_unusable(study: Study):
+    mask = study.data.parent / "train" / "phantom_002" / "mask.nii.gz"  # type: ignore[union-attr]
+    whole = mask.read_bytes()
+    break_mask(study, "phantom_002")
+    list(analyze(study, check=True, overrides=FOLDS))
+    list(analyze(study))
+    assert list(read_fingerprint(study).excluded) == ["phantom_002"]
+    mask.write_bytes(whole)
+    list(analyze(study))
+    assert "phantom_002" in read_train_paths(study.train_paths).fold_of

@@ -248,6 +248,8 @@ def test_a_new_patient_is_told_of_taken_in_and_nobody_else_moves(
     assert cli.status(where) == 0
     assert "Analyze 1 new patient (phantom_new)" in capfd.readouterr().err
     assert cli.analyze([*data, "--update", "--overwrite"]) == 1
+    assert cli.analyze([*data, "--replan"]) == 1
+    assert "[flags-contradict]" in capfd.readouterr().err
     assert cli.analyze(data) == 1
     assert "[output-exists]" in capfd.readouterr().err
     assert cli.analyze([*data, "--update"]) == 0

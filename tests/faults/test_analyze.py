@@ -628,6 +628,13 @@ KEPT = [
         again=False,
     ),
     Fault(
+        "analyze/replan-without-update",
+        "--replan with --overwrite on an earlier analysis",
+        lambda box: ["--overwrite", "--replan"],
+        ("[flags-contradict]", "--replan", "--update"),
+        again=False,
+    ),
+    Fault(
         "analyze/update-then-fails",
         "a truncated image, with --update of an earlier analysis",
         lambda box: cut_short(box.image()) or ["--update"],
