@@ -15,6 +15,7 @@ import pandas as pd
 from pydantic import BeforeValidator, ConfigDict, Field, StrictInt, model_validator
 
 from mist_ops.errors import DatasetError, counted, few
+from mist_ops.files import read_object
 from mist_ops.schema import Section, read_checked
 from mist_ops.study import check_id
 from mist_ops.tables import integers, located, read_table, write_rows
@@ -105,6 +106,7 @@ def read_description(path: Path) -> DatasetDescription:
             code="dataset-missing",
             file=path,
         )
+    check_layout(path, "MIST")
     described = read_checked(path, DatasetDescription, DatasetError)
     folder = path.resolve().parent
     folders = {"train_data": folder / described.train_data}
@@ -118,6 +120,42 @@ def read_description(path: Path) -> DatasetDescription:
     if missing:
         raise DatasetError.of(str(path), missing)
     return described.model_copy(update={**folders, "labels": sorted(described.labels)})
+
+
+Layout = Literal["MIST", "nnU-Net", "Decathlon"]
+
+_CONVERTERS: Mapping[Layout, str] = {"nnU-Net": "mist_convert_nnunet", "Decathlon": "mist_convert_msd"}
+
+
+def check_layout(path: Path, expected: Layout) -> None:
+    """Check that a dataset.json is not one of another known layout; files that cannot be read are not checked.
+
+    Raises:
+        DatasetError: It is; the message names the command that reads it.
+    """
+    try:
+        written = read_object(path)
+    except (OSError, ValueError):  # reported by the reader of the file
+        return
+    layout: Layout | None = None
+    if "train-data" in written:
+        layout = "MIST"
+    elif "channel_names" in written and isinstance(written.get("labels"), dict):
+        layout = "nnU-Net"
+    elif isinstance(written.get("modality"), dict) and "training" in written:
+        layout = "Decathlon"
+    if layout in (None, expected):
+        return
+    advice = "Give it to mist_analyze with --data"
+    if layout in _CONVERTERS:
+        advice = f"Convert it with {_CONVERTERS[layout]} --source {path.parent} --output <folder>"
+    raise DatasetError(
+        f"{path} describes a dataset in the layout of {layout}. {advice}.",
+        code="dataset-layout",
+        file=path,
+        found=layout,
+        expected=expected,
+    )
 
 
 def _missing(field: str, path: Path, kind: str) -> DatasetError:

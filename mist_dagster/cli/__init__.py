@@ -87,6 +87,11 @@ def convert_msd(arguments: Arguments = None) -> int:
     return _run("convert_msd", convert_msd.__doc__, options.ConvertMsdOptions, "tools", arguments)
 
 
+def convert_nnunet(arguments: Arguments = None) -> int:
+    """Convert a dataset of nnU-Net v2."""
+    return _run("convert_nnunet", convert_nnunet.__doc__, options.ConvertNnunetOptions, "tools", arguments)
+
+
 def convert_csv(arguments: Arguments = None) -> int:
     """Convert a dataset described by CSV tables of paths."""
     return _run("convert_csv", convert_csv.__doc__, options.ConvertCsvOptions, "tools", arguments)

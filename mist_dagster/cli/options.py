@@ -295,6 +295,15 @@ class ConvertMsdOptions(Options):
     num_workers_conversion: Workers = Field(1, description="Patients to convert in parallel.")
 
 
+class ConvertNnunetOptions(Options):
+    """Options of mist_convert_nnunet."""
+
+    source: Path = Field(description="Folder of the nnU-Net dataset, with its dataset.json.")
+    output: Path = Field(description="Folder for the converted dataset.")
+    overwrite: Overwrite = Field(False, description="Replace an existing dataset.")
+    num_workers_conversion: Workers = Field(1, description="Patients to convert in parallel.")
+
+
 class ConvertCsvOptions(Options):
     """Options of mist_convert_csv."""
 

@@ -11,6 +11,7 @@ from mist_dagster.cli.options import (
     AverageWeightsOptions,
     ConvertCsvOptions,
     ConvertMsdOptions,
+    ConvertNnunetOptions,
     EnsembleOptions,
     EvaluateOptions,
     PostprocessOptions,
@@ -122,6 +123,13 @@ def convert_msd(launcher: Launcher, options: ConvertMsdOptions, settings: Settin
     """Convert a dataset of the Medical Segmentation Decathlon."""
     run = {"workers": options.num_workers_conversion, "overwrite": options.overwrite}
     launcher.run_tool("converted_msd", options.output, {**run, **absolute({"source": options.source})})
+    launcher.progress.note(f"Converted: {options.output / 'dataset.json'}")
+
+
+def convert_nnunet(launcher: Launcher, options: ConvertNnunetOptions, settings: Settings) -> None:
+    """Convert a dataset of nnU-Net v2."""
+    run = {"workers": options.num_workers_conversion, "overwrite": options.overwrite}
+    launcher.run_tool("converted_nnunet", options.output, {**run, **absolute({"source": options.source})})
     launcher.progress.note(f"Converted: {options.output / 'dataset.json'}")
 
 

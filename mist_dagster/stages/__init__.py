@@ -216,6 +216,7 @@ TOOLS = (
     "evaluation",
     "ranking",
     "converted_msd",
+    "converted_nnunet",
     "converted_csv",
     "averaged_weights",
 )

@@ -19,6 +19,7 @@ from mist_ops.conversion.patients import (
     channel_problems,
     check_image,
     convert,
+    described,
     labels_of,
     refuse_existing,
     write_patient,
@@ -216,14 +217,4 @@ def _write(entry: CsvEntry, folder: Path) -> list[int]:
 
 def _dataset_json(images: Sequence[str], converted: Sequence[Converted[CsvEntry, list[int]]]) -> Json:
     labels = {0}.union(*(outcome.result or [] for outcome in converted))
-    has_test = not all(outcome.item.training for outcome in converted)
-    return {
-        "task": None,
-        "modality": None,
-        "train-data": TRAIN,
-        **({"test-data": TEST} if has_test else {}),
-        "mask": [MASK],
-        "images": {name: [f"{name}.nii.gz"] for name in images},
-        "labels": sorted(labels),
-        "final_classes": None,
-    }
+    return described(None, None, images, sorted(labels), None, converted)

@@ -5,9 +5,8 @@ Antonelli et al.: The Medical Segmentation Decathlon. Nature Communications 2022
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,25 +18,28 @@ from mist_ops.conversion.patients import (
     MASK,
     TEST,
     TRAIN,
+    Conversion,
     Converted,
     Patient,
     channel_problems,
     check_image,
     convert,
+    described,
     labels_of,
+    modality_of,
     refuse_existing,
+    refuse_source,
     write_patient,
 )
+from mist_ops.dataset import check_layout
 from mist_ops.errors import DatasetError, counted, few
 from mist_ops.imaging.folders import NIFTI, image_id
 from mist_ops.imaging.foreign import store_as_nifti
+from mist_ops.imaging.labels import check_labels
 from mist_ops.imaging.nifti import count_channels, split_channels
 from mist_ops.schema import read_checked
 from mist_ops.study import check_id
 from mist_ops.types import Json
-
-_CT = re.compile(r"(?<![a-z])(c[be]|ld)?cta?(?![a-z])")
-_MR = re.compile(r"(?<![a-z])(mri?(?![a-z])|t[12](?!\d)|flair|adc|dwi|dti|swi|dce|mprage|pdw?(?![a-z]))")
 
 
 def _as_entry(value: object) -> object:
@@ -90,14 +92,6 @@ class MsdDescription(BaseModel):
         """Name of each label except the background, without spaces."""
         return [name.replace(" ", "_") for label, name in self.labels.items() if label]
 
-    @property
-    def kind(self) -> Literal["ct", "mr", "other"]:
-        """The modality for dataset.json: CT if any channel is CT, else MR if any is an MR sequence."""
-        names = [name.lower() for name in self.modality.values()]
-        if any(_CT.search(name) for name in names):
-            return "ct"
-        return "mr" if any(_MR.search(name) for name in names) else "other"
-
 
 @dataclass(frozen=True)
 class MsdEntry(Patient):
@@ -112,9 +106,7 @@ class MsdEntry(Patient):
     mask: Path | None
 
 
-def convert_msd(
-    source: Path, output: Path, workers: int = 1, overwrite: bool = False
-) -> Iterator[Converted[MsdEntry, None]]:
+def convert_msd(source: Path, output: Path, workers: int = 1, overwrite: bool = False) -> Conversion[MsdEntry]:
     """Copy a dataset of the Decathlon into one folder per patient and, when exhausted, write its dataset.json.
 
     A 4D image is split into its channels; everything else is copied byte for byte. A patient that fails leaves no
@@ -131,10 +123,7 @@ def convert_msd(
             no training patient could be converted (at the end).
     """
     description = _read_description(source)
-    if output.resolve() == source.resolve():
-        raise DatasetError(
-            f"{output} is the source. Give another folder with --output.", code="output-is-input", file=output
-        )
+    refuse_source(source, output)
     refuse_existing(output, overwrite)
     entries = [*_entries(source, output / TRAIN, description.training, "Tr")]
     if (source / "imagesTs").is_dir():
@@ -151,6 +140,7 @@ def _read_description(source: Path) -> MsdDescription:
             code="dataset-missing",
             file=path,
         )
+    check_layout(path, "Decathlon")
     return read_checked(path, MsdDescription, DatasetError)
 
 
@@ -217,31 +207,11 @@ def _write(description: MsdDescription, entry: MsdEntry, folder: Path) -> None:
         check_image(entry.image, channel)
     if entry.mask is not None:
         store_as_nifti(entry.mask, folder / MASK)
-        _check_labels(labels_of(entry.mask, folder / MASK), description.labels)
-
-
-def _check_labels(found: Collection[int], listed: Collection[int]) -> None:
-    unknown = sorted(set(found) - set(listed))
-    if unknown:
-        raise DatasetError(
-            f"the mask holds {'the label' if len(unknown) == 1 else 'labels'} {few(unknown)}, which 'labels' "
-            f"({few(sorted(listed), 20)}) does not list. Correct one of them.",
-            code="unknown-label",
-            found=unknown,
-            expected=sorted(listed),
-        )
+        check_labels(labels_of(entry.mask, folder / MASK), list(description.labels))
 
 
 def _dataset_json(description: MsdDescription, converted: Sequence[Converted[MsdEntry, None]]) -> Json:
     foreground = [label for label in description.labels if label]
-    has_test = not all(outcome.item.training for outcome in converted)
-    return {
-        "task": description.name,
-        "modality": description.kind,
-        "train-data": TRAIN,
-        **({"test-data": TEST} if has_test else {}),
-        "mask": [MASK],
-        "images": {name: [f"{name}.nii.gz"] for name in description.modality.values()},
-        "labels": list(description.labels),
-        "final_classes": {name: [label] for name, label in zip(description.classes, foreground, strict=True)},
-    }
+    classes = {name: [label] for name, label in zip(description.classes, foreground, strict=True)}
+    channels = list(description.modality.values())
+    return described(description.name, modality_of(channels), channels, list(description.labels), classes, converted)

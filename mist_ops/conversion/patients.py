@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 
@@ -24,6 +24,9 @@ from mist_ops.workers import Outcome, outcomes
 
 MASK = "mask.nii.gz"
 RAW, TRAIN, TEST = "raw", "raw/train", "raw/test"
+
+_CT = re.compile(r"(?<![a-z])(c[be]|ld)?cta?(?![a-z])")
+_MR = re.compile(r"(?<![a-z])(mri?(?![a-z])|t[12](?!\d)|flair|adc|dwi|dti|swi|dce|mprage|pdw?(?![a-z]))")
 
 _CHANNEL = re.compile(r"[^\W_][\w.+ -]{0,127}")
 
@@ -46,6 +49,7 @@ class Patient:
 AnyPatient = TypeVar("AnyPatient", bound=Patient)
 Result = TypeVar("Result")
 Converted = Outcome[AnyPatient, Result]
+Conversion = Iterator[Outcome[AnyPatient, None]]
 
 
 def convert(
@@ -82,6 +86,36 @@ def convert(
         if not any(outcome.item.training for outcome in done):
             raise DatasetError("No training patient could be converted; no dataset is written.", code="no-patients")
     write_json(output / "dataset.json", describe(done))
+
+
+def modality_of(channels: Iterable[str]) -> Literal["ct", "mr", "other"]:
+    """The modality for dataset.json: CT if any channel is named as a CT, else MR if any is named as an MR sequence."""
+    names = [name.lower() for name in channels]
+    if any(_CT.search(name) for name in names):
+        return "ct"
+    return "mr" if any(_MR.search(name) for name in names) else "other"
+
+
+def described(
+    task: str | None,
+    modality: Literal["ct", "mr", "other"] | None,
+    channels: Sequence[str],
+    labels: Sequence[int],
+    classes: Mapping[str, Sequence[int]] | None,
+    converted: Sequence[Converted[AnyPatient, Result]],
+) -> Json:
+    """The content of dataset.json for converted patients."""
+    has_test = not all(outcome.item.training for outcome in converted)
+    return {
+        "task": task,
+        "modality": modality,
+        "train-data": TRAIN,
+        **({"test-data": TEST} if has_test else {}),
+        "mask": [MASK],
+        "images": {name: [f"{name}.nii.gz"] for name in channels},
+        "labels": list(labels),
+        "final_classes": classes if classes is None else dict(classes),
+    }
 
 
 def write_patient(patient: Patient, write: Callable[[Path], Result]) -> Result:
@@ -121,6 +155,14 @@ def channel_problems(names: Iterable[str]) -> list[DatasetError]:
             continue
         problems.append(DatasetError(message, code=code, found=name))
     return problems
+
+
+def refuse_source(source: Path, output: Path) -> None:
+    """Refuse an output folder that is the source."""
+    if output.resolve() == source.resolve():
+        raise DatasetError(
+            f"{output} is the source. Give another folder with --output.", code="output-is-input", file=output
+        )
 
 
 def refuse_existing(output: Path, overwrite: bool) -> None:

@@ -27,6 +27,7 @@ COMMANDS = (
     "postprocess",
     "ensemble",
     "convert_msd",
+    "convert_nnunet",
     "convert_csv",
     "average_weights",
     "passport",

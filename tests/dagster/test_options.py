@@ -20,7 +20,8 @@ COMMANDS = [
     for name, function in inspect.getmembers(cli, inspect.isfunction)
     if function.__module__ == cli.__name__ and not name.startswith("_")
 ]
-OVERWRITING = {"analyze", "preprocess", "train", "run_all", "average_weights", "convert_msd", "convert_csv"}
+CONVERTERS = {"convert_msd", "convert_nnunet", "convert_csv"}
+OVERWRITING = {"analyze", "preprocess", "train", "run_all", "average_weights", *CONVERTERS}
 
 
 def shown(capsys: pytest.CaptureFixture[str], command: str) -> str:

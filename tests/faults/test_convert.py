@@ -1,4 +1,4 @@
-"""``mist_convert_csv`` and ``mist_convert_msd`` on sources with one fault each."""
+"""``mist_convert_csv``, ``mist_convert_msd`` and ``mist_convert_nnunet`` on sources with one fault each."""
 
 from __future__ import annotations
 
@@ -78,6 +78,22 @@ def decathlon(described: Sandbox) -> Sandbox:
     files = [{"image": f"./imagesTr/{name}.nii.gz", "label": f"./labelsTr/{name}.nii.gz"} for name in IDS]
     labels = {"0": "background", "1": "lesion", "2": "core"}
     description = {"name": "Toy", "modality": {"0": "T1w", "1": "T2w"}, "labels": labels, "training": files}
+    (folder / "dataset.json").write_text(json.dumps(description))
+    return described
+
+
+@pytest.fixture
+def nnunet(described: Sandbox) -> Sandbox:
+    """A sandbox with a dataset in the layout of nnU-Net."""
+    folder = source(described)
+    for part in ("imagesTr", "labelsTr"):
+        (folder / part).mkdir(parents=True)
+    for number, case_id in enumerate(IDS, start=1):
+        for index, channel in enumerate(("t1", "t2")):
+            shutil.copy(described.image(number, channel), folder / "imagesTr" / f"{case_id}_{index:04}.nii.gz")
+        shutil.copy(described.mask(number), folder / "labelsTr" / f"{case_id}.nii.gz")
+    labels = {"background": 0, "lesion": [1, 2], "core": 2}
+    description = {"channel_names": {"0": "T1w", "1": "T2w"}, "labels": labels, "file_ending": ".nii.gz"}
     (folder / "dataset.json").write_text(json.dumps(description))
     return described
 
@@ -384,6 +400,68 @@ SOURCES = [
 ]
 
 
+OF_NNUNET = [
+    *(
+        Fault(f"convert-nnunet/{key}", words, breaks, says, others_done=others_done)
+        for key, words, breaks, says in [
+            (
+                "channel-missing",
+                "a missing channel",
+                lambda box: remove(source(box) / "imagesTr" / "phantom_001_0001.nii.gz"),
+                ("[channels-mismatch]", "phantom_001", "_0000", "2 channels"),
+            ),
+            (
+                "mask-missing",
+                "a missing mask",
+                lambda box: remove(source(box) / "labelsTr" / "phantom_001.nii.gz"),
+                ("[image-missing]", "phantom_001", "mask"),
+            ),
+            (
+                "truncated-image",
+                "a truncated image",
+                lambda box: cut_short(source(box) / "imagesTr" / "phantom_001_0000.nii.gz"),
+                ("[image-unreadable]", "imagesTr/phantom_001_0000.nii.gz"),
+            ),
+            (
+                "unknown-label",
+                "an unlisted label",
+                lambda box: put(source(box) / "labelsTr" / "phantom_001.nii.gz", 7, np.uint8),
+                ("[unknown-label]", "phantom_001", "7", "0, 1, 2"),
+            ),
+        ]
+    ),
+    *(
+        Fault(f"convert-nnunet/{key}", words, breaks, says, others_done=nothing_written)
+        for key, words, breaks, says in [
+            (
+                "dataset-missing",
+                "no dataset.json",
+                lambda box: remove(source(box) / "dataset.json"),
+                ("[dataset-missing]", "--source"),
+            ),
+            (
+                "decathlon",
+                "a dataset of the Decathlon",
+                lambda box: edit_json(source(box) / "dataset.json", channel_names=None, modality={}, training=[]),
+                ("[dataset-layout]", "mist_convert_msd"),
+            ),
+            (
+                "ignore-label",
+                "a label of voxels to ignore",
+                lambda box: edit_json(source(box) / "dataset.json", labels={"background": 0, "a": 1, "ignore": 2}),
+                ("[value-invalid]", "'ignore'"),
+            ),
+            (
+                "file-ending",
+                "another file ending than that of the images",
+                lambda box: edit_json(source(box) / "dataset.json", file_ending=".nrrd"),
+                ("[folder-empty]", "_0000.nrrd"),
+            ),
+        ]
+    ),
+]
+
+
 def damage(path: Path) -> None:
     """Change a byte in the middle of a file."""
     content = bytearray(path.read_bytes())
@@ -406,7 +484,7 @@ EXISTING = Fault(
 )
 
 OF_TABLES, OF_SOURCES = [*OF_PATIENTS, *TABLES, *ACCEPTED], [*OF_CASES, *SOURCES]
-FAULTS = [*OF_TABLES, *OF_SOURCES, EXISTING]
+FAULTS = [*OF_TABLES, *OF_SOURCES, *OF_NNUNET, EXISTING]
 
 
 @pytest.mark.parametrize("fault", OF_TABLES, ids=lambda fault: fault.key)
@@ -418,6 +496,12 @@ def test_convert_csv(listed: Sandbox, fault: Fault) -> None:
 def test_convert_msd(decathlon: Sandbox, fault: Fault) -> None:
     arguments = ["--source", source(decathlon), "--output", output(decathlon), "--overwrite"]
     meets(decathlon, "convert_msd", arguments, fault)
+
+
+@pytest.mark.parametrize("fault", OF_NNUNET, ids=lambda fault: fault.key)
+def test_convert_nnunet(nnunet: Sandbox, fault: Fault) -> None:
+    arguments = ["--source", source(nnunet), "--output", output(nnunet), "--overwrite"]
+    meets(nnunet, "convert_nnunet", arguments, fault)
 
 
 def test_an_existing_dataset_is_kept(listed: Sandbox) -> None:
