@@ -38,6 +38,7 @@ def _of_study(study: Study) -> dg.Definitions:
     # These take half a second to import, which a command on a tool does not need.
     from mist_dagster.assets import study_assets
     from mist_dagster.freshness.checks import status_checks, status_job
+    from mist_dagster.freshness.jobs import keep_job, what_if_job
     from mist_dagster.jobs import study_jobs
     from mist_dagster.pipeline import plan_job
     from mist_dagster.sensors import study_sensors
@@ -46,7 +47,13 @@ def _of_study(study: Study) -> dg.Definitions:
         study_assets(study),
         dg.Definitions(
             asset_checks=status_checks(study),
-            jobs=[*study_jobs(study), status_job(study), plan_job(study, build_definitions)],
+            jobs=[
+                *study_jobs(study),
+                status_job(study),
+                what_if_job(study),
+                keep_job(study, build_definitions),
+                plan_job(study, build_definitions),
+            ],
             sensors=study_sensors(study),
         ),
     )

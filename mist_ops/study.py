@@ -120,6 +120,11 @@ class Study:
         """Trials and scores of the search for that strategy."""
         return self.results / "postprocessing" / "search.json"
 
+    @property
+    def kept(self) -> Path:
+        """Stale artifacts that a person declared current."""
+        return self.results / "records" / "kept.json"
+
     def inputs_record(self, stage: str) -> Path:
         """What the artifact of a stage was made from, for stages without a record of their own."""
         return self.results / "records" / f"{stage}.json"

@@ -117,6 +117,11 @@ def accept(arguments: Arguments = None) -> int:
     return _run("accept", accept.__doc__, options.AcceptOptions, "studies", arguments)
 
 
+def keep(arguments: Arguments = None) -> int:
+    """Declare stale artifacts of a study current, with a reason, or undo that."""
+    return _run("keep", keep.__doc__, options.KeepOptions, "studies", arguments)
+
+
 def passport(arguments: Arguments = None) -> int:
     """Check what a model was made from, or say in which ways two models differ."""
     from mist_dagster.cli.passports import run

@@ -191,6 +191,20 @@ class AcceptOptions(StudyOptions):
     """Options of mist_accept."""
 
 
+class KeepOptions(NumpyOptions):
+    """Options of mist_keep."""
+
+    reason: str | None = Field(None, description="Why what changed does not matter; required unless --undo is given.")
+    change: str | None = Field(
+        None, description="Only this change: a part of what mist_status says of it, such as target_spacing."
+    )
+    stage: Literal["preprocess", "train", "predict", "evaluate", "choose_postprocessing", "test"] | None = Field(
+        None, description="Only what this stage made."
+    )
+    only: list[str] | None = Field(None, description="Only these patients, folds (fold_0) or files (results.csv).")
+    undo: bool = Field(False, description="Make stale again what was kept.")
+
+
 class PlanOptions(NumpyOptions):
     """Options of mist_plan."""
 

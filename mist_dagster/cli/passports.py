@@ -23,7 +23,8 @@ def run(arguments: Sequence[str] | None, purpose: str | None) -> int:
     except MistError as error:
         print(f"Error: {error}", file=sys.stderr)  # noqa: T201 - output of the command
         return 1
-    for message in messages:
+    notes = _kept(chosen.model) if chosen.command == "verify" else []
+    for message in (*messages, *notes):
         print(message)  # noqa: T201 - output of the command
     if chosen.command == "verify" and not messages:
         print(f"{chosen.model} matches its passport.")  # noqa: T201 - output of the command
@@ -41,6 +42,12 @@ def _verify(model: Path, numpy: Path | None) -> list[str]:
     results = weights.parent.parent
     known = next((study.numpy for study in registered_studies() if study.results == results), Path("numpy"))
     return verify(weights, Study("", numpy=(numpy or known).expanduser().resolve(), results=results))
+
+
+def _kept(model: Path) -> list[str]:
+    from mist_ops.records.passport import read_passport
+
+    return [f"The model is {entry}." for entry in read_passport(model.expanduser()).kept]
 
 
 def _diff(first: Path, second: Path) -> list[str]:

@@ -16,6 +16,7 @@ from mist_dagster.cli.options import (
     AnalyzeOptions,
     ChoosePostprocessingOptions,
     FinalizeOptions,
+    KeepOptions,
     PlanOptions,
     PreprocessOptions,
     RunAllOptions,
@@ -24,6 +25,8 @@ from mist_dagster.cli.options import (
     TrainOptions,
 )
 from mist_dagster.cli.run_config import Settings, absolute
+from mist_dagster.freshness.keep import Choice, report_kept, undo
+from mist_dagster.freshness.keep import keep as keep_artifacts
 from mist_dagster.freshness.outputs import stale_outputs
 from mist_dagster.freshness.rebuild import rebuild
 from mist_dagster.freshness.status import Status, as_json, report, stale_results
@@ -311,6 +314,18 @@ def _report(launcher: Launcher, study: Study, found: Status) -> bool:
 def _outputs(launcher: Launcher, study: Study, found: Status) -> dict[Path, str]:
     """The stale outputs of tools, with the reason of each."""
     return {output.path: reason for output, reason in stale_outputs(launcher.instance, study, found).items()}
+
+
+def keep(launcher: Launcher, options: KeepOptions, settings: Settings) -> None:
+    """Keep stale artifacts, or undo that; then report what is stale."""
+    study = _study(options, numpy=options.numpy)
+    choice = Choice(options.stage and [options.stage], options.only, options.change)
+    if options.undo:
+        launcher.progress.note(report_kept(undo(launcher, study, choice), "No longer kept:"))
+    else:
+        launcher.progress.note(report_kept(keep_artifacts(launcher, study, choice, options.reason or ""), "Kept"))
+    show_status(launcher, study)
+    _report(launcher, study, study_status(study, launcher.instance))
 
 
 def accept(launcher: Launcher, options: AcceptOptions, settings: Settings) -> None:

@@ -138,17 +138,22 @@ class Report:
         texts.pop(key, None)
         if reason:
             texts[key] = reason
-        return self._evaluation(stage, key, not reason, reason or "current", {}, lost=self._is_lost(stage, key))
+        text = reason or self._found.kept.get(stage.name, {}).get(key, "current")
+        return self._evaluation(stage, key, not reason, text, {}, lost=self._is_lost(stage, key))
 
     def of_whole(self, stage: Stage) -> dg.AssetCheckEvaluation:
         """The evaluation of an asset as a whole: how many of its artifacts are stale, and which."""
         stale, waiting = self._found.of(stage.name), self._found.waiting.get(stage.name, {})
+        kept = self._found.kept.get(stage.name, {})
         states = [activity.state for activity in self._found.under_way.get(stage.name, {}).values()]
         parts = [counted(len(stale), "stale artifact")] if stale else []
         parts += [f"{states.count(state)} {state}" for state in ("running", "queued") if state in states]
         parts += [f"{len(waiting)} waiting"] if waiting else []
+        parts += [f"{len(kept)} kept as current"] if kept else []
         rows = [{"artifact": key, "because": reason} for key, reason in self._reasons(stage).items()]
         shown: metadata.Metadata = {"artifacts": metadata.table(rows), "stale": len(stale)} if rows else {}
+        if kept:
+            shown["kept"] = metadata.table([{"artifact": key, "because": text} for key, text in kept.items()])
         if stage.name in self._found.hours:
             shown["estimated time"] = duration(self._found.hours[stage.name])
         made = self._evaluation(

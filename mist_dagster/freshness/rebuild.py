@@ -1,7 +1,5 @@
 """Records rebuilt from the files of a study, where Dagster's own are lost."""
 
-from collections.abc import Mapping
-
 import dagster as dg
 
 from mist_dagster.freshness.status import Status
@@ -20,28 +18,49 @@ def rebuild(launcher: Launcher, study: Study, found: Status) -> int:
     """
     if study.data:
         launcher.run_stage(study, "observe")
-    graph = launcher.definitions(study).resolve_asset_graph()
-    seen, count = Inspection(study), 0
-
-    def record(asset: str, partition: str | None, version: str, current: bool) -> None:
-        node = graph.get(asset_key(study, asset))
-        origin = provenance_tags(launcher.instance, node.code_version or "", node.parent_keys) if current else {}
-        _report(launcher.instance, node.key, partition, {**origin, **version_tags(version)})
-
+    recorder, seen, count = Recorder(launcher, study), Inspection(study), 0
     for name, version in config_versions(study, seen.config).items():
-        record(name, None, version, current=True)
+        recorder.record(name, None, version, current=True)
         count += 1
     for stage in tracked():
         for key in keys_of(stage, seen) if stage.name != "analyze" else ():
             existing = version_on_record(stage, study, key)
             if existing is not None:
                 stale = found.of(stage.name)
-                record(stage.target, key or None, existing, current=key not in stale if key != WHOLE else not stale)
+                current = key not in stale if key != WHOLE else not stale
+                recorder.record(stage.target, key or None, existing, current=current)
                 count += 1
     return count
 
 
-def _report(instance: dg.DagsterInstance, key: dg.AssetKey, partition: str | None, tags: Mapping[str, str]) -> None:
-    instance.report_runless_asset_event(
-        dg.AssetMaterialization(key, partition=partition, description="Recorded from its files.", tags=tags)
-    )
+class Recorder:
+    """Records artifacts of a study that no run made just now."""
+
+    def __init__(self, launcher: Launcher, study: Study) -> None:
+        self._instance, self._study = launcher.instance, study
+        self._graph = launcher.definitions(study).resolve_asset_graph()
+
+    def record(
+        self,
+        asset: str,
+        partition: str | None,
+        version: str,
+        *,
+        current: bool,
+        description: str = "Recorded from its files.",
+    ) -> None:
+        """Record an artifact.
+
+        Args:
+            asset: Name of its asset.
+            partition: Its patient or fold.
+            version: Its data version.
+            current: Whether it was made from what is upstream now; else the record says only that it exists.
+            description: What the UI says of the record.
+        """
+        node = self._graph.get(asset_key(self._study, asset))
+        origin = provenance_tags(self._instance, node.code_version or "", node.parent_keys) if current else {}
+        tags = {**origin, **version_tags(version)}
+        self._instance.report_runless_asset_event(
+            dg.AssetMaterialization(node.key, partition=partition, description=description, tags=tags)
+        )

@@ -38,6 +38,7 @@ class Status:
         hours: Estimated time of what is stale, by stage, without stages whose speed is not known.
         unused: Arrays and predictions of patients who are not in the study.
         unfinished: Folds with an unfinished training that no run continues.
+        kept: Artifacts that were declared current although something changed, with what changed and why, by stage.
     """
 
     stale: Mapping[str, Mapping[str, str]]
@@ -46,6 +47,7 @@ class Status:
     hours: Mapping[str, float] = field(default_factory=dict)
     unused: Sequence[Path] = ()
     unfinished: Sequence[int] = ()
+    kept: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     def of(self, stage: str) -> Mapping[str, str]:
         """What is stale of a stage."""
@@ -92,7 +94,16 @@ def status(
             for fold in seen.config.training.folds
             if study.attempt(fold).is_file() and fold_key(fold) not in trained
         ],
+        kept=_kept(seen),
     )
+
+
+def _kept(seen: Inspection) -> dict[str, dict[str, str]]:
+    found: dict[str, dict[str, str]] = {}
+    names = {stage.kept_as: stage.name for stage in tracked()}
+    for (step, key), entries in seen.kept.applied.items():
+        found.setdefault(names[step], {})[key] = "; ".join(map(str, entries))
+    return found
 
 
 def unused(study: Study, config: StudyConfig, assignment: Assignment) -> list[Path]:
@@ -115,6 +126,9 @@ def report(found: Status, outputs: Mapping[Path, str] = _NO_OUTPUTS) -> Iterator
     if found.unfinished:
         folds = f"{'fold' if len(found.unfinished) == 1 else 'folds'} {few(found.unfinished)}"
         yield f"Unfinished training of {folds}: mist_train --resume continues it, --discard removes it."
+    for name, texts in found.kept.items():
+        for text, keys in by_reason(texts).items():
+            yield f"{few(keys)} ({STAGES[name].doing.lower()}) {'is' if len(keys) == 1 else 'are'} {text}."
     for name, made in found.under_way.items():
         yield from _under_way(STAGES[name], made)
     if found.current and not outputs and not found.waiting:
@@ -151,6 +165,7 @@ def as_json(found: Status, outputs: Mapping[Path, str] = _NO_OUTPUTS) -> Json:
             name: {key: str(activity) for key, activity in made.items()} for name, made in found.under_way.items()
         },
         "waiting": {name: dict(reasons) for name, reasons in found.waiting.items()},
+        "kept": {name: dict(texts) for name, texts in found.kept.items()},
         "outputs": {str(path): reason for path, reason in outputs.items()},
         "hours": dict(found.hours),
         "unused": [str(path) for path in found.unused],

@@ -9,6 +9,7 @@ from mist_ops.config import StudyConfig, read_config
 from mist_ops.dataset import Assignment, Case, read_paths, read_train_paths
 from mist_ops.errors import ConfigError
 from mist_ops.records.arrays import Change, case_contents
+from mist_ops.records.kept import Kept
 from mist_ops.records.passport import read_passport
 from mist_ops.study import Study
 
@@ -30,6 +31,7 @@ class Inspection:
         stale: Stale partitions of the stages inspected so far, by stage, with the reason of each.
         contents_of: Hashes by which a patient's arrays may be on record, read once.
         changed: Patients whose arrays are stale, with what changed.
+        kept: Stale artifacts that a person declared current.
     """
 
     def __init__(self, study: Study, change: Callable[[State], State] = lambda state: state) -> None:
@@ -38,6 +40,7 @@ class Inspection:
         self.stale: dict[str, Mapping[str, str]] = {}
         self.contents_of = cache(lambda case_id: case_contents(study, case_id))
         self.changed: Mapping[str, Change] = {}
+        self.kept = Kept(study)
 
     def arrays_changed(self, parts: Collection[str]) -> dict[str, str]:
         """Patients with stale arrays among these, with the reasons."""

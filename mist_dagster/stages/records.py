@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from mist_dagster.stages.inspection import Inspection
 from mist_dagster.stages.stage import WHOLE, Stage
 from mist_ops.errors import few
-from mist_ops.files import read_object, write_json
+from mist_ops.files import file_hash, json_hash, read_object, write_json
 from mist_ops.steps import changed_settings, changes
 from mist_ops.study import Study
 
@@ -65,8 +65,12 @@ def stale_by_record(seen: Inspection, stage: Stage) -> Mapping[str, str]:
         then = InputsRecord.model_validate(read_object(seen.study.inputs_record(stage.name)))
     except (OSError, ValueError, ValidationError):
         return {path.name: "its inputs are not on record"}
-    changed = [*_settings(then, seen, stage), *_differences(then, inputs_now(seen, stage))]
-    return {path.name: "; ".join(changed)} if changed else {}
+    now = inputs_now(seen, stage)
+    changed = [*_settings(then, seen, stage), *_differences(then, now)]
+    left = changed and seen.kept.left(
+        (stage.kept_as, path.name), changed, file_hash(path), lambda: json_hash(now.inputs)
+    )
+    return {path.name: left} if left else {}
 
 
 def _settings(then: InputsRecord, seen: Inspection, stage: Stage) -> Iterator[str]:

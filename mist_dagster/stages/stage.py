@@ -93,6 +93,11 @@ class Stage:
         name = self.step or (self.name if self.sections else None)
         return f"{name}_settings" if name else None
 
+    @property
+    def kept_as(self) -> str:
+        """The step by which its artifacts are kept."""
+        return self.step if self.step and not self.reads else self.name
+
     def read_settings(self, config: StudyConfig) -> dict[str, Any]:
         """The settings that the stage reads, by dotted path."""
         return settings(config, self.step) if self.step else dict(config.values(self.sections))

@@ -13,8 +13,9 @@ from mist_ops.config import STEP_VERSIONS
 from mist_ops.dataset import Fold
 from mist_ops.errors import ConfigError, counted, few
 from mist_ops.evaluation.table import summary_path
+from mist_ops.files import file_hash
 from mist_ops.records.arrays import IMAGE, changed_arrays, input_hashes
-from mist_ops.records.comparison import arrays_read, fold_changes, verify
+from mist_ops.records.comparison import arrays_read, fold_changes, verify, without_kept
 from mist_ops.records.prediction import read_prediction_record, stale_predictions, stale_test_predictions
 from mist_ops.records.scores import ScoreInputs, read_score_inputs
 from mist_ops.steps import settings
@@ -27,16 +28,24 @@ def new_patients(seen: Inspection) -> dict[str, str]:
 
 def arrays(seen: Inspection) -> dict[str, str]:
     """Patients whose arrays are missing, or were made from other files or settings."""
-    seen.changed = changed_arrays(seen.study, seen.config, seen.assignment.cases)
+    seen.changed = changed_arrays(seen.study, seen.config, seen.assignment.cases, seen.kept)
     return {case_id: change.reason for case_id, change in seen.changed.items()}
 
 
 def models(seen: Inspection) -> dict[str, str]:
     """Folds without a model, or whose model was trained with other cases, arrays or settings."""
-    reasons = {fold: list(_of_fold(seen, fold)) for fold in seen.config.training.folds}
-    return {
-        fold_key(fold): "; ".join(reason.rstrip(".") for reason in those) for fold, those in reasons.items() if those
-    }
+    reasons = {fold_key(fold): _model(seen, fold) for fold in seen.config.training.folds}
+    return {fold: reason for fold, reason in reasons.items() if reason}
+
+
+def _model(seen: Inspection, index: int) -> str:
+    weights, changes = seen.study.model(index), list(_of_fold(seen, index))
+    if not changes:
+        return ""
+    try:
+        return without_kept(seen.kept, weights, changes, seen.contents_of)
+    except ConfigError:  # without a passport, which is what changed
+        return "; ".join(change.rstrip(".") for change in changes)
 
 
 def _of_fold(seen: Inspection, index: int) -> Iterator[str]:
@@ -66,7 +75,7 @@ def _stale_parts(fold: Fold, patients: Mapping[str, str]) -> Iterator[str]:
 
 def held_out(seen: Inspection) -> dict[str, str]:
     """Training patients whose cross-validation prediction is missing or stale."""
-    reasons = dict(stale_predictions(seen.study, seen.config, seen.assignment, seen.weights))
+    reasons = dict(stale_predictions(seen.study, seen.config, seen.assignment, seen.weights, seen.kept))
     stale = seen.arrays_changed(IMAGE)
     for case_id, fold in seen.assignment.fold_of.items():
         if fold in seen.weights and case_id in stale:
@@ -82,7 +91,7 @@ def tests(seen: Inspection) -> dict[str, str]:
     if untrained:
         folds, need = ("fold", "needs") if len(untrained) == 1 else ("folds", "need")
         return {case.id: f"{folds} {few(untrained)} {need} training" for case in seen.test_cases}
-    return stale_test_predictions(seen.study, seen.config, seen.test_cases, seen.weights)
+    return stale_test_predictions(seen.study, seen.config, seen.test_cases, seen.weights, seen.kept)
 
 
 def scores(seen: Inspection) -> dict[str, str]:
@@ -99,8 +108,12 @@ def _of_scores(seen: Inspection) -> str | None:
     recorded = read_score_inputs(summary_path(seen.study.results_csv))
     if recorded is None:
         return "inputs are not on record and may have changed"
-    changed = recorded.changes(_score_inputs(seen), seen.config, seen.assignment.fold_of)
-    return "; ".join(changed) or None
+    now = _score_inputs(seen)
+    changed = list(recorded.changes(now, seen.config, seen.assignment.fold_of))
+    artifact = ("evaluation", seen.study.results_csv.name)
+    return (
+        seen.kept.left(artifact, changed, file_hash(seen.study.results_csv), lambda: now.content) if changed else None
+    )
 
 
 def _score_inputs(seen: Inspection) -> ScoreInputs:

@@ -18,6 +18,7 @@ from mist_ops.dataset import Case
 from mist_ops.errors import CaseError
 from mist_ops.files import file_hash, json_hash, read_object, stamp, write_json
 from mist_ops.imaging.geometry import CaseGeometry, Geometry
+from mist_ops.records.kept import Kept
 from mist_ops.steps import Settings, changed_settings, changes, old_digest, settings
 from mist_ops.study import Study
 from mist_ops.types import Box
@@ -216,15 +217,38 @@ def stale_arrays(study: Study, config: StudyConfig, cases: Iterable[Case]) -> di
     return {case_id: change.reason for case_id, change in changed_arrays(study, config, cases).items()}
 
 
-def changed_arrays(study: Study, config: StudyConfig, cases: Iterable[Case]) -> dict[str, Change]:
+def changed_arrays(
+    study: Study, config: StudyConfig, cases: Iterable[Case], kept: Kept | None = None
+) -> dict[str, Change]:
     """Cases whose arrays are missing or depend on other files or settings, with what changed.
 
     Files are read only if their size or times differ from the recorded ones. If the content is unchanged, the new times
     are recorded, so that the file is read once.
+
+    Args:
+        study: Locates arrays and records.
+        config: The settings.
+        cases: The cases.
+        kept: What a person kept; read from the study by default.
     """
-    now = _Now.of(study, config)
-    found = {case.id: _change(study, case, now) for case in cases}
+    now, kept = _Now.of(study, config), kept or Kept(study)
+    found = {case.id: _left(study, case, now, kept) for case in cases}
     return {case_id: change for case_id, change in found.items() if change}
+
+
+def _left(study: Study, case: Case, now: _Now, kept: Kept) -> Change | None:
+    """What changed of the arrays of a case without what was kept."""
+    change = _change(study, case, now)
+    if change is None:
+        return None
+    lost = {NOT_PREPROCESSED, CORRUPTED, NO_DISTANCES} & set(change.reason.split("; "))
+    content = None if lost else read_record(study, case.id).content
+    left = kept.left(("preprocessing", case.id), [change.reason], content, lambda: _input_content(study, case, now))
+    return Change(left, change.arrays) if left else None
+
+
+def _input_content(study: Study, case: Case, now: _Now) -> str:
+    return json_hash([input_hashes(study, case), str(now.boxes.get(case.id))])
 
 
 @dataclass(frozen=True)
@@ -252,22 +276,24 @@ def _change(study: Study, case: Case, now: _Now) -> Change | None:
         return Change(CORRUPTED)
     # Before any file is read: a file that changes meanwhile is read again next time.
     stamps = Stamps(inputs=_stamps(inputs), arrays=_stamps(arrays))
+    altered = [*_of_inputs(record, inputs, now.config)]
     found = [
-        *_of_inputs(record, inputs, now.config),
+        *altered,
         *_of_settings(record, now),
         *_of_analysis(record, case, now),
         *_of_code(record),
     ]
     if now.config.preprocessing.compute_dtms and case.mask and "dtm" not in arrays:
         found.append(Change(CORRUPTED if "dtm" in record.stamps.arrays else NO_DISTANCES, frozenset({"dtm"})))
-    if found:
-        return Change(found[0].reason, frozenset[str]().union(*(change.arrays for change in found)))
-    if record.stamps.arrays != stamps.arrays and record.content != _content(arrays):
+    elif record.stamps.arrays != stamps.arrays and record.content != _content(arrays):
         return Change(CORRUPTED)
     seen = record.model_copy(update={"stamps": stamps, "settings": _kept(record, now)})
-    if seen != record:
+    if seen != record and not altered:
         with suppress(OSError):  # in a read-only folder, the files are read every time
             _write(study.geometry(case.id), seen)
+    if found:
+        reasons = dict.fromkeys(change.reason for change in found)
+        return Change("; ".join(reasons), frozenset[str]().union(*(change.arrays for change in found)))
     return None
 
 

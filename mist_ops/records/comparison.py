@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,9 @@ from typing import Any
 from mist_ops.config import STEP_VERSIONS, StudyConfig, read_config
 from mist_ops.dataset import Fold
 from mist_ops.errors import ConfigError, counted, few
-from mist_ops.files import file_hash
+from mist_ops.files import file_hash, json_hash
 from mist_ops.records.arrays import ARRAYS, LABELED, case_contents
+from mist_ops.records.kept import Kept
 from mist_ops.records.passport import Passport, read_passport
 from mist_ops.steps import changed_settings, settings
 from mist_ops.study import Study
@@ -120,9 +121,38 @@ def why_stale(study: Study, config: StudyConfig, fold: Fold) -> list[str]:
     """List why the model of a fold is stale, a missing or invalid passport included; empty if it is current."""
     weights = study.model(fold.index)
     try:
-        return [*fold_changes(weights, fold), *verify(weights, study, config=config)]
+        changes = [*fold_changes(weights, fold), *verify(weights, study, config=config)]
     except ConfigError as error:
         return [error.message]
+    left = without_kept(Kept(study), weights, changes, partial(case_contents, study))
+    return [f"{left}."] if left else []
+
+
+def without_kept(
+    kept: Kept, weights: Path, changes: Sequence[str], contents_of: Callable[[str], Collection[str]]
+) -> str:
+    """Return what changed since a model was trained without what was kept.
+
+    Args:
+        kept: What was kept.
+        weights: The file of weights.
+        changes: What changed.
+        contents_of: Returns the hashes by which a patient's arrays may be on record.
+
+    Raises:
+        ConfigError: As ``read_passport``.
+    """
+    if not weights.is_file():
+        return kept.left(("training", weights.stem), changes, None, str)
+    passport = read_passport(weights)
+    content = {**passport.content.validation, **passport.content.training}
+    found = {case_id: contents_of(case_id) for case_id in content}
+
+    def inputs() -> str:
+        # Other arrays of the same patient may be added, such as distance maps that the model does not read.
+        return json_hash({key: [content[key]] if content[key] in now else sorted(now) for key, now in found.items()})
+
+    return kept.left(("training", weights.stem), changes, passport.weights, inputs)
 
 
 def _membership(part: str, before: set[str], now: set[str]) -> Iterator[str]:
@@ -130,7 +160,7 @@ def _membership(part: str, before: set[str], now: set[str]) -> Iterator[str]:
         f"{verb}: {few(sorted(cases))}" for verb, cases in (("added", now - before), ("removed", before - now)) if cases
     ]
     if changes:
-        yield f"The {part} patients changed ({'; '.join(changes)})."
+        yield f"The {part} patients changed ({' and '.join(changes)})."
 
 
 def differences(first: Passport, second: Passport) -> list[str]:

@@ -142,6 +142,7 @@ class Passport(_Record):
         best_epoch: Index of the epoch whose weights were kept.
         seconds: Wall time of all epochs.
         weights: SHA-256 of the file of weights.
+        kept: Why a person declared the model current although something changed since, one message each.
     """
 
     fold: int
@@ -166,6 +167,7 @@ class Passport(_Record):
     best_epoch: int
     seconds: float
     weights: str
+    kept: tuple[str, ...] = ()
 
     @model_validator(mode="after")
     def _best_epoch_exists(self) -> Passport:

@@ -13,8 +13,9 @@ from pydantic import BaseModel, ConfigDict
 from mist_ops.config import STEP_VERSIONS, StudyConfig
 from mist_ops.dataset import Assignment, Case
 from mist_ops.errors import few
-from mist_ops.files import file_hash, read_object, stamp, write_json
+from mist_ops.files import file_hash, json_hash, read_object, stamp, write_json
 from mist_ops.records.arrays import IMAGE, case_content, case_contents
+from mist_ops.records.kept import Kept
 from mist_ops.steps import Settings, changed_settings, old_digest, settings
 from mist_ops.study import Study
 
@@ -116,7 +117,11 @@ def read_prediction_record(path: Path) -> PredictionRecord | None:
 
 
 def stale_predictions(
-    study: Study, config: StudyConfig, assignment: Assignment, weights: Mapping[int, str]
+    study: Study,
+    config: StudyConfig,
+    assignment: Assignment,
+    weights: Mapping[int, str],
+    kept: Kept | None = None,
 ) -> dict[str, str]:
     """Training patients whose prediction is missing or was not made with the weights of their fold, with the reasons.
 
@@ -125,23 +130,31 @@ def stale_predictions(
         config: Settings of the study.
         assignment: The patients.
         weights: SHA-256 of the weights by fold; patients of other folds are skipped.
+        kept: What a person kept; read from the study by default.
     """
-    reasons = {}
+    reasons, kept = {}, kept or Kept(study)
     for case in assignment.cases:
         fold = assignment.fold_of[case.id]
         if fold in weights:
             origin = Origin.of_arrays({fold: weights[fold]}, config, study, case.id)
             record, mask = study.prediction_record("train", case.id), study.cv_prediction(case.id)
-            reasons[case.id] = why_stale(record, mask, origin)
+            reasons[case.id] = _left(kept, case.id, record, mask, origin)
     return {case_id: reason for case_id, reason in reasons.items() if reason}
 
 
 def stale_test_predictions(
-    study: Study, config: StudyConfig, cases: Iterable[Case], weights: Mapping[int, str]
+    study: Study,
+    config: StudyConfig,
+    cases: Iterable[Case],
+    weights: Mapping[int, str],
+    kept: Kept | None = None,
 ) -> dict[str, str]:
     """Test patients whose prediction is missing or was not made with the weights of all folds; arguments as above."""
+    kept = kept or Kept(study)
     reasons = {
-        case.id: why_stale(
+        case.id: _left(
+            kept,
+            case.id,
             study.prediction_record("test", case.id),
             study.test_prediction(case.id),
             Origin(weights, config, images=case.images),
@@ -151,8 +164,27 @@ def stale_test_predictions(
     return {case_id: reason for case_id, reason in reasons.items() if reason}
 
 
-def why_stale(path: Path, mask: Path, origin: Origin) -> str | None:
-    """Return why a prediction is stale, such as "fold 0 was retrained"; None if it is current.
+def _left(kept: Kept, case_id: str, path: Path, mask: Path, origin: Origin) -> str:
+    """Why a prediction is stale, without what was kept; empty if it is current."""
+    changes = why_stale(path, mask, origin)
+    if not changes:
+        return ""
+    record = read_prediction_record(path) if mask.is_file() else None
+    content = file_hash(mask) if record else None
+
+    def inputs() -> str:
+        assert record
+        images = {
+            name: record.images[name] if record.stamps.get(name) == stamp(image) else file_hash(image)
+            for name, image in origin.files().items()
+        }
+        return json_hash([sorted(origin.models.items()), origin.arrays, images])
+
+    return kept.left((origin.step, case_id), changes, content, inputs)
+
+
+def why_stale(path: Path, mask: Path, origin: Origin) -> list[str]:
+    """Return why a prediction is stale, such as "fold 0 was retrained"; nothing if it is current.
 
     Files are read only if their size or times differ from the record, which is then brought up to date.
 
@@ -162,43 +194,42 @@ def why_stale(path: Path, mask: Path, origin: Origin) -> str | None:
         origin: What it would be predicted from now.
     """
     if not mask.is_file():
-        return "it is not predicted"
+        return ["it is not predicted"]
     record = read_prediction_record(path)
     if record is None:
-        return NOT_RECORDED
+        return [NOT_RECORDED]
     try:
-        return _why_other_inputs(record, origin) or _why_other_files(path, record, mask, origin)
+        return [*_why_other_inputs(record, origin), *_why_other_files(path, record, mask, origin)]
     except OSError:
-        return NOT_RECORDED
+        return [NOT_RECORDED]
 
 
-def _why_other_inputs(record: PredictionRecord, origin: Origin) -> str | None:
+def _why_other_inputs(record: PredictionRecord, origin: Origin) -> Iterator[str]:
     retrained = [fold for fold, weights in origin.models.items() if record.models.get(fold) != weights]
     if record.models.keys() != origin.models.keys():
-        return f"other folds predict it now ({few(sorted(origin.models))})"
-    if retrained:
-        return f"fold {few(retrained)} was retrained"
-    changed = changed_settings(record.settings, origin.config, origin.step)
-    if changed:
-        return "; ".join(changed.values())
+        yield f"other folds predict it now ({few(sorted(origin.models))})"
+    elif retrained:
+        yield f"fold {few(retrained)} was retrained"
+    yield from changed_settings(record.settings, origin.config, origin.step).values()
     if record.version != STEP_VERSIONS[origin.step]:
-        return f"the prediction code changed from version {record.version} to {STEP_VERSIONS[origin.step]}"
-    return "its arrays changed" if record.arrays not in {origin.arrays, *origin.same_arrays} else None
+        yield f"the prediction code changed from version {record.version} to {STEP_VERSIONS[origin.step]}"
+    if record.arrays not in {origin.arrays, *origin.same_arrays}:
+        yield "its arrays changed"
 
 
-def _why_other_files(path: Path, record: PredictionRecord, mask: Path, origin: Origin) -> str | None:
+def _why_other_files(path: Path, record: PredictionRecord, mask: Path, origin: Origin) -> Iterator[str]:
     files = {**origin.files(), "mask": mask}
     hashes = {**record.images, "mask": record.mask}
     stamps = _stamps(files)
     unsure = [name for name in files if record.stamps.get(name) != stamps[name]]
     changed = [name for name in unsure if hashes.get(name) != file_hash(files[name])]
     if changed or files.keys() != hashes.keys():
-        return "its mask changed" if changed == ["mask"] else "an image changed"
+        yield "its mask changed" if changed == ["mask"] else "an image changed"
+        return
     seen = record.model_copy(update={"stamps": stamps, "settings": _kept(record, origin)})
     if seen != record:
         with suppress(OSError):  # in a read-only folder the files are read in full each time
             _write(path, seen)
-    return None
 
 
 def _kept(record: PredictionRecord, origin: Origin) -> Settings | str:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from mist_ops.config import StudyConfig
 from mist_ops.errors import few
-from mist_ops.files import read_object
+from mist_ops.files import json_hash, read_object
 from mist_ops.steps import changed_settings
 
 
@@ -30,6 +30,11 @@ class ScoreInputs(BaseModel):
     version: int = 1
     masks: dict[str, str | None]
     predictions: dict[str, str | None]
+
+    @property
+    def content(self) -> str:
+        """Hash of the content of the scored files."""
+        return json_hash([self.masks, self.predictions])
 
     def changes(self, now: ScoreInputs, config: StudyConfig, patients: Collection[str]) -> Iterator[str]:
         """Name each input that changed since.

@@ -218,7 +218,7 @@ FAULTS = [
         "status/folds-exchanged",
         "patients who were moved to another fold",
         lambda box: set_folds(box, phantom_001=0, phantom_002=1),
-        ("Train fold 1", "added: phantom_001; removed: phantom_002"),
+        ("Train fold 1", "added: phantom_001 and removed: phantom_002"),
         status=0,
     ),
     Fault(

@@ -56,7 +56,7 @@ def test_every_difference_is_listed(changes: dict[str, Any], message: str) -> No
         (("a", "b"), []),
         (("a",), ["The training patients changed (removed: b)."]),
         (("a", "b", "d"), ["The training patients changed (added: d)."]),
-        (("a", "d"), ["The training patients changed (added: d; removed: b)."]),
+        (("a", "d"), ["The training patients changed (added: d and removed: b)."]),
     ],
 )
 def test_patients_that_joined_or_left_a_fold_are_listed(

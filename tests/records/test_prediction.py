@@ -28,7 +28,7 @@ def made(tmp_path: Path) -> tuple[Path, Path, Origin]:
 
 
 def test_a_prediction_is_current_while_its_inputs_are_the_same(made: tuple[Path, Path, Origin]) -> None:
-    assert why_stale(*made) is None
+    assert why_stale(*made) == []
 
 
 def test_the_keys_on_disk_are_stable(made: tuple[Path, Path, Origin]) -> None:
@@ -46,34 +46,34 @@ def test_every_change_has_a_reason(made: tuple[Path, Path, Origin], monkeypatch:
         "its arrays changed": replace(origin, arrays="dd"),
         "an image changed": replace(origin, images={"t2": origin.images["t1"]}),
     }
-    assert {why_stale(record, mask, now) for now in reasons.values()} == set(reasons)
+    assert [why_stale(record, mask, now) for now in reasons.values()] == [[reason] for reason in reasons]
     monkeypatch.setitem(STEP_VERSIONS, "test_prediction", 2)
-    assert why_stale(record, mask, origin) == "the prediction code changed from version 1 to 2"
+    assert why_stale(record, mask, origin) == ["the prediction code changed from version 1 to 2"]
 
 
 def test_a_new_time_alone_does_not_make_a_prediction_stale(made: tuple[Path, Path, Origin]) -> None:
     record, mask, origin = made
     for path in (mask, origin.images["t1"]):
         os.utime(path, (0, 0))
-    assert why_stale(record, mask, origin) is None
+    assert why_stale(record, mask, origin) == []
     origin.images["t1"].write_text("other")
     os.utime(origin.images["t1"], (0, 0))  # older than the prediction, as after a clock that was set back
-    assert why_stale(record, mask, origin) == "an image changed"
+    assert why_stale(record, mask, origin) == ["an image changed"]
 
 
 def test_a_changed_mask_and_a_missing_one_have_different_reasons(made: tuple[Path, Path, Origin]) -> None:
     record, mask, origin = made
     mask.write_text("half")
-    assert why_stale(record, mask, origin) == "its mask changed"
+    assert why_stale(record, mask, origin) == ["its mask changed"]
     mask.unlink()
-    assert why_stale(record, mask, origin) == "it is not predicted"
+    assert why_stale(record, mask, origin) == ["it is not predicted"]
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[]", '{"models": 3}'])
 def test_a_prediction_without_a_usable_record_is_stale(made: tuple[Path, Path, Origin], content: str) -> None:
     record, mask, origin = made
     record.write_text(content)
-    assert why_stale(record, mask, origin) == NOT_RECORDED
+    assert why_stale(record, mask, origin) == [NOT_RECORDED]
     assert read_prediction_record(record) is None
 
 
@@ -90,5 +90,5 @@ def test_a_digest_of_an_earlier_version_is_replaced_by_the_settings(made: tuple[
     whole = json.loads(record.read_text())
     record.write_text(json.dumps({**whole, "settings": old_digest(CONFIG, "test_prediction")}))
     assert "not on record" in str(why_stale(record, mask, replace(origin, config=OTHER)))
-    assert why_stale(record, mask, origin) is None
+    assert why_stale(record, mask, origin) == []
     assert json.loads(record.read_text()) == whole
