@@ -93,7 +93,16 @@ def read_table(path: Path, required: Sequence[str]) -> pd.DataFrame:
 
 
 def located(cell: str, table: Path) -> Path:
-    """Absolute path of a file in a table: relative to the table, or to the current folder if it only exists there."""
+    """Absolute path of a file in a table: relative to the table, or to the current folder if it only exists there.
+
+    Backslashes, with which Windows separates folders, are read as slashes if there is no file of that very name.
+    """
+    if "\\" in cell and not _located(cell, table).is_file():
+        cell = cell.replace("\\", "/")
+    return _located(cell, table)
+
+
+def _located(cell: str, table: Path) -> Path:
     beside = Path(os.path.normpath(table.expanduser().resolve().parent / Path(cell).expanduser()))
     here = Path(cell).expanduser()
     return here.resolve() if here.is_file() and not beside.is_file() else beside

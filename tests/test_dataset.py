@@ -191,6 +191,16 @@ def test_paths_are_relative_to_the_table_or_the_current_folder(tmp_path: Path, m
     assert found == [there / "both.nii", here / "only.nii", there / "neither.nii"]
 
 
+def test_paths_of_windows_are_read_unless_a_file_has_that_very_name(tmp_path: Path) -> None:
+    (tmp_path / "scans").mkdir()
+    (tmp_path / "scans" / "t1.nii").touch()
+    (tmp_path / "odd\\name.nii").touch()
+    table = tmp_path / "table.csv"
+    assert located("scans\\t1.nii", table) == tmp_path / "scans" / "t1.nii"
+    assert located(".\\scans\\t1.nii", table) == tmp_path / "scans" / "t1.nii"
+    assert located("odd\\name.nii", table) == tmp_path / "odd\\name.nii"
+
+
 def test_held_out_cases_keep_their_order_and_are_found_by_id() -> None:
     assert _assignment().held_out(0) == ("007", "1e5")
     assert _assignment()["NA"].id == "NA"

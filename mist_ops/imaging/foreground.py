@@ -18,7 +18,8 @@ def foreground_box(image: Image) -> Box:
     from skimage.filters import threshold_otsu  # takes 0.1 s to import, and bounding boxes of masks do not need it
 
     low, high = np.percentile(image, _PERCENTILES)
-    threshold = np.float64(threshold_otsu(np.clip(image, low, high)))
+    # Flat, because an image of three or four slices is taken for one of colors.
+    threshold = np.float64(threshold_otsu(np.clip(image, low, high).ravel()))
     return bounding_box(image > threshold) or Box.whole(image.shape)
 
 

@@ -7,15 +7,20 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
+
 from mist_ops.errors import ImageError, counted
 from mist_ops.files import atomic
+from mist_ops.imaging.folders import NIFTI
+from mist_ops.imaging.formats import PAIRS, check_format
+from mist_ops.imaging.nifti import check_voxels, on_grid, open_image, read_geometry, readable
 
 
 def store_as_nifti(path: Path, target: Path) -> None:
     """Store an image as a ``.nii.gz`` file, atomically; voxels, data type and geometry are kept.
 
     ``.nii.gz`` is copied byte for byte and ``.nii`` is compressed, so that their headers are kept. Other formats that
-    ITK reads (NRRD, MetaImage, GIPL …) are converted.
+    ITK reads (NRRD, MetaImage, GIPL …) are converted. An image in two files (``.img`` and ``.hdr``) becomes one.
 
     Args:
         path: Image whose extension names its format.
@@ -27,10 +32,14 @@ def store_as_nifti(path: Path, target: Path) -> None:
     if not path.is_file():
         raise ImageError(f"{path} does not exist. Restore it, or correct its path.", code="image-missing", file=path)
     with atomic(target) as temporary:
+        if path.name.endswith(NIFTI):
+            check_format(path)
         if path.name.endswith(".nii.gz"):
             shutil.copyfile(path, temporary)
         elif path.suffix == ".nii":
             _compress(path, temporary)
+        elif path.name.endswith(PAIRS):
+            _join(path, temporary)
         else:
             _convert(path, temporary)
 
@@ -39,6 +48,17 @@ def _compress(path: Path, target: Path) -> None:
     # No modification time, so that equal files give equal bytes.
     with path.open("rb") as stream, target.open("wb") as raw, gzip.GzipFile("", "wb", mtime=0, fileobj=raw) as packed:
         shutil.copyfileobj(stream, packed)
+
+
+def _join(path: Path, target: Path) -> None:
+    """Store an image of two files in one, with both forms of its header, of which ITK keeps one."""
+    image, geometry = open_image(path), read_geometry(path)
+    check_voxels(image, path)
+    voxels: Any = image.dataobj
+    with readable(path):
+        joined = on_grid(voxels.get_unscaled().reshape(geometry.size), geometry)
+    joined.header.set_slope_inter(voxels.slope, voxels.inter)
+    nib.save(joined, target)
 
 
 def _convert(path: Path, target: Path) -> None:

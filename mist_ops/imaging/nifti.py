@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import logging
 import math
 import struct
 import zlib
@@ -20,12 +21,14 @@ import nibabel as nib
 import numpy as np
 from jaxtyping import Num
 from nibabel.arrayproxy import ArrayProxy
+from nibabel.imageglobals import LoggingOutputSuppressor
 from nibabel.openers import ImageOpener
 from nibabel.spatialimages import HeaderDataError, HeaderTypeError, SpatialImage
 from nibabel.wrapstruct import WrapStructError
 
 from mist_ops.errors import ImageError, counted
 from mist_ops.files import atomic
+from mist_ops.imaging.formats import PAIRS, check_format
 from mist_ops.imaging.geometry import Geometry
 from mist_ops.imaging.header import GridHeader, in_mm, lengths_in_mm, units_of
 from mist_ops.machine import installed_memory
@@ -38,6 +41,10 @@ MAX_LABEL = 65535
 
 # Relative to a label, and at most: 255 with a slope of 1/255 is 1.00000006, and with the slope 0.0039216 1.000008.
 _OFF_BY_ROUNDING, _OFF_AT_MOST = 1e-4, 0.1
+
+# Of nibabel's notices on what it corrects in a header, which do not name the file.
+_SILENT = logging.getLogger(f"{__name__}.notices")
+_SILENT.disabled = True
 
 # Cosine of the angle between two axes (0.6 degrees off): gantry tilts are far above, rounding errors far below.
 _SHEAR = 1e-2
@@ -233,8 +240,14 @@ def open_image(path: Path) -> SpatialImage:
         raise ImageError(f"{path} does not exist. Restore it, or correct its path.", code="image-missing", file=path)
     if not path.stat().st_size:
         raise ImageError(f"{path} is empty. Copy or export it again.", code="image-unreadable", file=path)
+    check_format(path)
+    image: Any
     with readable(path), np.errstate(all="ignore"):  # ``grid_of`` refuses affines that are not finite
-        image = _nifti(str(path)) if _is_nifti(path) else nib.load(path)
+        if _is_nifti(path):
+            image = _nifti(str(path))
+        else:
+            with LoggingOutputSuppressor():  # its notices do not name the file
+                image = _pair(path) if path.name.lower().endswith(PAIRS) else nib.load(path)
     if not isinstance(image, SpatialImage):
         raise ImageError(
             f"{path} is a {type(image).__name__} and not a volume. Save it as NIfTI.",
@@ -287,6 +300,30 @@ def _claimed(image: SpatialImage) -> int:
     return int(before) + math.prod(image.shape) * image.get_data_dtype().itemsize
 
 
+def _pair(path: Path) -> Any:
+    """An image in two files, of which either may be compressed."""
+    stem = path.with_name(path.name.removesuffix(".gz")).with_suffix("")
+    header, voxels = _part(stem, ".hdr", path), _part(stem, ".img", path)
+    with ImageOpener(str(header)) as stream:
+        start = stream.read(nib.Nifti2Header.sizeof_hdr)
+    for kind in (nib.Nifti1Pair, nib.Nifti2Pair):
+        if kind.header_class.may_contain_header(start):
+            return kind.from_file_map({"header": nib.FileHolder(str(header)), "image": nib.FileHolder(str(voxels))})
+    return nib.load(voxels)
+
+
+def _part(stem: Path, ending: str, given: Path) -> Path:
+    named = [stem.with_name(f"{stem.name}{ending}{packed}") for packed in ("", ".gz")]
+    found = [given] if given in named else [path for path in named if path.is_file()]
+    if not found:
+        raise ImageError(
+            f"{named[0]} does not exist, which belongs to {given.name}. Restore it.",
+            code="image-missing",
+            file=named[0],
+        )
+    return found[0]
+
+
 def _is_nifti(path: Path) -> bool:
     return path.name.lower().endswith((".nii", ".nii.gz"))
 
@@ -300,7 +337,8 @@ def _nifti(source: str | io.BytesIO) -> nib.Nifti1Image:
     with ImageOpener(source) as stream:
         start = stream.read(len(_NIFTI_2[0]))
         version: type[nib.Nifti1Header] = nib.Nifti2Header if start in _NIFTI_2 else nib.Nifti1Header
-        header = version(start + stream.read(version.sizeof_hdr - len(start)))
+        header = version(start + stream.read(version.sizeof_hdr - len(start)), check=False)
+    header.check_fix(logger=_SILENT)
     kind: type[nib.Nifti1Image] = nib.Nifti2Image if version is nib.Nifti2Header else nib.Nifti1Image
     return kind(ArrayProxy(source, header), header.get_best_affine(), header)
 

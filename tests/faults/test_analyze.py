@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import filecmp
+import gzip
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -108,6 +109,18 @@ DAMAGED = [
         "a text file named like an image",
         lambda box: fill(box.image(), "This is not an image."),
         ("[image-unreadable]", "t1.nii.gz"),
+    ),
+    Fault(
+        "analyze/not-compressed",
+        "an uncompressed image named .nii.gz",
+        lambda box: box.image().write_bytes(gzip.decompress(box.image().read_bytes())) and None,
+        ("[image-format]", "t1.nii.gz", "Rename it"),
+    ),
+    Fault(
+        "analyze/dicom",
+        "a DICOM file named like an image",
+        lambda box: box.image().write_bytes(bytes(128) + b"DICM" + bytes(512)) and None,
+        ("[image-format]", "t1.nii.gz", "dcm2niix"),
     ),
     Fault(
         "analyze/image-2d",

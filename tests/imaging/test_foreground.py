@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from mist_ops.imaging.foreground import bounding_box, foreground_box, union_box
 from mist_ops.imaging.nifti import read_image
@@ -35,3 +36,10 @@ def test_boxes_of_real_scans_equal_the_reference(shared: Path) -> None:
     assert foreground_box(brain) == Box((0, 0, 0), (35, 51, 35))
     assert foreground_box(thorax[..., 8:22]) == Box((0, 0, 0), (121, 95, 14))
     assert foreground_box(thorax[..., 16:]) == Box((0, 0, 0), (121, 94, 14))
+
+
+@pytest.mark.parametrize("slices", [1, 3, 4])
+def test_few_slices_are_no_colors(slices: int) -> None:
+    image = np.zeros((12, 10, slices), dtype=np.float32)
+    image[3:8, 2:7] = 100.0
+    assert foreground_box(image) == Box((3, 2, 0), (8, 7, slices))

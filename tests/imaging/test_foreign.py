@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import SimpleITK
 from expect import refuses
+from imaging.headers import itk_grid, nibabel_grid, stored
 
 from mist_ops.errors import ImageError
 from mist_ops.imaging.foreign import store_as_nifti
@@ -60,3 +61,19 @@ def test_a_header_without_its_voxels_is_a_one_line_message(tmp_path: Path):
     with refuses("image-unreadable", ImageError, file=tmp_path / "image.mhd") as refusal:
         store_as_nifti(tmp_path / "image.mhd", tmp_path / "image.nii.gz")
     assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("codes", [(0, 0), (2, 1), (1, 2)])
+def test_a_pair_of_files_becomes_one_with_both_forms_and_its_slope(tmp_path: Path, codes: tuple[int, int]) -> None:
+    voxels = np.arange(60, dtype=np.int16).reshape(5, 4, 3)
+    forms = np.diag([-1.0, 2.0, 3.0, 1.0]), np.diag([1.0, 2.0, 3.0, 1.0])
+    whole = stored(tmp_path / "whole.nii", voxels, *forms, codes, (0.5, 7.0), xyzt_units=10).read_bytes()
+    (tmp_path / "a.hdr").write_bytes(whole[:344] + b"ni1\0" + bytes(4))
+    (tmp_path / "a.img").write_bytes(whole[352:])
+    header = bytearray((tmp_path / "a.hdr").read_bytes())
+    header[108:112] = bytes(4)  # the voxels start at 0
+    (tmp_path / "a.hdr").write_bytes(header)
+    store_as_nifti(tmp_path / "a.img", tmp_path / "a.nii.gz")
+    np.testing.assert_array_equal(read_image(tmp_path / "a.nii.gz")[0], voxels * 0.5 + 7.0)
+    np.testing.assert_allclose(itk_grid(tmp_path / "a.nii.gz"), itk_grid(tmp_path / "a.img"), atol=1e-5)
+    np.testing.assert_array_equal(nibabel_grid(tmp_path / "a.nii.gz"), nibabel_grid(tmp_path / "a.img"))

@@ -243,3 +243,38 @@ def test_a_real_scan_keeps_the_spacing_in_its_header(shared: Path) -> None:
     grid = read_geometry(shared / "data/spine/ref.nii.gz")
     assert grid.size == (512, 512, 17)
     assert grid.canonical()[0].spacing == (3.299999952316284, 0.5859400033950806, 0.5859400033950806)
+
+
+@pytest.mark.parametrize("kind", [nib.Nifti1Pair, nib.Nifti2Pair, nib.AnalyzeImage])
+@pytest.mark.parametrize("given, packed", [(".img", ""), (".hdr", ""), (".img.gz", ".img"), (".hdr.gz", ".hdr")])
+def test_a_pair_of_files_is_read_with_either_compressed(tmp_path: Path, kind: type, given: str, packed: str) -> None:
+    voxels = np.random.default_rng(0).integers(0, 900, (3, 4, 5)).astype(np.int16)
+    nib.save(kind(voxels, np.diag([-1.0, 2.0, 3.0, 1.0])), tmp_path / "a.img")
+    expected = read_geometry(tmp_path / "a.img")
+    if packed and kind is not nib.AnalyzeImage:
+        path = tmp_path / f"a{packed}"
+        (tmp_path / f"a{packed}.gz").write_bytes(gzip.compress(path.read_bytes()))
+        path.unlink()
+    elif packed:
+        nib.save(kind(voxels, np.diag([-1.0, 2.0, 3.0, 1.0])), tmp_path / "a.img.gz")
+    image, grid = read_image(tmp_path / f"a{given}")
+    np.testing.assert_array_equal(image, voxels)
+    assert grid == expected
+
+
+def test_the_missing_half_of_a_pair_is_named(tmp_path: Path) -> None:
+    nib.save(nib.Nifti1Pair(np.zeros((2, 2, 2), np.int16), np.eye(4)), tmp_path / "a.img")
+    (tmp_path / "a.hdr").unlink()
+    with refuses("image-missing", ImageError, file=tmp_path / "a.hdr"):
+        read_geometry(tmp_path / "a.img")
+
+
+@pytest.mark.parametrize("code", [1, 9])
+def test_corrections_of_a_header_are_silent(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str], code: int
+) -> None:
+    grid = (np.eye(4), np.eye(4))
+    path = stored(tmp_path / "a.nii", np.ones((2, 2, 2), np.uint8), *grid, (code, 1), pixdim=[0, 1, 1, 1, 0, 0, 0, 0])
+    assert read_image(path)[0].sum() == 8
+    assert not caplog.records
+    assert capfd.readouterr() == ("", "")
