@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import argparse
 import os
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -20,14 +22,17 @@ from rich.table import Table
 from mist_ops.analysis.analyze import analyze
 from mist_ops.analysis.folds import make_fold
 from mist_ops.boxes import read_boxes
-from mist_ops.config import StudyConfig, override, read_config, write_config
+from mist_ops.config import STEP_VERSIONS, StudyConfig, override, read_config, write_config
 from mist_ops.dataset import read_train_paths
-from mist_ops.files import file_hash
+from mist_ops.evaluation.table import summary_path
+from mist_ops.files import file_hash, write_json
 from mist_ops.phantoms import write_phantoms
 from mist_ops.preprocessing.case import write_case
-from mist_ops.records.arrays import read_record
+from mist_ops.records.arrays import input_hashes, read_record
 from mist_ops.records.passport import Content, Epoch, Passport, write_passport
-from mist_ops.steps import digest
+from mist_ops.records.prediction import Origin, recording
+from mist_ops.records.scores import ScoreInputs
+from mist_ops.steps import digest, settings
 from mist_ops.study import Study
 
 SIZE = (16, 16, 16)
@@ -72,7 +77,13 @@ def _steps(folder: Path, patients: int) -> Iterator[tuple[str, float]]:
         )
         yield "observation, nothing changed", _seconds(lambda: opened.run_stage(study, "observe"))
         _pretend_models(study, config)
-        yield "mist_status", _seconds(lambda: status(study))
+        yield "status, models but no predictions", _seconds(lambda: status(study))
+        _pretend_predictions(study, config)
+        found = status(study)
+        assert found.current, found.stale
+        yield "status, all current", _seconds(lambda: status(study))
+        command = [Path(sys.executable).parent / "mist_status", "--results", study.results, "--numpy", study.numpy]
+        yield "mist_status as a command, all current", _seconds(lambda: subprocess.run(command, check=True))
         yield "first marks in the UI", _seconds(lambda: opened.run_stage(study, "status"))
         yield "marks, nothing changed", _seconds(lambda: opened.run_stage(study, "status"))
         yield "a tick of the sensor, nothing changed", _seconds(lambda: state_of_files(study))
@@ -106,6 +117,25 @@ def _pretend_models(study: Study, config: StudyConfig) -> None:
             weights=file_hash(study.model(index)),
         )
         write_passport(study.passport(index), passport)
+
+
+def _pretend_predictions(study: Study, config: StudyConfig) -> None:
+    """Write masks with records, and scores, as if all had been predicted and evaluated."""
+    assignment = read_train_paths(study.train_paths)
+    study.cv_predictions.mkdir(parents=True, exist_ok=True)
+    for case in assignment.cases:
+        fold = assignment.fold_of[case.id]
+        mask, record = study.cv_prediction(case.id), study.prediction_record("train", case.id)
+        with recording(record, mask, Origin.of_arrays({fold: file_hash(study.model(fold))}, config, study, case.id)):
+            mask.write_bytes(b"mask")
+    inputs = ScoreInputs(
+        settings=settings(config, "evaluation"),
+        version=STEP_VERSIONS["evaluation"],
+        masks={case.id: input_hashes(study, case).get("mask") for case in assignment.cases},
+        predictions=dict.fromkeys(assignment.fold_of, file_hash(mask)),
+    )
+    study.results_csv.write_text("id\n")
+    write_json(summary_path(study.results_csv), {"inputs": inputs.model_dump(mode="json")})
 
 
 def _seconds(work: Callable[[], object]) -> float:

@@ -1,5 +1,6 @@
 """What is stale after an edit, and that only this is rebuilt."""
 
+import gzip
 import os
 import shutil
 from pathlib import Path
@@ -12,12 +13,15 @@ from mist_dagster.definitions import build_definitions
 from mist_dagster.freshness.status import report, status
 from mist_dagster.instance.home import instance
 from mist_dagster.instance.studies import register
+from mist_dagster.provenance import asset_key
 from mist_dagster.stages import check_keys, tracked
 from mist_ops.config import STEP_VERSIONS, override, read_config, write_config
 from mist_ops.dataset import read_train_paths
 from mist_ops.imaging.nifti import read_labels, write_labels
 from mist_ops.records.passport import read_passport
 from mist_ops.study import Study
+
+from .staleness import StaleStatus, staleness
 
 
 @pytest.fixture
@@ -255,3 +259,32 @@ def test_a_new_patient_is_told_of_taken_in_and_nobody_else_moves(
     assert cli.analyze([*data, "--update"]) == 0
     after = read_train_paths(tmp_path / "results" / "train_paths.csv").fold_of
     assert after == {**before, "phantom_new": 0}
+
+
+def test_arrays_that_come_out_the_same_leave_what_was_made_from_them_current(
+    copied_study: Study, tmp_path: Path
+) -> None:
+    """The same voxels in a file with other bytes: one patient is preprocessed, and no fold is trained."""
+    study = register(copied_study.results, numpy=copied_study.numpy, data=copied_study.data)
+    where = ["--results", str(study.results), "--numpy", str(study.numpy)]
+    assert cli.status([*where, "--rebuild"]) == 0
+    case = read_train_paths(study.train_paths).cases[0]
+    scan = tmp_path / "scan.nii.gz"
+    scan.write_bytes(gzip.compress(gzip.decompress(case.images["t1"].read_bytes()), compresslevel=1))
+    table = study.train_paths
+    table.write_text(table.read_text().replace(os.path.relpath(case.images["t1"], table.parent), str(scan)))
+    found = status(study)
+    assert found.of("preprocess") == {case.id: "its t1 changed"}
+    assert set(found.of("train")) == {"fold_0", "fold_1"}  # until the arrays are known
+    models = [study.model(fold).stat().st_mtime_ns for fold in (0, 1)]
+    assert cli.plan([*where, "--apply", "--device", "cpu"]) == 0
+    assert [study.model(fold).stat().st_mtime_ns for fold in (0, 1)] == models
+    assert status(study).current
+    with instance() as records:
+        badges = staleness(study, records)
+        for asset, partition in (
+            *(("fold_model", f"fold_{fold}") for fold in (0, 1)),
+            ("preprocessed_case", case.id),
+            ("cv_prediction", case.id),
+        ):
+            assert badges.get_status(asset_key(study, asset), partition) == StaleStatus.FRESH, asset
