@@ -96,6 +96,12 @@ class PreprocessingConfig(Section):
         description="accurate: extend borders, average when downsampling, take the nonzero mask before resampling. "
         "reference: resample like MIST 2.3.",
     )
+    keep_small_labels: Annotated[bool, Flag("preprocess")] = Field(
+        False,
+        exclude_if=lambda kept: not kept,
+        description="Keep the volume of lesions that are too small for the target spacing, which otherwise vanish from "
+        "resampled masks.",
+    )
 
 
 class ModelParams(BaseModel):

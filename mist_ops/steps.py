@@ -34,6 +34,7 @@ def _preprocessing(config: StudyConfig) -> Iterator[str]:
     # Without resampling, its rules still decide the unit of distance maps.
     if config.preprocessing.skip and config.preprocessing.compute_dtms:
         yield "preprocessing.resampling"
+    yield from () if config.preprocessing.skip else ("preprocessing.keep_small_labels",)
     yield from _images(config)
 
 
@@ -52,7 +53,7 @@ def _images(config: StudyConfig) -> Iterator[str]:
             yield path
 
 
-_OF_MASKS = ("preprocessing.compute_dtms", "preprocessing.normalize_dtms")
+_OF_MASKS = ("preprocessing.compute_dtms", "preprocessing.normalize_dtms", "preprocessing.keep_small_labels")
 
 
 def _training(config: StudyConfig) -> Iterator[str]:

@@ -21,8 +21,9 @@ from mist_dagster.stages import gate_keys
 from mist_ops.analysis.analyze import find_leaks, read_fingerprint
 from mist_ops.analysis.verify import verify
 from mist_ops.config import read_config
-from mist_ops.dataset import find_training_cases, read_description
+from mist_ops.dataset import find_training_cases, read_description, read_train_paths
 from mist_ops.evaluation.accepted import regressions
+from mist_ops.records.arrays import reduced_labels
 from mist_ops.records.passport import read_passport
 from mist_ops.study import Study
 from mist_ops.workers import outcomes
@@ -88,6 +89,17 @@ def data_checks(study: Study) -> list[dg.AssetChecksDefinition]:
         """No fold holds out an image or a group that it also trains on; otherwise training refuses to start."""
         return _result([{"because": leak} for leak in find_leaks(study)], dg.AssetCheckSeverity.ERROR)
 
+    @dg.asset_check(asset=asset_key(study, "preprocessed_case"), name="labels_kept")
+    def labels_kept() -> dg.AssetCheckResult:
+        """No label lost more than half of its volume when the mask of a patient was cropped and resampled."""
+        found = reduced_labels(study, [case.id for case in read_train_paths(study.train_paths).cases])
+        rows: list[dict[str, float | int | str]] = [
+            {"case": case_id, "label": label, "mm³ in the mask": before, "mm³ in the arrays": after}
+            for case_id, labels in found.items()
+            for label, (before, after) in labels.items()
+        ]
+        return _result(rows, dg.AssetCheckSeverity.WARN)
+
     @dg.asset_check(asset=asset_key(study, "fold_model"), name="finite_losses")
     def finite_losses() -> dg.AssetCheckResult:
         """Every loss of every trained fold is finite."""
@@ -109,7 +121,7 @@ def data_checks(study: Study) -> list[dg.AssetChecksDefinition]:
         found = regressions(study.results_csv, study.accepted_csv, read_config(study.config).evaluation)
         return _result([asdict(worse) for worse in found], dg.AssetCheckSeverity.WARN)
 
-    return [usable_cases, no_leakage, finite_losses, no_worse_than_accepted]
+    return [usable_cases, no_leakage, labels_kept, finite_losses, no_worse_than_accepted]
 
 
 def _result(

@@ -1,5 +1,6 @@
 """The arrays that models train on: a partition per patient, any range of them in one run."""
 
+import logging
 from collections.abc import Iterator, Mapping
 from functools import partial
 
@@ -16,10 +17,12 @@ from mist_ops.boxes import read_boxes, read_sizes
 from mist_ops.config import StudyConfig, read_config
 from mist_ops.dataset import Case, read_train_paths
 from mist_ops.preprocessing.case import write_case
-from mist_ops.records.arrays import read_record
+from mist_ops.records.arrays import describe_reduced, read_record, reduced, reduced_labels
 from mist_ops.study import Study
 from mist_ops.types import Box, Size
 from mist_ops.workers import outcomes
+
+_logger = logging.getLogger("mist")
 
 
 class PreprocessingRun(dg.Config):
@@ -59,6 +62,9 @@ def build(study: Study, partitions: StudyPartitions) -> list[dg.AssetsDefinition
                 progress,
                 partial(_made, study),
             )
+            note = describe_reduced(reduced_labels(study, ids))
+            if note:
+                _logger.warning("%s", note)
 
     return [preprocessed_case]
 
@@ -68,7 +74,8 @@ def _write(study: Study, settings: StudyConfig, boxes: Mapping[str, Box], sizes:
 
 
 def _made(study: Study, case: Case, content: str) -> Materialized:
-    geometry = read_record(study, case.id).geometry
+    record = read_record(study, case.id)
+    geometry, fewer = record.geometry, reduced(record.volumes)
     return Materialized(
         version=content,
         metadata={
@@ -76,5 +83,6 @@ def _made(study: Study, case: Case, content: str) -> Materialized:
             "size": " x ".join(str(voxels) for voxels in geometry.preprocessed.size),
             "original size": " x ".join(str(voxels) for voxels in geometry.original.size),
             "original spacing (mm)": " x ".join(f"{spacing:.3g}" for spacing in geometry.original.spacing),
+            **({"labels reduced by more than half": ", ".join(map(str, fewer))} if fewer else {}),
         },
     )

@@ -116,7 +116,10 @@ class MeanShape(Section):
 
 
 class LabelStatistics(Section):
-    """One label over all cases."""
+    """One label over all cases.
+
+    The last two list patients that keep nothing, or less than half, of its volume at the target spacing.
+    """
 
     voxel_count: VoxelCount
     mean_volume_fraction_of_foreground_pct: float
@@ -124,6 +127,8 @@ class LabelStatistics(Section):
     presence_rate_pct: float
     size_category: SizeCategory
     shape: MeanShape
+    lost_in_patients: list[str] = Field(default_factory=list, exclude_if=lambda ids: not ids)
+    reduced_in_patients: list[str] = Field(default_factory=list, exclude_if=lambda ids: not ids)
 
 
 class ClassStatistics(Section):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.ndimage import find_objects
@@ -16,18 +16,26 @@ from mist_ops.config import StudyConfig
 from mist_ops.dataset import Case
 from mist_ops.errors import CaseError, MistError
 from mist_ops.imaging.foreground import bounding_box, union_box
-from mist_ops.imaging.geometry import Geometry
-from mist_ops.imaging.labels import check_labels
+from mist_ops.imaging.geometry import CaseGeometry, Geometry
+from mist_ops.imaging.labels import check_labels, to_indices
 from mist_ops.imaging.nifti import read_image, read_labels
+from mist_ops.imaging.resample import resample_classes
 from mist_ops.types import Box, LabelMap, Mask, Size, Spacing
 
 
 @dataclass(frozen=True)
 class LabelMeasures:
-    """Number of voxels of a label in one case, and its shape if it has one."""
+    """A label in one case.
+
+    Attributes:
+        voxels: Number of voxels.
+        shape: Its shape, if it has one.
+        kept: Share of its volume that is left at the target spacing, after the crop.
+    """
 
     voxels: int
     shape: Shape | None
+    kept: float = 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,14 +90,19 @@ def _measure(case: Case, config: StudyConfig, boxes: Mapping[str, Box]) -> CaseM
     labels = _measure_labels(mask, grid.spacing)
     check_labels(labels, config.dataset_info.labels)
     labeled = mask != 0
+    region = _kept(labeled, config, boxes.get(case.id))
+    volumes = _resampled_volumes(mask, grid, region, config)
     intensities = {name: _intensities(case, name, labeled, grid) for name in config.dataset_info.images}
     return CaseMeasures(
         id=case.id,
         spacing=grid.spacing,
         size=grid.size,
-        effective_voxels=math.prod(_kept(labeled, config, boxes.get(case.id)).size),
+        effective_voxels=math.prod(region.size),
         file_bytes=sum(path.stat().st_size for path in case.files),
-        labels=labels,
+        labels={
+            label: replace(found, kept=volumes[label] / (found.voxels * math.prod(grid.spacing)))
+            for label, found in labels.items()
+        },
         intensities=intensities,
     )
 
@@ -114,6 +127,20 @@ def _measure_labels(mask: LabelMap, spacing: Spacing) -> dict[int, LabelMeasures
             inside = mask[box] == label
             measures[label] = LabelMeasures(int(np.count_nonzero(inside)), measure_shape(inside, spacing))
     return measures
+
+
+def _resampled_volumes(mask: LabelMap, grid: Geometry, region: Box, config: StudyConfig) -> Mapping[int, float]:
+    """Volume in mm³ of each label after preprocessing."""
+    labels, settings, target = config.dataset_info.labels, config.preprocessing, config.spatial_config.target_spacing
+    indices, spacing = to_indices(mask, labels), grid.spacing
+    if not settings.skip:
+        part, reorientation = CaseGeometry(grid, region, grid).canonical()
+        cropped = reorientation.apply(indices[region.slices])
+        rules, keep_small = settings.resampling, settings.keep_small_labels
+        indices = resample_classes(cropped, len(labels), part.spacing, target, rules, keep_small)
+        spacing = part.resampled(target).spacing
+    counts = np.bincount(np.ravel(indices, order="K"), minlength=len(labels))
+    return dict(zip(labels, (counts * math.prod(spacing)).tolist(), strict=True))
 
 
 def _kept(labeled: Mask, config: StudyConfig, box: Box | None) -> Box:

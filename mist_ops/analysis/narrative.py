@@ -24,7 +24,7 @@ from mist_ops.analysis.dump import (
 )
 from mist_ops.analysis.shapes import MAX_SKELETON_VOXELS
 from mist_ops.analysis.statistics import ANISOTROPIC_ABOVE, SIZES
-from mist_ops.errors import counted
+from mist_ops.errors import counted, few
 
 FEW_PATIENTS, MANY_PATIENTS = 50, 500
 LOW_DENSITY = 0.2
@@ -89,7 +89,7 @@ def _on_balance(balance: ClassImbalance) -> Iterator[str]:
 
 
 def _on_labels(labels: Mapping[int, LabelStatistics]) -> Iterator[str]:
-    for rule in (_frequency, _sparsity, _shape, _too_coarse):
+    for rule in (_frequency, _loss, _sparsity, _shape, _too_coarse):
         for name, label in labels.items():
             finding = rule(label)
             if finding:
@@ -102,6 +102,19 @@ def _frequency(label: LabelStatistics) -> str:
         share = label.mean_volume_fraction_of_foreground_pct
         return f"is very small: {share:.4f} % of the labeled voxels, in {presence:.1f} % of the patients."
     return f"is absent in {100 - presence:.1f} % of the patients." if presence < RARE_PERCENT else ""
+
+
+def _loss(label: LabelStatistics) -> str:
+    """Of labels that preprocessing removes, or reduces by more than half."""
+    parts = [
+        f"{what} in {counted(len(ids), 'patient')} ({few(ids)})"
+        for what, ids in (
+            ("is lost", label.lost_in_patients),
+            ("loses more than half of its volume", label.reduced_in_patients),
+        )
+        if ids
+    ]
+    return f"{' and '.join(parts)} after cropping and resampling to the target spacing." if parts else ""
 
 
 def _sparsity(label: LabelStatistics) -> str:

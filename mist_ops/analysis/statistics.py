@@ -135,6 +135,8 @@ def _label(label: int, cases: Sequence[CaseMeasures]) -> LabelStatistics:
         presence_rate_pct=_presence(counts),
         size_category=_size(share),
         shape=_mean_shape([case.labels[label].shape for case in cases if label in case.labels]),
+        lost_in_patients=[case.id for case in cases if label in case.labels and not case.labels[label].kept],
+        reduced_in_patients=[case.id for case in cases if label in case.labels and 0 < case.labels[label].kept < 0.5],
     )
 
 

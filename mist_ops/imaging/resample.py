@@ -12,13 +12,15 @@ centers of the first voxels of both grids coincide. There are two sets of rules:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64, Shaped, UInt8
 from scipy import ndimage
 
+from mist_ops.imaging.components import components, label_boxes
 from mist_ops.imaging.geometry import Geometry
 from mist_ops.types import Image, LabelMap, Mask, Spacing
 
@@ -29,6 +31,7 @@ Kernel: TypeAlias = Callable[[Positions, int], Weights]
 Operators: TypeAlias = Sequence[Float[np.ndarray, "_ _"]]
 Values: TypeAlias = Shaped[np.ndarray, "x y z"]
 Resampled: TypeAlias = Float32[np.ndarray, "new_x new_y new_z"]
+Samples: TypeAlias = UInt8[np.ndarray, "new_x new_y new_z"]
 Slices: TypeAlias = tuple[slice, ...]
 
 # A grid is anisotropic if its largest spacing is more than this times its smallest.
@@ -57,8 +60,13 @@ def resample_mask(mask: Mask, spacing: Spacing, target_spacing: Spacing) -> Bool
 
 
 def resample_classes(
-    classes: LabelMap, n_classes: int, spacing: Spacing, target_spacing: Spacing, rules: Rules
-) -> UInt8[np.ndarray, "new_x new_y new_z"]:
+    classes: LabelMap,
+    n_classes: int,
+    spacing: Spacing,
+    target_spacing: Spacing,
+    rules: Rules,
+    keep_small: bool = False,
+) -> Samples:
     """Class indices at another spacing: each sample becomes the class with the largest interpolated share.
 
     Ties go to the lower index. Each class is only computed around its bounding box.
@@ -69,6 +77,8 @@ def resample_classes(
         spacing: Spacing of ``classes``, in mm.
         target_spacing: Spacing of the result, in mm.
         rules: See the module docstring.
+        keep_small: Let each component of a class that would lose more than half of its volume keep it: it gets the
+            samples that it covers most, and at least one.
     """
     if np.allclose(spacing, target_spacing):
         return classes.astype(np.uint8)
@@ -86,7 +96,46 @@ def resample_classes(
         wins = share > best[samples] + _TIE
         best[samples][wins] = share[wins]
         result[samples][wins] = index
+    if keep_small:
+        _keep_small(result, classes, spacing, target_spacing)
     return result
+
+
+@dataclass(frozen=True)
+class _Component:
+    """A component of a class that would lose more than half of its volume, in samples, which may be less than one."""
+
+    index: int
+    volume: float
+    samples: Slices
+    share: Resampled
+
+
+def _keep_small(result: Samples, classes: LabelMap, spacing: Spacing, target_spacing: Spacing) -> None:
+    """Give components that are too small for the samples those that they cover most, the smallest component last."""
+    # An average over a sample sees every voxel, which an interpolation between samples does not.
+    operators = _operators(_linear, classes, spacing, target_spacing, "accurate")
+    taken = np.zeros(result.shape, dtype=bool)
+    lost = _lost(result, classes, operators, math.prod(spacing) / math.prod(target_spacing))
+    for component in sorted(lost, key=lambda one: one.volume, reverse=True):
+        # Samples of another such component only if there are no others.
+        share = component.share - taken[component.samples]
+        order = np.argsort(-share, axis=None, kind="stable")[: max(1, round(component.volume))]
+        chosen = np.unravel_index(order, share.shape)
+        result[component.samples][chosen] = component.index
+        taken[component.samples][chosen] = True
+
+
+def _lost(result: Samples, classes: LabelMap, operators: Operators, samples_per_voxel: float) -> Iterator[_Component]:
+    for index in label_boxes(classes):
+        found = components(classes == index)
+        for number, (box, voxels) in enumerate(zip(found.boxes, found.voxels.tolist(), strict=True), start=1):
+            samples = _reach(operators, box.slices)
+            inside = [op[rows, voxels] for op, rows, voxels in zip(operators, samples, box.slices, strict=True)]
+            share, volume = _apply(inside, found.map[box.slices] == number), voxels * samples_per_voxel
+            held = np.count_nonzero(share[result[samples] == index] > _TIE)
+            if share.size and held < volume / 2:
+                yield _Component(index, volume, samples, share)
 
 
 def resample_onto(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,7 @@ from mist_ops.imaging.labels import to_indices
 from mist_ops.imaging.nifti import MAX_VOXELS, read_geometry, read_image, read_labels
 from mist_ops.imaging.resample import Resampled, resample_classes, resample_image, resample_mask
 from mist_ops.preprocessing.normalize import normalize
-from mist_ops.records.arrays import Inputs, mark_unfinished, write_record
+from mist_ops.records.arrays import Inputs, Volumes, mark_unfinished, write_record
 from mist_ops.steps import view
 from mist_ops.study import Study
 from mist_ops.types import Box, Channels, Image, LabelMap, Size, by
@@ -32,7 +32,7 @@ from mist_ops.types import Box, Channels, Image, LabelMap, Size, by
 class PreprocessedCase:
     """Arrays of a case on the grid ``geometry.preprocessed``; ``classes`` and ``dtm`` are None without a mask.
 
-    ``labels`` are those in the mask, None without one.
+    ``labels`` are those in the mask, None without one; ``volumes`` are theirs in mm³, in the mask and in ``classes``.
     """
 
     image: Channels
@@ -40,6 +40,7 @@ class PreprocessedCase:
     dtm: Float16[np.ndarray, "x y z class"] | None
     geometry: CaseGeometry
     labels: tuple[int, ...] | None = None
+    volumes: Volumes = field(default_factory=dict)
 
 
 def preprocess(case: Case, config: StudyConfig, box: Box | None, measured: Size | None = None) -> PreprocessedCase:
@@ -69,7 +70,8 @@ def preprocess(case: Case, config: StudyConfig, box: Box | None, measured: Size 
             box = _extended(box or foreground_box(read_image(channels[0])[0]), indices, original, config)
         else:
             box = None
-        return replace(_resampled(channels, indices, config, original, box), labels=labels)
+        made = _resampled(channels, indices, config, original, box)
+        return replace(made, labels=labels, volumes=_volumes(indices, made, config.dataset_info.labels))
 
 
 def write_case(study: Study, case: Case, config: StudyConfig, box: Box | None, measured: Size | None = None) -> str:
@@ -82,7 +84,9 @@ def write_case(study: Study, case: Case, config: StudyConfig, box: Box | None, m
     made = preprocess(case, view(config, "preprocessing"), box, measured)
     _replace_arrays(study, case.id, made)
     used = None if made.geometry.box is None else box
-    return write_record(study, case.id, inputs, made.geometry, config, labels=made.labels, foreground=used)
+    return write_record(
+        study, case.id, inputs, made.geometry, config, labels=made.labels, volumes=made.volumes, foreground=used
+    )
 
 
 @contextmanager
@@ -125,6 +129,21 @@ def _common_grid(channels: list[Path], mask: Path | None) -> Geometry:
 def _present(indices: LabelMap, labels: Sequence[int]) -> tuple[int, ...]:
     counts = np.bincount(np.ravel(indices, order="K"), minlength=len(labels))
     return tuple(label for label, count in zip(labels, counts, strict=True) if count)
+
+
+def _volumes(indices: LabelMap | None, made: PreprocessedCase, labels: Sequence[int]) -> Volumes:
+    """Volumes in mm³ of the labels of a mask, but the background, in the mask and in its resampled classes."""
+    if indices is None or made.classes is None:
+        return {}
+    before, after = (
+        np.bincount(np.ravel(classes, order="K"), minlength=len(labels)) * math.prod(grid.spacing)
+        for classes, grid in ((indices, made.geometry.original), (made.classes, made.geometry.preprocessed))
+    )
+    return {
+        label: (round(old, 6), round(new, 6))
+        for label, old, new in zip(labels, before.tolist(), after.tolist(), strict=True)
+        if label and old
+    }
 
 
 def _check_measured(measured: Size | None, size: Size) -> None:
@@ -170,7 +189,9 @@ def _resampled(
     if indices is not None:
         n_classes = len(config.dataset_info.labels)
         cropped = reorientation.apply(indices[crop])
-        indices = resample_classes(cropped, n_classes, grid.spacing, target, settings.resampling)
+        indices = resample_classes(
+            cropped, n_classes, grid.spacing, target, settings.resampling, settings.keep_small_labels
+        )
     return _assembled(images, indices, config, CaseGeometry(original, box, preprocessed))
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -15,7 +17,7 @@ from pydantic import BaseModel, ConfigDict
 from mist_ops.boxes import read_boxes
 from mist_ops.config import STEP_VERSIONS, StudyConfig, override
 from mist_ops.dataset import Case
-from mist_ops.errors import CaseError
+from mist_ops.errors import CaseError, counted, few
 from mist_ops.files import file_hash, json_hash, read_object, stamp, write_json
 from mist_ops.imaging.geometry import CaseGeometry, Geometry
 from mist_ops.records.kept import Kept
@@ -29,6 +31,9 @@ NOT_PREPROCESSED, CORRUPTED, NO_DISTANCES = (
     "distance maps are missing",
 )
 """Reasons for which no finished work is lost if a case is preprocessed again."""
+
+Volumes = Mapping[int, tuple[float, float]]
+"""Volume in mm³ of each label in a mask and in the arrays."""
 
 ARRAYS = ("image", "label", "dtm")
 """The arrays of a case, in the order in which they are hashed."""
@@ -61,6 +66,7 @@ class ArraysRecord(BaseModel):
         inputs: SHA-256 of the files by channel, and of the "mask".
         settings: The preprocessing settings by dotted path; a digest of them in records of version 0.9 and earlier.
         labels: Labels in the mask; None if it has not been recorded.
+        volumes: Volume in mm³ of each label but the background, in the mask and in the arrays.
         foreground: The box that the analysis gave, where it was used.
         version: Version of preprocessing.
         content: SHA-256 of the arrays.
@@ -76,6 +82,7 @@ class ArraysRecord(BaseModel):
     inputs: dict[str, str] = {}
     settings: dict[str, Any] | str = ""
     labels: list[int] | None = None
+    volumes: Volumes = {}
     foreground: Box | None = None
     version: int = 1
     content: str
@@ -127,6 +134,7 @@ def write_record(
     config: StudyConfig,
     *,
     labels: Iterable[int] | None = None,
+    volumes: Volumes = MappingProxyType({}),
     foreground: Box | None = None,
 ) -> str:
     """Record how the arrays of a case were made, which completes it.
@@ -138,6 +146,7 @@ def write_record(
         geometry: Its grids.
         config: The settings.
         labels: The labels in its mask.
+        volumes: Volumes of these in the mask and in the arrays.
         foreground: Its box according to the analysis, if it was used.
 
     Returns:
@@ -152,6 +161,7 @@ def write_record(
         inputs=dict(inputs.hashes),
         settings=settings(config, "preprocessing"),
         labels=None if labels is None else list(labels),
+        volumes=dict(volumes),
         foreground=foreground,
         version=STEP_VERSIONS["preprocessing"],
         content=_combined(hashes.values()),
@@ -187,6 +197,40 @@ def read_record(study: Study, case_id: str) -> ArraysRecord:
         raise CaseError(
             case_id, f"{path} is corrupted. Preprocess the case again.", code="record-invalid", file=path
         ) from error
+
+
+def reduced(volumes: Volumes) -> dict[int, tuple[float, float]]:
+    """The labels that lose more than half of their volume; lost ones have none in the arrays."""
+    return {label: (before, after) for label, (before, after) in volumes.items() if after < before / 2}
+
+
+def reduced_labels(study: Study, ids: Iterable[str]) -> dict[str, dict[int, tuple[float, float]]]:
+    """The labels of each case that lose more than half of their volume in its arrays; other cases are excluded."""
+    found = {}
+    for case_id in ids:
+        with suppress(CaseError):
+            found[case_id] = reduced(read_record(study, case_id).volumes)
+    return {case_id: labels for case_id, labels in found.items() if labels}
+
+
+def describe_reduced(labels_of: Mapping[str, Mapping[int, tuple[float, float]]]) -> str:
+    """A warning on labels that arrays lost, with the number of cases; empty if there are none."""
+    lost: defaultdict[int, list[str]] = defaultdict(list)
+    less: defaultdict[int, list[str]] = defaultdict(list)
+    for case_id, labels in labels_of.items():
+        for label, (_, after) in labels.items():
+            (less if after else lost)[label].append(case_id)
+    parts = [
+        f"label {label} {what} in {counted(len(ids), 'patient')} ({few(ids)})"
+        for found, what in ((lost, "is lost"), (less, "loses more than half of its volume"))
+        for label, ids in sorted(found.items())
+    ]
+    if not parts:
+        return ""
+    return (
+        f"After cropping and resampling, {'; '.join(parts)}. A finer target spacing keeps more, and "
+        "preprocessing.keep_small_labels keeps lesions that are too small for it."
+    )
 
 
 def case_content(study: Study, case_id: str, parts: Collection[str] = ARRAYS) -> str:
@@ -355,6 +399,8 @@ def _affected(path: str, record: ArraysRecord, now: _Now) -> frozenset[str]:
         return frozenset()  # missing distance maps are reported as such, and those that are not required do no harm
     if path == "preprocessing.normalize_dtms" or (path == "preprocessing.resampling" and now.config.preprocessing.skip):
         return frozenset({"dtm"})
+    if path == "preprocessing.keep_small_labels":
+        return frozenset({"label", "dtm"})
     if path == _LABELS:
         before, after = record.settings[path], now.settings[path]
         present = before if record.labels is None else record.labels

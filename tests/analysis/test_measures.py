@@ -14,6 +14,7 @@ from mist_ops.dataset import Case
 from mist_ops.errors import CaseError
 from mist_ops.imaging.geometry import Geometry
 from mist_ops.imaging.nifti import write_image, write_labels
+from mist_ops.preprocessing.case import preprocess
 from mist_ops.types import Box
 
 GRID = Geometry((6, 7, 8), (1.0, 2.0, 3.0))
@@ -52,6 +53,19 @@ def test_a_crop_counts_the_foreground_box_extended_to_all_labels(case: Case, pha
     as_mist = override(cropping, {"preprocessing.resampling": "reference"})
     assert measure_case(case, as_mist, boxes).effective_voxels == 24
     assert measure_case(case, phantom_config, boxes).effective_voxels == 336
+
+
+def test_the_share_of_a_label_that_is_left_at_the_target_spacing(case: Case, phantom_config: StudyConfig):
+    coarse = override(phantom_config, {"spatial_config.target_spacing": [2.0, 4.0, 6.0]})
+    found = measure_case(case, coarse, WHOLE)
+    classes = preprocess(case, coarse, None).classes
+    assert classes is not None
+    for label, volume in ((1, 4 * 6.0), (2, 6.0)):
+        kept = np.count_nonzero(classes == label) * 48.0 / volume
+        assert found.labels[label].kept == pytest.approx(kept)
+    assert found.labels[2].kept == 0.0
+    small = override(coarse, {"preprocessing.keep_small_labels": True})
+    assert measure_case(case, small, WHOLE).labels[2].kept > 0.5
 
 
 def test_measurements_can_be_pickled(case: Case, phantom_config: StudyConfig):

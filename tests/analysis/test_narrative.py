@@ -107,6 +107,10 @@ def test_a_plain_dataset_gives_only_the_shapes():
             "Severe class imbalance",
         ),
         ({"label_statistics.per_label.1.size_category": "tiny"}, "Label 1 is very small: 50.0000 % .* 100.0 %"),
+        (
+            {"label_statistics.per_label.1": {**LABEL, "lost_in_patients": ["a"], "reduced_in_patients": ["b", "c"]}},
+            r"Label 1 is lost in 1 patient \(a\) and loses more than half of its volume in 2 patients \(b, c\)",
+        ),
         ({"label_statistics.per_label.1.presence_rate_pct": 40.0}, "Label 1 is absent in 60.0 % of the patients"),
         ({"label_statistics.per_label.1.mean_volume_fraction_of_image_pct": 0.1459}, "very sparse: 0.1459 %"),
         ({"label_statistics.per_label.1.mean_volume_fraction_of_image_pct": 2.851}, "is sparse: 2.8510 %"),

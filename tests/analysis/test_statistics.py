@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -90,3 +91,13 @@ def test_a_channel_without_a_labeled_voxel_is_excluded(phantom_config: StudyConf
     pool = {"t1": measure_intensities(np.ones(3, np.float32)), "t2": measure_intensities(np.zeros(0, np.float32))}
     images = statistics(phantom_config, [measured({})], pool).image_statistics
     assert list(images.intensity.per_channel) == ["t1"]
+
+
+def test_patients_whose_label_is_lost_or_reduced_are_listed(phantom_config: StudyConfig):
+    cases = [
+        replace(measured({1: LabelMeasures(9, None, kept)}), id=name)
+        for name, kept in (("gone", 0.0), ("less", 0.49), ("half", 0.5), ("more", 1.2))
+    ]
+    label = labels_of(phantom_config, *cases).per_label[1]
+    assert (label.lost_in_patients, label.reduced_in_patients) == (["gone"], ["less"])
+    assert "lost_in_patients" not in labels_of(phantom_config, cases[2]).per_label[1].model_dump()

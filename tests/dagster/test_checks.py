@@ -20,7 +20,7 @@ from mist_ops.files import write_json
 from mist_ops.imaging.nifti import read_image, read_labels, write_image, write_labels
 from mist_ops.study import Study
 
-NAMES = ("usable_cases", "no_leakage", "finite_losses", "no_worse_than_accepted")
+NAMES = ("usable_cases", "no_leakage", "labels_kept", "finite_losses", "no_worse_than_accepted")
 
 
 def checked(study: Study) -> dict[str, dg.AssetCheckEvaluation]:
@@ -101,6 +101,17 @@ def test_patients_of_one_image_in_one_fold_may_train(leaking: Study) -> None:
     moved = [line.replace(f"{first},0,", f"{first},1,") for line in lines]
     leaking.train_paths.write_text("\n".join(moved) + "\n")
     assert checked(leaking)["no_leakage"].passed
+
+
+def test_a_label_that_resampling_removed_is_shown(copied_study: Study) -> None:
+    case_id = read_train_paths(copied_study.train_paths).cases[0].id
+    record = json.loads(copied_study.geometry(case_id).read_text())
+    record["volumes"] = {"1": [100.0, 51.0], "2": [3.84, 0.0]}
+    copied_study.geometry(case_id).write_text(json.dumps(record))
+    found = checked(copied_study)["labels_kept"]
+    assert not found.passed
+    [row] = found.metadata["found"].records
+    assert row.data == {"case": case_id, "label": 2, "mm³ in the mask": 3.84, "mm³ in the arrays": 0.0}
 
 
 def test_a_loss_that_is_no_number_is_shown(copied_study: Study) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 
@@ -39,6 +40,15 @@ def put(path: Path, value: float, dtype: type = np.float32) -> None:
     array = voxels(path).astype(dtype)
     array[8:12, 8:12, 8:12] = value
     save(path, array)
+
+
+def lose_a_lesion(box: Sandbox) -> None:
+    """Leave a single voxel of label 2 in a mask, which the samples of the target spacing miss."""
+    array = np.minimum(voxels(box.mask()), 1)
+    spacing = nib.load(box.mask()).header.get_zooms()
+    array[tuple(size // 2 | 1 for size in array.shape)] = 2
+    save(box.mask(), array)
+    edit_section(box.study.config, "spatial_config", target_spacing=[2.0 * max(map(float, spacing))] * 3)
 
 
 def edit_paths(box: Sandbox, **cells: str) -> None:
@@ -330,6 +340,12 @@ SETTINGS = [
 ACCEPTED = [
     Fault(f"preprocess/{key}", words, breaks, says, status=0, again=False)
     for key, words, breaks, says in [
+        (
+            "label-vanishes",
+            "a lesion that is too small for the target spacing",
+            lose_a_lesion,
+            ("label 2 is lost in 1 patient (phantom_001)", "preprocessing.keep_small_labels"),
+        ),
         (
             "paths-bom",
             "a byte-order mark before train_paths.csv",

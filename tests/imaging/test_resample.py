@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy import ndimage
 
 from mist_ops.imaging.geometry import Geometry
+from mist_ops.imaging.nifti import read_labels
 from mist_ops.imaging.resample import Rules, resample_classes, resample_image, resample_mask, resample_onto
 from mist_ops.types import LabelMap, Size, Spacing
 
@@ -193,3 +195,66 @@ def test_grids_with_different_directions_are_refused() -> None:
     flipped = replace(source, direction=(-1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0))
     with pytest.raises(ValueError, match="different directions"):
         resample_onto(np.zeros((1, 2, 2, 2), np.float32), source, flipped)
+
+
+def lost(classes: LabelMap, found: LabelMap, spacing: Spacing, target: Spacing) -> list[int]:
+    """Voxels of each component that has less than half of its volume around its place, by SciPy."""
+    sizes, ratio = [], np.divide(spacing, target)
+    for index in range(1, int(classes.max()) + 1):
+        numbers, _ = ndimage.label(classes == index, np.ones((3, 3, 3)))
+        for number, box in enumerate(ndimage.find_objects(numbers), start=1):
+            voxels = int((numbers[box] == number).sum())
+            around = tuple(
+                slice(max(0, int((along.start - 1) * step)), int(np.ceil(along.stop * step)) + 1)
+                for along, step in zip(box, ratio, strict=True)
+            )
+            if (found[around] == index).sum() < voxels * ratio.prod() / 2:
+                sizes.append(voxels)
+    return sizes
+
+
+@BOTH
+@pytest.mark.parametrize("target", [(2.0, 2.0, 2.0), (3.0, 3.0, 3.0)])
+def test_small_components_of_real_masks_keep_their_volume_on_request(
+    shared: Path, rules: Rules, target: Spacing
+) -> None:
+    without: list[int] = []
+    kept: list[int] = []
+    for path in sorted((shared / "data" / "brats_masks").rglob("*.nii.gz")):
+        classes, grid = read_labels(path)
+        for chosen, sizes in ((False, without), (True, kept)):
+            found = resample_classes(classes, 5, grid.spacing, target, rules, chosen)
+            sizes.extend(lost(classes, found, grid.spacing, target))
+    assert len(without) >= 4
+    assert kept == []
+
+
+@BOTH
+def test_a_lesion_thinner_than_the_samples_keeps_its_place(rules: Rules) -> None:
+    """3.8 mm³ in one slice of 6 mm."""
+    spacing, target = (0.4, 0.4, 6.0), (1.0, 1.0, 3.0)
+    classes = np.zeros((50, 50, 8), dtype=np.uint8)
+    classes[10:40, 10:40, 1:7] = 1
+    classes[21:23, 31:33, 4] = 2
+    assert not (resample_classes(classes, 3, spacing, target, rules) == 2).any()
+    found = resample_classes(classes, 3, spacing, target, rules, keep_small=True)
+    assert np.count_nonzero(found == 2) == round(4 * np.prod(spacing) / np.prod(target))
+    place, truth = (ndimage.center_of_mass(labels == 2) for labels in (found, classes))
+    assert (np.abs(np.multiply(place, target) - np.multiply(truth, spacing)) <= target).all()
+    assert np.count_nonzero(found == 1) == np.count_nonzero(resample_classes(classes, 3, spacing, target, rules)) - 1
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_keeping_small_components_changes_nothing_where_none_is_lost(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    classes = np.zeros((20, 22, 18), dtype=np.uint8)
+    start = generator.integers(0, 6, 3)
+    classes[tuple(slice(at, at + 10) for at in start)] = 1
+    target = tuple(generator.uniform(0.5, 1.5, 3).tolist())
+    plain = resample_classes(classes, 2, ISOTROPIC, target, "reference")
+    np.testing.assert_array_equal(resample_classes(classes, 2, ISOTROPIC, target, "reference", True), plain)
+    # Single voxels that are apart all stay, whatever the samples miss.
+    classes[:] = 0
+    classes[::6, ::6, ::6] = generator.integers(1, 3, classes[::6, ::6, ::6].shape)
+    found = resample_classes(classes, 3, ISOTROPIC, (2.7, 2.7, 2.7), "reference", True)
+    assert [np.count_nonzero(found == index) for index in (1, 2)] == [np.count_nonzero(classes == i) for i in (1, 2)]

@@ -20,7 +20,7 @@ from mist_ops.imaging.geometry import Geometry
 from mist_ops.imaging.nifti import write_image, write_labels
 from mist_ops.imaging.resample import resample_onto
 from mist_ops.preprocessing.case import preprocess, write_case
-from mist_ops.records.arrays import read_record
+from mist_ops.records.arrays import describe_reduced, read_record, reduced_labels
 from mist_ops.study import Study
 from mist_ops.types import Box, Image, LabelMap, Spacing
 
@@ -326,3 +326,27 @@ def test_distance_maps_that_are_no_longer_requested_are_removed(study: Study, ca
     write_case(study, case, settings(compute_dtms=True), None)
     write_case(study, case, settings(), None)
     assert not study.dtm("007").exists()
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_volumes_of_labels_are_recorded_before_and_after(tmp_path: Path, keep: bool) -> None:
+    labels = np.zeros(GRID.size, dtype=np.uint8)
+    labels[2:10, 2:10, 2:8] = 1
+    labels[5, 6, 4] = 4
+    case = write(tmp_path, np.ones(GRID.size, np.float32), labels)
+    config, study = settings((3.0, 3.0, 2.0), keep_small_labels=keep), Study("s", tmp_path / "n", tmp_path / "r")
+    write_case(study, case, config, None)
+    record = read_record(study, case.id)
+    classes = np.load(study.label(case.id))
+    voxel = 18.0
+    assert record.volumes == {
+        1: ((384 - 1) * 2.0, np.count_nonzero(classes == 1) * voxel),
+        4: (2.0, np.count_nonzero(classes == 2) * voxel),
+    }
+    found = reduced_labels(study, [case.id, "missing"])
+    if keep:
+        assert found == {}
+        assert describe_reduced(found) == ""
+    else:
+        assert found == {case.id: {4: (2.0, 0.0)}}
+        assert "label 4 is lost in 1 patient (007)" in describe_reduced(found)

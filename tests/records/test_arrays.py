@@ -73,6 +73,7 @@ def test_a_record_has_a_fixed_format(study: Study, case: Case) -> None:
         "inputs": input_hashes(study, case),
         "settings": settings(CONFIG, "preprocessing"),
         "labels": [0, 1],
+        "volumes": {},
         "foreground": None,
         "version": STEP_VERSIONS["preprocessing"],
         "content": content,

@@ -83,6 +83,7 @@ ONE_VALUE = {
 
 UNCHANGED = {
     ("preprocessing", "preprocessing.normalize_with_nonzero_mask"): "no voxel of the crop is zero",
+    ("preprocessing", "preprocessing.keep_small_labels"): "no lesion loses more than half of its volume",
     ("test_prediction", "preprocessing.normalize_with_nonzero_mask"): "no voxel of the crop is zero",
     ("training", "training.amp"): "BF16 is used only if the processor supports it",
     ("training", "spatial_config.target_spacing"): "the network ``tiny`` is the same for all spacings",
