@@ -9,7 +9,7 @@ they load SQLAlchemy.
 
 import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -128,8 +128,8 @@ def daemon_command(workspace: Path) -> list[str]:
 
 
 @contextlib.contextmanager
-def web_application(instance: "DagsterInstance", workspace: Path) -> Iterator["ASGIApp"]:
-    """Open Dagster's UI and GraphQL API as an ASGI application.
+def web_application(instance: "DagsterInstance", workspace: Path) -> Iterator[tuple["ASGIApp", Callable[[str], None]]]:
+    """Open Dagster's UI and GraphQL API as an ASGI application, with what reloads a code location that it shows.
 
     Args:
         instance: The instance to show.
@@ -144,4 +144,5 @@ def web_application(instance: "DagsterInstance", workspace: Path) -> Iterator["A
     instance.optimize_for_webserver(statement_timeout=15_000, pool_recycle=3600, max_overflow=20)
     target = WorkspaceFileTarget([str(workspace)])
     with WorkspaceProcessContext(instance, target, version=__version__, code_server_log_level="WARNING") as context:
-        yield create_app_from_workspace_process_context(context, live_data_poll_rate=2000)
+        app = create_app_from_workspace_process_context(context, live_data_poll_rate=2000)
+        yield app, context.reload_code_location

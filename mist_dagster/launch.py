@@ -239,14 +239,6 @@ def _kinds(kind: type[Exception]) -> Iterator[type[Exception]]:
         yield from _kinds(child)
 
 
-def ask_for_reload() -> None:
-    """Make a running web server of this home reload the definitions; do nothing if none runs."""
-    address = home.web_server()
-    if address:
-        with contextlib.suppress(OSError):
-            _ask(address, RELOAD)
-
-
 def submit(
     study: Study, stage: str, config: Mapping[str, Any], partitions: Iterable[str], tags: Mapping[str, str]
 ) -> Iterator[str]:

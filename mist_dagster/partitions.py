@@ -1,7 +1,7 @@
 """Static partitions per patient and per fold, read when the definitions are built.
 
 Only static partitions can be mapped from folds to patients in runs, in the UI and in staleness alike. In return, the
-code location must be reloaded after an analysis that changed the patients.
+code location must be reloaded after an analysis that changed the patients, as ``mist_ui`` does by itself.
 """
 
 from collections.abc import Mapping

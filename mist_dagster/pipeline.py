@@ -21,7 +21,7 @@ from mist_dagster.dagster_private import (
 from mist_dagster.freshness.outputs import rebuild_outputs, stale_outputs
 from mist_dagster.freshness.status import Status, report, report_unused, status, unused
 from mist_dagster.jobs import run_tags
-from mist_dagster.launch import Build, Launcher, ask_for_reload, others_first
+from mist_dagster.launch import Build, Launcher, others_first
 from mist_dagster.partitions import fold_key
 from mist_dagster.runtime.gpu import ALL_GPUS
 from mist_dagster.runtime.progress import Progress
@@ -126,7 +126,6 @@ def analyze(launcher: Launcher, study: Study, how: Mapping[str, Any]) -> None:
     """Analyze a study, and report excluded patients and warnings."""
     launcher.run_stage(study, "observe")
     launcher.run_stage(study, "analyze", how)
-    ask_for_reload()
     fingerprint = read_fingerprint(study)
     for case_id, reasons in fingerprint.excluded.items():
         launcher.progress.problem(f"Excluded: case '{case_id}': {'; '.join(reason.rstrip('.') for reason in reasons)}.")

@@ -41,6 +41,7 @@ from mist_ops.records.arrays import CORRUPTED, NO_DISTANCES, NOT_PREPROCESSED, s
 from mist_ops.records.comparison import why_stale
 from mist_ops.records.passport import Epoch, Passport, read_passport
 from mist_ops.records.prediction import NOT_RECORDED, stale_predictions, stale_test_predictions
+from mist_ops.records.source import check_arrays, check_dataset, check_same_dataset, check_table
 from mist_ops.study import Study, check_id, find_dataset
 from mist_ops.types import Box, Size
 from mist_ops.workers import IdentifiedT, Outcome, collect, outcomes
@@ -252,9 +253,11 @@ def preprocess(
 
     Raises:
         ConfigError: The folder of the arrays holds some made from other files or settings, or by another program.
+        DatasetError: The images are those of another dataset than the one that was analyzed.
         MachineError: The disk is full.
     """
     config, cases = read_config(study.config), read_train_paths(study.train_paths).cases
+    check_same_dataset(study, cases)
     reasons = stale_arrays(study, config, cases)
     others = [
         case_id
@@ -305,7 +308,8 @@ def train(
 
     Raises:
         ConfigError: The fold does not exist, has a model or a checkpoint already, or a setting is invalid.
-        DatasetError: Arrays are missing, or the training set contains held-out images.
+        DatasetError: Arrays are missing, the training set contains held-out images, or the dataset is missing or
+            another one.
         DivergedError: The loss is not finite.
         MachineError: A batch does not fit into memory.
     """
@@ -337,6 +341,9 @@ def _fold(study: Study, config: StudyConfig, index: int) -> Fold:
     leaks = analysis.find_leaks(study)
     if leaks:
         raise DatasetError(listing(leaks), code="folds-leak", file=study.train_paths, found=leaks)
+    for warning in check_dataset(study):
+        _LOG.warning("%s", warning)
+    check_arrays(study, assignment.cases)
     return make_fold(assignment, index, training.val_percent, training.seed, training.validation_cases)
 
 
@@ -463,6 +470,7 @@ def _new_patients(patients: str | Path | Mapping[str, Mapping[str, str | Path]],
             Case(check_id(case_id), {channel: _path(image) for channel, image in images.items()})
             for case_id, images in patients.items()
         ]
+    check_table(_path(patients))
     return read_paths(_path(patients), config.dataset_info.images)
 
 

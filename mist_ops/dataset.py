@@ -18,7 +18,7 @@ from mist_ops.errors import DatasetError, counted, few
 from mist_ops.files import read_object
 from mist_ops.schema import Section, read_checked
 from mist_ops.study import check_id
-from mist_ops.tables import integers, located, read_table, write_rows
+from mist_ops.tables import Locator, integers, read_table, write_rows
 
 RESERVED = ("id", "fold", "mask", "prediction", "group")
 """Columns of the tables, which are not allowed as names of channels."""
@@ -397,7 +397,7 @@ def write_train_paths(path: Path, assignment: Assignment, relative_to: Path | No
 
 
 def read_train_paths(path: Path) -> Assignment:
-    """Read train_paths.csv; ids are text, and paths are ``located``."""
+    """Read train_paths.csv; ids are text, and paths are those of ``Locator``."""
     table = read_table(path, required=("id", "fold", "mask"))
     if table.empty:
         raise DatasetError(f"{path} has no rows. Run the analysis again.", code="table-empty", file=path)
@@ -412,7 +412,7 @@ def write_test_paths(path: Path, cases: Sequence[Case], relative_to: Path | None
 
 
 def read_paths(path: Path, channels: Sequence[str]) -> list[Case]:
-    """Read a table of cases to predict: id and a column per channel, in any order; paths are ``located``."""
+    """Read a table of cases to predict: id and a column per channel, in any order; paths are those of ``Locator``."""
     return list(_cases_of(read_table(path, required=("id", *channels)), path, channels))
 
 
@@ -422,11 +422,12 @@ def _cells(files: Mapping[str, Path | None], relative_to: Path | None) -> dict[s
 
 def _cases_of(table: pd.DataFrame, path: Path, channels: Sequence[str] | None = None) -> list[Case]:
     names = [str(name) for name in table.columns if name not in RESERVED] if channels is None else channels
+    located = Locator(path)
     return [
         Case(
             row["id"],
-            {name: located(row[name], path) for name in names if row[name]},
-            located(row["mask"], path) if row.get("mask") else None,
+            {name: located(row[name]) for name in names if row[name]},
+            located(row["mask"]) if row.get("mask") else None,
         )
         for row in table.to_dict("records")
     ]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mist_ops.errors import DatasetError
-from mist_ops.files import read_object
+from mist_ops.files import read_object, write_json
 
 # File names have at most 255 bytes; 35 are reserved for prefixes and suffixes of an id.
 _MOST_BYTES = 220
@@ -230,10 +230,43 @@ class Study:
         return self.patient_index.with_name(f"{name}.html")
 
 
+def analyzed_dataset(results: Path) -> str | None:
+    """The path of dataset.json in fingerprint.json, by default relative to the results; None if unknown."""
+    return _text(results / "fingerprint.json", "data")
+
+
 def find_dataset(results: Path) -> Path | None:
-    """The dataset.json that fingerprint.json names, relative to the results as both may have moved; None if missing."""
+    """The dataset.json of a study; None if it is missing.
+
+    It is the one that fingerprint.json names relative to the results, as both may have been moved together; else, as in
+    a copy of the results, the one at its absolute path on record.
+    """
+    data = analyzed_dataset(results)
+    found = Path(os.path.normpath(results / data)) if data else None
+    if found and found.is_file():
+        return found
+    recorded = recorded_dataset(results)
+    return recorded if recorded and recorded.is_file() else None
+
+
+def recorded_dataset(results: Path) -> Path | None:
+    """The absolute path of dataset.json on record, where it may be no more; None if there is no record."""
+    path = _text(_dataset_record(results), "data")
+    return Path(path) if path else None
+
+
+def record_dataset(results: Path, data: Path) -> None:
+    """Record the absolute path of dataset.json, by which a copy of the results finds it."""
+    write_json(_dataset_record(results), {"data": str(data.resolve())})
+
+
+def _dataset_record(results: Path) -> Path:
+    return Study("", results, results).inputs_record("dataset")
+
+
+def _text(path: Path, key: str) -> str | None:
     try:
-        path = Path(os.path.normpath(results / read_object(results / "fingerprint.json")["data"]))
-    except (OSError, ValueError, KeyError, TypeError):
+        value = read_object(path)[key]
+    except (OSError, ValueError, KeyError):
         return None
-    return path if path.is_file() else None
+    return value if isinstance(value, str) else None

@@ -6,13 +6,17 @@ import os
 import re
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
 
 from mist_ops.errors import DatasetError, few, listing
 from mist_ops.files import atomic
-from mist_ops.study import check_id
+from mist_ops.study import analyzed_dataset, check_id, find_dataset
+
+_UNKNOWN = "?"
+"""Stands for the name of a folder that is not on record."""
 
 _INTEGER = re.compile(r"\s*-?[0-9]+\s*")
 
@@ -92,20 +96,62 @@ def read_table(path: Path, required: Sequence[str]) -> pd.DataFrame:
     return table
 
 
-def located(cell: str, table: Path) -> Path:
-    """Absolute path of a file in a table: relative to the table, or to the current folder if it only exists there.
+class Locator:
+    """Absolute paths of the files in a table.
+
+    A path is relative to the table; if the file is missing there, to the current folder; and if it is missing there as
+    well, to the folder where the table was written, which is known from the dataset on record. So the tables in a copy
+    of the results of a study lead to its dataset.
 
     Backslashes, with which Windows separates folders, are read as slashes if there is no file of that very name.
     """
-    if "\\" in cell and not _located(cell, table).is_file():
-        cell = cell.replace("\\", "/")
-    return _located(cell, table)
 
+    def __init__(self, table: Path) -> None:
+        self._given = table.expanduser().parent.absolute()
+        self._folder = table.expanduser().resolve().parent
 
-def _located(cell: str, table: Path) -> Path:
-    beside = Path(os.path.normpath(table.expanduser().resolve().parent / Path(cell).expanduser()))
-    here = Path(cell).expanduser()
-    return here.resolve() if here.is_file() and not beside.is_file() else beside
+    def __call__(self, cell: str) -> Path:
+        """The path of a file; relative to the table if it is missing everywhere and the dataset is not on record."""
+        found = self._located(cell)
+        return found if "\\" not in cell or found.is_file() else self._located(cell.replace("\\", "/"))
+
+    def _located(self, cell: str) -> Path:
+        path = Path(cell).expanduser()
+        beside = Path(os.path.normpath(self._folder / path))
+        if path.is_absolute() or beside.is_file():
+            return beside
+        return path.resolve() if path.is_file() else self._in_dataset(cell) or beside
+
+    def cell(self, path: Path) -> str:
+        """How a table in the results of a study names a file, in the same way as the tables of the analysis.
+
+        Paths of files in the results are relative, and so are others unless dataset.json has absolute paths.
+        """
+        data, dataset = self._dataset
+        file = path.absolute()
+        for folder in (self._given, self._folder):
+            if file.is_relative_to(folder):
+                return str(file.relative_to(folder))
+        if data is None or Path(data).is_absolute():
+            return str(file)
+        if dataset is None:
+            return os.path.relpath(file, self._folder)
+        return os.path.normpath(Path(data).parent / os.path.relpath(file, dataset.parent))
+
+    @cached_property
+    def _dataset(self) -> tuple[str | None, Path | None]:
+        """The path of dataset.json in fingerprint.json, and the file."""
+        return analyzed_dataset(self._folder), find_dataset(self._folder)
+
+    def _in_dataset(self, cell: str) -> Path | None:
+        data, dataset = self._dataset
+        # A copy of the results has its own copy of the files in them.
+        if data is None or dataset is None or not os.path.normpath(cell).startswith(os.pardir):
+            return None
+        # The names of the folders above the table are unknown, but not needed unless a path goes back into one.
+        base = Path("/", *[_UNKNOWN] * (len(Path(data).parts) + len(Path(cell).parts)))
+        relative = os.path.relpath(base / cell, base / Path(data).parent)
+        return None if _UNKNOWN in relative else Path(os.path.normpath(dataset.parent / relative))
 
 
 def integers(cells: Sequence[str], table: Path, columns: str) -> list[int]:

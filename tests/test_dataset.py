@@ -20,7 +20,8 @@ from mist_ops.dataset import (
     write_train_paths,
 )
 from mist_ops.errors import DatasetError
-from mist_ops.tables import located
+from mist_ops.study import find_dataset, record_dataset
+from mist_ops.tables import Locator
 
 DESCRIPTION: dict[str, Any] = {
     "task": "brain",
@@ -187,7 +188,7 @@ def test_paths_are_relative_to_the_table_or_the_current_folder(tmp_path: Path, m
         path.parent.mkdir(exist_ok=True)
         path.touch()
     monkeypatch.chdir(here)
-    found = [located(name, there / "table.csv") for name in ("both.nii", "only.nii", "neither.nii")]
+    found = [Locator(there / "table.csv")(name) for name in ("both.nii", "only.nii", "neither.nii")]
     assert found == [there / "both.nii", here / "only.nii", there / "neither.nii"]
 
 
@@ -196,9 +197,58 @@ def test_paths_of_windows_are_read_unless_a_file_has_that_very_name(tmp_path: Pa
     (tmp_path / "scans" / "t1.nii").touch()
     (tmp_path / "odd\\name.nii").touch()
     table = tmp_path / "table.csv"
-    assert located("scans\\t1.nii", table) == tmp_path / "scans" / "t1.nii"
-    assert located(".\\scans\\t1.nii", table) == tmp_path / "scans" / "t1.nii"
-    assert located("odd\\name.nii", table) == tmp_path / "odd\\name.nii"
+    assert Locator(table)("scans\\t1.nii") == tmp_path / "scans" / "t1.nii"
+    assert Locator(table)(".\\scans\\t1.nii") == tmp_path / "scans" / "t1.nii"
+    assert Locator(table)("odd\\name.nii") == tmp_path / "odd\\name.nii"
+
+
+def _analyzed(results: Path, data: str) -> None:
+    results.mkdir(parents=True)
+    (results / "fingerprint.json").write_text(json.dumps({"data": data}))
+
+
+def test_a_copied_table_leads_to_the_dataset_on_record(tmp_path: Path) -> None:
+    copy, dataset = tmp_path / "far" / "away" / "copy", tmp_path / "study" / "data" / "dataset.json"
+    _analyzed(copy, "../data/dataset.json")
+    dataset.parent.mkdir(parents=True)
+    dataset.touch()
+    locate = Locator(copy / "train_paths.csv")
+    assert locate("../data/train/1/t1.nii") == copy.parent / "data" / "train" / "1" / "t1.nii"  # without a record
+    record_dataset(copy, dataset)
+    locate = Locator(copy / "train_paths.csv")
+    assert locate("../data/train/1/t1.nii") == dataset.parent / "train" / "1" / "t1.nii"
+    assert locate("../more/1/t1.nii") == tmp_path / "study" / "more" / "1" / "t1.nii"
+    assert locate("../../1/t1.nii") == tmp_path / "1" / "t1.nii"
+    assert locate("predictions/1.nii") == copy / "predictions" / "1.nii"
+
+
+def test_a_path_through_a_folder_whose_name_is_unknown_stays_relative_to_the_table(tmp_path: Path) -> None:
+    _analyzed(tmp_path / "copy", "../../dataset.json")
+    (tmp_path / "dataset.json").touch()
+    record_dataset(tmp_path / "copy", tmp_path / "dataset.json")
+    assert Locator(tmp_path / "copy" / "paths.csv")("../train/t1.nii") == tmp_path / "train" / "t1.nii"
+
+
+def test_a_dataset_beside_a_copy_takes_precedence_over_the_one_on_record(tmp_path: Path) -> None:
+    _analyzed(tmp_path / "new" / "results", "../data/dataset.json")
+    for folder in ("old", "new"):
+        (tmp_path / folder / "data").mkdir(parents=True)
+        (tmp_path / folder / "data" / "dataset.json").touch()
+    record_dataset(tmp_path / "new" / "results", tmp_path / "old" / "data" / "dataset.json")
+    assert find_dataset(tmp_path / "new" / "results") == tmp_path / "new" / "data" / "dataset.json"
+
+
+@pytest.mark.parametrize(("data", "cell"), [("../data/dataset.json", "../data/1.nii"), ("{}/data/dataset.json", None)])
+def test_a_table_in_results_names_files_as_the_analysis_does(tmp_path: Path, data: str, cell: str | None) -> None:
+    results, mask = tmp_path / "far" / "copy", tmp_path / "data" / "1.nii"
+    _analyzed(results, data.format(tmp_path))
+    mask.parent.mkdir()
+    (mask.parent / "dataset.json").touch()
+    record_dataset(results, mask.parent / "dataset.json")
+    locate = Locator(results / "evaluation_paths.csv")
+    assert locate.cell(mask) == (cell or str(mask))
+    assert locate(locate.cell(mask)) == mask
+    assert locate.cell(results / "predictions" / "1.nii") == "predictions/1.nii"
 
 
 def test_held_out_cases_keep_their_order_and_are_found_by_id() -> None:

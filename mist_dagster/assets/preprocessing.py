@@ -18,6 +18,7 @@ from mist_ops.config import StudyConfig, read_config
 from mist_ops.dataset import Case, read_train_paths
 from mist_ops.preprocessing.case import write_case
 from mist_ops.records.arrays import describe_reduced, read_record, reduced, reduced_labels
+from mist_ops.records.source import check_same_dataset
 from mist_ops.study import Study
 from mist_ops.types import Box, Size
 from mist_ops.workers import outcomes
@@ -50,6 +51,7 @@ def build(study: Study, partitions: StudyPartitions) -> list[dg.AssetsDefinition
         settings, assignment = read_config(study.config), read_train_paths(study.train_paths)
         ids = sorted(context.partition_keys)
         cases = [assignment[case_id] for case_id in ids]
+        check_same_dataset(study, assignment.cases)
         write = partial(_write, study, settings, read_boxes(study), read_sizes(study))
         run_id, doing = context.run.run_id, "preprocessing"
         with (

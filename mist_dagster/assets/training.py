@@ -10,6 +10,7 @@ from pydantic import Field
 
 from mist_dagster import metadata
 from mist_dagster.instance import tensorboard
+from mist_dagster.instance.studies import owner_of_arrays
 from mist_dagster.partitions import StudyPartitions, fold_index
 from mist_dagster.provenance import CODE_VERSION, asset_key, interruptible
 from mist_dagster.runtime.executors import GPU_QUEUE
@@ -24,6 +25,7 @@ from mist_ops.dataset import Fold, read_train_paths
 from mist_ops.errors import ConfigError, DatasetError, counted, listing
 from mist_ops.files import file_hash, json_hash
 from mist_ops.records.passport import Epoch, read_passport
+from mist_ops.records.source import check_arrays, check_dataset
 from mist_ops.study import Study
 from mist_ops.training.manifest import manifest
 
@@ -80,7 +82,7 @@ def _training_set(study: Study, partitions: StudyPartitions) -> dg.AssetsDefinit
     )
     def training_set(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         """Content of the arrays that train a fold, select its weights and are held out; its model depends on this."""
-        made_from = manifest(study, _fold(study, fold_index(context.partition_key)), read_config(study.config))
+        made_from = manifest(study, _fold(context, study, fold_index(context.partition_key)), read_config(study.config))
         return dg.MaterializeResult(
             data_version=dg.DataVersion(json_hash(made_from)),
             metadata={
@@ -123,7 +125,7 @@ def _fold_model(study: Study, partitions: StudyPartitions) -> dg.AssetsDefinitio
             ),
             leased_devices(config.device, config.gpus, context, "training") as devices,
         ):
-            fold = _fold(study, index)
+            fold = _fold(context, study, index)
             resume, done = _resumed(context, config, study, fold)
             epochs = train_fold(study, settings, fold, device=devices, resume=resume, pretrained=source)
             tracked = progress.track(epochs, f"Training fold {index}", settings.training.epochs, _losses, done)
@@ -133,17 +135,23 @@ def _fold_model(study: Study, partitions: StudyPartitions) -> dg.AssetsDefinitio
     return fold_model
 
 
-def _fold(study: Study, index: int) -> Fold:
+def _fold(context: dg.AssetExecutionContext, study: Study, index: int) -> Fold:
     """The cases of a fold.
 
     Raises:
-        DatasetError: Some of them are also held out, as the check ``no_leakage`` reports.
+        DatasetError: Some of them are also held out, as the check ``no_leakage`` reports; or the dataset is missing or
+            another one.
+        ConfigError: The arrays are those of another study.
     """
+    warnings = check_dataset(study)
     leaks = find_leaks(study)
     if leaks:
         raise DatasetError(listing(leaks), code="folds-leak", file=study.train_paths, found=leaks)
     training, assignment = read_config(study.config).training, read_train_paths(study.train_paths)
     check_folds(assignment, training.nfolds)
+    check_arrays(study, assignment.cases, owner_of_arrays(study))
+    for warning in warnings:
+        context.log.warning(warning)
     return make_fold(assignment, index, training.val_percent, training.seed, training.validation_cases)
 
 

@@ -4,7 +4,6 @@ Imported after the flags are parsed, because Dagster loads here.
 """
 
 import json
-import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -32,20 +31,22 @@ from mist_dagster.freshness.rebuild import rebuild
 from mist_dagster.freshness.status import Status, as_json, report, stale_results
 from mist_dagster.freshness.status import status as study_status
 from mist_dagster.instance.home import dagster_home
-from mist_dagster.instance.studies import register
+from mist_dagster.instance.studies import owner_of_arrays, register
 from mist_dagster.launch import Launcher, others_first, submit
 from mist_dagster.partitions import fold_index, fold_key
 from mist_dagster.pipeline import Resources, in_order, make_current, run, show_status
 from mist_dagster.pipeline import analyze as analyze_study
 from mist_dagster.stages.settings import adopt_config
+from mist_ops.analysis.analyze import find_leaks
 from mist_ops.analysis.folds import check_folds, make_fold
 from mist_ops.config import NAMES, StudyConfig, check_names, edits, override, read_config, write_config
 from mist_ops.dataset import Assignment, Fold, read_description, read_paths, read_train_paths
-from mist_ops.errors import ConfigError, counted, few
+from mist_ops.errors import ConfigError, DatasetError, counted, few, listing
 from mist_ops.files import file_hash, write_text
 from mist_ops.records.arrays import CORRUPTED, NO_DISTANCES, NOT_PREPROCESSED, stale_arrays
 from mist_ops.records.comparison import why_stale
 from mist_ops.records.prediction import NOT_RECORDED, stale_predictions, stale_test_predictions
+from mist_ops.records.source import check_arrays, check_dataset
 from mist_ops.study import Study
 from mist_ops.training.attempts import discard, resumable
 
@@ -96,13 +97,16 @@ def preprocess(launcher: Launcher, options: PreprocessOptions, settings: Setting
     study = _study(options, numpy=options.numpy)
     config = _configure(launcher, study, settings)
     cases = read_train_paths(study.train_paths).cases
+    check_dataset(study)  # files that are missing fail by themselves
     reasons = stale_arrays(study, config, cases)
     foreign = sorted(name for name, why in reasons.items() if why == NOT_PREPROCESSED and study.image(name).exists())
     stale = [name for name, why in reasons.items() if why not in (NOT_PREPROCESSED, CORRUPTED, NO_DISTANCES)] + foreign
     if stale and not options.overwrite:
+        owner = owner_of_arrays(study)
         raise ConfigError(
             f"{study.numpy} holds arrays of {counted(len(stale), 'patient')} made from other files or settings, or by "
-            f"another program ({few(stale)}). Use --overwrite to replace them, or --numpy for another folder.",
+            f"another program ({few(stale)}).{f' It is also the folder of {owner}.' if owner else ''} Use --overwrite "
+            "to replace them, or --numpy for another folder.",
             code="arrays-differ",
             file=study.numpy,
             found=stale,
@@ -121,11 +125,12 @@ def train(launcher: Launcher, options: TrainOptions, settings: Settings) -> None
     if options.discard:
         _discard(launcher, study, options.folds)
         return
+    assignment = read_train_paths(study.train_paths)
     _check_dataset(launcher, study)
+    check_arrays(study, assignment.cases, owner_of_arrays(study))
     settings = {**settings, **_weighting(options)}
     config = override(read_config(study.config), settings)
     _check_metrics(study, config)  # before hours of training
-    assignment = read_train_paths(study.train_paths)
     folds, pretrained = _folds_to_train(study, config, assignment, options), _pretrained(options, config)
     left = [index for index, fold in folds.items() if not options.resume or _is_left(launcher, study, config, fold)]
     _configure(launcher, study, settings)
@@ -177,30 +182,16 @@ def _check_flags(options: TrainOptions, settings: Settings) -> None:
 
 
 def _check_dataset(launcher: Launcher, study: Study) -> None:
-    """Report files in the tables that are missing, before hours of training that they are needed after.
+    """Check files and folds before hours of training, and warn of files that are missing.
 
     Raises:
-        ConfigError: All are, as in a copy of the results, whose tables are relative to the folder of the original.
+        DatasetError: The dataset is missing or another one, or a fold trains on what it holds out.
     """
-    cases, channels = list(read_train_paths(study.train_paths).cases), read_config(study.config).dataset_info.images
-    cases += read_paths(study.test_paths, channels) if study.test_paths.is_file() else []
-    missing = [case for case in cases if not all(path.is_file() for path in case.files)]
-    if not missing:
-        return
-    first = next(path for path in missing[0].files if not path.is_file())
-    if len(missing) < len(cases):
-        launcher.progress.problem(f"Files of {counted(len(missing), 'patient')} are missing; the first is {first}.")
-        return
-    data = str(study.data) if study.data and study.data.is_file() else "DATASET.json"
-    raise ConfigError(
-        f"Files of all {counted(len(cases), 'patient')} in {study.train_paths} are missing; the first is {first}. If "
-        f"{study.results} is a copy, or the dataset was moved, run mist_analyze --update --data "
-        f"{shlex.quote(data)} --results {shlex.quote(str(study.results))}, which keeps folds and settings.",
-        code="dataset-missing",
-        file=study.train_paths,
-        found=first,
-        expected=study.data,
-    )
+    for warning in check_dataset(study):
+        launcher.progress.problem(warning)
+    leaks = find_leaks(study)
+    if leaks:
+        raise DatasetError(listing(leaks), code="folds-leak", file=study.train_paths, found=leaks)
 
 
 def _check_metrics(study: Study, config: StudyConfig) -> None:
@@ -237,6 +228,7 @@ def finalize(launcher: Launcher, options: FinalizeOptions, settings: Settings) -
     """
     study = _study(options)
     assignment = read_train_paths(study.train_paths)
+    _check_dataset(launcher, study)
     config = _configure(launcher, study, settings)
     _check_metrics(study, config)
     trained = [fold for fold in config.training.folds if study.model(fold).exists()]

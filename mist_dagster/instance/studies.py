@@ -19,7 +19,7 @@ from mist_ops.files import write_text
 from mist_ops.records.arrays import case_contents
 from mist_ops.records.passport import read_passport
 from mist_ops.schema import Section, mistakes
-from mist_ops.study import Study, find_dataset
+from mist_ops.study import Study, analyzed_dataset, find_dataset, record_dataset, recorded_dataset
 
 _logger = logging.getLogger("mist")
 _NAME = re.compile(r"[^\W_][\w. -]{0,79}")
@@ -86,6 +86,7 @@ def register(results: Path, *, numpy: Path | None = None, data: Path | None = No
         numpy=_absolute(numpy) or (known.numpy if known else _find_arrays(results, studies)),
         data=_absolute(data) or (known and known.data) or find_dataset(results) or _dataset(originals),
     )
+    _keep_dataset(study)
     path = _path(name)
     if not known and path.exists():
         raise _taken(name, _read(path))
@@ -95,6 +96,22 @@ def register(results: Path, *, numpy: Path | None = None, data: Path | None = No
         write_text(path, yaml.safe_dump(record.model_dump(mode="json"), sort_keys=False))
         tensorboard.show(study)
     return study
+
+
+def _keep_dataset(study: Study) -> None:
+    """Record where the dataset of a study is if the place on record is gone, or it is found in no other way."""
+    recorded = recorded_dataset(study.results)
+    # A file in that place stays on record: what is found relative to a copy may be another dataset.
+    known = recorded.is_file() if recorded else find_dataset(study.results)
+    if not known and study.data and study.data.is_file() and analyzed_dataset(study.results):
+        with contextlib.suppress(OSError):  # the folder may be read-only
+            record_dataset(study.results, study.data)
+
+
+def owner_of_arrays(study: Study) -> str:
+    """Another registered study with the same folder of arrays, for an error message; empty if there is none."""
+    others = [other for other in registered_studies() if other.numpy == study.numpy and other.results != study.results]
+    return f"the study '{others[0].name}' ({others[0].results})" if others else ""
 
 
 def _same_analysis(one: Path, other: Path) -> bool:

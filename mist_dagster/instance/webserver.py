@@ -15,6 +15,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -28,6 +29,7 @@ from starlette.responses import PlainTextResponse, RedirectResponse
 from mist_dagster.dagster_private import daemon_command, web_application
 from mist_dagster.instance import children, tensorboard
 from mist_dagster.instance.home import CODE_LOCATION, announced_web_server, dagster_home, instance
+from mist_dagster.instance.watch import CurrentPages, Watch
 from mist_ops.errors import ConfigError, MachineError
 
 if TYPE_CHECKING:
@@ -107,11 +109,13 @@ def serve(port: int) -> None:
         address, workspace = folder / "code", folder / "workspace.yaml"
         server = {"grpc_server": {"socket": str(address), "location_name": CODE_LOCATION}}
         workspace.write_text(yaml.safe_dump({"load_from": [server]}))
+        watch = Watch()
         code = stack.enter_context(_process(_code_server(address)))
         _wait_for(code, address)
         daemon = stack.enter_context(_process(daemon_command(workspace)))
-        app = stack.enter_context(web_application(records, workspace))
-        web = stack.enter_context(_serving(guarded(app), listener))
+        app, reload = stack.enter_context(web_application(records, workspace))
+        refresh = partial(watch.refresh, partial(reload, CODE_LOCATION))
+        web = stack.enter_context(_serving(guarded(CurrentPages(app, refresh)), listener))
         stack.enter_context(announced_web_server(url))
         while web.is_alive():
             if code.poll() is not None:
@@ -119,6 +123,7 @@ def serve(port: int) -> None:
                 code = stack.enter_context(_process(_code_server(address)))
             if daemon.poll() is not None:
                 raise _ended("daemon", daemon.returncode)
+            refresh()
             web.join(_SECONDS_BETWEEN_LOOKS)
         raise _ended("web server")
 

@@ -15,6 +15,7 @@ from mist_ops.config import read_config
 from mist_ops.dataset import Case, read_paths
 from mist_ops.errors import ConfigError, DatasetError
 from mist_ops.postprocessing.strategy import read_strategy
+from mist_ops.records.source import check_table
 
 
 class PredictionTool(dg.Config):
@@ -49,6 +50,7 @@ def prediction(
             file=output,
         )
     cases = read_paths(Path(config.paths_csv), settings.dataset_info.images)
+    check_table(Path(config.paths_csv))
     if not cases:
         raise DatasetError(
             f"{config.paths_csv} has no rows. Add a row for each patient to predict.",

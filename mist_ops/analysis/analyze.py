@@ -40,7 +40,7 @@ from mist_ops.errors import ConfigError, DatasetError, MistError, counted, few, 
 from mist_ops.files import write_json
 from mist_ops.registry import MODELS
 from mist_ops.schema import Section, read_checked
-from mist_ops.study import Study
+from mist_ops.study import Study, record_dataset
 from mist_ops.types import Box
 from mist_ops.workers import Outcome, outcomes
 
@@ -321,6 +321,8 @@ def _write(
             write_test_paths(staged.test_paths, tests, base)
         for path in sorted(Path(temporary).iterdir(), key=lambda path: path == staged.config):
             path.replace(study.results / path.name)
+    if study.data:
+        record_dataset(study.results, study.data)
     if not tests:
         study.test_paths.unlink(missing_ok=True)
     for note in fingerprint.warnings:

@@ -27,7 +27,7 @@ from mist_ops.conversion.patients import (
 from mist_ops.errors import DatasetError, counted, few
 from mist_ops.imaging.foreign import store_as_nifti
 from mist_ops.study import check_id
-from mist_ops.tables import located, unreadable
+from mist_ops.tables import Locator, unreadable
 from mist_ops.types import Json
 
 _DELIMITERS = ",;\t"
@@ -166,19 +166,16 @@ def _without_empty_end(cells: Sequence[str]) -> Sequence[str]:
 
 
 def _entries(table: _Table, folder: Path) -> list[CsvEntry]:
+    located = Locator(table.path)
     return [
         CsvEntry(
             row["id"],
             folder / row["id"],
             "mask" in row,
-            {name: _locate(cell, table.path) for name, cell in row.items() if name != "id"},
+            {name: located(cell) if cell else None for name, cell in row.items() if name != "id"},
         )
         for row in table.rows
     ]
-
-
-def _locate(cell: str, table: Path) -> Path | None:
-    return located(cell, table) if cell else None
 
 
 def _refuse_own_files(entries: Sequence[CsvEntry], output: Path) -> None:

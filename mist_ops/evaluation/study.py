@@ -18,6 +18,7 @@ from mist_ops.evaluation.table import Pair, evaluate, write_evaluation, write_pa
 from mist_ops.records.passport import read_passport
 from mist_ops.records.prediction import read_prediction_record
 from mist_ops.records.scores import ScoreInputs
+from mist_ops.records.source import check_same_dataset
 from mist_ops.steps import settings, view
 from mist_ops.study import Study
 from mist_ops.workers import Outcome
@@ -87,7 +88,12 @@ class StudyEvaluation:
         return {case_id: known[weights] for case_id, weights in used.items() if weights in known}
 
     def score(self, workers: int = 1) -> Iterator[Outcome[Pair, CaseScores]]:
-        """Write the table of pairs, then score each; yield the outcomes in the order of the table."""
+        """Write the table of pairs, then score each; yield the outcomes in the order of the table.
+
+        Raises:
+            DatasetError: The masks are those of another dataset.
+        """
+        check_same_dataset(self.study, self.assignment.cases)
         write_pairs(self.study.evaluation_paths, self.pairs)
         return evaluate(self.pairs, self.config.evaluation, workers)
 

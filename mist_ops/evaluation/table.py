@@ -22,8 +22,9 @@ from mist_ops.evaluation.score import Absent, CaseScores, Classes, columns, scor
 from mist_ops.evaluation.summary import summary
 from mist_ops.files import atomic, write_json
 from mist_ops.records.scores import ScoreInputs
+from mist_ops.records.source import check_table
 from mist_ops.registry import METRICS
-from mist_ops.tables import SUMMARY_ROWS, located, read_table
+from mist_ops.tables import SUMMARY_ROWS, Locator, read_table
 from mist_ops.workers import Outcome, outcomes
 
 _LOG = logging.getLogger(__name__)
@@ -39,15 +40,18 @@ class Pair:
 
 
 def read_pairs(path: Path) -> list[Pair]:
-    """Read a table with the columns id, mask and prediction; paths are resolved by ``located``.
+    """Read a table with the columns id, mask and prediction; paths are those of ``Locator``.
 
     Raises:
-        DatasetError: As ``read_table``, or there are no rows, or an id is reserved for a summary row.
+        DatasetError: As ``read_table`` and ``check_table``, or there are no rows, or an id is reserved for a summary
+            row.
     """
     table = read_table(path, required=("id", "mask", "prediction"))
+    check_table(path)
     _check_rows(path, table)
     rows = table[["id", "mask", "prediction"]].itertuples(index=False)
-    return [Pair(case_id, *(located(file, path) for file in files)) for case_id, *files in rows]
+    located = Locator(path)
+    return [Pair(case_id, *map(located, files)) for case_id, *files in rows]
 
 
 def read_masks(path: Path) -> dict[str, Path]:
@@ -57,8 +61,9 @@ def read_masks(path: Path) -> dict[str, Path]:
         DatasetError: As ``read_pairs``.
     """
     table = read_table(path, required=("id", "mask"))
+    check_table(path)
     _check_rows(path, table)
-    return {case_id: located(file, path) for case_id, file in zip(table["id"], table["mask"], strict=True)}
+    return dict(zip(table["id"], map(Locator(path), table["mask"]), strict=True))
 
 
 def _check_rows(path: Path, table: pd.DataFrame) -> None:
@@ -77,8 +82,10 @@ def _check_rows(path: Path, table: pd.DataFrame) -> None:
 
 
 def write_pairs(path: Path, pairs: Sequence[Pair]) -> None:
-    """Write a table of pairs with the columns id, mask and prediction."""
-    _write(path, pd.DataFrame(pairs, columns=["id", "mask", "prediction"]))
+    """Write a table of pairs with the columns id, mask and prediction; paths as ``Locator.cell`` gives them."""
+    cell = Locator(path).cell
+    rows = [(pair.id, cell(pair.mask), cell(pair.prediction)) for pair in pairs]
+    _write(path, pd.DataFrame(rows, columns=["id", "mask", "prediction"]))
 
 
 def evaluate(

@@ -453,6 +453,12 @@ def input_hashes(study: Study, case: Case) -> dict[str, str]:
     }
 
 
+def made_from_any(record: ArraysRecord, case: Case) -> bool:
+    """Whether arrays were made from a file of a case, also if its other files changed; true if it is not on record."""
+    inputs = _inputs(case)
+    return not record.inputs or not inputs or len(_changed(record, inputs)) < len(inputs)
+
+
 def _changed(record: ArraysRecord, inputs: Mapping[str, Path]) -> list[str]:
     before, noted = record.inputs, record.stamps.inputs
     return [

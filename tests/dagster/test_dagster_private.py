@@ -229,7 +229,7 @@ def test_the_web_application_serves_the_code_locations_of_a_workspace_file(tmp_p
         sent.append(message)
 
     scope = {"type": "http", "method": "POST", "path": "/graphql", "query_string": b"", "root_path": ""}
-    with dg.DagsterInstance.local_temp(str(tmp_path)) as instance, web_application(instance, workspace) as app:
+    with dg.DagsterInstance.local_temp(str(tmp_path)) as instance, web_application(instance, workspace) as (app, _):
         asyncio.run(app({**scope, "headers": [(b"content-type", b"application/json")]}, receive, send))
     answer = json.loads(b"".join(message.get("body", b"") for message in sent))
     assert answer["data"] == {"version": dg.__version__, "workspaceOrError": {"locationEntries": []}}

@@ -13,6 +13,7 @@ from tiny import TINY
 from mist_dagster import cli
 from mist_ops.config import override, read_config, write_config
 from mist_ops.phantoms import write_phantoms
+from mist_ops.study import record_dataset
 
 from .harness import Sandbox, save, voxels
 
@@ -77,6 +78,7 @@ def analyzed(described: Sandbox, sound: Path) -> Sandbox:
     described.study.results.mkdir()
     for name in PLANNED:
         shutil.copy(sound / "results" / name, described.study.results)
+    record_dataset(described.study.results, described.folder / "data" / "dataset.json")
     return described
 
 
@@ -92,4 +94,5 @@ def trained(described: Sandbox, sound: Path) -> Sandbox:
     """A sandbox whose study is finished."""
     for name in ("numpy", "results"):
         shutil.copytree(sound / name, described.folder / name)
+    record_dataset(described.study.results, described.folder / "data" / "dataset.json")
     return described
