@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from mist_dagster.instance.studies import registered_studies
 from mist_dagster.stages import TOOLS
 from mist_ops.config import read_config
 from mist_ops.dataset import read_train_paths
+from mist_ops.evaluation.table import read_pairs, write_pairs
 from mist_ops.imaging.nifti import read_labels
 from mist_ops.imaging.vectors import read_values
 from mist_ops.study import Study
@@ -120,10 +122,9 @@ def test_describe_needs_no_other_flag_and_is_json(capfd: pytest.CaptureFixture[s
 def test_a_patient_that_cannot_be_scored_has_an_empty_row_a_reason_and_costs_the_status(
     finished: Study, home: Path, tmp_path: Path
 ) -> None:
-    lines = finished.evaluation_paths.read_text().splitlines()
-    first, mask, _ = lines[1].split(",")
-    lines[1] = f"{first},{mask},{tmp_path / 'missing.nii.gz'}"
-    Path("paths.csv").write_text("\n".join(lines))
+    pairs = read_pairs(finished.evaluation_paths)
+    first = pairs[0].id
+    write_pairs(Path("paths.csv"), [replace(pairs[0], prediction=tmp_path / "missing.nii.gz"), *pairs[1:]])
     assert evaluate(finished, "paths.csv", "scores.csv") == 1
     rows = Path("scores.csv").read_text().splitlines()
     assert rows[1].strip(",") == first
