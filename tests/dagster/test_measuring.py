@@ -130,7 +130,7 @@ def test_a_patient_that_cannot_be_scored_has_an_empty_row_a_reason_and_costs_the
     assert rows[1].strip(",") == first
     summary = json.loads(Path("scores_summary.json").read_text())
     assert "missing.nii.gz" in json.dumps(summary)
-    assert len(rows) == len(lines) + 5
+    assert len(rows) == len(pairs) + 6
 
 
 def test_models_predict_probabilities_that_are_combined_to_their_masks(finished: Study, strategy: Path) -> None:
