@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import io
+import math
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
+
+from mist_ops.files import atomic
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -46,19 +50,29 @@ def png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def small_png(figure: Figure, height: int = THUMBNAIL_HEIGHT, most: int = THUMBNAIL_BYTES) -> bytes:
-    """Render a figure with a height in pixels, reducing colors, then height, until it has at most ``most`` bytes."""
+def write_png(figure: Figure, path: Path) -> bytes:
+    """Write a figure as a PNG and return the PNG."""
+    image = png(figure)
+    with atomic(path) as temporary:
+        temporary.write_bytes(image)
+    return image
+
+
+def small_png(image: bytes, height: int = THUMBNAIL_HEIGHT, most: int = THUMBNAIL_BYTES) -> bytes:
+    """Scale a PNG to a height in pixels, then reduce colors, then height, until it has at most ``most`` bytes."""
     from PIL import Image
 
-    large = Image.open(io.BytesIO(png(figure))).convert("RGB")
-    width = max(1, round(large.width * height / large.height))
-    small = large.resize((width, height), Image.Resampling.LANCZOS)
-    for colors in (256, 128, 64, 32, 16, 8):
-        buffer = io.BytesIO()
-        small.quantize(colors, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
-        if buffer.tell() <= most:
-            return buffer.getvalue()
-    return small_png(figure, height * 3 // 4, most)
+    large = Image.open(io.BytesIO(image)).convert("RGB")
+    while True:
+        width = max(1, round(large.width * height / large.height))
+        small = large.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=2.0)
+        for colors in (128, 16):
+            buffer = io.BytesIO()
+            small.quantize(colors, dither=Image.Dither.NONE).save(buffer, "PNG")
+            if buffer.tell() <= most:
+                return buffer.getvalue()
+        # The size is nearly proportional to the area; each try costs as much as drawing a small figure.
+        height = int(height * min(0.9, math.sqrt(most / buffer.tell())))
 
 
 def tidy(axes: Axes) -> None:

@@ -179,7 +179,7 @@ def thumbnail(image: Volume, truth: LabelMap | None, prediction: LabelMap | None
     height = 3 * THUMBNAIL_HEIGHT / DPI
     figure = new_figure(height * min(across / down, _MAX_ASPECT), height, BACKGROUND)
     _draw(figure.add_axes((0, 0, 1, 1)), AXIAL, scan, scan.worst or scan.at, width=2.6)
-    return small_png(figure)
+    return small_png(png(figure))
 
 
 def _draw(axes: Axes, plane: Plane, scan: _Scan, at: Size, width: float = 1.5) -> None:

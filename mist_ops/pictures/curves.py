@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from mist_ops.files import atomic
-from mist_ops.pictures.canvas import DPI, LINES, THUMBNAIL_HEIGHT, line, new_figure, png, small_png, tidy
+from mist_ops.pictures.canvas import DPI, LINES, THUMBNAIL_HEIGHT, line, new_figure, png, small_png, tidy, write_png
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -61,8 +60,7 @@ def learning_curves(path: Path, histories: Mapping[int, Sequence[Epoch]]) -> Non
     handles, _ = losses.get_legend_handles_labels()
     styles = [line("#555555", "solid", "validation"), line("#BBBBBB", "solid", "training"), _best_marker()]
     losses.legend(handles=[*handles, *styles], frameon=False, fontsize=9, ncols=2, loc="upper right")
-    with atomic(path) as temporary:
-        temporary.write_bytes(png(figure))
+    write_png(figure, path)
 
 
 def curve_thumbnail(history: Sequence[Epoch]) -> bytes:
@@ -72,7 +70,7 @@ def curve_thumbnail(history: Sequence[Epoch]) -> bytes:
     _draw_losses(axes, history, LINES[0], "", scale=2.2)
     tidy(axes)
     axes.tick_params(length=0, labelbottom=False, labelleft=False)
-    return small_png(figure)
+    return small_png(png(figure))
 
 
 def _draw_losses(axes: Axes, history: Sequence[Epoch], color: str, name: str, scale: float = 1.0) -> None:

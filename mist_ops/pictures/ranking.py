@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mist_ops.errors import counted
-from mist_ops.files import atomic
-from mist_ops.pictures.canvas import LINES, PLOT_BYTES, PLOT_HEIGHT, new_figure, png, small_png, tidy
+from mist_ops.pictures.canvas import LINES, PLOT_BYTES, PLOT_HEIGHT, new_figure, small_png, tidy, write_png
 
 
 @dataclass(frozen=True)
@@ -35,6 +34,4 @@ def ranking_plot(path: Path, strategies: Sequence[RankedStrategy], patients: int
     axes.set_xlabel(f"mean rank over {counted(patients, 'patient')} with 95% confidence interval; 1 is best")
     tidy(axes)
     figure.tight_layout()
-    with atomic(path) as temporary:
-        temporary.write_bytes(png(figure))
-    return small_png(figure, PLOT_HEIGHT, PLOT_BYTES)
+    return small_png(write_png(figure, path), PLOT_HEIGHT, PLOT_BYTES)
