@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Int64
 from pydantic import Field, NonNegativeFloat, NonNegativeInt
 
+from mist_ops.analysis.ranges import IntensityRange
 from mist_ops.analysis.verify import read
 from mist_ops.dataset import Case, DatasetDescription
 from mist_ops.imaging.foreground import foreground_box
@@ -72,6 +73,7 @@ class CaseFingerprint(Section):
         content: SHA-256 of the voxels of the first channel.
         hu: Intensities of a CT.
         form_gap: Distance in mm between the positions that sform and qform give; the largest of all files.
+        ranges: Intensities by channel: of the first or, if the analysis verifies, of all.
         shared_forms: What in the headers places the files together, where it is not what is used; empty otherwise.
     """
 
@@ -86,6 +88,7 @@ class CaseFingerprint(Section):
     hu: HuStatistics | None = None
     form_gap: NonNegativeFloat = 0.0
     shared_forms: str = ""
+    ranges: dict[str, IntensityRange] = Field(default_factory=dict)
 
     def canonical(self, values: tuple[Number, Number, Number]) -> tuple[Number, Number, Number]:
         """Reorder one value per file axis to LPS order."""
@@ -121,6 +124,7 @@ def measure(case: Case, description: DatasetDescription, thorough: bool = False)
         hu=hu_statistics(image, contents.mask) if description.modality == "ct" else None,
         form_gap=max(grid.form_gap for grid in grids.values()),
         shared_forms=shared,
+        ranges=dict(contents.ranges),
     )
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from mist_ops.analysis.fingerprint import HU_MAX, HU_MIN, CaseFingerprint, HuStatistics, pooled
+from mist_ops.analysis.ranges import range_warnings
 from mist_ops.config import (
     CtNormalization,
     DatasetInfo,
@@ -263,6 +264,7 @@ def warnings(fingerprints: Sequence[CaseFingerprint], config: StudyConfig) -> li
             f"are used here, and the same grid by others ({shared[0].shared_forms}), as masks that ITK wrote. They are "
             "used voxel by voxel."
         )
+    found += range_warnings({case.id: case.ranges for case in fingerprints}, config.dataset_info.modality)
     outside = sum(case.hu.outside for case in fingerprints if case.hu)
     if outside:
         found.append(

@@ -11,6 +11,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from mist_ops.analysis.ranges import IntensityRange, measure_range
 from mist_ops.dataset import Assignment, Case, DatasetDescription
 from mist_ops.errors import CaseError, ImageError, MistError, few, listing
 from mist_ops.imaging.geometry import Geometry
@@ -42,12 +43,21 @@ class UnusableCase(CaseError):
 
 @dataclass(frozen=True)
 class Contents:
-    """Contents of a case: its first channel, its mask, the number of voxels by label, and the grid."""
+    """Contents of a case.
+
+    Attributes:
+        image: First channel.
+        mask: Its mask.
+        labels: Number of voxels by label.
+        grid: Grid of the mask.
+        ranges: Intensities of the channels that were read.
+    """
 
     image: Image
     mask: LabelMap
     labels: Mapping[int, int]
     grid: Geometry
+    ranges: Mapping[str, IntensityRange]
 
 
 def verify(case: Case, description: DatasetDescription) -> list[Problem]:
@@ -80,7 +90,8 @@ def read(case: Case, description: DatasetDescription, thorough: bool) -> Content
     problems = list(_header_problems(case))
     if problems:
         raise UnusableCase(case.id, problems)
-    first, *others = case.images.values()
+    (channel, first), *others = case.images.items()
+    ranges: dict[str, IntensityRange] = {}
     with _collect(problems, "known_labels"):
         mask, grid = read_labels(case.mask)
         labels = _label_counts(mask)
@@ -89,14 +100,17 @@ def read(case: Case, description: DatasetDescription, thorough: bool) -> Content
             raise ImageError("the mask contains only background.", code="mask-empty", file=case.mask)
     with _collect(problems, "readable"):
         image, _ = read_image(first)
+        ranges[channel] = measure_range(image)
         if thorough:
             _check_varies(image, first)
-    for path in others if thorough else []:
+    for name, path in others if thorough else []:
         with _collect(problems, "readable"):
-            _check_varies(read_image(path)[0], path)
+            other, _ = read_image(path)
+            ranges[name] = measure_range(other)
+            _check_varies(other, path)
     if problems:
         raise UnusableCase(case.id, problems)
-    return Contents(image, mask, labels, grid)
+    return Contents(image, mask, labels, grid, ranges)
 
 
 def repeated_images(contents: Mapping[str, str]) -> list[str]:

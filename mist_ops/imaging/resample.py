@@ -37,6 +37,9 @@ Slices: TypeAlias = tuple[slice, ...]
 # A grid is anisotropic if its largest spacing is more than this times its smallest.
 _ANISOTROPY = 3.0
 
+# Intensities below this cannot overflow float32 in a sum of weighted voxels.
+_SAFE = 1e30
+
 # Points per voxel of width in an average.
 _POINTS_PER_VOXEL = 8
 
@@ -48,7 +51,15 @@ def resample_image(image: Image, spacing: Spacing, target_spacing: Spacing, rule
     """Intensities at another spacing; the same array if the spacings are equal."""
     if np.allclose(spacing, target_spacing):
         return image
-    return _apply(_operators(_cubic, image, spacing, target_spacing, rules), image)
+    operators = _operators(_cubic, image, spacing, target_spacing, rules)
+    if max(-image.min(), image.max()) < _SAFE:
+        return _apply(operators, image)
+    # The spline overshoots, which may leave the range of float32.
+    most = np.finfo(np.float32).max
+    with np.errstate(over="ignore"):
+        resampled = _apply([operator.astype(np.float64) for operator in operators], image)
+    clipped: Resampled = np.clip(resampled, -most, most)
+    return clipped
 
 
 def resample_mask(mask: Mask, spacing: Spacing, target_spacing: Spacing) -> Bool[np.ndarray, "new_x new_y new_z"]:

@@ -204,7 +204,7 @@ def _channel(image: Image, grid: Geometry, config: StudyConfig) -> Resampled:
         reference = settings.resampling == "reference"
         mask = resampled != 0 if reference else resample_mask(image != 0, grid.spacing, target)
     ct = settings.ct_normalization if config.dataset_info.modality == "ct" else None
-    return normalize(resampled, mask, ct)
+    return normalize(resampled, mask, ct, settings.resampling)
 
 
 def _assembled(

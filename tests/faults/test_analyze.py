@@ -41,6 +41,13 @@ def change(path: Path, made: Callable[[np.ndarray], np.ndarray]) -> None:
     save(path, made(voxels(path)))
 
 
+def hot(array: np.ndarray, value: float) -> np.ndarray:
+    """Set a single voxel."""
+    array = array.astype(np.float32)
+    array[3, 4, 5] = value
+    return array
+
+
 def put(path: Path, value: float, dtype: type = np.float32) -> None:
     """Set some voxels in the middle of an image."""
 
@@ -145,6 +152,22 @@ DAMAGED = [
         "an image with NaN voxels",
         lambda box: put(box.image(), np.nan),
         ("[image-not-finite]", "t1.nii.gz", "64"),
+    ),
+    Fault(
+        "analyze/hot-voxel",
+        "an image with a voxel of 1e9",
+        lambda box: change(box.image(), lambda array: hot(array, 1e9)),
+        ("A few voxels are so far from the others", "phantom_001", "1e+09"),
+        status=0,
+        again=False,
+    ),
+    Fault(
+        "analyze/other-units",
+        "an image in units of 1e20",
+        lambda box: change(box.image(), lambda array: array.astype(np.float32) * np.float32(1e18)),
+        ("far from those of the other patients", "phantom_001", "e+20"),
+        status=0,
+        again=False,
     ),
     Fault(
         "analyze/infinite-voxels",

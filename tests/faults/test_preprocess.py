@@ -347,6 +347,12 @@ ACCEPTED = [
             ("label 2 is lost in 1 patient (phantom_001)", "preprocessing.keep_small_labels"),
         ),
         (
+            "intensities-1e30",
+            "voxels of 1e30 in an image, and another in units of 1e20",
+            lambda box: put(box.image(), 1e30) or save(box.image(2), voxels(box.image(2)) * np.float32(1e20)),
+            "4 of 4 patients",
+        ),
+        (
             "paths-bom",
             "a byte-order mark before train_paths.csv",
             lambda box: edit_text(box.study.train_paths, lambda text: "\ufeff" + text),
