@@ -10,9 +10,7 @@ from mist_dagster.freshness.checks import Report
 from mist_dagster.freshness.status import status
 from mist_dagster.freshness.underway import runs_under_way
 from mist_dagster.stages import job_name
-from mist_ops.analysis.analyze import unseen_patients
-from mist_ops.config import read_config
-from mist_ops.dataset import read_paths, read_train_paths
+from mist_ops.analysis.changes import Analyzed, pending_update, read_analyzed
 from mist_ops.errors import MistError
 from mist_ops.files import json_hash, stamp
 from mist_ops.study import Study
@@ -82,9 +80,10 @@ def state_of_files(study: Study) -> str:
 
 
 def _inputs_now(study: Study) -> dict[str, object]:
-    """Size and times of each file that users edit, and patients that the analysis did not see."""
-    stamps = {str(path): stamp(path) for path in _inputs(study) if path.is_file()}
-    return {"files": stamps, "unseen": unseen_patients(study)}
+    """Size and times of each file that users edit, and what changed in the dataset since the analysis."""
+    analyzed = read_analyzed(study)
+    stamps = {str(path): stamp(path) for path in _inputs(study, analyzed) if path.is_file()}
+    return {"files": stamps, "dataset": dict(pending_update(study, analyzed).reasons)}
 
 
 def _outputs_now(study: Study) -> dict[str, tuple[int, int]]:
@@ -105,12 +104,8 @@ def _files(folder: Path, skipped: set[Path]) -> Iterator[tuple[str, tuple[int, i
             yield path, (found.st_size, found.st_mtime_ns)
 
 
-def _inputs(study: Study) -> Iterator[Path]:
+def _inputs(study: Study, analyzed: Analyzed) -> Iterator[Path]:
     """Files that users edit: settings, folds, images and masks."""
-    config = read_config(study.config)
     yield from (study.config, study.train_paths, study.test_paths)
-    for case in read_train_paths(study.train_paths).cases:
+    for case in (*analyzed.assignment.cases, *analyzed.tests):
         yield from case.files
-    if study.test_paths.is_file():
-        for case in read_paths(study.test_paths, config.dataset_info.images):
-            yield from case.files

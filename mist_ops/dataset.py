@@ -89,6 +89,11 @@ class DatasetDescription(Section):
         return self
 
     @property
+    def patterns(self) -> dict[str, list[str]]:
+        """Strings that identify the file of each channel and of the mask."""
+        return {**self.images, "mask": self.mask}
+
+    @property
     def classes(self) -> dict[str, list[int]]:
         """Classes to score; by default, each label is one."""
         return self.final_classes or {f"label_{label}": [label] for label in sorted(self.labels) if label}
@@ -250,12 +255,31 @@ def find_training_cases(description: DatasetDescription) -> list[Case]:
     Raises:
         DatasetError: There are none, or files are missing or ambiguous; all such patients are listed.
     """
-    return _cases(description.train_data, {**description.images, "mask": description.mask})
+    return _cases(description.train_data, description.patterns)
 
 
 def find_test_cases(description: DatasetDescription) -> list[Case]:
     """Test patients of a dataset, sorted by id; raises as ``find_training_cases``."""
     return _cases(description.test_data, description.images) if description.test_data else []
+
+
+def listed_cases(description: DatasetDescription) -> dict[str, Case | None]:
+    """Training patients of a dataset by id, sorted; None for one whose files are missing or ambiguous."""
+    return _listed(description.train_data, description.patterns)
+
+
+def listed_tests(description: DatasetDescription) -> dict[str, Case | None]:
+    """Test patients of a dataset, as ``listed_cases``."""
+    return _listed(description.test_data, description.images) if description.test_data else {}
+
+
+def _listed(folder: Path, patterns: Mapping[str, Sequence[str]]) -> dict[str, Case | None]:
+    found: dict[str, Case | None] = {}
+    for patient in patient_folders(folder):
+        problems: list[DatasetError] = []
+        case = _case(patient, patterns, problems)
+        found[patient.name] = None if problems else case
+    return found
 
 
 def patient_folders(folder: Path) -> list[Path]:

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from records.passports import passport
 from training.small_study import small_config
 
-from mist_ops.analysis.analyze import analyze, find_leaks, unseen_patients
+from mist_ops.analysis.analyze import analyze, find_leaks
+from mist_ops.analysis.changes import pending_update, read_analyzed
 from mist_ops.boxes import read_boxes
 from mist_ops.config import EvaluationClass, StudyConfig, check_names, edits, override, read_config, write_config
 from mist_ops.conversion.csv import convert_csv
@@ -156,7 +157,7 @@ def read_geometry_record(study: Study) -> None:
 READERS: dict[str, Callable[[Study], object]] = {
     "data/dataset.json": lambda study: find_training_cases(read_description(study.data)),
     "results/config.json": lambda study: (check_names(read_config(study.config)), read_classes(study.config)),
-    "results/fingerprint.json": lambda study: (find_leaks(study), unseen_patients(study)),
+    "results/fingerprint.json": lambda study: (find_leaks(study), pending_update(study, read_analyzed(study))),
     "results/models/fold_0.json": read_passports,
     "results/record.json": read_record,
     "results/postprocessing/strategy.json": lambda study: read_strategy(study.strategy),

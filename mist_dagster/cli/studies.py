@@ -250,7 +250,9 @@ def finalize(launcher: Launcher, options: FinalizeOptions, settings: Settings) -
             found=untrained,
         )
     old = [
-        key for key in study_status(study, launcher.instance).of("train") if study.passport(fold_index(key)).exists()
+        key
+        for key in study_status(study, launcher.instance, as_analyzed=True).of("train")
+        if study.passport(fold_index(key)).exists()
     ]
     if old:
         raise ConfigError(
@@ -369,7 +371,7 @@ def _run_and_report(
         with holding_back():
             run(launcher, study, in_order(needed, fold_of, how), resources)
         later = {
-            **({"evaluate": None} if study_status(study).of("evaluate") else {}),
+            **({"evaluate": None} if study_status(study, as_analyzed=True).of("evaluate") else {}),
             **_tests(launcher, study, config),
         }
         with holding_back():
@@ -377,7 +379,7 @@ def _run_and_report(
         if later or any(needed.values()):
             show_status(launcher, study)
         _report_scores(launcher, study, config)
-        stale = stale_results(study, study_status(study, launcher.instance))
+        stale = stale_results(study, study_status(study, launcher.instance, as_analyzed=True))
         if not stale.current:
             launcher.progress.problem("Some results may not belong together; mist_plan --apply would rebuild:")
         for line in report(stale) if not stale.current else ():

@@ -18,7 +18,7 @@ def rebuild(launcher: Launcher, study: Study, found: Status) -> int:
     """
     if study.data:
         launcher.run_stage(study, "observe")
-    recorder, seen, count = Recorder(launcher, study), Inspection(study), 0
+    recorder, seen, count = Recorder(launcher, study), Inspection(study, as_analyzed=True), 0
     for name, version in config_versions(study, seen.config).items():
         recorder.record(name, None, version, current=True)
         count += 1

@@ -13,9 +13,8 @@ from mist_dagster.freshness.what_if import imagined
 from mist_dagster.partitions import fold_key
 from mist_dagster.stages import STAGES, Inspection, Stage, stale_partitions, tracked
 from mist_dagster.stages.stale import by_reason
+from mist_ops.analysis.changes import GONE, NEW
 from mist_ops.analysis.folds import check_folds
-from mist_ops.config import StudyConfig
-from mist_ops.dataset import Assignment, read_paths
 from mist_ops.errors import counted, few
 from mist_ops.study import Study
 from mist_ops.types import Json
@@ -64,6 +63,7 @@ def status(
     instance: dg.DagsterInstance | None = None,
     but: str | None = None,
     what_if: Sequence[str] = (),
+    as_analyzed: bool = False,
 ) -> Status:
     """Compare every artifact of a study with what it was made from.
 
@@ -72,12 +72,13 @@ def status(
         instance: Where its runs are recorded; None ignores them.
         but: Id of a run that does not count as under way: the one that asks.
         what_if: Changes to imagine, as ``imagined`` takes them. Nothing is changed.
+        as_analyzed: Whether to ignore changes of the dataset since the analysis, such as patients who are new or gone.
 
     Raises:
         MistError: A change is not valid, the study has not been analyzed, its tables cannot be read, or a patient is in
             none of its folds.
     """
-    seen = Inspection(study, imagined(what_if))
+    seen = Inspection(study, imagined(what_if), as_analyzed=as_analyzed)
     check_folds(seen.assignment, seen.config.training.nfolds)
     for stage in tracked():
         seen.stale[stage.name] = stale_partitions(stage, seen)
@@ -88,7 +89,7 @@ def status(
         under_way=found.under_way,
         waiting=found.waiting,
         hours=hours(seen, found.stale, instance),
-        unused=unused(study, seen.config, seen.assignment),
+        unused=unused(study, seen),
         unfinished=[
             fold
             for fold in seen.config.training.folds
@@ -106,11 +107,12 @@ def _kept(seen: Inspection) -> dict[str, dict[str, str]]:
     return found
 
 
-def unused(study: Study, config: StudyConfig, assignment: Assignment) -> list[Path]:
+def unused(study: Study, seen: Inspection) -> list[Path]:
     """Arrays and predictions of patients who are not in the study, such as those of an earlier analysis."""
-    tests = read_paths(study.test_paths, config.dataset_info.images) if study.test_paths.is_file() else []
-    used = {locate(case_id) for case_id in assignment.fold_of for locate in (study.image, study.cv_prediction)}
-    used |= {study.test_prediction(case.id) for case in tests}
+    # A patient that is gone belongs to the study until its analysis is updated; one that is new may have come back.
+    patients = {*seen.analyzed.assignment.fold_of, *seen.assignment.fold_of}
+    used = {locate(case_id) for case_id in patients for locate in (study.image, study.cv_prediction)}
+    used |= {study.test_prediction(case.id) for case in (*seen.analyzed.tests, *seen.test_cases)}
     found = [*study.arrays.glob("*.npy"), *study.cv_predictions.glob("*.gz"), *study.test_predictions.glob("*.gz")]
     return sorted(path for path in found if path not in used and not path.name.startswith("."))
 
@@ -191,7 +193,7 @@ def _waiting(stage: Stage, keys: Mapping[str, str]) -> str:
 
 def _of_stage(stage: Stage, reasons: Mapping[str, str]) -> Iterator[str]:
     if stage.name == "analyze":
-        yield f"Analyze {counted(len(reasons), stage.noun)} ({few(list(reasons))}) with mist_analyze --update."
+        yield from _of_dataset(reasons)
     elif stage.partitions == "folds":
         yield from (f"{stage.action} {key.replace('_', ' ')}: {reason}." for key, reason in reasons.items())
     elif stage.partitions:
@@ -199,6 +201,18 @@ def _of_stage(stage: Stage, reasons: Mapping[str, str]) -> Iterator[str]:
             yield f"{stage.action} {counted(len(keys), stage.noun)} ({few(keys)}): {reason}."
     else:
         yield from (f"{stage.action}: {name}: {reason}." for name, reason in reasons.items())
+
+
+def _of_dataset(reasons: Mapping[str, str]) -> Iterator[str]:
+    """Report what an update of the analysis would take up."""
+    for reason, keys in by_reason(reasons).items():
+        if reason == NEW:
+            yield f"Analyze {counted(len(keys), 'new patient')} ({few(keys)}) with mist_analyze --update."
+        elif reason == GONE:
+            they, them = ("is gone", "it") if len(keys) == 1 else ("are gone", "them")
+            yield f"Analyze: {few(keys)} {they}; mist_analyze --update removes {them} from the study."
+        else:
+            yield f"Analyze: {few(keys)}: {reason}; mist_analyze --update applies it."
 
 
 def report_unused(paths: Sequence[Path]) -> Iterator[str]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 from mist_dagster.stages.inspection import State
+from mist_ops.analysis.changes import without
 from mist_ops.config import NAMES, override
 from mist_ops.dataset import Assignment
 from mist_ops.errors import ConfigError
@@ -75,8 +75,4 @@ def _without(assignment: Assignment, ids: Sequence[str]) -> Assignment:
             field="--what-if",
             found=unknown[0],
         )
-    return replace(
-        assignment,
-        cases=tuple(case for case in assignment.cases if case.id not in ids),
-        fold_of={case_id: fold for case_id, fold in assignment.fold_of.items() if case_id not in ids},
-    )
+    return without(assignment, ids)

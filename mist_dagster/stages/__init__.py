@@ -91,11 +91,10 @@ _ROWS = (
         module="mist_dagster.assets.analysis",
         action="Analyze",
         doing="Analyzing",
-        noun="new patient",
         configured="analysis",
         checked="study_config",
         locate=lambda study, _: study.config,
-        stale=stale.new_patients,
+        stale=stale.analysis,
         options=frozenset({"workers"}),
     ),
     Stage(
@@ -237,11 +236,11 @@ def stale_partitions(stage: Stage, seen: Inspection) -> Mapping[str, str]:
 
 
 def keys_of(stage: Stage, seen: Inspection) -> list[str]:
-    """All partitions of a stage, or ``WHOLE``."""
+    """All partitions of a stage as of the last analysis, or ``WHOLE``."""
     if stage.partitions == "patients":
-        return [case.id for case in seen.assignment.cases]
+        return [case.id for case in seen.analyzed.assignment.cases]
     if stage.partitions == "test_patients":
-        return [case.id for case in seen.test_cases]
+        return [case.id for case in seen.analyzed.tests]
     if stage.partitions == "folds":
         return [f"fold_{fold}" for fold in seen.config.training.folds]
     return [WHOLE]

@@ -47,7 +47,7 @@ def recording(study: Study, stage: Stage) -> Iterator[None]:
 
     Inputs are read first: one that changes while the block runs makes the artifact stale.
     """
-    now = inputs_now(Inspection(study), stage)
+    now = inputs_now(Inspection(study, as_analyzed=True), stage)
     yield
     write_json(study.inputs_record(stage.name), now.model_dump(mode="json"))
 

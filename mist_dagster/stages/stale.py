@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 
 from mist_dagster.partitions import fold_key
 from mist_dagster.stages.inspection import Inspection
-from mist_ops.analysis.analyze import unseen_patients
 from mist_ops.analysis.folds import make_fold
 from mist_ops.config import STEP_VERSIONS
 from mist_ops.dataset import Fold
@@ -21,9 +20,9 @@ from mist_ops.records.scores import ScoreInputs, read_score_inputs
 from mist_ops.steps import settings
 
 
-def new_patients(seen: Inspection) -> dict[str, str]:
-    """Patients of the dataset that the analysis did not see."""
-    return dict.fromkeys(unseen_patients(seen.study), "new in the dataset")
+def analysis(seen: Inspection) -> dict[str, str]:
+    """Patients that the analysis did not see, or that are gone, and other changes of the dataset."""
+    return dict(seen.dataset_changes)
 
 
 def arrays(seen: Inspection) -> dict[str, str]:
@@ -60,7 +59,7 @@ def _of_fold(seen: Inspection, index: int) -> Iterator[str]:
         fold = make_fold(seen.assignment, index, training.val_percent, training.seed, training.validation_cases)
         stale = seen.arrays_changed(arrays_read(study.model(index)))
         yield from _stale_parts(fold, stale)
-        yield from fold_changes(study.model(index), fold)
+        yield from fold_changes(study.model(index), fold, seen.assignment.fold_of)
         # Arrays that preprocessing will rewrite are covered by its own reasons.
         yield from verify(study.model(index), study, stale, seen.contents_of, seen.config)
     except ConfigError as error:  # the other folds are inspected all the same

@@ -29,7 +29,6 @@ from mist_ops.dataset import (
     find_training_cases,
     is_movable,
     linked_away,
-    patient_folders,
     read_description,
     read_patient_table,
     read_train_paths,
@@ -54,6 +53,9 @@ class Fingerprint(Section):
     warnings: Annotated[list[str], Field(description="Findings that need attention.")]
     folds: dict[str, int] = Field(default_factory=dict, description="Fold of each case as assigned, before edits.")
     data: Annotated[str | None, Field(description="Path of dataset.json, relative like those in the tables.")] = None
+    patterns: dict[str, list[str]] = Field(
+        default_factory=dict, description="Strings that identify the file of each channel and of the mask."
+    )
     alternatives: dict[str, Any] = Field(
         default_factory=dict,
         description="What a fresh analysis would choose, by dotted path, where the plan of an earlier one was kept.",
@@ -164,17 +166,6 @@ def find_leaks(study: Study) -> list[str]:
         return divided
     contents = {case_id: case.content for case_id, case in read_fingerprint(study).cases.items()}
     return [*divided, *leaks(contents, assignment.fold_of)]
-
-
-def unseen_patients(study: Study) -> list[str]:
-    """Ids of the patients added since the analysis; none if the dataset is not available."""
-    try:
-        folder = read_description(study.data).train_data if study.data else None
-    except DatasetError:
-        return []
-    excluded = read_fingerprint(study).excluded if study.fingerprint.is_file() else {}
-    seen = {*read_train_paths(study.train_paths).fold_of, *excluded}
-    return [path.name for path in patient_folders(folder) if path.name not in seen] if folder else []
 
 
 def fold_origins(study: Study) -> dict[str, str]:
@@ -300,7 +291,15 @@ def _planned(
     planned = override(config, {path: value for path, value in unedited.items() if path in chosen})
     found = [*warnings(cases, config), *repeated_images({case.id: case.content for case in cases})]
     others = alternatives(config, plan(cases, description, nfolds, chosen)) if base else {}
-    return Fingerprint(plan=planned, cases=dict(good), excluded=excluded, warnings=found, alternatives=others), config
+    fingerprint = Fingerprint(
+        plan=planned,
+        cases=dict(good),
+        excluded=excluded,
+        warnings=found,
+        patterns=description.patterns,
+        alternatives=others,
+    )
+    return fingerprint, config
 
 
 def _write(

@@ -11,6 +11,7 @@ from jaxtyping import Int
 from mist_ops.config import TrainingConfig
 from mist_ops.dataset import Assignment, Fold, PatientTable
 from mist_ops.errors import ConfigError, DatasetError, counted, few
+from mist_ops.files import json_hash
 
 _SHUFFLE_SEED = 42
 _EMPTY = PatientTable()
@@ -193,8 +194,9 @@ def make_fold(
     training = tuple(case_id for case_id in others if case_id not in chosen)
     validation = tuple(case_id for case_id in others if case_id in chosen) or held_out
     if validation_cases is not None:
-        drawn = set(np.random.RandomState([seed, index]).permutation(len(validation))[:validation_cases].tolist())
-        validation = tuple(case_id for position, case_id in enumerate(validation) if position in drawn)
+        # By a hash of the id, so that a case that comes or goes changes the draw only if it is drawn itself.
+        drawn = sorted(validation, key=lambda case_id: json_hash([seed, index, case_id]))[:validation_cases]
+        validation = tuple(case_id for case_id in validation if case_id in set(drawn))
     return Fold(index, training, validation, held_out)
 
 

@@ -172,11 +172,16 @@ def _measured_settings(
         ),
         model=ModelConfig(params=ModelParams(in_channels=len(channels), out_channels=len(labels))),
         training=TrainingConfig(nfolds=nfolds, folds=list(range(nfolds))),
-        evaluation={
-            name: EvaluationClass(labels=members, metrics={"dice": {}, "haus95": {}})
-            for name, members in description.classes.items()
-        },
+        evaluation=class_settings(description),
     )
+
+
+def class_settings(description: DatasetDescription) -> dict[str, EvaluationClass]:
+    """The classes to score, each with the default metrics."""
+    return {
+        name: EvaluationClass(labels=members, metrics={"dice": {}, "haus95": {}})
+        for name, members in description.classes.items()
+    }
 
 
 def target_spacing(spacings: Spacings) -> Spacing:

@@ -356,7 +356,7 @@ def _of_inputs(record: ArraysRecord, inputs: Mapping[str, Path], config: StudyCo
     extends = config.preprocessing.crop_to_foreground and config.preprocessing.resampling == "accurate"
     masked = {*changed, *gone} == {"mask"} and not extends
     if gone and not inputs:
-        reason = "gone"
+        reason = "its files are missing"
     else:
         verbs = (
             (sorted(set(changed) - record.inputs.keys()), "was added", "were added"),

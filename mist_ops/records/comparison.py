@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mist_ops.config import STEP_VERSIONS, StudyConfig, read_config
-from mist_ops.dataset import Fold
+from mist_ops.dataset import Fold, read_train_paths
 from mist_ops.errors import ConfigError, counted, few
 from mist_ops.files import file_hash, json_hash
 from mist_ops.records.arrays import ARRAYS, LABELED, case_contents
@@ -102,26 +102,29 @@ def _changed_arrays(
             yield f"The arrays of {few(changed)} ({part}) changed."
 
 
-def fold_changes(weights: Path, fold: Fold) -> list[str]:
+def fold_changes(weights: Path, fold: Fold, patients: Collection[str]) -> list[str]:
     """List the patients that joined or left the training or validation set since a model was trained.
 
     Args:
         weights: The file of weights.
         fold: The patients that train it and select its weights now.
+        patients: All patients of the study; others are gone.
 
     Raises:
         ConfigError: As ``read_passport``.
     """
     content = read_passport(weights).content
     parts = (("training", content.training, fold.training), ("validation", content.validation, fold.validation))
-    return [message for part, before, now in parts for message in _membership(part, set(before), set(now))]
+    everyone = set(patients)
+    return [message for part, before, now in parts for message in _membership(part, set(before), set(now), everyone)]
 
 
 def why_stale(study: Study, config: StudyConfig, fold: Fold) -> list[str]:
     """List why the model of a fold is stale, a missing or invalid passport included; empty if it is current."""
     weights = study.model(fold.index)
     try:
-        changes = [*fold_changes(weights, fold), *verify(weights, study, config=config)]
+        patients = read_train_paths(study.train_paths).fold_of
+        changes = [*fold_changes(weights, fold, patients), *verify(weights, study, config=config)]
     except ConfigError as error:
         return [error.message]
     left = without_kept(Kept(study), weights, changes, partial(case_contents, study))
@@ -155,10 +158,10 @@ def without_kept(
     return kept.left(("training", weights.stem), changes, passport.weights, inputs)
 
 
-def _membership(part: str, before: set[str], now: set[str]) -> Iterator[str]:
-    changes = [
-        f"{verb}: {few(sorted(cases))}" for verb, cases in (("added", now - before), ("removed", before - now)) if cases
-    ]
+def _membership(part: str, before: set[str], now: set[str], patients: set[str]) -> Iterator[str]:
+    left = before - now
+    verbs = (("added", now - before), ("removed", left & patients), ("gone", left - patients))
+    changes = [f"{verb}: {few(sorted(cases))}" for verb, cases in verbs if cases]
     if changes:
         yield f"The {part} patients changed ({' and '.join(changes)})."
 

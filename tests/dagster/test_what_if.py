@@ -1,12 +1,15 @@
 """What a change would make stale is what it makes stale, and nothing is changed to find out."""
 
 import json
+import shutil
+from dataclasses import replace
 
 import pytest
 from expect import refuses
 
 from mist_dagster import cli
 from mist_dagster.freshness.status import as_json, status
+from mist_ops.analysis.analyze import analyze
 from mist_ops.config import override, read_config, write_config
 from mist_ops.dataset import read_train_paths
 from mist_ops.errors import ConfigError
@@ -34,16 +37,28 @@ def test_a_setting(copied_study: Study, path: str, value: object) -> None:
     assert predicted.stale == status(study).stale
 
 
-def test_a_patient_that_goes(copied_study: Study) -> None:
-    study = copied_study
+@pytest.fixture
+def own_data(copied_study: Study) -> Study:
+    """A finished study with a dataset that a test may change."""
+    folder = copied_study.results.parent / "data"
+    source = folder.resolve()
+    folder.unlink()
+    shutil.copytree(source, folder)
+    return replace(copied_study, data=folder / "dataset.json")
+
+
+def test_a_patient_that_goes(own_data: Study) -> None:
+    study = own_data
+    assert status(study).stale == {}
     gone = read_train_paths(study.train_paths).cases[0].id
     predicted = status(study, what_if=[f"remove={gone}"])
     assert set(predicted.stale["train"]) == {"fold_0", "fold_1"}  # it trained one, and chose the weights of the other
-    rows = study.train_paths.read_text().splitlines(keepends=True)
-    study.train_paths.write_text("".join(row for row in rows if not row.startswith(f"{gone},")))
-    found = dict(status(study).stale)
-    assert found.pop("analyze") == {gone: "new in the dataset"}  # which still lists it
-    assert predicted.stale == found
+    assert predicted.stale["analyze"] == {gone: "gone"}
+    assert predicted.stale.keys() == {"analyze", "train", "predict", "evaluate", "choose_postprocessing", "test"}
+    shutil.rmtree(study.data.parent / "train" / gone)  # type: ignore[union-attr]
+    assert status(study).stale == predicted.stale
+    list(analyze(study))
+    assert status(study).stale == {name: keys for name, keys in predicted.stale.items() if name != "analyze"}
 
 
 @pytest.mark.parametrize(

@@ -211,7 +211,7 @@ FAULTS = [
         "status/patient-removed",
         "a patient who was removed from the table",
         lambda box: edit_rows(box.study.train_paths, lambda rows: [row for row in rows if row["id"] != "phantom_001"]),
-        ("Train fold 0", "removed: phantom_001"),
+        "Analyze 1 new patient (phantom_001)",
         status=0,
     ),
     Fault(

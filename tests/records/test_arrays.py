@@ -221,12 +221,12 @@ def test_a_change_names_the_arrays_that_it_concerns(study: Study, case: Case) ->
     assert concerned(CONFIG) == {"label", "dtm"}
 
 
-def test_a_case_whose_files_are_all_gone_is_gone(study: Study, case: Case) -> None:
+def test_a_case_without_files_is_reported(study: Study, case: Case) -> None:
     write(study, case)
     (study.numpy.parent / "mask.nii.gz").unlink()
     assert why_stale(study, case) == "its mask is missing"
     case.images["t1"].unlink()
-    assert why_stale(study, case) == "gone"
+    assert why_stale(study, case) == "its files are missing"
 
 
 def test_a_digest_of_an_earlier_version_is_replaced_by_the_settings(study: Study, case: Case) -> None:

@@ -57,10 +57,11 @@ def test_every_difference_is_listed(changes: dict[str, Any], message: str) -> No
         (("a",), ["The training patients changed (removed: b)."]),
         (("a", "b", "d"), ["The training patients changed (added: d)."]),
         (("a", "d"), ["The training patients changed (added: d and removed: b)."]),
+        (("b", "d"), ["The training patients changed (added: d and gone: a)."]),
     ],
 )
 def test_patients_that_joined_or_left_a_fold_are_listed(
     tmp_path: Path, training: tuple[str, ...], changes: list[str]
 ) -> None:
     write_passport(tmp_path / "fold_0.json", passport())
-    assert fold_changes(tmp_path / "fold_0.pt", Fold(0, training, ("c",), ("c",))) == changes
+    assert fold_changes(tmp_path / "fold_0.pt", Fold(0, training, ("c",), ("c",)), {"b", "c", *training}) == changes
