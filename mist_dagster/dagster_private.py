@@ -28,12 +28,15 @@ from dagster._core.definitions.job_base import InMemoryJob
 from dagster._core.definitions.source_asset import SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 from dagster._core.execution.api import execute_run
+from dagster._core.launcher import CheckRunHealthResult, LaunchRunContext, WorkerStatus
 from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus, AssetCheckPartitionInfo
 from dagster._core.storage.tags import (
     ASSET_PARTITION_RANGE_END_TAG,
     ASSET_PARTITION_RANGE_START_TAG,
     KIND_PREFIX,
+    MAX_RETRIES_TAG,
+    MAX_RUNTIME_SECONDS_TAG,
     PARTITION_NAME_TAG,
 )
 from dagster._serdes import ConfigurableClassData
@@ -41,6 +44,10 @@ from dagster_shared.error import SerializableErrorInfo
 
 if TYPE_CHECKING:
     from dagster import DagsterInstance, DagsterRun
+    from dagster._core.execution.context.system import PlanOrchestrationContext
+    from dagster._core.execution.plan.plan import ExecutionPlan
+    from dagster._core.execution.retries import RetryMode
+    from dagster._core.execution.step_dependency_config import StepDependencyConfig
     from dagster._core.storage.event_log.sqlite.sqlite_event_log import SqliteEventLogStorage
     from dagster._core.storage.noop_compute_log_manager import NoOpComputeLogManager
     from dagster._core.storage.runs import SqliteRunStorage
@@ -55,22 +62,31 @@ __all__ = [
     "DATA_VERSION_IS_USER_PROVIDED_TAG",
     "DATA_VERSION_TAG",
     "KIND_PREFIX",
+    "MAX_RETRIES_TAG",
+    "MAX_RUNTIME_SECONDS_TAG",
     "PARTITION_NAME_TAG",
     "SQLITE_BUSY_TIMEOUT_SECONDS",
     "AssetCheckEvaluationTargetMaterializationData",
     "AssetCheckExecutionRecordStatus",
     "AssetCheckPartitionInfo",
+    "CheckRunHealthResult",
     "ConfigurableClassData",
+    "ExecutionPlan",
     "InMemoryJob",
+    "LaunchRunContext",
     "NoOpComputeLogManager",
+    "PlanOrchestrationContext",
     "RegisteredCodeLocationOrigin",
     "RemoteJobOrigin",
     "RemoteRepositoryOrigin",
+    "RetryMode",
     "SerializableErrorInfo",
     "SqliteEventLogStorage",
     "SqliteRunStorage",
     "SqliteScheduleStorage",
+    "StepDependencyConfig",
     "UnresolvedAssetJobDefinition",
+    "WorkerStatus",
     "daemon_command",
     "execute_run",
     "extract_data_version_from_entry",
@@ -83,6 +99,10 @@ __all__ = [
 ]
 
 _LAZY = {
+    "ExecutionPlan": "dagster._core.execution.plan.plan",
+    "PlanOrchestrationContext": "dagster._core.execution.context.system",
+    "RetryMode": "dagster._core.execution.retries",
+    "StepDependencyConfig": "dagster._core.execution.step_dependency_config",
     "SQLITE_BUSY_TIMEOUT_SECONDS": "dagster._core.storage.sqlite",
     "SqliteEventLogStorage": "dagster._core.storage.event_log.sqlite.sqlite_event_log",
     "SqliteRunStorage": "dagster._core.storage.runs",

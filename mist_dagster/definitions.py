@@ -8,7 +8,7 @@ import dagster as dg
 
 from mist_dagster.instance.home import dagster_home
 from mist_dagster.instance.studies import registered_studies
-from mist_dagster.runtime.executors import executor
+from mist_dagster.runtime.executors import executor, in_process
 from mist_dagster.runtime.progress import LogProgress, Progress
 from mist_dagster.stages import TOOLS
 from mist_dagster.tools import tool_definitions
@@ -21,7 +21,7 @@ def build_definitions(
     studies: Sequence[Study],
     progress: Progress | None = None,
     tools: Sequence[str] = (),
-    executor: dg.ExecutorDefinition = dg.in_process_executor,
+    executor: dg.ExecutorDefinition = in_process,
 ) -> dg.Definitions:
     """The definitions of some studies and tools, by default with one process a run: workers are below the assets."""
     return dg.Definitions.merge(

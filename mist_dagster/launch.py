@@ -138,7 +138,7 @@ class Launcher:
             job,
             # The log of the run has everything; the terminal shows progress and what went wrong instead.
             run_config={**run_config, "loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
-            tags={**tags, "user": getpass.getuser(), home.PROCESS_TAG: home.process_tag()},
+            tags={**tags, "user": getpass.getuser()},
             # Without an origin, re-executing the run from the UI ends in an error.
             remote_job_origin=RemoteJobOrigin(repository, job.name),
         )

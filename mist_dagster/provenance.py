@@ -177,5 +177,7 @@ def interruptible(context: dg.AssetExecutionContext) -> Iterator[None]:
     try:
         yield
     except dg.DagsterExecutionInterruptedError:
-        context.instance.report_run_canceling(context.run)
+        run = context.instance.get_run_by_id(context.run_id)
+        if run and not run.is_finished:  # as it is if it was taken for lost
+            context.instance.report_run_canceling(run)
         raise

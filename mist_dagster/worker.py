@@ -1,6 +1,6 @@
 """Celery app of the workers: ``celery --app mist_dagster.worker worker``; see ``runtime.executors``.
 
-It adds to Celery that no step outlives its run or its worker.
+It adds to Celery that no step outlives its run or its worker, and that a run learns of the loss of a step's process.
 """
 
 import contextlib
@@ -8,18 +8,20 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import dagster as dg
 
 # It comes with mist-dagster[celery] and has no types.
-from celery.signals import task_prerun, worker_process_init, worker_shutting_down
+from celery.signals import task_postrun, task_prerun, worker_process_init, worker_shutting_down
 from celery.worker.state import active_requests
 from dagster_celery.app import app
 
 import mist_dagster.assets  # noqa: F401 - imported once, not by the process of each step
 from mist_dagster.dagster_private import run_of_step
+from mist_dagster.instance.heartbeats import heartbeat
+from mist_dagster.instance.home import heartbeats
 from mist_dagster.runtime.executors import BACKEND, BROKER
 
 _SECONDS_BETWEEN_LOOKS = 5.0
@@ -40,15 +42,29 @@ def _leave_process_group(**_: object) -> None:
     os.setpgrp()
 
 
+_heartbeat = contextlib.ExitStack()
+"""Of the one step of this process."""
+
+
 def _watch(kwargs: Mapping[str, Any], **_: object) -> None:
-    """Kill a step whose run is over or whose worker is gone."""
+    """Keep a heartbeat of a step, and kill the step if its run is over or its worker is gone."""
     run_id = run_of_step(kwargs["execute_step_args_packed"])
-    threading.Thread(target=_end_with, args=[run_id, os.getppid()], daemon=True).start()
+    renew = _heartbeat.enter_context(heartbeat(heartbeats(), run_id))
+    threading.Thread(target=_end_with, args=[run_id, os.getppid(), renew], daemon=True).start()
 
 
-def _end_with(run_id: str, worker: int) -> None:
+def _forget(**_: object) -> None:
+    """Remove the heartbeat of a step that ended, well or not; that of a killed one stays, so that its run fails."""
+    _heartbeat.close()
+
+
+def _end_with(run_id: str, worker: int, renew: Callable[[], None]) -> None:
     with dg.DagsterInstance.get() as instance:
-        while os.getppid() == worker and not _is_over(instance, run_id):
+        while os.getppid() == worker:
+            if _is_over(instance, run_id):
+                _forget()
+                break
+            renew()
             time.sleep(_SECONDS_BETWEEN_LOOKS)
     # An exception would wait for native code, and Dagster would report it as an error of the run.
     os.kill(os.getpid(), signal.SIGKILL)
@@ -71,4 +87,5 @@ def _kill_steps(**_: object) -> None:
 
 worker_process_init.connect(_leave_process_group)
 task_prerun.connect(_watch)
+task_postrun.connect(_forget)
 worker_shutting_down.connect(_kill_steps)

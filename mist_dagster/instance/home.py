@@ -6,19 +6,16 @@ import hashlib
 import os
 import re
 import shutil
-import socket
 from collections.abc import Iterator
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mist_dagster.instance.heartbeats import ended_here
 from mist_ops.files import write_text
 
 if TYPE_CHECKING:
     from dagster import DagsterInstance
-
-PROCESS_TAG = "mist/process"
-"""Run tag of a run inside a command: host and process id, by which runs of dead processes are found."""
 
 CODE_LOCATION = "mist_dagster.definitions"
 """The code location: the name of its module, by which Dagster's own commands name it, too."""
@@ -44,6 +41,7 @@ _UNEDITED = (
     "4b2f14b9adb256edd71aa7b204b1ab6b6b3fb88978b6cd697cedd29c7310dbe4",
     "37015700ee9787d033fa01fe9b89e179329709a3dd86d07d9cd27e8ce3a8caa8",
     "ff90e6c17d807be69b4608149fa6cefba1c43bc8413f0b566a0d842ac648c171",
+    "e754545d53d2391d7b5dcd6f55fd5e69b6d4e0a448b7f6d20c01c224d0353994",
 )
 """SHA-256 of each ``dagster.yaml`` that an earlier version created, with present names."""
 
@@ -82,7 +80,7 @@ def lock(name: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def instance() -> Iterator["DagsterInstance"]:
-    """Open this home's instance, and mark the runs of dead commands as failed."""
+    """Open this home's instance, and end the runs of processes that were killed on this machine."""
     from dagster import DagsterInstance  # takes half a second to import, which listing studies does not need
 
     # Processes that create the database at the same time corrupt it, so the first access is serialized.
@@ -91,13 +89,13 @@ def instance() -> Iterator["DagsterInstance"]:
         opened.get_runs_count()
         opened.all_asset_keys()
     with opened:
-        _fail_dead_runs(opened)
+        _end_dead_runs(opened)
         yield opened
 
 
-def process_tag() -> str:
-    """Return the ``PROCESS_TAG`` of this process."""
-    return f"{socket.gethostname()}:{os.getpid()}"
+def heartbeats() -> Path:
+    """Return the folder with the heartbeats of the processes that execute runs of this home."""
+    return dagster_home() / "heartbeats"
 
 
 def web_server() -> str | None:
@@ -117,12 +115,13 @@ def announced_web_server(url: str) -> Iterator[None]:
         path.unlink(missing_ok=True)
 
 
-def _fail_dead_runs(opened: "DagsterInstance") -> None:
-    from dagster import DagsterRunStatus, RunsFilter
+def _end_dead_runs(opened: "DagsterInstance") -> None:
+    from dagster import DagsterRunStatus
 
-    for run in opened.get_runs(RunsFilter(statuses=[DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING])):
-        host, _, pid = run.tags.get(PROCESS_TAG, "").rpartition(":")
-        if run.parent_run_id:  # executed again by the UI, with the tags of a command's run
-            continue
-        if host == socket.gethostname() and not Path(f"/proc/{pid}").exists():
-            opened.report_run_failed(run, "The command of this run is no longer running.")
+    for run_id, heartbeat in ended_here(heartbeats()):
+        run = opened.get_run_by_id(run_id)
+        if run and run.status == DagsterRunStatus.CANCELING:
+            opened.report_run_canceled(run)
+        elif run and not run.is_finished:
+            opened.report_run_failed(run, "The process of this run no longer exists.")
+        heartbeat.unlink(missing_ok=True)

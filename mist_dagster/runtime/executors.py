@@ -1,19 +1,73 @@
 """Executors of queued runs: in the process of the run, or Celery workers on other machines.
 
-Commands always work in their own process.
+Commands always work in their own process. The process of a run has a heartbeat while it executes steps, whatever
+executes them.
 """
 
 import os
+import signal
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, cast
 
 import dagster as dg
 
+from mist_dagster.instance import heartbeats, home
 from mist_ops.errors import ConfigError
+
+if TYPE_CHECKING:
+    from mist_dagster.dagster_private import ExecutionPlan, PlanOrchestrationContext, RetryMode, StepDependencyConfig
 
 GPU_QUEUE = {"dagster-celery/queue": "gpu"}
 """Tags of a step that needs a GPU; steps without them go to the queue ``dagster``."""
 
 BROKER, BACKEND = "MIST_CELERY_BROKER", "MIST_CELERY_BACKEND"
 """Environment variables: URLs of Celery's message broker and of its result backend."""
+
+
+class _Alive(dg.Executor):
+    """An executor with a heartbeat, which is interrupted if its run was taken for lost or marked as canceled."""
+
+    def __init__(self, inner: dg.Executor) -> None:
+        self._inner = inner
+
+    @property
+    def retries(self) -> "RetryMode":
+        """Whether steps are retried."""
+        return self._inner.retries
+
+    @property
+    def step_dependency_config(self) -> "StepDependencyConfig":
+        """What a step waits for."""
+        return self._inner.step_dependency_config
+
+    def execute(
+        self, plan_context: "PlanOrchestrationContext", execution_plan: "ExecutionPlan"
+    ) -> Iterator[dg.DagsterEvent]:
+        """Execute the steps of a run."""
+        instance, run_id = plan_context.instance, plan_context.run_id
+
+        def over() -> bool:
+            run = instance.get_run_by_id(run_id)
+            return run is None or run.is_finished
+
+        def end() -> None:
+            os.kill(os.getpid(), signal.SIGTERM)  # Dagster handles it as Ctrl-C, which a shell script may ignore
+
+        with heartbeats.kept(home.heartbeats(), run_id, over, end):
+            yield from self._inner.execute(plan_context, execution_plan)
+
+
+def _alive(definition: dg.ExecutorDefinition) -> dg.ExecutorDefinition:
+    def create(context: dg.InitExecutorContext) -> dg.Executor:
+        assert definition.executor_creation_fn
+        return _Alive(definition.executor_creation_fn(context))
+
+    schema = cast(Any, definition.config_schema)
+    return dg.ExecutorDefinition(definition.name, schema, definition.get_requirements, create)
+
+
+in_process = _alive(dg.in_process_executor)
+"""Executes the steps of a run one after another in its process."""
 
 
 def executor() -> dg.ExecutorDefinition:
@@ -24,7 +78,7 @@ def executor() -> dg.ExecutorDefinition:
     """
     name = os.environ.get("MIST_EXECUTOR", "in_process")
     if name == "in_process":
-        return dg.in_process_executor
+        return in_process
     if name != "celery":
         raise ConfigError(
             f"MIST_EXECUTOR is '{name}'. It must be in_process or celery.",
@@ -53,4 +107,4 @@ def executor() -> dg.ExecutorDefinition:
     configured: dg.ExecutorDefinition = celery_executor.configured(
         {"broker": {"env": BROKER}, "backend": {"env": BACKEND}}, name="celery"
     )
-    return configured
+    return _alive(configured)

@@ -24,7 +24,7 @@ from mist_dagster.definitions import defs
 from mist_dagster.instance.home import instance
 from mist_dagster.launch import CODE_LOCATION, LAUNCH, RELOAD
 from mist_dagster.partitions import study_partitions
-from mist_dagster.runtime.executors import executor
+from mist_dagster.runtime.executors import executor, in_process
 from mist_dagster.stages import job_name
 from mist_ops.config import override, read_config, write_config
 from mist_ops.errors import ConfigError
@@ -57,7 +57,7 @@ def test_an_executor_must_be_known_and_configured(monkeypatch: pytest.MonkeyPatc
 
 def test_the_definitions_run_in_process_by_default(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MIST_EXECUTOR", raising=False)
-    assert defs().executor is dg.in_process_executor
+    assert defs().executor is in_process
 
 
 def test_cluster_and_single_machine_have_the_same_settings_except_for_storage() -> None:
@@ -214,15 +214,15 @@ def test_no_step_outlives_its_run(cluster: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_another_worker_resumes_the_training_of_one_that_shuts_down(cluster: str, tmp_path: Path) -> None:
-    study = preprocessed(tmp_path, "moved", folds=2, epochs=300)
-    with instance() as records:
-        first = launch(cluster, study, "train", ["fold_0"], max_retries="1")
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
+def test_another_worker_resumes_the_training_of_one_that_ended(cluster: str, tmp_path: Path, end: int) -> None:
+    study = preprocessed(tmp_path, f"moved_{end}", folds=2, epochs=300)
+    with instance() as records, worker("gpu", tmp_path / "first.log"):
+        first = launch(cluster, study, "train", ["fold_0"])
         wait_until(study.attempt(0).exists, 180)
-        os.kill(workers_of(records, first)["gpu"], signal.SIGTERM)
+        os.kill(workers_of(records, first)["gpu"], end)
         assert outcome(records, first, 60) == dg.DagsterRunStatus.FAILURE
-        with worker("gpu", tmp_path / "another.log"):
-            again = wait_until(lambda: records.get_runs(dg.RunsFilter(tags={"dagster/parent_run_id": first})), 120)
-            wait_until(lambda: re.search(r"after \d+ epoch", log_of(records, again[0].run_id)), 180)
-            ask(cluster, TERMINATE % again[0].run_id)
-            assert outcome(records, again[0].run_id, 90) == dg.DagsterRunStatus.CANCELED
+        again = wait_until(lambda: records.get_runs(dg.RunsFilter(tags={"dagster/parent_run_id": first})), 120)
+        wait_until(lambda: re.search(r"after \d+ epoch", log_of(records, again[0].run_id)), 180)
+        ask(cluster, TERMINATE % again[0].run_id)
+        assert outcome(records, again[0].run_id, 90) == dg.DagsterRunStatus.CANCELED
