@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
+import re
+import secrets
 import shutil
+import socket
 import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +24,12 @@ import numpy as np
 from mist_ops.types import Json
 
 _TEMPORARY = ".tmp-"
-"""Prefix of the names of incomplete files."""
+"""Prefix of the names of incomplete files and folders; machine and process that write them follow."""
+
+_LEFTOVER = re.compile(r"\.tmp-(?P<host>[0-9a-f]{4})-(?P<process>[0-9a-f]+)-[a-z0-9_]{8}(-.+)?")
+
+_JOURNAL = ".replacing-"
+"""Prefix of the names of files that list what replaces what."""
 
 _FULL = 2**16
 """Free bytes below which a disk counts as full; less than any file that failed to be written."""
@@ -29,28 +39,163 @@ _FULL = 2**16
 def atomic(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path`` that replaces it, synced to disk, if the block succeeds.
 
-    The temporary name ends in the name of ``path``, so writers that look at the suffix see the right one.
+    The temporary name ends in the name of ``path``, so writers that look at the suffix see the right one. A path of
+    ``together`` is temporary itself and yielded as it is.
 
     Raises:
         OSError: The file cannot be written; a full disk is reported as such, whatever the block raised.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=_TEMPORARY, suffix=f"-{path.name}", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    if path.name.startswith(_TEMPORARY):  # a path of ``together``, which syncs it
+        yield path
+        return
+    temporary = _temporary(path)
     try:
-        yield temporary
-        with temporary.open("rb+") as stream:
-            os.fsync(stream.fileno())
-        temporary.chmod(0o666 & ~_umask())
-        temporary.replace(path)
+        with _no_space(path):
+            yield temporary
+            _sync(temporary)
+            temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _temporary(path: Path) -> Path:
+    """Create an empty file beside a path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=_prefix(), suffix=f"-{path.name}", dir=path.parent)
+    os.close(handle)
+    return Path(name)
+
+
+def _prefix() -> str:
+    return f"{_TEMPORARY}{_host()}-{os.getpid():x}-"
+
+
+@cache
+def _host() -> str:
+    # Short, as it is part of each name.
+    return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:4]
+
+
+def _sync(temporary: Path) -> None:
+    with temporary.open("rb+") as stream:
+        os.fsync(stream.fileno())
+    temporary.chmod(0o666 & ~_umask())
+
+
+@contextmanager
+def _no_space(path: Path) -> Iterator[None]:
+    """Report a full disk as such: NumPy and torch do not raise ENOSPC."""
+    try:
+        yield
     except Exception as error:
-        # NumPy and torch do not raise ENOSPC when the disk is full.
         if shutil.disk_usage(path.parent).free < _FULL:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
         raise
+
+
+class Replacement:
+    """Files and folders that replace others together; see ``together``."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._moves: list[tuple[Path, Path]] = []
+        self._removed: list[Path] = []
+        self.temporary: list[Path] = []
+
+    def write(self, path: Path) -> Path:
+        """Return a temporary path beside ``path`` that will replace it."""
+        temporary = _temporary(path)
+        self.temporary.append(temporary)
+        self._moves.append((temporary, path))
+        return temporary
+
+    def move(self, source: Path, path: Path) -> None:
+        """Let a file or folder on the same file system replace ``path``."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._moves.append((source, path))
+
+    def remove(self, path: Path) -> None:
+        """Remove a file, if it exists."""
+        self._removed.append(path)
+
+    def as_json(self) -> Json:
+        """What a journal says; paths are relative, so that they hold in a copy or after a move."""
+        beside = [path.parent / f"{_prefix()}{secrets.token_hex(4)}" for _, path in self._moves]
+        moves = [(*move, old) for move, old in zip(self._moves, beside, strict=True)]
+        return {
+            "moves": [[self._relative(path) for path in move] for move in moves],
+            "removed": [self._relative(path) for path in self._removed],
+        }
+
+    def _relative(self, path: Path) -> str:
+        return os.path.relpath(path.parent.resolve() / path.name, self._folder.resolve())
+
+
+@contextmanager
+def together(folder: Path) -> Iterator[Replacement]:
+    """Replace several files below a folder together if the block succeeds: all or none, even if the process is killed.
+
+    New files are written beside the old ones. A journal in ``folder`` then lists what replaces what, and remains until
+    that is done: whoever calls ``settle``, as this does first, completes what a killed process began.
+
+    Raises:
+        OSError: As ``atomic``.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(folder)
+    new = Replacement(folder)
+    try:
+        with _no_space(folder / "any"):
+            yield new
+            for temporary in new.temporary:
+                _sync(temporary)
+            journal = _temporary(folder / "journal")
+            new.temporary.append(journal)
+            listed = new.as_json()
+            with journal.open("w") as stream:
+                fcntl.flock(stream, fcntl.LOCK_EX)  # others wait until this process has carried it out or died
+                json.dump(listed, stream)
+                stream.flush()
+                visible = folder / f"{_JOURNAL}{secrets.token_hex(4)}"
+                new.temporary.clear()  # interrupted from here on, they are needed
+                journal.replace(visible)
+                _carry_out(folder.resolve(), listed)
+                visible.unlink()
     finally:
-        temporary.unlink(missing_ok=True)
+        for temporary in new.temporary:
+            temporary.unlink(missing_ok=True)
+
+
+def settle(*folders: Path) -> None:
+    """Complete the replacements that killed processes began in folders; without write access they stay as they are."""
+    for folder in folders:
+        with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+            _settle(folder)
+
+
+def _settle(folder: Path) -> None:
+    for name in [name for name in os.listdir(folder) if name.startswith(_JOURNAL)]:  # noqa: PTH208 - often called
+        journal = folder / name
+        with suppress(OSError), journal.open("r+") as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX)
+            if journal.exists():
+                with suppress(ValueError):  # after a power failure
+                    _carry_out(folder.resolve(), json.load(stream))
+                journal.unlink()
+
+
+def _carry_out(folder: Path, listed: Json) -> None:
+    """Replace and remove what a journal lists, or what is left of it."""
+    for move in listed["moves"]:
+        source, path, old = (folder / name for name in move)
+        if os.path.lexists(source):
+            if path.is_dir() and not path.is_symlink():
+                path.replace(old)
+            source.replace(path)
+        shutil.rmtree(old, ignore_errors=True)
+    for name in listed["removed"]:
+        (folder / name).unlink(missing_ok=True)
 
 
 @contextmanager
@@ -60,23 +205,49 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     For thousands of small files that are easily rebuilt: they are not synced, which takes about 10 ms each on a busy
     disk.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=_TEMPORARY, dir=path.parent) as name:
-        temporary, old = Path(name) / "new", Path(name) / "old"
+    with temporary_folder(path.parent) as folder, together(path.parent) as files:
+        temporary = folder / "new"
         temporary.mkdir()
         yield temporary
-        if path.exists():
-            path.rename(old)
-        temporary.rename(path)
+        files.move(temporary, path)
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Remove temporary files of killed writers from a folder and its subfolders, to which no process may be writing."""
-    for path in list(folder.rglob(f"{_TEMPORARY}*")):
+@contextmanager
+def temporary_folder(parent: Path) -> Iterator[Path]:
+    """Yield a temporary folder in another one, which is created, to build in it what will be moved."""
+    parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=_prefix(), dir=parent) as name:
+        yield Path(name)
+
+
+def remove_leftovers(*folders: Path) -> None:
+    """Complete what killed processes of this machine began to replace in folders, and remove their temporary files."""
+    found = [path for folder in folders for path in _leftovers(folder)]
+    settle(*folders)  # after the search: none of those found is part of a replacement to come
+    for path in found:
         if path.is_dir():
-            shutil.rmtree(path)
+            shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
+
+
+def _leftovers(folder: Path) -> Iterator[Path]:
+    """The temporary files and folders in a folder, subfolders apart, whose process no longer exists."""
+    with suppress(FileNotFoundError, NotADirectoryError):
+        for name in os.listdir(folder):  # noqa: PTH208 - of thousands of files
+            found = _LEFTOVER.fullmatch(name) if name.startswith(_TEMPORARY) else None
+            if found and found["host"] == _host() and not _exists(int(found["process"], 16)):
+                yield folder / name
+
+
+def _exists(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # of another user
+        return True
+    return True
 
 
 def _umask() -> int:

@@ -61,6 +61,18 @@ class Study:
         return re.sub(r"\W", "_", self.name, flags=re.ASCII)
 
     @property
+    def folders(self) -> list[Path]:
+        """All folders that hold its files, whether they exist or not."""
+        numpy = ("", "images", "labels", "dtms", "voxels", "geometry")
+        predictions = ("", "train", "train/raw", "test", "records/train", "records/test")
+        results = ("", "models", "checkpoints", "logs", "figures", "records", "postprocessing")
+        return [
+            *(self.numpy / name for name in numpy),
+            *(self.results / name for name in results),
+            *(self.results / "predictions" / name for name in predictions),
+        ]
+
+    @property
     def config(self) -> Path:
         """All settings of the study."""
         return self.results / "config.json"

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -92,9 +94,29 @@ def test_the_hash_of_a_file_is_its_sha256(tmp_path: Path) -> None:
     assert file_hash(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 
 
-def test_only_temporary_files_are_removed(tmp_path: Path) -> None:
-    (tmp_path / "images" / ".tmp-abc").mkdir(parents=True)
-    for name in ("images/a.npy", "images/.tmp-xyz-a.npy", "images/.tmp-abc/b.npy"):
-        (tmp_path / name).touch()
-    remove_leftovers(tmp_path)
-    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["a.npy"]
+def test_only_temporary_files_of_processes_that_no_longer_exist_are_removed(tmp_path: Path) -> None:
+    leave = """
+import os, sys
+from pathlib import Path
+from mist_ops.files import atomic, temporary_folder
+folder = Path(sys.argv[1])
+with atomic(folder / "a.npy") as path, temporary_folder(folder) as made:
+    path.write_text("half")
+    (made / "b.npy").write_text("half")
+    os._exit(9)
+"""
+    (tmp_path / "sub").mkdir()
+    mine = (".tmp-notes", ".tmp-0123-mine-abcdefgh-a.npy", ".tmp", "sub/.tmp-0000-1-abcdefgh")
+    for name in mine:
+        (tmp_path / name).write_text("of someone else")
+    for folder in (tmp_path, tmp_path / "sub"):
+        assert subprocess.run([sys.executable, "-c", leave, folder], check=False).returncode == 9
+    left = {path for path in tmp_path.rglob("*") if path.is_file()} - {tmp_path / name for name in mine}
+    assert len(left) == 4
+    with atomic(tmp_path / "c.npy") as path:
+        path.write_text("being written")
+        remove_leftovers(tmp_path, tmp_path / "missing")
+    kept = {tmp_path / name for name in (*mine, "c.npy")}
+    assert {path for path in tmp_path.rglob("*") if path.is_file()} == kept | {
+        path for path in left if path.is_relative_to(tmp_path / "sub")
+    }

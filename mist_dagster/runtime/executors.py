@@ -30,6 +30,10 @@ class _Alive(dg.Executor):
     def __init__(self, inner: dg.Executor) -> None:
         self._inner = inner
 
+    def __getattr__(self, name: str) -> Any:
+        """Return what Celery's executor has besides, such as its broker."""
+        return getattr(self._inner, name)
+
     @property
     def retries(self) -> "RetryMode":
         """Whether steps are retried."""

@@ -35,7 +35,7 @@ def study_lock(
     writes: Iterable[int] = (),
     reads: Iterable[int] = (),
 ) -> Iterator[None]:
-    """Lock the files of a study that a run writes and reads while the block runs.
+    """Lock the files of a study that a run writes and reads while the block runs; remove what killed runs left.
 
     Args:
         run_id: Id of the run.
@@ -43,7 +43,7 @@ def study_lock(
         doing: What the run does with the study, as in "is training it".
         stage: The stage of the run.
         partitions: Its patients or folds; None for a stage without partitions.
-        exclusive: Lock the whole study, and remove temporary files that killed runs left.
+        exclusive: Lock the whole study.
         writes: Folds whose weights are written.
         reads: Folds whose weights are read.
 
@@ -74,9 +74,7 @@ def study_lock(
                         found=other["run"],
                     )
             add(folder, lock, stack)
-        if exclusive:
-            for place in (study.numpy, study.results):
-                remove_leftovers(place)
+        remove_leftovers(*study.folders)
         yield
 
 

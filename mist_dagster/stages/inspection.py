@@ -9,6 +9,7 @@ from mist_ops.analysis.changes import GONE, Update, pending_update, read_analyze
 from mist_ops.config import StudyConfig
 from mist_ops.dataset import Assignment
 from mist_ops.errors import ConfigError
+from mist_ops.files import settle
 from mist_ops.records.arrays import Change, case_contents
 from mist_ops.records.kept import Kept
 from mist_ops.records.passport import read_passport
@@ -42,6 +43,7 @@ class Inspection:
     def __init__(
         self, study: Study, change: Callable[[State], State] = lambda state: state, *, as_analyzed: bool = False
     ) -> None:
+        settle(study.numpy, study.results)
         self.study, self.analyzed = study, read_analyzed(study)
         update = Update(self.analyzed) if as_analyzed else pending_update(study, self.analyzed)
         self.test_cases = update.result.tests

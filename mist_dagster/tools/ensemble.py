@@ -18,6 +18,7 @@ from mist_ops.ensembling.case import (
     combine_probabilities,
     find_predictions,
 )
+from mist_ops.files import remove_leftovers
 from mist_ops.workers import outcomes
 
 
@@ -48,6 +49,7 @@ def ensemble(
         combine = partial(combine_probabilities, backend=config.backend, output=output, labels=labels)
     else:
         combine = partial(combine_labels, backend=config.backend, output=output)
+    remove_leftovers(output)
     with interruptible(context):
         combined = outcomes(combine, cases, config.workers)
         finish(collect(progress.track(combined, "Combining", len(cases)), progress))

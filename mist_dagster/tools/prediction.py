@@ -14,6 +14,7 @@ from mist_dagster.tools.record import finish, recorded, tool_asset
 from mist_ops.config import read_config
 from mist_ops.dataset import Case, read_paths
 from mist_ops.errors import ConfigError, DatasetError
+from mist_ops.files import remove_leftovers
 from mist_ops.postprocessing.strategy import read_strategy
 from mist_ops.records.source import check_table
 
@@ -71,6 +72,7 @@ def prediction(
         target = output / "probabilities" / f"{case.id}.nii.gz" if config.probabilities else None
         return Job(case, masks / f"{case.id}.nii.gz", strategy=strategy, probabilities=target)
 
+    remove_leftovers(masks, output / "probabilities")
     with interruptible(context), leased_devices(config.device, 1, context) as [device]:
         predicted = predict_cases(Predictor(models, settings, resolve_device(device), reserve), map(job, cases))
         finish(collect(progress.track(predicted, "Predicting", len(cases)), progress))

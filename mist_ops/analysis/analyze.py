@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any
 
@@ -36,7 +34,7 @@ from mist_ops.dataset import (
     write_train_paths,
 )
 from mist_ops.errors import ConfigError, DatasetError, MistError, counted, few, listing
-from mist_ops.files import write_json
+from mist_ops.files import temporary_folder, together, write_json
 from mist_ops.registry import MODELS
 from mist_ops.schema import Section, read_checked
 from mist_ops.study import Study, record_dataset
@@ -305,11 +303,10 @@ def _planned(
 def _write(
     study: Study, fingerprint: Fingerprint, config: StudyConfig, assignment: Assignment, tests: Sequence[Case]
 ) -> None:
-    """Write all files to a temporary folder, then move them to the results, config.json last."""
-    study.results.mkdir(parents=True, exist_ok=True)
+    """Write all files to a temporary folder, then move them to the results."""
     cases = [fingerprint.cases[case.id] for case in assignment.cases]
-    with tempfile.TemporaryDirectory(prefix=".tmp-", dir=study.results) as temporary:
-        staged = replace(study, results=Path(temporary))
+    with temporary_folder(study.results) as temporary, together(study.results) as files:
+        staged = replace(study, results=temporary)
         base = study.results if study.data and is_movable(study.data) else None
         data = os.path.relpath(study.data, base) if study.data and base else str(study.data)
         write_train_paths(staged.train_paths, assignment, base)
@@ -318,11 +315,11 @@ def _write(
         write_config(staged.config, config)
         if tests:
             write_test_paths(staged.test_paths, tests, base)
-        for path in sorted(Path(temporary).iterdir(), key=lambda path: path == staged.config):
-            path.replace(study.results / path.name)
+        else:
+            files.remove(study.test_paths)
+        for path in temporary.iterdir():
+            files.move(path, study.results / path.name)
     if study.data:
         record_dataset(study.results, study.data)
-    if not tests:
-        study.test_paths.unlink(missing_ok=True)
     for note in fingerprint.warnings:
         _log.warning("%s", note)

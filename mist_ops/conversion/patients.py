@@ -6,7 +6,6 @@ All files of a converted dataset are valid: 3D NIfTI images, and masks with labe
 from __future__ import annotations
 
 import re
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -17,7 +16,7 @@ import numpy as np
 
 from mist_ops.dataset import RESERVED
 from mist_ops.errors import CaseError, DatasetError, ImageError, MistError
-from mist_ops.files import atomic_folder, remove_leftovers, write_json
+from mist_ops.files import atomic_folder, remove_leftovers, temporary_folder, write_json
 from mist_ops.imaging.nifti import read_image, read_labels
 from mist_ops.types import Json
 from mist_ops.workers import Outcome, outcomes
@@ -75,8 +74,7 @@ def convert(
         DatasetError: No training patient could be converted (raised at the end).
     """
     raw, done = output / RAW, list[Converted[AnyPatient, Result]]()
-    if output.is_dir():
-        remove_leftovers(output)
+    remove_leftovers(output)
     with atomic_folder(raw) as made:
         beside = [replace(patient, folder=made / patient.folder.relative_to(raw)) for patient in patients]
         for outcome in outcomes(write, beside, workers):
@@ -125,10 +123,9 @@ def write_patient(patient: Patient, write: Callable[[Path], Result]) -> Result:
         CaseError: ``write`` raised a ``MistError``.
     """
     folder = patient.folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
     # If the process is killed, a name with a leading dot does not count as a patient.
-    with tempfile.TemporaryDirectory(prefix=".tmp-", dir=folder.parent) as scratch:
-        made = Path(scratch) / folder.name
+    with temporary_folder(folder.parent) as scratch:
+        made = scratch / folder.name
         made.mkdir()
         try:
             result = write(made)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,7 +19,7 @@ from mist_ops.errors import CaseError, ConfigError, DatasetError, MistError, few
 from mist_ops.evaluation.lesions import write_lesions
 from mist_ops.evaluation.score import Absent, CaseScores, Classes, columns, score_case
 from mist_ops.evaluation.summary import summary
-from mist_ops.files import atomic, write_json
+from mist_ops.files import atomic, together, write_json
 from mist_ops.records.scores import ScoreInputs
 from mist_ops.records.source import check_table
 from mist_ops.registry import METRICS
@@ -160,16 +159,13 @@ def write_evaluation(
     lesions = lesions_path(path)
     with_lesions = any(METRICS[metric].rules for scored in classes.values() for metric in scored.metrics)
     kept = {} if inputs is None else {"inputs": inputs.model_dump()}
-    with ExitStack() as stack:  # all are written before the first replaces its target
-        # It is replaced last, because it records whether the table is current.
-        write_json(
-            stack.enter_context(atomic(summary_path(path))), {**summary(classes, ordered, failures, absent), **kept}
-        )
-        write_results(stack.enter_context(atomic(path)), ordered, columns(classes), order)
+    with together(path.parent) as files:
+        write_results(files.write(path), ordered, columns(classes), order)
         if with_lesions:
-            write_lesions(
-                stack.enter_context(atomic(lesions)), {case_id: row.lesions for case_id, row in ordered.items()}
-            )
+            write_lesions(files.write(lesions), {case_id: row.lesions for case_id, row in ordered.items()})
+        else:
+            files.remove(lesions)
+        write_json(files.write(summary_path(path)), {**summary(classes, ordered, failures, absent), **kept})
     shared = [case_id for case_id, row in ordered.items() if row.shared_forms]
     if shared:
         _LOG.warning(
@@ -177,8 +173,6 @@ def write_evaluation(
             "the same grid by others, as masks that ITK wrote. They are compared voxel by voxel.",
             few(shared),
         )
-    if not with_lesions:
-        lesions.unlink(missing_ok=True)
 
 
 def check_output(path: Path, inputs: Iterable[Path]) -> None:

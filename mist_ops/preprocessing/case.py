@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from jaxtyping import Float16
 from mist_ops.config import StudyConfig
 from mist_ops.dataset import Case
 from mist_ops.errors import CaseError, ImageError, counted, few
-from mist_ops.files import atomic, save_array
+from mist_ops.files import Replacement, save_array, together
 from mist_ops.imaging.distances import VOXELS, distance_maps
 from mist_ops.imaging.foreground import bounding_box, foreground_box, union_box
 from mist_ops.imaging.geometry import CaseGeometry, Geometry
@@ -22,7 +22,7 @@ from mist_ops.imaging.labels import to_indices
 from mist_ops.imaging.nifti import MAX_VOXELS, read_geometry, read_image, read_labels
 from mist_ops.imaging.resample import Resampled, resample_classes, resample_image, resample_mask
 from mist_ops.preprocessing.normalize import normalize
-from mist_ops.records.arrays import Inputs, Volumes, mark_unfinished, write_record
+from mist_ops.records.arrays import Inputs, Volumes, restamp, write_record
 from mist_ops.steps import view
 from mist_ops.study import Study
 from mist_ops.types import Box, Channels, Image, LabelMap, Size, by
@@ -82,11 +82,15 @@ def write_case(study: Study, case: Case, config: StudyConfig, box: Box | None, m
     """
     inputs = Inputs.of(case)
     made = preprocess(case, view(config, "preprocessing"), box, measured)
-    _replace_arrays(study, case.id, made)
     used = None if made.geometry.box is None else box
-    return write_record(
-        study, case.id, inputs, made.geometry, config, labels=made.labels, volumes=made.volumes, foreground=used
-    )
+    with together(study.numpy) as files:
+        arrays = _write_arrays(study, case.id, made, files)
+        path = files.write(study.geometry(case.id))
+        record = write_record(
+            path, arrays, inputs, made.geometry, config, labels=made.labels, volumes=made.volumes, foreground=used
+        )
+    restamp(study, case.id, record)
+    return record.content
 
 
 @contextmanager
@@ -219,16 +223,16 @@ def _assembled(
     return PreprocessedCase(np.stack(images, axis=-1), indices, dtm, geometry)
 
 
-def _replace_arrays(study: Study, case_id: str, made: PreprocessedCase) -> None:
-    """Write all arrays, then put them in place of the old ones together."""
-    arrays = {study.image(case_id): made.image}
-    if made.classes is not None:
-        arrays[study.label(case_id)] = made.classes[..., None]
-    if made.dtm is not None:
-        arrays[study.dtm(case_id)] = made.dtm
-    with ExitStack() as stack:
-        for path, array in arrays.items():
-            save_array(stack.enter_context(atomic(path)), array)
-        mark_unfinished(study, case_id)
-    for path in {study.label(case_id), study.dtm(case_id)} - arrays.keys():
-        path.unlink(missing_ok=True)
+def _write_arrays(study: Study, case_id: str, made: PreprocessedCase, files: Replacement) -> dict[str, Path]:
+    """Write all arrays beside the old ones, and return their paths by name."""
+    masked = None if made.classes is None else made.classes[..., None]
+    arrays = {"image": made.image, "label": masked, "dtm": made.dtm}
+    written = {}
+    for name, path in (("image", study.image(case_id)), ("label", study.label(case_id)), ("dtm", study.dtm(case_id))):
+        array = arrays[name]
+        if array is None:
+            files.remove(path)
+        else:
+            written[name] = files.write(path)
+            save_array(written[name], array)
+    return written

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,7 +12,7 @@ import pandas as pd
 from pydantic import RootModel
 
 from mist_ops.errors import ConfigError
-from mist_ops.files import atomic
+from mist_ops.files import together
 from mist_ops.ranking.ranks import Direction, Ranks, detailed_table, directions, rank_cells, summary_table
 from mist_ops.ranking.stability import RESAMPLES, stability_table
 from mist_ops.ranking.tables import Missing, read_scores
@@ -153,9 +152,9 @@ def write_ranking(
     beside the p-values.
     """
     files = _files(output, detailed, significance)
-    with ExitStack() as stack:  # all are written before the first replaces its target
+    with together(output.parent) as replaced:
         for path, name in files:
-            temporary, content = stack.enter_context(atomic(path)), getattr(ranking, name)
+            temporary, content = replaced.write(path), getattr(ranking, name)
             if isinstance(content, pd.DataFrame):
                 content.to_csv(temporary, index=False)
             else:

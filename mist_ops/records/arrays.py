@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -42,9 +41,6 @@ IMAGE, LABELED = ("image",), ("image", "label")
 """The arrays that predictions read, and those that training reads if its loss needs no distance maps."""
 
 _LABELS = "dataset_info.labels"
-
-_UNFINISHED = {"content": None}
-"""The record of a case whose arrays are being written."""
 
 
 class Stamps(BaseModel):
@@ -119,16 +115,9 @@ class Inputs:
         return cls(_stamps(files), {name: file_hash(path) for name, path in files.items()})
 
 
-def mark_unfinished(study: Study, case_id: str) -> None:
-    """Mark the arrays of a case as being replaced: if the process is killed now, they count as corrupted."""
-    path = study.geometry(case_id)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(_UNFINISHED), encoding="utf-8")  # a few bytes need no syncing
-
-
 def write_record(
-    study: Study,
-    case_id: str,
+    path: Path,
+    arrays: Mapping[str, Path],
     inputs: Inputs,
     geometry: CaseGeometry,
     config: StudyConfig,
@@ -136,24 +125,20 @@ def write_record(
     labels: Iterable[int] | None = None,
     volumes: Volumes = MappingProxyType({}),
     foreground: Box | None = None,
-) -> str:
-    """Record how the arrays of a case were made, which completes it.
+) -> ArraysRecord:
+    """Record how the arrays of a case were made.
 
     Args:
-        study: Locates the arrays.
-        case_id: The case.
-        inputs: Its files, as they were before they were read.
+        path: The record.
+        arrays: The arrays, by name in ``ARRAYS``.
+        inputs: The files of the case, as they were before they were read.
         geometry: Its grids.
         config: The settings.
         labels: The labels in its mask.
         volumes: Volumes of these in the mask and in the arrays.
         foreground: Its box according to the analysis, if it was used.
-
-    Returns:
-        SHA-256 of the arrays.
     """
-    arrays = _arrays(study, case_id)
-    hashes = {name: file_hash(path) for name, path in arrays.items()}
+    hashes = {name: file_hash(arrays[name]) for name in ARRAYS if name in arrays}
     record = ArraysRecord(
         original=geometry.original,
         box=geometry.box,
@@ -168,8 +153,14 @@ def write_record(
         arrays=hashes,
         stamps=Stamps(inputs=dict(inputs.stamps), arrays=_stamps(arrays)),
     )
-    _write(study.geometry(case_id), record)
-    return record.content
+    _write(path, record)
+    return record
+
+
+def restamp(study: Study, case_id: str, record: ArraysRecord) -> None:
+    """Record the times of arrays that were just moved to their place, so that they need not be read again."""
+    stamps = record.stamps.model_copy(update={"arrays": _stamps(_arrays(study, case_id))})
+    _write(study.geometry(case_id), record.model_copy(update={"stamps": stamps}))
 
 
 def read_record(study: Study, case_id: str) -> ArraysRecord:
@@ -180,15 +171,7 @@ def read_record(study: Study, case_id: str) -> ArraysRecord:
     """
     path = study.geometry(case_id)
     try:
-        found = read_object(path)
-        if found == _UNFINISHED:
-            raise CaseError(
-                case_id,
-                f"writing its arrays was interrupted, according to {path}. Preprocess the case again.",
-                code="arrays-incomplete",
-                file=path,
-            )
-        return ArraysRecord.model_validate(found)
+        return ArraysRecord.model_validate(read_object(path))
     except FileNotFoundError as error:
         raise CaseError(
             case_id, f"{path} does not exist. Preprocess the case first.", code="not-preprocessed", file=path
@@ -313,8 +296,8 @@ class _Now:
 def _change(study: Study, case: Case, now: _Now) -> Change | None:
     try:
         record = read_record(study, case.id)
-    except CaseError as error:
-        return Change(CORRUPTED if error.code == "arrays-incomplete" else NOT_PREPROCESSED)
+    except CaseError:
+        return Change(NOT_PREPROCESSED)
     inputs, arrays = _inputs(case), _arrays(study, case.id)
     if "image" not in arrays or (case.mask and "label" not in arrays):
         return Change(CORRUPTED)

@@ -14,6 +14,7 @@ from mist_ops.config import StudyConfig, check_channels
 from mist_ops.dataset import Fold
 from mist_ops.devices import catch_out_of_memory, describe, deterministic, resolve_devices, seed_everything
 from mist_ops.errors import counted
+from mist_ops.files import settle
 from mist_ops.records.passport import Epoch
 from mist_ops.study import Study
 from mist_ops.training.cache import choose_place, load, size_of
@@ -77,6 +78,7 @@ def train_fold(
         DivergedError: A loss is not finite.
         MachineError: A batch does not fit into memory.
     """
+    settle(study.numpy, study.results)
     devices = resolve_devices(device, processes, config.training.hardware.num_gpus)
     plan = Plan(study, config, fold, resume, workers, pretrained)
     if len(devices) == 1:

@@ -10,13 +10,14 @@ import shutil
 from collections.abc import Iterator
 from contextlib import closing
 from importlib.metadata import version
+from pathlib import Path
 
 import torch
 from torch.utils.tensorboard.writer import SummaryWriter
 
 from mist_ops.config import STEP_VERSIONS
 from mist_ops.errors import ConfigError, counted
-from mist_ops.files import file_hash
+from mist_ops.files import file_hash, together
 from mist_ops.models.weights import write_tensors
 from mist_ops.records.passport import Content, Epoch, Hardware, Passport, write_passport
 from mist_ops.steps import digest
@@ -97,11 +98,25 @@ def _draw(curves: SummaryWriter, epoch: Epoch) -> None:
 def finish(plan: Plan, state: TrainingState, settings: Json, device: torch.device, ranks: Ranks) -> None:
     """Replace the model of a fold with its passport, checkpoint and curves.
 
-    The unfinished training is kept until the end: if the process is killed meanwhile, resuming repeats this step.
+    If the process is killed before, the earlier model stays, and resuming the unfinished training repeats this step.
     """
-    study, config, fold = plan.study, plan.config, plan.fold
-    write_tensors(study.model(fold.index), state.best_weights)
-    passport = Passport(
+    study, fold = plan.study, plan.fold
+    with together(study.results) as files:
+        weights = files.write(study.model(fold.index))
+        write_tensors(weights, state.best_weights)
+        write_passport(
+            files.write(study.passport(fold.index)), _passport(plan, state, settings, device, ranks, weights)
+        )
+        if study.attempt(fold.index).is_file():  # not if a finished training was resumed without further epochs
+            files.move(study.attempt(fold.index), study.checkpoint(fold.index))
+        files.move(study.attempt_logs(fold.index), study.logs(fold.index))
+
+
+def _passport(
+    plan: Plan, state: TrainingState, settings: Json, device: torch.device, ranks: Ranks, weights: Path
+) -> Passport:
+    config, fold = plan.config, plan.fold
+    return Passport(
         fold=fold.index,
         training=fold.training,
         validation=fold.validation,
@@ -127,13 +142,8 @@ def finish(plan: Plan, state: TrainingState, settings: Json, device: torch.devic
         history=tuple(state.history),
         best_epoch=max(epoch.index for epoch in state.history if epoch.improved),
         seconds=sum(epoch.seconds for epoch in state.history),
-        weights=file_hash(study.model(fold.index)),
+        weights=file_hash(weights),
     )
-    write_passport(study.passport(fold.index), passport)
-    if study.attempt(fold.index).is_file():  # not if a finished training was resumed without further epochs
-        study.attempt(fold.index).replace(study.checkpoint(fold.index))
-    shutil.rmtree(study.logs(fold.index), ignore_errors=True)
-    study.attempt_logs(fold.index).rename(study.logs(fold.index))
 
 
 def _hardware(device: torch.device) -> Hardware:

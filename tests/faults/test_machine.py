@@ -25,12 +25,19 @@ TABLE = [
     ("machine/full-disk", "a full disk, in four stages", "1: [disk-full]"),
     ("machine/read-only", "a read-only folder, in four stages", "1: [read-only]"),
     ("machine/killed", "SIGINT, SIGTERM and SIGKILL during the work", "130, 130, killed; the next run resumes"),
+    (
+        "machine/killed-renaming",
+        "SIGKILL between any two renames of preprocessing or training",
+        "killed; all files are those before or after",
+    ),
+    ("machine/vanished", "a run whose process or machine vanished", "it fails; a training of the queue resumes"),
     ("machine/two-runs", "another run on the same study", "1: [study-locked]"),
     ("machine/clock", "a clock that jumped back or ahead", "0: nothing is out of date"),
     ("machine/no-shared-memory", "no /dev/shm", "0: one process instead of several"),
     ("machine/records-locked", "records that another process has locked", "0: waits"),
 ]
-"""Key, fault and how the command ends, for faults that have tests of their own below."""
+"""Key, fault and how the command ends, for faults that have tests of their own: below, in
+``tests/dagster/test_killed.py`` and in ``tests/dagster/test_heartbeats.py``."""
 
 
 @pytest.fixture
