@@ -178,6 +178,6 @@ def interruptible(context: dg.AssetExecutionContext) -> Iterator[None]:
         yield
     except dg.DagsterExecutionInterruptedError:
         run = context.instance.get_run_by_id(context.run_id)
-        if run and not run.is_finished:  # as it is if it was taken for lost
+        if run and not run.is_finished:  # it was marked as failed if its process seemed lost
             context.instance.report_run_canceling(run)
         raise

@@ -1,6 +1,6 @@
 """Celery app of the workers: ``celery --app mist_dagster.worker worker``; see ``runtime.executors``.
 
-It adds to Celery that no step outlives its run or its worker, and that a run learns of the loss of a step's process.
+It adds to Celery that no step outlives its run or its worker, and that a run fails if the process of a step is lost.
 """
 
 import contextlib

@@ -1,8 +1,8 @@
-"""Heartbeats: by them, runs whose process is gone are found, on this machine and on others.
+"""Heartbeats, which show whether the processes of a run still exist, on this machine and on others.
 
-Each process that executes a run, or a step of it, keeps a file locked and renews its time. On its own machine the lock
-tells at once whether the process lives: the kernel drops it. On another machine that may be switched off, only the time
-tells. A process that ends as it should removes its file.
+Each process that executes a run or a step holds a lock on a file and updates its modification time. On the same machine
+the lock counts: the kernel releases it when the process dies. On another machine, which may be switched off, the time
+counts. A process that ends normally removes its file.
 """
 
 import contextlib

@@ -1,7 +1,7 @@
-"""Dagster's run launcher, named in ``dagster.yaml``, which also finds out whether the process of a run lives.
+"""The run launcher, named in ``dagster.yaml``: Dagster's, with a health check.
 
-Dagster's own has no health check: a run whose machine vanished stays *started* for ever. With one, run monitoring ends
-it as failed, and a training that the queue started is queued again and resumes from its checkpoint.
+Without a health check, a run whose machine vanished stays *started*. With one, run monitoring marks it as failed, and
+a training that the queue started is queued again and resumes from its checkpoint.
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ RETRIES = 2
 
 
 class WatchedRunLauncher(dg.DefaultRunLauncher):
-    """Starts runs as Dagster's own launcher does, and knows of their heartbeats, and of those of commands."""
+    """Dagster's launcher, with a health check that reads heartbeats, also those of commands."""
 
     def __init__(self, inst_data: "ConfigurableClassData | None" = None) -> None:
         super().__init__(inst_data)
@@ -33,7 +33,7 @@ class WatchedRunLauncher(dg.DefaultRunLauncher):
         return {}
 
     def launch_run(self, context: "LaunchRunContext") -> None:
-        """Start a run, with the retries of a training that resumes; one with a time limit ends there."""
+        """Start a run; a training gets retries, unless it has a time limit."""
         run = context.dagster_run
         trains = "train" in run.tags.get("mist/stage", "").split("+")
         if trains and MAX_RETRIES_TAG not in run.tags and MAX_RUNTIME_SECONDS_TAG not in run.tags:
@@ -42,10 +42,10 @@ class WatchedRunLauncher(dg.DefaultRunLauncher):
 
     @property
     def supports_check_run_worker_health(self) -> bool:
-        """Whether run monitoring asks."""
+        """Whether run monitoring uses the health check."""
         return True
 
     def check_run_worker_health(self, run: dg.DagsterRun) -> CheckRunHealthResult:
-        """Return whether the processes of a run live; a run without heartbeats, of an earlier version, counts as so."""
+        """Return whether the processes of a run exist; a run without heartbeats, of an earlier version, passes."""
         lost = self._watch.lost(run.run_id)
         return CheckRunHealthResult(WorkerStatus.FAILED if lost else WorkerStatus.RUNNING, lost)

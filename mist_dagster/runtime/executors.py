@@ -25,7 +25,7 @@ BROKER, BACKEND = "MIST_CELERY_BROKER", "MIST_CELERY_BACKEND"
 
 
 class _Alive(dg.Executor):
-    """An executor with a heartbeat, which is interrupted if its run was taken for lost or marked as canceled."""
+    """An executor with a heartbeat; it is interrupted if its run was marked as failed or canceled elsewhere."""
 
     def __init__(self, inner: dg.Executor) -> None:
         self._inner = inner
