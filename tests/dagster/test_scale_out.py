@@ -217,7 +217,8 @@ def test_no_step_outlives_its_run(cluster: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
 def test_another_worker_resumes_the_training_of_one_that_ended(cluster: str, tmp_path: Path, end: int) -> None:
     study = preprocessed(tmp_path, f"moved_{end}", folds=2, epochs=300)
-    with instance() as records, worker("gpu", tmp_path / "first.log"):
+    # Two, as that of the cluster may have been the one that ended in another test.
+    with instance() as records, worker("gpu", tmp_path / "first.log"), worker("gpu", tmp_path / "second.log"):
         first = launch(cluster, study, "train", ["fold_0"])
         wait_until(study.attempt(0).exists, 180)
         os.kill(workers_of(records, first)["gpu"], end)
