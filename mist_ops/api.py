@@ -445,6 +445,7 @@ def predict_files(
     """
     from mist_ops.devices import resolve_device  # torch takes seconds to load
     from mist_ops.inference.case import Predictor
+    from mist_ops.inference.compiling import compile_networks
     from mist_ops.inference.models import load_models
     from mist_ops.inference.pipeline import Job, predict_cases
 
@@ -454,7 +455,8 @@ def predict_files(
         raise ConfigError(f"{folder} is a file. Choose another output.", code="file-not-folder", file=folder)
     steps = read_strategy(_path(strategy)) if strategy else ()
     masks = folder / "discrete" if probabilities else folder
-    predictor = Predictor(load_models(study, config), config, resolve_device(device, "predicting"))
+    place = resolve_device(device, "predicting")
+    predictor = Predictor(compile_networks(load_models(study, config), config, place), config, place)
 
     def job(case: Case) -> Job:
         target = folder / "probabilities" / f"{case.id}.nii.gz" if probabilities else None

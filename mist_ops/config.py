@@ -167,8 +167,8 @@ class HardwareConfig(Section):
     )
     compile: bool | None = Field(
         None,
-        description="Compile training with torch.compile; if that fails, log the reason and train uncompiled. null "
-        "compiles on a GPU, for runs that are long enough to make up for the minute that it takes.",
+        description="Compile training and prediction with torch.compile; if that fails, log the reason and run "
+        "uncompiled. null compiles training on a GPU, if it is long enough to make up for the minute that it takes.",
     )
     cache: Annotated[Literal["auto", "device", "ram", "none"], Flag("train")] = Field(
         "auto",

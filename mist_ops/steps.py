@@ -121,8 +121,8 @@ _WINDOWS = ("inference.inferer.params.sw_batch_size", "training.batch_size_per_g
 FREE: Mapping[str, Sequence[str]] = {
     "preprocessing": (),
     "training": ("training.hardware", "training.deterministic"),
-    "prediction": _WINDOWS,
-    "test_prediction": _WINDOWS,
+    "prediction": (*_WINDOWS, "training.hardware.compile"),
+    "test_prediction": (*_WINDOWS, "training.hardware.compile"),
     "evaluation": ("training.folds",),
 }
 """Settings that a step reads although its result does not depend on them: they decide how fast it runs, or which

@@ -39,6 +39,7 @@ def prediction(
     """A folder of masks of new patients."""
     from mist_ops.devices import resolve_device  # torch takes seconds to load
     from mist_ops.inference.case import Predictor
+    from mist_ops.inference.compiling import compile_networks
     from mist_ops.inference.models import load_models
     from mist_ops.inference.pipeline import Job, predict_cases
 
@@ -74,6 +75,8 @@ def prediction(
 
     remove_leftovers(masks, output / "probabilities")
     with interruptible(context), leased_devices(config.device, 1, context) as [device]:
-        predicted = predict_cases(Predictor(models, settings, resolve_device(device), reserve), map(job, cases))
+        place = resolve_device(device)
+        predictor = Predictor(compile_networks(models, settings, place), settings, place, reserve)
+        predicted = predict_cases(predictor, map(job, cases))
         finish(collect(progress.track(predicted, "Predicting", len(cases)), progress))
     return recorded(context, output, inputs)

@@ -14,10 +14,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Float64, Shaped, UInt8
+from jaxtyping import Bool, Float, Float32, Float64, Integer, Shaped, UInt8
 from scipy import ndimage
 
 from mist_ops.imaging.components import components, label_boxes
@@ -33,6 +33,15 @@ Values: TypeAlias = Shaped[np.ndarray, "x y z"]
 Resampled: TypeAlias = Float32[np.ndarray, "new_x new_y new_z"]
 Samples: TypeAlias = UInt8[np.ndarray, "new_x new_y new_z"]
 Slices: TypeAlias = tuple[slice, ...]
+
+
+class Neighbors(NamedTuple):
+    """For each sample along an axis, the voxels on both sides and the weight of the upper one."""
+
+    lower: Integer[np.ndarray, " sample"]
+    upper: Integer[np.ndarray, " sample"]
+    beyond: Positions
+
 
 # A grid is anisotropic if its largest spacing is more than this times its smallest.
 _ANISOTROPY = 3.0
@@ -149,29 +158,21 @@ def _lost(result: Samples, classes: LabelMap, operators: Operators, samples_per_
                 yield _Component(index, volume, samples, share)
 
 
-def resample_onto(
-    probabilities: Float32[np.ndarray, "class x y z"], source: Geometry, target: Geometry
-) -> Float32[np.ndarray, "class new_x new_y new_z"]:
-    """Probabilities on another grid with the same directions: linear, border extended.
+def neighbors(source: Geometry, target: Geometry) -> list[Neighbors]:
+    """Linear interpolation on another grid with the same directions, border extended, for each axis.
 
     Raises:
         ValueError: The directions differ; bring both grids to canonical order first.
     """
     if not np.allclose(source.direction, target.direction, atol=1e-3):
         raise ValueError(f"the grids have different directions: {source.direction} and {target.direction}")
-    if source == target:
-        return probabilities
     begin = source.axes.T @ np.subtract(target.origin, source.origin)
-    operators = [
-        _linear(((offset + np.arange(samples) * step) / spacing).clip(0, voxels - 1), voxels).astype(np.float32)
+    return [
+        _neighbors(((offset + np.arange(samples) * step) / spacing).clip(0, voxels - 1), voxels)
         for offset, samples, step, spacing, voxels in zip(
             begin, target.size, target.spacing, source.spacing, source.size, strict=True
         )
     ]
-    result = np.empty((len(probabilities), *target.size), dtype=np.float32)
-    for index, volume in enumerate(probabilities):
-        result[index] = _apply(operators, volume)
-    return result
 
 
 def _operators(kernel: Kernel, volume: Values, spacing: Spacing, target_spacing: Spacing, rules: Rules) -> Operators:
@@ -213,10 +214,14 @@ def _nearest(positions: Positions, voxels: int) -> Weights:
     return weights
 
 
+def _neighbors(positions: Positions, voxels: int) -> Neighbors:
+    lower = np.floor(positions).astype(np.int64).clip(0, voxels - 1)
+    return Neighbors(lower, (lower + 1).clip(0, voxels - 1), positions - lower)
+
+
 def _linear(positions: Positions, voxels: int) -> Weights:
-    lower = np.floor(positions).astype(int).clip(0, voxels - 1)
-    upper = (lower + 1).clip(0, voxels - 1)
-    unit, beyond = np.eye(voxels), (positions - lower)[:, None]
+    lower, upper, beyond = _neighbors(positions, voxels)
+    unit, beyond = np.eye(voxels), beyond[:, None]
     weights: Weights = (1.0 - beyond) * unit[lower] + beyond * unit[upper]
     return weights
 

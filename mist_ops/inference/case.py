@@ -164,7 +164,7 @@ def predict_prepared(
     Raises:
         MachineError: A window does not fit into memory.
     """
-    with predictor.reserve(estimated_for(prepared.geometry, predictor.config, predictor.device)):
+    with predictor.reserve(estimated_for(prepared.geometry, predictor.config, predictor.device, len(predictor.models))):
         return predict_unreserved(predictor, prepared, probabilities)
 
 

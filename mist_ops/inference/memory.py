@@ -14,10 +14,9 @@ from mist_ops.config import StudyConfig
 from mist_ops.dataset import Case
 from mist_ops.imaging.geometry import CaseGeometry, Geometry
 from mist_ops.imaging.nifti import read_geometry
-from mist_ops.inference.slabs import slab_bytes
-from mist_ops.inference.sliding_window import planned_slabs, window_batch
+from mist_ops.inference.sliding_window import plan, window_batch
 from mist_ops.study import Study
-from mist_ops.types import Size
+from mist_ops.types import Size, by
 
 
 @runtime_checkable
@@ -42,6 +41,9 @@ _BASELINE = 400 * 2**20
 _ACTIVATIONS = 160
 """Values per voxel of a window that are in memory at once at full resolution: five tensors of 32 channels."""
 
+_OUTPUTS = 2
+"""Values per voxel and class of a window: its logits, and their mirrored copy."""
+
 _WHILE_RESAMPLING = 6
 """Values per voxel that are in memory while a channel is resampled, besides the channels."""
 
@@ -49,34 +51,42 @@ _WHILE_WRITING = 8
 """Bytes per voxel that are in memory while a mask is postprocessed, compressed and written."""
 
 
-def estimated_bytes(size: Size, original: Size, config: StudyConfig, device: torch.device) -> int:
+def estimated_bytes(size: Size, original: Size, config: StudyConfig, device: torch.device, models: int = 1) -> int:
     """Estimate the peak main memory of predicting and restoring a volume, in bytes.
 
     Args:
         size: Of the preprocessed volume.
         original: Of the image files.
         config: Patch size, classes and channels.
-        device: Where the networks run; activations on a GPU do not count.
+        device: Where the networks run; logits and probabilities that are in the memory of a GPU do not count.
+        models: Number of networks.
     """
-    params, patch = config.model.params, config.spatial_config.patch_size
-    overlap = config.inference.inferer.params.patch_overlap
-    held = slab_bytes(planned_slabs(size, config, device), size, patch, overlap, params.out_channels)
+    params = config.model.params
+    found = plan(size, config, device, models)
+    held = found.bytes_needed(params.out_channels) if found.place.type == "cpu" else 0
     image, labels = 4 * params.in_channels * math.prod(size), 2 * math.prod(original)
-    batch = config.inference.inferer.params.sw_batch_size or window_batch(config, device)
-    activations = 0 if device.type == "cuda" else _ACTIVATIONS * 4 * batch * math.prod(patch)
-    return _BASELINE + image + labels + held + activations
+    values = _ACTIVATIONS + _OUTPUTS * params.out_channels
+    windows = window_batch(config, device) * math.prod(config.spatial_config.patch_size)
+    return _BASELINE + image + labels + held + (4 * values * windows if device.type == "cpu" else 0)
 
 
-def estimated_for(geometry: CaseGeometry, config: StudyConfig, device: torch.device) -> int:
+def estimated_for(geometry: CaseGeometry, config: StudyConfig, device: torch.device, models: int) -> int:
     """Estimate the peak main memory of predicting a case, and log it."""
-    size = geometry.preprocessed.size
-    needed = estimated_bytes(size, geometry.original.size, config, device)
+    size, n_classes = geometry.preprocessed.size, config.model.params.out_channels
+    needed, found = (
+        estimated_bytes(size, geometry.original.size, config, device, models),
+        plan(size, config, device, models),
+    )
     _LOG.debug(
-        "Predicting %s voxels, %d classes, %d slabs: about %.1f GiB of memory.",
-        "x".join(map(str, size)),
-        config.model.params.out_channels,
-        len(planned_slabs(size, config, device)),
+        "Predicting %s voxels, %d classes, %d slabs%s: about %.1f GiB of main memory, %.1f GiB for logits and "
+        "probabilities on %s.",
+        by(size),
+        n_classes,
+        len(found.division.slabs),
+        "" if found.division.kept else ", windows between two slabs computed twice",
         needed / 2**30,
+        found.bytes_needed(n_classes) / 2**30,
+        found.place,
     )
     return needed
 

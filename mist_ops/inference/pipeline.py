@@ -89,7 +89,8 @@ def predict_cases(predictor: Predictor, jobs: Iterable[Job]) -> Iterator[Outcome
             try:
                 prepared, around = reading.result()
                 grids = prepared.geometry
-                with around, predictor.reserve(estimated_for(grids, predictor.config, predictor.device)):
+                needed = estimated_for(grids, predictor.config, predictor.device, len(predictor.models))
+                with around, predictor.reserve(needed):
                     memory = following and _beside(predictor, held, _reading(following, predictor))
                     if following and memory:
                         ahead = _Read(reader.submit(_read, predictor, following), memory)

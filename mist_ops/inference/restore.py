@@ -1,4 +1,8 @@
-"""From probabilities on the preprocessed grid to a label map on the grid of the files."""
+"""From probabilities on the preprocessed grid to a label map on the grid of the files.
+
+Probabilities are interpolated where they are, on a GPU or in main memory, slab by slab and class by class. Only class
+indices of one byte are copied from a GPU.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +10,13 @@ from collections.abc import Iterable, Sequence
 from typing import TypeAlias
 
 import numpy as np
-from jaxtyping import Float32
-from numpy.typing import ArrayLike
+import torch
+from jaxtyping import Float32, UInt8
+from torch import Tensor
 
 from mist_ops.imaging.geometry import CaseGeometry, Geometry, Reorientation
 from mist_ops.imaging.labels import to_labels
-from mist_ops.imaging.resample import resample_onto
+from mist_ops.imaging.resample import neighbors
 from mist_ops.inference.slabs import Slab
 from mist_ops.types import Box, LabelMap
 
@@ -26,11 +31,12 @@ _ROUNDING = 1e-6
 
 def restore(probabilities: Probabilities, geometry: CaseGeometry, labels: Sequence[int]) -> LabelMap:
     """Restore a prediction that is in memory as a whole; see ``restore_slabs``."""
-    return restore_slabs([(Slab(0, 0, probabilities.shape[1]), probabilities)], geometry, labels)
+    whole = torch.from_numpy(np.ascontiguousarray(probabilities))
+    return restore_slabs([(Slab(0, 0, len(whole[0])), whole)], geometry, labels)
 
 
 def restore_slabs(
-    slabs: Iterable[tuple[Slab, ArrayLike]],
+    slabs: Iterable[tuple[Slab, Tensor]],
     geometry: CaseGeometry,
     labels: Sequence[int],
     restored_probabilities: Probabilities | None = None,
@@ -58,22 +64,41 @@ def restore_slabs(
     )
     indices, done = np.zeros(grid.size, dtype=np.uint8), 0
     for slab, volumes in slabs:
-        probabilities = np.asarray(volumes)
         expected = (len(labels), *slab.size_in(geometry.preprocessed.size))
-        if probabilities.shape != expected:
-            raise ValueError(f"the probabilities have the shape {probabilities.shape} and not {expected}")
+        if volumes.shape != expected:
+            raise ValueError(f"the probabilities have the shape {tuple(volumes.shape)} and not {expected}")
         planes = _planes_between(done, slab, geometry.preprocessed, grid)
         source, target = _part(geometry.preprocessed, slab), _part(grid, planes)
         kept = [view[_index(planes)] for view in views] if views else None
-        indices[_index(planes)] = _likeliest(probabilities, source, target, kept)
+        indices[_index(planes)] = _likeliest(volumes, source, target, kept).cpu().numpy()
         done = planes.stop
-        del volumes, probabilities  # before the next slab is computed
+        del volumes  # before the next slab is computed
     restored = to_labels(indices, labels)
     if reorientation is None:
         return restored
     whole = np.zeros(geometry.original.size, dtype=restored.dtype)
     whole[geometry.box.slices if geometry.box else ...] = reorientation.undo(restored)
     return whole
+
+
+def resample_onto(volume: Float32[Tensor, "x y z"], source: Geometry, target: Geometry) -> Float32[Tensor, "i j k"]:
+    """Probabilities of a class on another grid with the same directions: linear, border extended.
+
+    Raises:
+        ValueError: The directions differ; bring both grids to canonical order first.
+    """
+    if source == target:
+        return volume
+    for axis, (lower, upper, beyond) in reversed(list(enumerate(neighbors(source, target)))):
+        if np.array_equal(lower, np.arange(volume.shape[axis])) and not beyond.any():
+            continue
+        # Not as a matrix product, which a GPU would compute in TF32.
+        below, above = (
+            volume.index_select(axis, torch.from_numpy(index).to(volume.device)) for index in (lower, upper)
+        )
+        weights = torch.from_numpy(beyond.astype(np.float32)).reshape([-1 if dim == axis else 1 for dim in range(3)])
+        volume = below.lerp_(above, weights.to(volume.device))
+    return volume
 
 
 def _planes_between(done: int, slab: Slab, source: Geometry, target: Geometry) -> Slab:
@@ -108,17 +133,18 @@ def _canonical_views(
 
 
 def _likeliest(
-    probabilities: Probabilities, source: Geometry, target: Geometry, kept: Sequence[np.ndarray] | None = None
-) -> LabelMap:
+    probabilities: Tensor, source: Geometry, target: Geometry, kept: Sequence[np.ndarray] | None = None
+) -> UInt8[Tensor, "i j k"]:
     """Index of the most probable class at each voxel of ``target``; probabilities are written to ``kept`` if given."""
-    best = resample_onto(probabilities[:1], source, target)[0].copy()
-    if kept:
-        kept[0][...] = best
-    indices = np.zeros(target.size, dtype=np.uint8)
-    for index in range(1, len(probabilities)):
-        candidate = resample_onto(probabilities[index : index + 1], source, target)[0]
+    best: Tensor | None = None
+    indices = torch.zeros(target.size, dtype=torch.uint8, device=probabilities.device)
+    for index, volume in enumerate(probabilities):
+        candidate = resample_onto(volume, source, target)
         if kept:
-            kept[index][...] = candidate
-        indices[candidate > best + _TIE] = index
-        np.maximum(best, candidate, out=best)
+            kept[index][...] = candidate.cpu().numpy()
+        if best is None:
+            best = candidate.clone()
+            continue
+        indices.masked_fill_(candidate > best + _TIE, index)
+        torch.maximum(best, candidate, out=best)
     return indices

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from monai.data.utils import dense_patch_slices
@@ -24,57 +24,109 @@ class Slab:
         """Number of planes."""
         return self.stop - self.start
 
-    def mirrored(self, planes: int) -> Slab:
-        """The slab in the mirrored volume, given its number of planes."""
-        return Slab(self.axis, planes - self.stop, planes - self.start)
-
     def size_in(self, size: Size) -> Size:
         """Size of the slab in a volume of this size."""
         x, y, z = (self.thickness if axis == self.axis else n for axis, n in enumerate(size))
         return x, y, z
 
 
-def reach(slab: Slab, planes: int, patch: int, overlap: float) -> Slab:
-    """The smallest slab that contains all windows of the whole volume that overlap with the given one.
+@dataclass(frozen=True)
+class Windows:
+    """How a volume is covered by windows.
 
-    Its own windows have the same positions as in the whole volume, so stitching gives the same values.
+    Attributes:
+        size: Of the volume.
+        patch: Size of a window.
+        overlap: Share of a window that overlaps with the next one.
+        turns: Passes over the volume: one for each model and flip.
+        mirrored: Whether some of them mirror the volume.
     """
-    if planes <= patch:
-        return Slab(slab.axis, 0, planes)
-    windows = [int(window.start) for (window,) in dense_patch_slices((planes,), (patch,), (_step(patch, overlap),))]
-    touching = [start for start in windows if start + patch > slab.start and start < slab.stop]
-    return Slab(slab.axis, touching[0], touching[-1] + patch)
+
+    size: Size
+    patch: Size
+    overlap: float
+    turns: int = 1
+    mirrored: bool = False
+
+    def starts(self, axis: int, mirrored: bool = False) -> list[int]:
+        """First voxel of each window along an axis, in ascending order; negative where the volume is padded.
+
+        With ``mirrored``, the windows of the mirrored volume, in coordinates of the volume itself.
+        """
+        voxels, patch = self.size[axis], self.patch[axis]
+        if voxels <= patch:
+            before = (patch - voxels) // 2
+            return [voxels - patch + before if mirrored else -before]
+        step = _step(patch, self.overlap)
+        starts = [int(window.start) for (window,) in dense_patch_slices((voxels,), (patch,), (step,))]
+        return sorted(voxels - patch - start for start in starts) if mirrored else starts
+
+    def begun(self, slab: Slab, mirrored: bool) -> int:
+        """Where the last window ends that begins before the end of a slab."""
+        planes, patch = self.size[slab.axis], self.patch[slab.axis]
+        last = max(start for start in self.starts(slab.axis, mirrored) if start < slab.stop)
+        return max(slab.stop, min(last + patch, planes))
 
 
-def divide(size: Size, patch: Size, overlap: float, n_classes: int, budget: int) -> list[Slab]:
-    """Divide the longest axis into as few slabs as keep ``slab_bytes`` within a budget, or into the thinnest ones.
+@dataclass(frozen=True)
+class Division:
+    """The slabs of a volume.
 
-    Slabs end where windows begin, so that few windows are computed twice.
+    Attributes:
+        slabs: In order, along one axis.
+        kept: Whether the sums of windows that reach into the next slab are kept for it; otherwise these windows are
+            computed twice.
     """
-    axis = max(range(3), key=size.__getitem__)
-    planes, step = size[axis], _step(patch[axis], overlap)
-    slabs = [Slab(axis, 0, planes)]
-    for count in range(2, max(planes - patch[axis], 0) // step + 2):
-        if slab_bytes(slabs, size, patch, overlap, n_classes) <= budget:
-            break
+
+    slabs: Sequence[Slab]
+    kept: bool
+
+    def bytes_needed(self, windows: Windows, n_classes: int) -> int:
+        """Memory of the largest slab: its probabilities, logits stitched around it, and kept sums."""
+        axis = self.slabs[0].axis
+        plane = 4 * math.prod(windows.size) // windows.size[axis]
+        kinds = {False, windows.mirrored}
+        beyond = [max(windows.begun(slab, kind) for kind in kinds) - slab.stop for slab in self.slabs]
+        needed = []
+        for slab, after in zip(self.slabs, beyond, strict=True):
+            before = 0 if self.kept else slab.start - min(_first_touching(windows, slab, kind) for kind in kinds)
+            kept = windows.turns * max(beyond) if self.kept and len(self.slabs) > 1 else 0
+            # Sums have a plane of weights besides the classes.
+            sums = (before + slab.thickness + after + kept) * (n_classes + 1)
+            needed.append(plane * (sums + slab.thickness * n_classes))
+        return max(needed)
+
+
+def divide(windows: Windows, n_classes: int, budget: int) -> Division:
+    """Divide the longest axis into as few slabs as keep memory within a budget, or as near to it as possible.
+
+    Sums are kept from slab to slab if they fit into the budget, too.
+    """
+    least = Division([], kept=True), math.inf
+    for kept in (True, False):
+        for slabs in _divisions(windows):
+            division = Division(slabs, kept)
+            needed = division.bytes_needed(windows, n_classes)
+            if needed <= budget:
+                return division
+            if needed < least[1]:
+                least = division, needed
+    return least[0]
+
+
+def _divisions(windows: Windows) -> Iterator[list[Slab]]:
+    """One slab, two, and so on; they end where windows begin, so that few windows reach into the next one."""
+    axis = max(range(3), key=windows.size.__getitem__)
+    planes, step = windows.size[axis], _step(windows.patch[axis], windows.overlap)
+    most = math.ceil(planes / step) if planes > windows.patch[axis] else 1
+    for count in range(1, most + 1):
         ends = [*(round(planes * number / count / step) * step for number in range(1, count)), planes]
-        slabs = [Slab(axis, start, stop) for start, stop in zip([0, *ends], ends, strict=False) if start < stop]
-    return slabs
+        yield [Slab(axis, start, stop) for start, stop in zip([0, *ends], ends, strict=False) if start < stop]
 
 
-def slab_bytes(slabs: Sequence[Slab], size: Size, patch: Size, overlap: float, n_classes: int) -> int:
-    """Memory of the largest slab in bytes: its summed probabilities, and logits stitched over its reach."""
-    plane = math.prod(size) // size[slabs[0].axis]
-    return max(4 * n_classes * plane * planes for planes in _planes_in_memory(slabs, size, patch, overlap))
-
-
-def _planes_in_memory(slabs: Sequence[Slab], size: Size, patch: Size, overlap: float) -> list[int]:
-    axis = slabs[0].axis
-    seen = [
-        max(reach(turned, size[axis], patch[axis], overlap).thickness for turned in (slab, slab.mirrored(size[axis])))
-        for slab in slabs
-    ]
-    return [slab.thickness + planes for slab, planes in zip(slabs, seen, strict=True)]
+def _first_touching(windows: Windows, slab: Slab, mirrored: bool) -> int:
+    patch = windows.patch[slab.axis]
+    return max(0, min(start for start in windows.starts(slab.axis, mirrored) if start + patch > slab.start))
 
 
 def _step(patch: int, overlap: float) -> int:

@@ -1,37 +1,53 @@
 """Sliding-window inference: class probabilities of a whole volume.
 
-A large volume is divided into slabs, so that memory is bounded for any number of voxels, classes, flips and models.
-With n classes and v voxels of a slab and its reach, the peak is about ``8 n v`` bytes, beside the image and the
-activations of a batch of windows. If that does not fit on the GPU, it is in main memory, and the GPU holds a part one
-patch wide.
+A large volume is divided into slabs, so that memory is bounded for any number of voxels, flips and models; see
+``Division.bytes_needed``. Windows that reach into the next slab are not computed again if there is memory for their
+sums. Logits and probabilities are in the memory of the device if the slabs fit there, else in main memory.
 """
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Iterator, Sequence
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import torch
 from jaxtyping import Float
-from monai.inferers.inferer import SlidingWindowInferer
 from torch import Tensor, nn
 
 from mist_ops.config import StudyConfig
 from mist_ops.devices import autocast
-from mist_ops.inference.flips import Axes, flip, flips
-from mist_ops.inference.slabs import Slab, divide, reach
-from mist_ops.machine import installed_memory
+from mist_ops.inference.flips import flip, flips
+from mist_ops.inference.slabs import Division, Slab, Windows, divide
+from mist_ops.inference.stitching import Start, Turn, cut, importance
 from mist_ops.types import Size
 
 Volumes: TypeAlias = Float[Tensor, "class x y z"]
 
-_LEAST_BUDGET = 3 * 2**30
-_SHARE = 8
+MAIN_MEMORY = 3 * 2**30
+"""Bytes of probabilities and logits in main memory above which a volume is divided into slabs. Free memory is ignored,
+so that the time that a prediction takes on a machine is reproducible."""
 
-# Share of free GPU memory that stitched volumes may take; the rest is for windows and activations.
 _HEADROOM = 0.5
+"""Share of the free memory of a GPU for image, logits and probabilities; the rest is for windows and activations."""
+
+
+class Plan(NamedTuple):
+    """How a volume is predicted.
+
+    Attributes:
+        windows: How windows cover it.
+        division: Its slabs.
+        place: Where logits are stitched and probabilities added.
+    """
+
+    windows: Windows
+    division: Division
+    place: torch.device
+
+    def bytes_needed(self, n_classes: int) -> int:
+        """Bytes of logits and probabilities on ``place``."""
+        return self.division.bytes_needed(self.windows, n_classes)
 
 
 def predict(
@@ -39,7 +55,7 @@ def predict(
 ) -> Volumes:
     """Class probabilities of a preprocessed image, float32 on the CPU; see ``predict_slabs``."""
     [(_, volumes)] = predict_slabs(models, image, config, device, budget=sys.maxsize)
-    return volumes
+    return volumes.cpu()
 
 
 def predict_slabs(
@@ -49,7 +65,7 @@ def predict_slabs(
     device: torch.device,
     budget: int | None = None,
 ) -> Iterator[tuple[Slab, Volumes]]:
-    """Yield the class probabilities of a preprocessed image slab by slab, float32 on the CPU.
+    """Yield the class probabilities of a preprocessed image slab by slab, float32, on the device if they fit there.
 
     They are the mean over flips and models of the softmax of logits stitched from overlapping windows. An image smaller
     than a patch is padded with zeros on both sides. Each slab but the first begins with the last plane of the previous
@@ -61,16 +77,24 @@ def predict_slabs(
         image: All channels, normalized.
         config: Gives the patch size, ``inference``, and the default batch of windows (see ``window_batch``).
         device: Where the networks run.
-        budget: Bytes for probabilities and logits together; ``memory_budget`` by default.
+        budget: Bytes for probabilities and logits together; by default as in ``plan``.
     """
     n_classes, size = config.model.params.out_channels, _size(image)
+    windows, division, place = plan(size, config, device, len(models), budget)
+    turns = [[Turn(windows, axes) for axes in flips(config.inference.tta)] for _ in models]
+    image = image.to(place)
     last: Tensor | None = None
-    for slab in planned_slabs(size, config, device, budget):
+    for slab in division.slabs:
         repeated = 0 if last is None else 1
         whole = Slab(slab.axis, slab.start - repeated, slab.stop)
-        volumes = torch.zeros((n_classes, *whole.size_in(size)))
+        volumes = torch.zeros((n_classes, *whole.size_in(size)), device=place)
         own = volumes.narrow(1 + slab.axis, repeated, slab.thickness)
-        _predict_slab(models, image, slab, own, config, device)
+        for model, passes in zip(models, turns, strict=True):
+            model.to(device)
+            _add(own, model, passes, image, slab, config, device, kept=division.kept)
+            if len(models) > 1 and place != device:
+                model.to("cpu")
+        own.div_(len(models) * len(turns[0]))
         if last is not None:
             volumes.narrow(1 + slab.axis, 0, 1).copy_(last)
         last = volumes.narrow(1 + slab.axis, whole.thickness - 1, 1).clone()
@@ -78,116 +102,82 @@ def predict_slabs(
         del volumes, own  # before the next one is computed
 
 
-def planned_slabs(size: Size, config: StudyConfig, device: torch.device, budget: int | None = None) -> list[Slab]:
-    """The slabs of ``predict_slabs``."""
-    overlap, n_classes = config.inference.inferer.params.patch_overlap, config.model.params.out_channels
-    allowed = memory_budget(device) if budget is None else budget
-    return divide(size, config.spatial_config.patch_size, overlap, n_classes, allowed)
+def plan(size: Size, config: StudyConfig, device: torch.device, models: int, budget: int | None = None) -> Plan:
+    """Divide a volume into slabs that fit into memory, on a GPU into half of what is free there.
 
-
-def memory_budget(device: torch.device) -> int:
-    """Bytes of probabilities and logits above which a volume is divided into slabs.
-
-    Windows that overlap with two slabs are computed twice, so a machine with a GPU, which usually has memory to spare,
-    uses an eighth of it. Free memory is ignored, so that results on a machine are reproducible.
+    Args:
+        size: Voxels of the preprocessed image.
+        config: See ``predict_slabs``.
+        device: Where the networks run. If not even thin slabs fit there, logits and probabilities are in main memory.
+        models: Number of networks.
+        budget: Bytes for logits and probabilities on the device.
     """
-    return max(_LEAST_BUDGET, installed_memory() // _SHARE) if device.type == "cuda" else _LEAST_BUDGET
-
-
-def _predict_slab(
-    models: Sequence[nn.Module], image: Tensor, slab: Slab, total: Tensor, config: StudyConfig, device: torch.device
-) -> None:
-    """Write the mean over models and flips to ``total``, which is in main memory."""
-    turns, place = flips(config.inference.tta), _place(image, slab, config, device)
-    summed = total if place == total.device else torch.zeros_like(total, device=place)
-    for model in models:
-        model.to(device)
-        for axes in turns:
-            _add(summed, _probabilities(model, image, slab, axes, config, device, place), axes)
-        if len(models) > 1 and place != device:
-            model.to("cpu")
-    summed.div_(len(models) * len(turns))
-    if summed is not total:
-        total.copy_(summed)
+    turns = flips(config.inference.tta)
+    overlap, n_classes = config.inference.inferer.params.patch_overlap, config.model.params.out_channels
+    windows = Windows(size, config.spatial_config.patch_size, overlap, models * len(turns), mirrored=any(turns))
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        image = 4 * config.model.params.in_channels * size[0] * size[1] * size[2]
+        allowed = int(_HEADROOM * free) - image if budget is None else budget
+        found = Plan(windows, divide(windows, n_classes, allowed), device)
+        if found.bytes_needed(n_classes) <= allowed or budget is not None:
+            return found
+        device = torch.device("cpu")
+    return Plan(windows, divide(windows, n_classes, MAIN_MEMORY if budget is None else budget), device)
 
 
 @torch.inference_mode()
-def _probabilities(
+def _add(
+    total: Volumes,
     model: nn.Module,
+    turns: Sequence[Turn],
     image: Tensor,
     slab: Slab,
-    axes: Axes,
     config: StudyConfig,
     device: torch.device,
-    place: torch.device,
-) -> Volumes:
-    """The probabilities of a slab of the mirrored image, also mirrored, stitched on ``place``."""
-    planes, patch = image.shape[2 + slab.axis], config.spatial_config.patch_size[slab.axis]
-    mirrored = slab.axis - 3 in axes
-    requested = slab.mirrored(planes) if mirrored else slab
-    seen = reach(requested, planes, patch, config.inference.inferer.params.patch_overlap)
-    source = seen.mirrored(planes) if mirrored else seen
-    part = image.narrow(2 + slab.axis, source.start, source.thickness).to(place)
-    inferer = _inferer(config, place, device)
-
-    def logits_of(windows: Tensor) -> Tensor:
-        # BF16 logits lose digits when windows are summed.
-        scores: Tensor = model(windows)
-        return scores.float()
-
-    with autocast(device, config.training.amp):
-        stitched = inferer(flip(part, axes), logits_of)
-    assert isinstance(stitched, Tensor)
-    return _softmax_in_place(stitched[0].narrow(1 + slab.axis, requested.start - seen.start, requested.thickness))
+    kept: bool,
+) -> None:
+    """Add the probabilities of a model on all flips of a slab to ``total``."""
+    patch, blending = config.spatial_config.patch_size, config.inference.inferer.params.patch_blend_mode
+    weights = importance(patch, blending, total.device)
+    due = [turn.due(slab) for turn in turns]
+    together = [(turn, start) for turn, starts in zip(turns, due, strict=True) for start in starts]
+    outputs = _outputs(model, image, together, config, device)
+    for turn, starts in zip(turns, due, strict=True):
+        sums = turn.sums(slab, len(total), total.device)
+        for start in starts:
+            sums.add(flip(next(outputs).to(total.device), turn.axes), weights, start)
+        total.add_(sums.probabilities(slab))
+        if kept:
+            turn.keep(slab, sums)
 
 
-def _softmax_in_place(logits: Volumes) -> Volumes:
-    # torch.softmax allocates a second volume of all classes.
-    logits.sub_(logits.amax(0)).exp_()
-    return logits.div_(logits.sum(0))
-
-
-def _add(total: Volumes, probabilities: Volumes, axes: Axes) -> None:
-    # One class at a time, so that the flipped copy has one class only.
-    for sum_of_class, of_class in zip(total, probabilities, strict=True):
-        sum_of_class.add_(flip(of_class, axes))
-
-
-def _inferer(config: StudyConfig, stitching: torch.device, device: torch.device) -> SlidingWindowInferer:
-    params = config.inference.inferer.params
-    return SlidingWindowInferer(
-        roi_size=config.spatial_config.patch_size,
-        sw_batch_size=params.sw_batch_size or window_batch(config, device),
-        overlap=params.patch_overlap,
-        mode=params.patch_blend_mode,
-        sw_device=device,
-        device=stitching,
-        buffer_steps=None if stitching == device else 1,
-    )
+def _outputs(
+    model: nn.Module, image: Tensor, windows: Sequence[tuple[Turn, Start]], config: StudyConfig, device: torch.device
+) -> Iterator[Volumes]:
+    """Logits of windows in order. A batch may hold windows of several flips."""
+    patch, most = config.spatial_config.patch_size, window_batch(config, device)
+    for first in range(0, len(windows), most):
+        batch = torch.cat(
+            [cut(image, start, patch, turn.axes).to(device) for turn, start in windows[first : first + most]]
+        )
+        with autocast(device, config.training.amp):
+            # BF16 logits lose digits when windows are summed.
+            logits = model(batch).float()
+        yield from logits
 
 
 def window_batch(config: StudyConfig, device: torch.device) -> int:
-    """Windows per forward pass by default: twice the training batch on a GPU, one on a CPU.
+    """Windows per forward pass: ``sw_batch_size``; by default twice the training batch on a GPU, one on a CPU.
 
+    A batch that trained fits with its gradients, so twice as many windows fit without them.
     On a CPU more windows are not faster (``nnunet`` takes 93 ms on one core for a window of 32^3, and 99 ms each in a
     batch of four) but need memory: 32 channels of a window of 128^3 are 0.25 GiB.
     """
-    return 2 * config.training.batch_size_per_gpu if device.type == "cuda" else 1
+    default = 2 * config.training.batch_size_per_gpu if device.type == "cuda" else 1
+    return config.inference.inferer.params.sw_batch_size or default
 
 
 def _size(image: Tensor) -> Size:
     x, y, z = image.shape[2:]
     return x, y, z
-
-
-def _place(image: Tensor, slab: Slab, config: StudyConfig, device: torch.device) -> torch.device:
-    """Where logits are stitched and probabilities added: the device if there is memory for them, else the CPU."""
-    if device.type != "cuda":
-        return device
-    free, _ = torch.cuda.mem_get_info(device)
-    patch, overlap = config.spatial_config.patch_size[slab.axis], config.inference.inferer.params.patch_overlap
-    seen = reach(slab, image.shape[2 + slab.axis], patch, overlap)
-    # Logits with their weights, probabilities of the slab, and the image with its flipped copy.
-    classes, channels = config.model.params.out_channels, image.shape[1]
-    needed = 4 * (2 * classes + 2 + 2 * channels) * math.prod(seen.size_in(_size(image)))
-    return device if needed < _HEADROOM * free else torch.device("cpu")

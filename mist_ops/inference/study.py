@@ -14,6 +14,7 @@ from mist_ops.dataset import Case, read_paths, read_train_paths
 from mist_ops.errors import CaseError
 from mist_ops.files import file_hash
 from mist_ops.inference.case import Predictor
+from mist_ops.inference.compiling import compile_networks
 from mist_ops.inference.memory import Reservation, no_limit
 from mist_ops.inference.models import load_models
 from mist_ops.inference.pipeline import Job, predict_cases
@@ -95,7 +96,7 @@ class _Models:
 def _load(
     study: Study, config: StudyConfig, step: str, folds: Sequence[int], device: torch.device, reserve: Reservation
 ) -> _Models:
-    models = load_models(study, config, folds)
+    models = compile_networks(load_models(study, config, folds), config, device)
     files = {fold: study.model(fold) for fold in folds}
     return _Models(
         study,

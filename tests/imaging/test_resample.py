@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from scipy import ndimage
 
 from mist_ops.imaging.geometry import Geometry
 from mist_ops.imaging.nifti import read_labels
-from mist_ops.imaging.resample import Rules, resample_classes, resample_image, resample_mask, resample_onto
+from mist_ops.imaging.resample import Rules, resample_classes, resample_image, resample_mask
+from mist_ops.inference.restore import resample_onto
 from mist_ops.types import LabelMap, Size, Spacing
 
 BOTH = pytest.mark.parametrize("rules", ["reference", "accurate"])
@@ -177,24 +178,12 @@ def test_labels_survive_a_round_trip_in_any_orientation(
     original, labels = Geometry(size, spacing, (3.0, -7.0, 11.0), direction), ball(size, spacing)
     grid, reorientation = original.canonical()
     classes = resample_classes(reorientation.apply(labels), 2, grid.spacing, target, rules)
-    probabilities = np.stack([classes == index for index in range(2)]).astype(np.float32)
-    restored = reorientation.undo(resample_onto(probabilities, grid.resampled(target), grid).argmax(axis=0))
+    shares = [
+        resample_onto(torch.from_numpy(classes == index).float(), grid.resampled(target), grid).numpy()
+        for index in range(2)
+    ]
+    restored = reorientation.undo(np.argmax(shares, axis=0))
     assert 2 * (restored * labels).sum() / (restored.sum() + labels.sum()) >= dice
-
-
-def test_probabilities_respect_the_origin() -> None:
-    source = Geometry((4, 1, 1), (2.0, 1.0, 1.0), (10.0, 0.0, 0.0))
-    target = Geometry((4, 1, 1), (1.0, 1.0, 1.0), (13.0, 0.0, 0.0))
-    ramp = np.arange(4, dtype=np.float32).reshape(1, 4, 1, 1)
-    assert resample_onto(ramp, source, target).ravel().tolist() == [1.5, 2.0, 2.5, 3.0]
-    assert resample_onto(ramp, source, replace(target, origin=(0.0, 0.0, 0.0))).ravel().tolist() == [0, 0, 0, 0]
-
-
-def test_grids_with_different_directions_are_refused() -> None:
-    source = Geometry((2, 2, 2), ISOTROPIC)
-    flipped = replace(source, direction=(-1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0))
-    with pytest.raises(ValueError, match="different directions"):
-        resample_onto(np.zeros((1, 2, 2, 2), np.float32), source, flipped)
 
 
 def lost(classes: LabelMap, found: LabelMap, spacing: Spacing, target: Spacing) -> list[int]:

@@ -1,16 +1,19 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from inference.settings import settings
+from scipy import ndimage
 
 from mist_ops.config import StudyConfig, override
 from mist_ops.dataset import Case
 from mist_ops.imaging.geometry import CaseGeometry, Geometry
 from mist_ops.imaging.nifti import write_image, write_labels
-from mist_ops.inference.restore import restore
+from mist_ops.inference.restore import resample_onto, restore
 from mist_ops.preprocessing.case import preprocess
 from mist_ops.types import Box, LabelMap, Spacing
 
@@ -106,3 +109,33 @@ def test_probabilities_of_another_shape_are_refused() -> None:
     whole = Geometry((3, 1, 1), (1.0, 1.0, 1.0))
     with pytest.raises(ValueError, match=r"shape \(3, 3, 1, 1\) and not \(2, 3, 1, 1\)"):
         restore(np.zeros((3, 3, 1, 1), dtype=np.float32), CaseGeometry(whole, None, whole), [0, 1])
+
+
+def test_probabilities_respect_the_origin() -> None:
+    source = Geometry((4, 1, 1), (2.0, 1.0, 1.0), (10.0, 0.0, 0.0))
+    target = Geometry((4, 1, 1), (1.0, 1.0, 1.0), (13.0, 0.0, 0.0))
+    ramp = torch.arange(4.0).reshape(4, 1, 1)
+    assert resample_onto(ramp, source, target).ravel().tolist() == [1.5, 2.0, 2.5, 3.0]
+    assert resample_onto(ramp, source, replace(target, origin=(0.0, 0.0, 0.0))).ravel().tolist() == [0, 0, 0, 0]
+
+
+def test_grids_with_different_directions_are_refused() -> None:
+    source = Geometry((2, 2, 2), (1.0, 1.0, 1.0))
+    flipped = replace(source, direction=(-1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0))
+    with pytest.raises(ValueError, match="different directions"):
+        resample_onto(torch.zeros((2, 2, 2)), source, flipped)
+
+
+def test_interpolation_is_that_of_matrices_in_double_precision() -> None:
+    source = Geometry((20, 15, 11), (1.0, 1.5, 2.0), (0.2, -0.3, 0.4))
+    target = Geometry((37, 40, 19), (0.6, 0.55, 1.3), (-0.5, 0.0, 0.1))
+    values = np.random.default_rng(0).random(source.size, dtype=np.float32)
+    positions = [
+        ((end - begin + np.arange(count) * step) / spacing).clip(0, voxels - 1)
+        for begin, end, count, step, spacing, voxels in zip(
+            source.origin, target.origin, target.size, target.spacing, source.spacing, source.size, strict=True
+        )
+    ]
+    expected = ndimage.map_coordinates(values.astype(np.float64), np.meshgrid(*positions, indexing="ij"), order=1)
+    found = resample_onto(torch.from_numpy(values), source, target)
+    np.testing.assert_allclose(found.numpy(), expected, atol=3e-7)

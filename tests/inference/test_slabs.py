@@ -22,8 +22,8 @@ from mist_ops.imaging.geometry import CaseGeometry, Geometry
 from mist_ops.imaging.nifti import write_image
 from mist_ops.inference import case
 from mist_ops.inference.restore import restore, restore_slabs
-from mist_ops.inference.slabs import Slab, divide, reach, slab_bytes
-from mist_ops.inference.sliding_window import memory_budget, predict, predict_slabs
+from mist_ops.inference.slabs import Division, Slab, Windows, divide
+from mist_ops.inference.sliding_window import MAIN_MEMORY, predict, predict_slabs
 from mist_ops.types import Size
 
 CPU = torch.device("cpu")
@@ -90,17 +90,13 @@ def test_no_slab_is_in_memory_while_the_next_is_computed(tmp_path: Path, monkeyp
     assert len(earlier) > 2
 
 
-def test_the_budget_is_larger_on_a_machine_with_a_gpu() -> None:
-    assert memory_budget(CPU) == 3 * 2**30 <= memory_budget(torch.device("cuda"))
-
-
 def test_a_small_volume_is_one_slab() -> None:
     [(slab, _)] = predict_slabs(networks(1), image((37, 9, 10)), config(), CPU)
     assert slab == Slab(0, 0, 37)
 
 
 def test_a_volume_no_larger_than_a_patch_is_never_divided() -> None:
-    assert divide((8, 7, 6), (8, 8, 8), 0.5, 3, budget=0) == [Slab(0, 0, 8)]
+    assert divide(Windows((8, 7, 6), (8, 8, 8), 0.5), 3, budget=0).slabs == [Slab(0, 0, 8)]
 
 
 @given(
@@ -108,25 +104,58 @@ def test_a_volume_no_larger_than_a_patch_is_never_divided() -> None:
     patch=st.sampled_from([8, 16, 24]),
     overlap=st.sampled_from([0.0, 0.25, 0.5, 0.8]),
     budget=st.integers(0, 10**6),
+    mirrored=st.booleans(),
 )
-def test_slabs_cover_each_plane_once_and_reach_all_their_windows(
-    size: Size, patch: int, overlap: float, budget: int
+def test_slabs_cover_each_plane_once_and_windows_each_voxel(
+    size: Size, patch: int, overlap: float, budget: int, mirrored: bool
 ) -> None:
-    slabs = divide(size, (patch, patch, patch), overlap, 3, budget)
-    planes = max(size)
+    windows = Windows(size, (patch, patch, patch), overlap, 8 if mirrored else 1, mirrored)
+    slabs = divide(windows, 3, budget).slabs
     assert [slab.start for slab in slabs] == [0, *(slab.stop for slab in slabs[:-1])]
-    assert slabs[-1].stop == planes
-    for slab in slabs:
-        seen = reach(slab, planes, patch, overlap)
-        assert seen.start <= slab.start < slab.stop <= seen.stop <= planes
+    assert slabs[-1].stop == max(size)
+    for axis, voxels in enumerate(size):
+        starts = windows.starts(axis, mirrored)
+        assert starts[0] <= 0
+        assert starts[-1] + patch >= voxels
+        assert all(other - one <= patch for one, other in pairwise(starts))
 
 
-def test_a_large_ct_fits_the_budget() -> None:
-    size, patch = (512, 512, 400), (128, 128, 128)
-    slabs = divide(size, patch, 0.5, 10, memory_budget(CPU))
-    assert slab_bytes(slabs, size, patch, 0.5, 10) <= 3 * 2**30
-    assert slab_bytes(slabs[:1], size, patch, 0.5, 10) >= 10**9
-    assert sum(reach(slab, 512, 128, 0.5).thickness for slab in slabs) <= 2 * 512
+def test_a_large_ct_fits_the_budget_and_computes_no_window_twice() -> None:
+    windows = Windows((512, 512, 400), (128, 128, 128), 0.5)
+    division = divide(windows, 10, MAIN_MEMORY)
+    assert division.kept
+    assert 10**9 <= division.bytes_needed(windows, 10) <= MAIN_MEMORY
+
+
+def test_sums_of_many_flips_are_not_kept_if_windows_computed_twice_need_less_memory() -> None:
+    windows = Windows((512, 512, 400), (128, 128, 128), 0.5, turns=8, mirrored=True)
+    division = divide(windows, 10, MAIN_MEMORY + 2**30)
+    assert not division.kept
+    assert division.bytes_needed(windows, 10) < Division(division.slabs, kept=True).bytes_needed(windows, 10)
+
+
+def test_a_whole_body_ct_with_118_classes_fits_on_a_gpu_without_computing_a_window_twice() -> None:
+    windows = Windows((512, 512, 531), (128, 128, 128), 0.5)
+    division = divide(windows, 118, budget=38 * 2**30)
+    assert division.kept
+    assert division.bytes_needed(windows, 118) <= 38 * 2**30
+
+
+@pytest.mark.parametrize("strategy", ["none", "all_flips"])
+@pytest.mark.parametrize("share", [0, 0.6])
+def test_each_window_is_computed_once_if_sums_are_kept(strategy: str, share: float) -> None:
+    chosen, size = config(**{"inference.tta.strategy": strategy}), (37, 9, 10)
+    seen: list[int] = []
+    model = networks(1)[0]
+    model.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    turns = 1 if strategy == "none" else 8
+    windows = Windows(size, (8, 8, 8), 0.5, turns, strategy != "none")
+    whole = Division([Slab(0, 0, 37)], kept=True).bytes_needed(windows, 3)
+    slabs = [slab for slab, _ in predict_slabs([model], image(size), chosen, CPU, budget=int(share * whole))]
+    once = turns * len(windows.starts(0)) * len(windows.starts(1)) * len(windows.starts(2))
+    division = divide(windows, 3, int(share * whole))
+    assert len(slabs) > 1
+    assert (sum(seen) == once) == division.kept
 
 
 GRIDS = {
@@ -149,5 +178,6 @@ def test_slabs_are_restored_to_the_labels_of_the_whole_volume(original: Geometry
     slabs = [Slab(axis, max(start - 1, 0), stop) for start, stop in pairwise(cuts)]
     parts = [(slab, scores[(slice(None),) * (axis + 1) + (slice(slab.start, slab.stop),)]) for slab in slabs]
     whole = restore(scores, geometry, [0, 5, 7])
-    assert np.array_equal(restore_slabs(parts, geometry, [0, 5, 7]), whole)
+    tensors = [(slab, torch.from_numpy(np.ascontiguousarray(part))) for slab, part in parts]
+    assert np.array_equal(restore_slabs(tensors, geometry, [0, 5, 7]), whole)
     assert set(np.unique(whole)) == {0, 5, 7}

@@ -1,15 +1,14 @@
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 import torch
 from inference.settings import settings
+from monai.inferers.inferer import SlidingWindowInferer
 from torch import Tensor, nn
 
 from mist_ops.config import StudyConfig, override
-from mist_ops.inference.slabs import Slab
-from mist_ops.inference.sliding_window import _inferer, _place, predict, predict_slabs
+from mist_ops.inference.flips import flip, flips
+from mist_ops.inference.sliding_window import plan, predict, predict_slabs, window_batch
 
 CPU = torch.device("cpu")
 
@@ -69,13 +68,34 @@ def test_a_mirrored_image_gives_the_mirrored_prediction() -> None:
     torch.testing.assert_close(mirrored.flip(1, 3), found)
 
 
-def test_buffered_stitching_gives_the_same_logits() -> None:
-    # On a GPU without room, logits are stitched in main memory a slab at a time; the arithmetic is the same here.
-    plain, buffered = (_inferer(config(), CPU, CPU) for _ in range(2))
-    buffered.buffer_steps = 1
-    model: Callable[..., Tensor] = convolution(0)
+@pytest.mark.parametrize("size", [(37, 12, 18), (9, 7, 5), (16, 33, 20)])
+@pytest.mark.parametrize("strategy", ["none", "all_flips"])
+@pytest.mark.parametrize("blending", ["gaussian", "constant"])
+@pytest.mark.parametrize("overlap", [0.5, 0.3])
+def test_windows_are_stitched_as_by_monai(
+    size: tuple[int, int, int], strategy: str, blending: str, overlap: float
+) -> None:
+    chosen = config(strategy, blending, **{"inference.inferer.params.patch_overlap": overlap})
+    inferer, model = SlidingWindowInferer((16, 16, 16), 2, overlap, mode=blending), convolution(0)
+    turns = flips(chosen.inference.tta)
     with torch.inference_mode():
-        torch.testing.assert_close(buffered(image(), model), plain(image(), model))
+        expected = [flip(inferer(flip(image(size=size), axes), model), axes).softmax(1)[0] for axes in turns]
+    found = predict([model], image(size=size), chosen, CPU)
+    torch.testing.assert_close(found, torch.stack(expected).mean(0), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("batch", [1, 5, 8, 1000])
+def test_flips_in_one_batch_have_the_probabilities_of_single_windows(batch: int) -> None:
+    sizes: list[int] = []
+    model = convolution(0)
+    model.register_forward_pre_hook(lambda _, windows: sizes.append(len(windows[0])))
+    alone, together = (
+        predict([model], image(), config(**{"inference.inferer.params.sw_batch_size": most}), CPU)
+        for most in (1, batch)
+    )
+    torch.testing.assert_close(together, alone, rtol=0, atol=1e-6)
+    windows = 8 * 2 * 1 * 2
+    assert sizes[windows:] == [batch] * (windows // batch) + [windows % batch] * (windows % batch > 0)
 
 
 @pytest.mark.parametrize("budget", [2**31, 2**18])
@@ -88,14 +108,13 @@ def test_probabilities_added_on_a_device_are_those_added_in_main_memory(budget: 
     assert all(map(torch.equal, found, expected))
 
 
-@pytest.mark.parametrize(("free", "place"), [(2**30, "cuda"), (2**18, "cpu")])
+@pytest.mark.parametrize(("free", "place"), [(2**30, "cuda"), (2**16, "cpu")])
 def test_a_gpu_holds_probabilities_that_fit_into_its_free_memory(
     monkeypatch: pytest.MonkeyPatch, free: int, place: str
 ) -> None:
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 2**30))
-    slab = Slab(0, 0, 20)
-    assert _place(image(), slab, config(), torch.device("cuda")).type == place
-    assert _place(image(), slab, config(), CPU) == CPU
+    assert plan((20, 12, 18), config(), torch.device("cuda"), 1).place.type == place
+    assert plan((20, 12, 18), config(), CPU, 1).place == CPU
 
 
 def test_a_prediction_does_not_change_the_image() -> None:
@@ -106,7 +125,7 @@ def test_a_prediction_does_not_change_the_image() -> None:
 
 def test_windows_are_batched_as_configured_or_by_device() -> None:
     gpu = torch.device("cuda")
-    assert _inferer(config(), CPU, CPU).sw_batch_size == _inferer(config(), CPU, gpu).sw_batch_size == 2
+    assert window_batch(config(), CPU) == window_batch(config(), gpu) == 2
     unset = config(**{"inference.inferer.params.sw_batch_size": None, "training.batch_size_per_gpu": 3})
-    assert _inferer(unset, CPU, CPU).sw_batch_size == 1
-    assert _inferer(unset, CPU, gpu).sw_batch_size == 6
+    assert window_batch(unset, CPU) == 1
+    assert window_batch(unset, gpu) == 6

@@ -9,6 +9,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from expect import refuses
 from scipy.ndimage import gaussian_filter
 
@@ -18,7 +19,7 @@ from mist_ops.dataset import Case
 from mist_ops.errors import CaseError
 from mist_ops.imaging.geometry import Geometry
 from mist_ops.imaging.nifti import write_image, write_labels
-from mist_ops.imaging.resample import resample_onto
+from mist_ops.inference.restore import resample_onto
 from mist_ops.preprocessing.case import preprocess, write_case
 from mist_ops.records.arrays import describe_reduced, read_record, reduced_labels
 from mist_ops.study import Study
@@ -207,8 +208,11 @@ def test_a_preprocessed_mask_is_restored_to_the_original_grid(case: Case, labels
     assert made.classes is not None
     assert made.geometry.box is not None
     grid, reorientation = made.geometry.canonical()
-    shares = np.stack([made.classes == index for index in range(3)]).astype(np.float32)
-    restored = reorientation.undo(resample_onto(shares, made.geometry.preprocessed, grid).argmax(axis=0))
+    shares = [
+        resample_onto(torch.from_numpy(made.classes == index).float(), made.geometry.preprocessed, grid).numpy()
+        for index in range(3)
+    ]
+    restored = reorientation.undo(np.argmax(shares, axis=0))
     truth = labels[made.geometry.box.slices]
     np.testing.assert_array_equal(np.array([0, 1, 4])[restored] > 0, truth > 0)
 
