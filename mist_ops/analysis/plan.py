@@ -265,9 +265,8 @@ def warnings(fingerprints: Sequence[CaseFingerprint], config: StudyConfig) -> li
     shared = [case for case in fingerprints if case.shared_forms]
     if shared:
         found.append(
-            f"The files of {few([case.id for case in shared])} have different grids by the parts of their headers that "
-            f"are used here, and the same grid by others ({shared[0].shared_forms}), as masks that ITK wrote. They are "
-            "used voxel by voxel."
+            f"The files of {few([case.id for case in shared])} are on the same grid only by {shared[0].shared_forms}, "
+            "which programs choose differently; ITK writes such masks. They are used voxel by voxel."
         )
     found += range_warnings({case.id: case.ranges for case in fingerprints}, config.dataset_info.modality)
     outside = sum(case.hu.outside for case in fingerprints if case.hu)

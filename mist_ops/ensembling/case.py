@@ -184,8 +184,8 @@ def _check_grids(files: Sequence[Path], grids: Sequence[Geometry]) -> None:
             )
         if grids[0].shared_forms(grid):
             _LOG.warning(
-                "%s and %s are on one grid only by parts of their headers that are not used here. They are combined "
-                "voxel by voxel.",
+                "%s and %s are on the same grid only by a form in their headers that is not used here. They are "
+                "combined voxel by voxel.",
                 path,
                 files[0],
             )

@@ -169,8 +169,8 @@ def write_evaluation(
     shared = [case_id for case_id, row in ordered.items() if row.shared_forms]
     if shared:
         _LOG.warning(
-            "Mask and prediction of %s are on different grids by the parts of their headers that are used here, and on "
-            "the same grid by others, as masks that ITK wrote. They are compared voxel by voxel.",
+            "Mask and prediction of %s are on the same grid only by a form in their headers that is not used here, as "
+            "masks written by ITK. They are compared voxel by voxel.",
             few(shared),
         )
 

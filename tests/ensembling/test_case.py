@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from expect import refuses
+from imaging.headers import SIZE, itk_grid, stored, written_by_itk
 
-from mist_ops.ensembling.case import check_backend, combine_labels, combine_probabilities, find_predictions
+from mist_ops.ensembling.case import Predictions, check_backend, combine_labels, combine_probabilities, find_predictions
 from mist_ops.ensembling.probabilities import mean
 from mist_ops.errors import CaseError, ConfigError, DatasetError
 from mist_ops.imaging.geometry import Geometry
@@ -115,3 +116,21 @@ def test_an_unknown_backend_is_refused_with_a_guess() -> None:
 def test_the_mean_is_computed_in_double_precision() -> None:
     thirds = [np.full((1, 1, 1), value, dtype=np.float32) for value in (1e8, 1.0, -1e8)]
     assert mean(thirds)[0, 0, 0] == np.float32(1 / 3)
+
+
+def test_masks_on_one_grid_by_another_form_are_combined_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    mask = np.zeros(SIZE, dtype=np.uint8)
+    mask[1:3, 1:3, 1] = 1
+    moved = np.eye(4)
+    moved[0, 3] = 20.0
+    first = stored(tmp_path / "a.nii", mask, np.eye(4), moved, (2, 1))
+    second = written_by_itk(first, tmp_path / "b.nii", mask)
+    combine_labels(Predictions("p", (first, second)), "majority_vote", tmp_path / "out")
+    assert "on the same grid only by a form" in caplog.text
+    np.testing.assert_array_equal(read_labels(tmp_path / "out" / "p.nii.gz")[0], mask)
+    np.testing.assert_array_equal(itk_grid(tmp_path / "out" / "p.nii.gz"), itk_grid(first))
+    other = stored(tmp_path / "c.nii", mask, 2 * moved, 2 * moved, (1, 1))
+    with refuses("grid-mismatch", CaseError):
+        combine_labels(Predictions("p", (first, other)), "majority_vote", tmp_path / "out")
