@@ -129,7 +129,7 @@ class Replacement:
         }
 
     def _relative(self, path: Path) -> str:
-        return os.path.relpath(path.parent.resolve() / path.name, self._folder.resolve())
+        return os.path.relpath(path.absolute(), self._folder.absolute())
 
 
 @contextmanager
@@ -181,8 +181,27 @@ def _settle(folder: Path) -> None:
             fcntl.flock(stream, fcntl.LOCK_EX)
             if journal.exists():
                 with suppress(ValueError):  # after a power failure
-                    _carry_out(folder.resolve(), json.load(stream))
+                    _carry_out(folder.resolve(), _checked(json.load(stream)))
                 journal.unlink()
+
+
+def _checked(listed: Any) -> Json:
+    """Return what a journal lists if all of it is in its folder: the folder may come from somebody else.
+
+    Raises:
+        ValueError: It is not, or this is no journal.
+    """
+    try:
+        moves = [(str(source), str(path), str(old)) for source, path, old in listed["moves"]]
+        removed = [str(name) for name in listed["removed"]]
+    except (TypeError, KeyError) as error:
+        raise ValueError("not a journal") from error
+    if not all(Path(old).name.startswith(_TEMPORARY) for _, _, old in moves):
+        raise ValueError("not a journal")
+    for name in (*removed, *(name for move in moves for name in move)):
+        if Path(name).is_absolute() or ".." in Path(name).parts or not Path(name).parts:
+            raise ValueError(f"{name} is not below the folder of the journal")
+    return {"moves": moves, "removed": removed}
 
 
 def _carry_out(folder: Path, listed: Json) -> None:

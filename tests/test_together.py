@@ -87,3 +87,29 @@ def test_a_failure_leaves_everything_as_it_was(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError):
         break_off(tmp_path)
     assert state(tmp_path) == {"a": "old"}
+
+
+@pytest.mark.parametrize(
+    "journal",
+    [
+        "",
+        "[]",
+        '{"moves": 3, "removed": []}',
+        '{"moves": [["a"]], "removed": []}',
+        '{"moves": [["a", "../out", ".tmp-a"]], "removed": []}',
+        '{"moves": [["../out", "b", ".tmp-a"]], "removed": []}',
+        '{"moves": [["a", "b", "out"]], "removed": []}',
+        '{"moves": [["a", "b", "../out/.tmp-a"]], "removed": []}',
+        '{"moves": [], "removed": ["../out/file"]}',
+    ],
+)
+def test_a_journal_of_somebody_else_cannot_reach_beyond_its_folder(tmp_path: Path, journal: str) -> None:
+    folder, out = tmp_path / "folder", tmp_path / "out"
+    for path in (folder / "a", out / "file"):
+        path.parent.mkdir()
+        path.write_text("old")
+    (folder / ".replacing-1").write_text(journal)
+    settle(folder)
+    assert state(out) == {"file": "old"}
+    assert (folder / "a").read_text() == "old"
+    assert not (folder / ".replacing-1").exists()
