@@ -50,6 +50,12 @@ class GridHeader:
     xyzt_units: int = _MILLIMETERS
     dim_info: int = 0
 
+    def __post_init__(self) -> None:
+        """Refuse numbers that a header cannot hold, as a damaged record may."""
+        codes, fields = (self.sform_code, self.qform_code), (self.xyzt_units, self.dim_info)
+        if not all(abs(code) < 2**15 for code in codes) or not all(0 <= field < 2**8 for field in fields):
+            raise ValueError(f"a header cannot hold the codes {codes} and {fields}")
+
     @classmethod
     def of(cls, image: SpatialImage) -> GridHeader | None:
         """Return the fields of an image; None if it is not NIfTI, and if they are not finite.

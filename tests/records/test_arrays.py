@@ -98,6 +98,10 @@ def test_a_record_keeps_the_header_of_the_scan(study: Study, case: Case) -> None
     header = GridHeader(1, (row, row, row), 2, (0.1, 0.2, 0.3), (4.0, 5.0, 6.0), (-1.0, 1.0, 2.0, 3.0), 11, 57)
     write(study, case, replace(GRIDS, original=replace(GRID, header=header)))
     assert read_record(study, case.id).original.header == header
+    path = study.geometry(case.id)
+    path.write_text(path.read_text().replace('"sform_code": 1', '"sform_code": 100000'))
+    with refuses("record-invalid", CaseError, file=path):
+        read_record(study, case.id)
 
 
 @pytest.mark.parametrize("changed", ["t1", "mask"])
