@@ -154,7 +154,7 @@ def together(folder: Path) -> Iterator[Replacement]:
             new.temporary.append(journal)
             listed = new.as_json()
             with journal.open("w") as stream:
-                fcntl.flock(stream, fcntl.LOCK_EX)  # others wait until this process has carried it out or died
+                _lock(stream)  # others wait until this process has carried it out or died
                 json.dump(listed, stream)
                 stream.flush()
                 visible = folder / f"{_JOURNAL}{secrets.token_hex(4)}"
@@ -178,11 +178,17 @@ def _settle(folder: Path) -> None:
     for name in [name for name in os.listdir(folder) if name.startswith(_JOURNAL)]:  # noqa: PTH208 - often called
         journal = folder / name
         with suppress(OSError), journal.open("r+") as stream:
-            fcntl.flock(stream, fcntl.LOCK_EX)
+            _lock(stream)
             if journal.exists():
                 with suppress(ValueError):  # after a power failure
                     _carry_out(folder.resolve(), _checked(json.load(stream)))
                 journal.unlink()
+
+
+def _lock(stream: IO[str]) -> None:
+    """Lock an open file, if its file system can: Lustre often cannot."""
+    with suppress(OSError):
+        fcntl.flock(stream, fcntl.LOCK_EX)
 
 
 def _checked(listed: Any) -> Json:

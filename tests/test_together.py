@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import subprocess
 import sys
 from pathlib import Path
@@ -113,3 +115,13 @@ def test_a_journal_of_somebody_else_cannot_reach_beyond_its_folder(tmp_path: Pat
     assert state(out) == {"file": "old"}
     assert (folder / "a").read_text() == "old"
     assert not (folder / ".replacing-1").exists()
+
+
+def test_a_file_system_without_locks_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def flock(*_: object) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with together(tmp_path) as files:
+        files.write(tmp_path / "a").write_text("new")
+    assert state(tmp_path) == {"a": "new"}
