@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -26,6 +27,8 @@ from mist_ops.records.arrays import Inputs, Volumes, restamp, write_record
 from mist_ops.steps import view
 from mist_ops.study import Study
 from mist_ops.types import Box, Channels, Image, LabelMap, Size, by
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -118,7 +121,8 @@ def _common_grid(channels: list[Path], mask: Path | None) -> Geometry:
     first, *others = [*channels, *([mask] if mask else [])]
     grid = read_geometry(first)
     for path in others:
-        differences = grid.differences(read_geometry(path))
+        other = read_geometry(path)
+        differences = grid.differences(other)
         if differences:
             raise ImageError(
                 f"{first} and {path} have different grids: {'; '.join(differences)}. All files of a case must have the "
@@ -126,6 +130,13 @@ def _common_grid(channels: list[Path], mask: Path | None) -> Geometry:
                 code="grid-mismatch",
                 file=path,
                 found=differences,
+            )
+        if mask is None and grid.shared_forms(other):  # with a mask, the analysis reports it
+            _LOG.warning(
+                "%s and %s are on the same grid only by a form in their headers that is not used here. They are used "
+                "voxel by voxel.",
+                first,
+                path,
             )
     return grid
 

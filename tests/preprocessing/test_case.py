@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from expect import refuses
+from imaging.headers import SIZE, stored
 from scipy.ndimage import gaussian_filter
 
 from mist_ops import steps
@@ -354,3 +355,22 @@ def test_volumes_of_labels_are_recorded_before_and_after(tmp_path: Path, keep: b
     else:
         assert found == {case.id: {4: (2.0, 0.0)}}
         assert "label 4 is lost in 1 patient (007)" in describe_reduced(found)
+
+
+def test_channels_on_one_grid_by_another_form_are_used_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    voxels = np.random.default_rng(0).normal(100, 20, SIZE).astype(np.float32)
+    moved = np.eye(4)
+    moved[1, 3] = 20.0
+    images = {
+        "t1": stored(tmp_path / "t1.nii", voxels, np.eye(4), moved, (2, 1)),
+        "t2": stored(tmp_path / "t2.nii", voxels, moved, moved, (1, 1)),
+    }
+    config = settings((1.0, 1.0, 1.0), images=["t1", "t2"], skip=True)
+    made = preprocess(Case("p", images), config, None)
+    np.testing.assert_array_equal(made.image, np.stack([voxels, voxels], axis=-1))
+    assert "t2.nii are on the same grid only by a form" in caplog.text
+    stored(tmp_path / "t2.nii", voxels, 2 * moved, 2 * moved, (1, 1))
+    with refuses("grid-mismatch", CaseError, case="p"):
+        preprocess(Case("p", images), config, None)
