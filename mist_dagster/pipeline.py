@@ -191,7 +191,7 @@ def _link(context: dg.OpExecutionContext, run: dg.DagsterRun) -> None:
 def plan_job(study: Study, build: Build) -> dg.JobDefinition:
     """The job that does what ``mist_plan --apply`` does."""
 
-    @dg.op(name=f"{study.key}__plan_op", description="Find what is stale, and rebuild just that.")
+    @dg.op(name=f"{study.key}__rebuild_stale", description="Find what is stale, and rebuild just that.")
     def plan(context: dg.OpExecutionContext, config: PlanRun, progress: dg.ResourceParam[Progress]) -> None:
         found = status(study, context.instance, context.run_id)
         outputs = stale_outputs(context.instance, study, found)

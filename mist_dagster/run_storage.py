@@ -35,7 +35,12 @@ class WaitingSqliteRunStorage(SqliteRunStorage):
 
     def add_run(self, dagster_run: DagsterRun) -> DagsterRun:
         """Store a new run, with the tags that it lacks."""
-        return super().add_run(dagster_run.with_tags({**_tags(dagster_run), **dagster_run.tags}))
+        return super().add_run(tagged(dagster_run))
+
+
+def tagged(run: DagsterRun) -> DagsterRun:
+    """Return a run with the tags that it lacks: its user, study and stage, and its place in the queue."""
+    return run.with_tags({**_tags(run), **run.tags})
 
 
 def _tags(run: DagsterRun) -> dict[str, str]:

@@ -33,7 +33,7 @@ class EnsembleTool(dg.Config):
     workers: int = Field(1, description="Processes that combine cases.")
 
 
-@tool_asset("nifti", made_from=["prediction"])
+@tool_asset("nifti")
 def ensemble(
     context: dg.AssetExecutionContext, config: EnsembleTool, progress: dg.ResourceParam[Progress]
 ) -> dg.MaterializeResult:

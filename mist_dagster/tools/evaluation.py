@@ -37,7 +37,7 @@ class EvaluationTool(dg.Config):
     absent: AbsentScore = Field(AbsentScore["best"], description="Score of a class that is in neither mask.")
 
 
-@tool_asset("csv", made_from=["prediction", "postprocessed", "ensemble"])
+@tool_asset("csv")
 def evaluation(
     context: dg.AssetExecutionContext, config: EvaluationTool, progress: dg.ResourceParam[Progress]
 ) -> dg.MaterializeResult:

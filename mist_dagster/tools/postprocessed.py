@@ -31,7 +31,7 @@ class PostprocessTool(dg.Config):
     workers: int = Field(1, description="Processes that postprocess cases.")
 
 
-@tool_asset("nifti", made_from=["prediction", "ensemble"])
+@tool_asset("nifti")
 def postprocessed(
     context: dg.AssetExecutionContext, config: PostprocessTool, progress: dg.ResourceParam[Progress]
 ) -> dg.MaterializeResult:

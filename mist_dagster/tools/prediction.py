@@ -32,7 +32,7 @@ class PredictionTool(dg.Config):
     device: Optional[str] = Field(None, description="cpu, cuda or a GPU number; a GPU if there is one.")  # noqa: UP045
 
 
-@tool_asset("pytorch", made_from=["averaged_weights"], pool="gpu")
+@tool_asset("pytorch", pool="gpu")
 def prediction(
     context: dg.AssetExecutionContext, config: PredictionTool, progress: dg.ResourceParam[Progress]
 ) -> dg.MaterializeResult:

@@ -32,7 +32,7 @@ class RankingTool(dg.Config):
     significance_csv: Optional[str] = Field(None, description="Table of pairwise p-values.")  # noqa: UP045
 
 
-@tool_asset("csv", made_from=["evaluation"])
+@tool_asset("csv")
 def ranking(context: dg.AssetExecutionContext, config: RankingTool) -> dg.MaterializeResult:
     """A table of strategies by their mean rank."""
     tables, directions = [Path(path) for path in config.results], _path(config.directions)

@@ -1,6 +1,6 @@
 """What the assets of all tools share: their place in the graph, and what is recorded of an output."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,24 +13,21 @@ from mist_ops.errors import few
 from mist_ops.files import file_hash, json_hash
 
 
-def tool_asset(
-    kind: str, made_from: Iterable[str] = (), pool: str | None = None
-) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
+def tool_asset(kind: str, pool: str | None = None) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
     """Decorate the asset of a tool.
+
+    It has no upstream assets, as its inputs may be any files: the UI would warn of those that were never materialized.
+    What produced the files is in the metadata of each output.
 
     Args:
         kind: What an output is, for the icon in the UI.
-        made_from: Tools whose outputs are common inputs. The edges are for the graph only: which outputs a run used is
-            in its metadata, so the partition mapping is empty.
         pool: Dagster's pool that limits how many run at once.
     """
-    none_in_general = dg.SpecificPartitionsPartitionMapping([])
     return dg.asset(
         key_prefix=["tools"],
         group_name="tools",
         partitions_def=OUTPUTS,
         code_version=CODE_VERSION,
-        deps=[dg.AssetDep(dg.AssetKey(["tools", name]), partition_mapping=none_in_general) for name in made_from],
         kinds={kind},
         pool=pool,
     )

@@ -42,7 +42,7 @@ ALLOWED = {
     "tests/dagster/staleness.py",
     "tests/dagster/test_dagster_private.py",
 }
-PUBLIC = {"dagster", "dagster_celery", "dagster_celery.app"}
+PUBLIC = {"dagster", "dagster_celery", "dagster_celery.app", "dagster_postgres"}
 
 
 def imported(source: str) -> Iterator[str]:

@@ -47,10 +47,11 @@ def record(tool: str, output: str) -> dict[str, Any]:
     return {name: value.value for name, value in made.metadata.items()}
 
 
-def test_all_tools_stand_in_one_graph() -> None:
+def test_no_tool_needs_an_output_of_another() -> None:
     graph = build_definitions([], tools=TOOLS).resolve_asset_graph()
     assert {key.path[-1] for key in graph.get_all_asset_keys()} == set(TOOLS)
-    assert graph.toposorted_asset_keys
+    # The UI warns of upstream assets that were never materialized, and inputs may come from elsewhere.
+    assert not any(graph.get(key).parent_keys for key in graph.get_all_asset_keys())
 
 
 def evaluate(study: Study, paths: str, output: str) -> int:

@@ -1,6 +1,7 @@
 """Studies on a cluster: PostgreSQL, Redis and two Celery workers in place of two machines."""
 
 import contextlib
+import getpass
 import importlib.util
 import os
 import re
@@ -20,8 +21,9 @@ from expect import refuses
 from tiny import TINY
 
 from mist_dagster import cli
-from mist_dagster.definitions import defs
+from mist_dagster.definitions import build_definitions, defs
 from mist_dagster.instance.home import instance
+from mist_dagster.instance.studies import register, registered_studies
 from mist_dagster.launch import CODE_LOCATION, LAUNCH, RELOAD
 from mist_dagster.partitions import study_partitions
 from mist_dagster.runtime.executors import executor, in_process
@@ -63,8 +65,9 @@ def test_the_definitions_run_in_process_by_default(home: Path, monkeypatch: pyte
 def test_cluster_and_single_machine_have_the_same_settings_except_for_storage() -> None:
     single = yaml.safe_load((ROOT / "mist_dagster" / "dagster.yaml").read_text())
     cluster = yaml.safe_load((DEPLOY / "celery" / "dagster.yaml").read_text())
-    assert cluster.pop("storage") == {"postgres": {"postgres_url": {"env": "MIST_POSTGRES"}}}
-    del single["event_log_storage"], single["run_storage"], single["schedule_storage"]
+    for storage in ("event_log_storage", "run_storage", "schedule_storage"):
+        assert cluster.pop(storage)["config"] == {"postgres_url": {"env": "MIST_POSTGRES"}}
+        del single[storage]
     assert cluster == single
 
 
@@ -107,6 +110,28 @@ def postgres(log: Path) -> Iterator[str]:
             ready = [DATABASE / "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(port)]
             wait_until(lambda: subprocess.run(ready, check=False).returncode == 0, 60)
             yield f"postgresql+psycopg2://mist@127.0.0.1:{port}/postgres"
+
+
+@pytest.mark.skipif(
+    not importlib.util.find_spec("dagster_postgres") or not (DATABASE / "initdb").exists(),
+    reason="mist-dagster[celery] and PostgreSQL are not both installed",
+)
+def test_runs_of_selected_assets_have_tags_in_postgresql(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As ``dagster asset materialize``, a backfill and the UI start them, which know no tags."""
+    home = tmp_path / "dagster_home"
+    home.mkdir()
+    shutil.copy(DEPLOY / "celery" / "dagster.yaml", home)
+    monkeypatch.setenv("DAGSTER_HOME", str(home))
+    with postgres(tmp_path / "postgres.log") as url:
+        monkeypatch.setenv("MIST_POSTGRES", url)
+        register(tmp_path / "results", name="study")
+        with instance() as records:
+            job = build_definitions(registered_studies()).resolve_implicit_global_asset_job_def()
+            key = dg.AssetKey(["study", "fold_model"])
+            run = records.create_run_for_job(job.get_subset(asset_selection={key}), asset_selection={key})
+            tags = records.get_run_by_id(run.run_id).tags
+    expected = {"mist/study": "study", "mist/stage": "train", "dagster/priority": "0", "user": getpass.getuser()}
+    assert {name: tags.get(name) for name in expected} == expected
 
 
 def worker(queue: str, log: Path) -> contextlib.AbstractContextManager[None]:

@@ -195,7 +195,7 @@ def test_a_job_makes_just_that_again(copied_study: Study) -> None:
     study.model(1).unlink()
     job = build_definitions([study]).resolve_job_def(f"{study.key}__make_current")
     with instance() as opened:
-        config = {"ops": {f"{study.key}__plan_op": {"config": {"device": "cpu"}}}}
+        config = {"ops": {f"{study.key}__rebuild_stale": {"config": {"device": "cpu"}}}}
         assert job.execute_in_process(instance=opened, run_config=config).success
         runs = list(opened.get_runs())
         stages = [run.tags["mist/stage"] for run in runs]
