@@ -56,6 +56,8 @@ def dagster_home() -> Path:
             shutil.copyfile(packaged, settings)
     _update(settings)
     os.environ["DAGSTER_HOME"] = str(home)
+    # Dagster's default is to store each event for itself. It plans an event for each patient of a run.
+    os.environ.setdefault("DAGSTER_EVENT_BATCH_SIZE", "1000")
     return home
 
 

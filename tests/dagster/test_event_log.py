@@ -5,8 +5,13 @@ import sys
 from pathlib import Path
 
 import dagster as dg
+import pytest
 
-from mist_dagster.dagster_private import SqliteEventLogStorage
+from mist_dagster.dagster_private import (
+    ASSET_PARTITION_RANGE_END_TAG,
+    ASSET_PARTITION_RANGE_START_TAG,
+    SqliteEventLogStorage,
+)
 from mist_dagster.instance.event_log import PooledSqliteEventLog
 from mist_dagster.instance.home import instance
 
@@ -27,6 +32,42 @@ def test_a_new_home_uses_it_and_dagsters_own_storage_reads_it(home: Path) -> Non
         opened.report_runless_asset_event(dg.AssetMaterialization(KEY, partition="007"))
     own = SqliteEventLogStorage(str(home / "history" / "runs"))
     assert own.get_materialized_partitions(KEY) == {"007"}
+
+
+def test_a_batch_is_stored_as_a_whole_or_not_at_all(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cases = dg.StaticPartitionsDefinition([f"{number:03d}" for number in range(40)])
+
+    @dg.asset(key=KEY, partitions_def=cases, backfill_policy=dg.BackfillPolicy.single_run())
+    def case() -> None:
+        pass
+
+    class Full(Exception):
+        pass
+
+    def failing(self: PooledSqliteEventLog, *arguments: object) -> None:
+        original(self, *arguments)
+        stored.append(arguments)
+        if len(stored) == 30:
+            raise Full
+
+    stored: list[object] = []
+    original = PooledSqliteEventLog._store_asset_event
+    job = dg.Definitions([case]).resolve_implicit_global_asset_job_def()
+    tags = {ASSET_PARTITION_RANGE_START_TAG: "000", ASSET_PARTITION_RANGE_END_TAG: "039"}
+    with instance() as opened:
+        before = opened.create_run_for_job(job, tags=tags).run_id
+        assert len(opened.all_logs(before)) == 40
+        log = opened.event_log_storage
+        assert isinstance(log, PooledSqliteEventLog)
+        events = [
+            record.event_log_entry._replace(run_id="other") for record in opened.get_records_for_run(before).records
+        ]
+        monkeypatch.setattr(PooledSqliteEventLog, "_store_asset_event", failing)
+        with pytest.raises(Full):
+            log.store_event_batch(events)
+        assert not log.get_logs_for_run("other")
+        log.store_event_batch(events)
+        assert len(log.get_logs_for_run("other")) == 40
 
 
 def test_several_processes_write_at_once_and_lose_nothing_when_killed(home: Path) -> None:
