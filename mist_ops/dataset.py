@@ -312,13 +312,19 @@ def _is_broken(path: Path) -> bool:
     return path.is_symlink() and not path.exists()
 
 
+def _links_to_file(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry of a folder is a link to a file, or a broken one."""
+    return entry.is_symlink() and not Path(entry).is_dir()
+
+
 def _broken_link(link: Path) -> DatasetError:
     return DatasetError(f"{link} is a broken link. Restore its target, or remove it.", code="link-broken", file=link)
 
 
 def _case(patient: Path, patterns: Mapping[str, Sequence[str]], problems: list[DatasetError]) -> Case:
-    paths = [path for path in patient.iterdir() if path.is_file() or _is_broken(path)]
-    names = sorted(path.name for path in paths if not path.name.startswith("."))
+    with os.scandir(patient) as entries:  # knows what is a file without another look at each
+        files = [entry.name for entry in entries if entry.is_file(follow_symlinks=False) or _links_to_file(entry)]
+    names = sorted(name for name in files if not name.startswith("."))
     found: dict[str, Path] = {}
     for key, strings in patterns.items():
         matches = _matches(names, strings)
