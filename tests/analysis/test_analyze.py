@@ -54,6 +54,12 @@ def describe(study: Study, **values: object) -> None:
     write_json(study.data, {**description, **values})  # type: ignore[arg-type]
 
 
+def written(study: Study) -> dict[str, bytes]:
+    """The files of the results by their relative path."""
+    files = [path for path in study.results.rglob("*") if path.is_file()]
+    return {path.relative_to(study.results).as_posix(): path.read_bytes() for path in files}
+
+
 def test_an_analysis_writes_config_folds_boxes_and_measurements(study: Study):
     measured = list(analyze(study, overrides=FOLDS))
     config, assignment = read_config(study.config), read_train_paths(study.train_paths)
@@ -64,10 +70,11 @@ def test_an_analysis_writes_config_folds_boxes_and_measurements(study: Study):
     assert list(read_boxes(study)) == [case.id for case in assignment.cases]
     assert [case.id for case in read_paths(study.test_paths, ["t1", "t2"])] == ["phantom_001"]
     assert read_fingerprint(study).plan == config
-    assert sorted(path.name for path in study.results.iterdir()) == [
+    assert sorted(written(study)) == [
         "config.json",
         "fg_bboxes.csv",
         "fingerprint.json",
+        "records/dataset.json",
         "test_paths.csv",
         "train_paths.csv",
     ]
@@ -95,9 +102,9 @@ def test_fifty_hippocampi_are_planned_and_assigned_as_in_mist(shared: Path, tmp_
 
 def test_two_workers_write_the_same_files_as_one(study: Study):
     list(analyze(study, overrides=FOLDS))
-    alone = {path.name: path.read_bytes() for path in study.results.iterdir()}
+    alone = written(study)
     list(analyze(study, overrides=FOLDS, workers=2, fresh=True))
-    assert {path.name: path.read_bytes() for path in study.results.iterdir()} == alone
+    assert written(study) == alone
 
 
 @pytest.mark.parametrize(
@@ -123,7 +130,7 @@ def test_a_missing_test_folder_is_refused_before_images_are_read(study: Study):
 
 def test_all_unusable_cases_are_listed_and_an_earlier_analysis_is_kept(study: Study):
     list(analyze(study, overrides=FOLDS))
-    before = {path.name: path.read_bytes() for path in study.results.iterdir()}
+    before = written(study)
     break_mask(study, "phantom_002")
     break_mask(study, "phantom_005").unlink()
     (study.data.parent / "train" / "phantom_005" / "mask.nii.gz").write_bytes(b"")  # type: ignore[union-attr]
@@ -132,7 +139,7 @@ def test_all_unusable_cases_are_listed_and_an_earlier_analysis_is_kept(study: St
     with refuses("cases-unusable", DatasetError, names="2 of 6 cases", found=["phantom_002", "phantom_005"]):
         next(measured)
     assert [outcome.error is None for outcome in seen] == [True, False, True, True, False, True]
-    assert {path.name: path.read_bytes() for path in study.results.iterdir()} == before
+    assert written(study) == before
 
 
 def test_checked_cases_that_fail_are_excluded_and_recorded_with_the_reasons(study: Study):
