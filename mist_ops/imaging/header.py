@@ -102,8 +102,7 @@ class GridHeader:
 
     def affines(self, size: tuple[int, int, int]) -> Iterator[tuple[str, Float[np.ndarray, "4 4"]]]:
         """Name and matrix, from voxel indices to RAS millimeters, of every grid that programs read from the header."""
-        header = nib.Nifti1Header()
-        header.set_data_shape(size)
+        header = nib.Nifti1Header()  # which accepts the rounding errors of a quaternion in float32
         self.store(header)
         if self.sform_code:
             yield "sform", in_mm(header.get_sform(), self.xyzt_units)
@@ -113,12 +112,19 @@ class GridHeader:
             except (HeaderDataError, ValueError):  # not a rotation, so no program can use it
                 return
         if not self.sform_code and not self.qform_code:
-            yield "voxel size as nibabel reads it", in_mm(header.get_base_affine(), self.xyzt_units)
+            yield "voxel size as nibabel reads it", in_mm(self._centered(size), self.xyzt_units)
             # ITK's axes point to left, posterior and superior, and its first voxel is the origin.
             yield (
                 "voxel size as ITK reads it",
                 in_mm(np.diag([-1.0, -1.0, 1.0, 1.0] * np.append(self.pixdim[1:], 1.0)), self.xyzt_units),
             )
+
+    def _centered(self, size: tuple[int, int, int]) -> Float[np.ndarray, "4 4"]:
+        header = nib.Nifti2Header()  # whose axes have any length
+        header.set_data_shape(size)
+        self.store(header)
+        affine: Float[np.ndarray, "4 4"] = header.get_base_affine()
+        return affine
 
 
 def units_of(image: SpatialImage) -> int:

@@ -39,6 +39,9 @@ MAX_VOXELS = 2**31
 
 MAX_LABEL = 65535
 
+# Axis in voxels that fits the header of NIfTI-1.
+_LONGEST = 32767
+
 # Relative to a label, and at most: 255 with a slope of 1/255 is 1.00000006, and with the slope 0.0039216 1.000008.
 _OFF_BY_ROUNDING, _OFF_AT_MOST = 1e-4, 0.1
 
@@ -198,7 +201,8 @@ def on_grid(array: Num[np.ndarray, "x y z *values"], geometry: Geometry) -> nib.
 
     Without such fields, the grid is stored as sform and qform with code 1, since programs read one or the other.
     """
-    image = nib.Nifti1Image(array, None)
+    kind: type[nib.Nifti1Image] = nib.Nifti1Image if max(array.shape) <= _LONGEST else nib.Nifti2Image
+    image = kind(array, None)
     if geometry.header is not None and geometry.is_stated():
         geometry.header.store(image.header)
         return image

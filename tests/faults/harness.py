@@ -256,6 +256,22 @@ def edit_header(path: Path, **fields: object) -> None:
     path.write_bytes(gzip.compress(header.binaryblock + content[nib.Nifti1Header.sizeof_hdr :]))
 
 
+def store_in_microns(*paths: Path) -> None:
+    """State the grid of images in microns."""
+    for path in paths:
+        header = nib.load(path).header
+        rows = {name: header[name] * np.array([1e3]) for name in ("srow_x", "srow_y", "srow_z")}
+        offsets = {name: header[name] * 1e3 for name in ("qoffset_x", "qoffset_y", "qoffset_z")}
+        pixdim = header["pixdim"] * np.array([1, 1e3, 1e3, 1e3, 1, 1, 1, 1])
+        edit_header(path, xyzt_units=3, pixdim=pixdim, **rows, **offsets)
+
+
+def store_with_slope(path: Path, slope: float) -> None:
+    """Store the same values of an image with a slope."""
+    save(path, np.rint(voxels(path) / slope).astype(np.uint8))
+    edit_header(path, scl_slope=slope, scl_inter=0)
+
+
 def seen_by_itk(mask: Path, *images: Path) -> None:
     """Move images by 20 mm in the form that ITK reads, and write the mask again as ITK does for the first of them."""
     for path in images:

@@ -25,6 +25,8 @@ from .harness import (
     remove,
     save,
     seen_by_itk,
+    store_in_microns,
+    store_with_slope,
     voxels,
 )
 
@@ -223,6 +225,22 @@ GRIDS = [
         "an image whose sform and qform differ by 20 mm",
         lambda box: edit_header(box.image(), qoffset_x=nib.load(box.image()).header["qoffset_x"] + 20),
         ("20 mm", "phantom_001"),
+        status=0,
+        again=False,
+    ),
+    Fault(
+        "analyze/microns",
+        "a patient whose headers are in microns, with a mask in millimeters",
+        lambda box: store_in_microns(box.image(), box.image(channel="t2")),
+        "Analysis complete",
+        status=0,
+        again=False,
+    ),
+    Fault(
+        "analyze/mask-with-slope",
+        "a mask stored with a slope of 1/120",
+        lambda box: store_with_slope(box.mask(), 1 / 120),
+        "Analysis complete",
         status=0,
         again=False,
     ),

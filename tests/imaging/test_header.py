@@ -100,6 +100,16 @@ def test_masks_of_a_pair_of_files_are_on_its_grid(tmp_path: Path, voxels: np.nda
     np.testing.assert_allclose(nibabel_grid(tmp_path / "mask.nii.gz"), nibabel_grid(tmp_path / "scan.img"), atol=1e-5)
 
 
+def test_an_axis_too_long_for_nifti_1_is_written_as_nifti_2(tmp_path: Path) -> None:
+    voxels = np.zeros((40000, 2, 1), dtype=np.uint8)
+    voxels[39999, 1, 0] = 3
+    write_labels(tmp_path / "long.nii.gz", voxels, Geometry(voxels.shape, (0.01, 1.0, 2.0), (1.0, 2.0, 3.0)))
+    found, grid = read_labels(tmp_path / "long.nii.gz")
+    assert found[39999, 1, 0] == 3
+    write_labels(tmp_path / "again.nii.gz", found, grid)
+    np.testing.assert_array_equal(nibabel_grid(tmp_path / "again.nii.gz"), nibabel_grid(tmp_path / "long.nii.gz"))
+
+
 def test_a_grid_that_was_derived_from_a_file_is_not_written_with_its_header(tmp_path: Path, voxels: np.ndarray) -> None:
     grid = read_geometry(stored(tmp_path / "a.nii", voxels, SCANNER, SCANNER, (1, 1)))
     moved = replace(grid, origin=(1.0, 2.0, 3.0))
