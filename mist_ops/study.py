@@ -187,6 +187,10 @@ class Study:
         """Checkpoint of an unfinished training; it replaces ``checkpoint`` when the fold is done."""
         return self.results / "checkpoints" / f"fold_{fold}_attempt.pt"
 
+    def attempt_progress(self, fold: int) -> Path:
+        """How far an unfinished training is, in a file that is read without torch."""
+        return self.attempt(fold).with_suffix(".json")
+
     @property
     def curves(self) -> Path:
         """Folder of the TensorBoard events, one folder per fold."""

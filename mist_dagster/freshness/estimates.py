@@ -1,7 +1,8 @@
 """How long it takes to make stale artifacts, from the speed of earlier runs of the study; else nothing is claimed.
 
-The speed of training is in the passports of the study's models: seconds per step, and per validated case. That of the
-other stages is in Dagster's records: seconds per patient of the latest runs.
+The speed of training is in the passports of the study's models: seconds per step, and per validated case. An unfinished
+training that can be resumed needs only the epochs that are left. The speed of the other stages is in Dagster's records:
+seconds per patient of the latest runs.
 """
 
 from collections.abc import Iterator, Mapping
@@ -17,6 +18,7 @@ from mist_ops.analysis.folds import make_fold
 from mist_ops.config import TrainingConfig
 from mist_ops.errors import ConfigError, MistError
 from mist_ops.records.passport import Passport, read_passport
+from mist_ops.training.attempts import epochs_to_resume
 
 _RUNS = 5
 """Latest runs of a stage that count."""
@@ -76,8 +78,10 @@ def _training(seen: Inspection, folds: Mapping[str, str]) -> float | None:
 def _fold(seen: Inspection, index: int, speed: _Speed) -> float:
     training = seen.config.training
     fold = make_fold(seen.assignment, index, training.val_percent, training.seed, training.validation_cases)
-    steps = training.epochs * training.steps_per_epoch(len(fold.training), speed.processes)
-    validated = len({*range(0, training.epochs, training.validation_every), training.epochs - 1})
+    done = min(epochs_to_resume(seen.study, seen.config, fold), training.epochs)
+    steps = (training.epochs - done) * training.steps_per_epoch(len(fold.training), speed.processes)
+    epochs = {*range(0, training.epochs, training.validation_every), training.epochs - 1}
+    validated = sum(1 for epoch in epochs if epoch >= done)
     return steps * speed.step + validated * len(fold.validation) * speed.validation
 
 

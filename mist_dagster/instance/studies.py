@@ -5,7 +5,8 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,9 +15,10 @@ from pydantic import Field, ValidationError
 
 from mist_dagster.instance import tensorboard
 from mist_dagster.instance.home import dagster_home
-from mist_ops.errors import ConfigError, listing
+from mist_ops.dataset import Case, read_train_paths
+from mist_ops.errors import CaseError, ConfigError, DatasetError, listing
 from mist_ops.files import write_text
-from mist_ops.records.arrays import case_contents
+from mist_ops.records.arrays import case_contents, made_from_any, read_record
 from mist_ops.records.passport import read_passport
 from mist_ops.schema import Section, mistakes
 from mist_ops.study import Study, analyzed_dataset, find_dataset, record_dataset, recorded_dataset
@@ -127,20 +129,25 @@ def _dataset(studies: Iterable[Study]) -> Path | None:
 
 
 def _find_arrays(results: Path, studies: Iterable[Study]) -> Path:
-    """The folder of arrays whose hashes are in the passports of a study; ``./numpy`` if it has no passports.
+    """The folder of arrays whose hashes are in the passports of a study, or without passports that of its patients.
+
+    It is ``./numpy`` if there are none, or the study has not been analyzed.
 
     Raises:
         ConfigError: ``./numpy`` holds other arrays, and those of the study were not found.
     """
     here = Path("numpy").resolve()
-    used = _arrays_on_record(results)
+    used, cases = _arrays_on_record(results), _cases(results)
     candidates = dict.fromkeys([here, results.parent / "numpy", *(study.numpy for study in studies)])
-    found = next((folder for folder in candidates if _holds(folder, used)), None)
-    if found or not used or not (here / "geometry").is_dir():
+    belongs = partial(_holds, used=used) if used else partial(_made_from, cases=cases)
+    found = next((folder for folder in candidates if belongs(folder)), None)
+    if found or not (used or cases) or not any((here / "geometry").glob("*.json")):
         return found or here
+    owner = next((f"the study '{study.name}' ({study.results})" for study in studies if study.numpy == here), "")
+    missing = f"a hash that the models in {results} were trained on" if used else f"a patient of {results}"
     raise ConfigError(
-        f"{here} holds arrays of another study, or of other settings: none of them has a hash that the models in "
-        f"{results} were trained on. Give --numpy, the folder of the arrays of this study.",
+        f"{here} holds arrays of {owner or 'another study, or of other settings'}: none of them has {missing}. Give "
+        "--numpy, the folder of the arrays of this study.",
         code="arrays-unknown",
         file=here,
         field="--numpy",
@@ -158,6 +165,23 @@ def _arrays_on_record(results: Path) -> dict[str, set[str]]:
                 for case_id, digest in part.items():
                     used.setdefault(case_id, set()).add(digest)
     return used
+
+
+def _cases(results: Path) -> Sequence[Case]:
+    """The training cases of a study; none if it has not been analyzed. Whoever reads a broken table next reports it."""
+    with contextlib.suppress(DatasetError):
+        return read_train_paths(Study("", results, results).train_paths).cases
+    return ()
+
+
+def _made_from(numpy: Path, cases: Iterable[Case]) -> bool:
+    """Whether arrays were made from files of these cases."""
+    study = Study("", numpy=numpy, results=numpy)
+    for case in cases:
+        with contextlib.suppress(CaseError):
+            if made_from_any(read_record(study, case.id), case):
+                return True
+    return False
 
 
 def _holds(numpy: Path, used: Mapping[str, set[str]]) -> bool:

@@ -7,6 +7,7 @@ from pydantic import Field
 
 from mist_dagster.provenance import hashed
 from mist_dagster.tools.record import recorded, tool_asset
+from mist_ops.records.source import check_averaging
 
 
 class AveragingTool(dg.Config):
@@ -22,6 +23,7 @@ def averaged_weights(context: dg.AssetExecutionContext, config: AveragingTool) -
     from mist_ops.models.averaging import average_weights  # torch takes seconds to load
 
     sources, output = [Path(path) for path in config.weights], Path(context.partition_key)
+    check_averaging(sources)
     inputs = hashed(weights=sources)
     average_weights(sources, output, overwrite=config.overwrite)
     return recorded(context, output, inputs)

@@ -80,9 +80,14 @@ def _trained_config(weights: Path, config: StudyConfig) -> StudyConfig:
         ) from error
     for path in changes(*(image_settings(whole) for whole in (trained, config))):
         before, now = (attrgetter(path)(whole) for whole in (trained, config))
+        tasks = [whole.dataset_info.task for whole in (trained, config)]
+        advice = (
+            "Restore the setting, or train the fold again."
+            if tasks[0] == tasks[1]
+            else f"It is a model of another study: of the task '{tasks[0]}', not '{tasks[1]}'. Give its config.json."
+        )
         raise ConfigError(
-            f"{weights} was trained with {path} {formatted(before)}, but config.json has {formatted(now)}. Restore "
-            "the setting, or train the fold again.",
+            f"{weights} was trained with {path} {formatted(before)}, but config.json has {formatted(now)}. {advice}",
             code="training-mismatch",
             file=weights,
             field=path,

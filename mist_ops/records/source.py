@@ -6,14 +6,19 @@ import hashlib
 import shlex
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from operator import attrgetter
 from pathlib import Path
 
-from mist_ops.config import read_config
+from pydantic import ValidationError
+
+from mist_ops.config import StudyConfig, read_config
 from mist_ops.dataset import Case, read_paths, read_train_paths
 from mist_ops.errors import CaseError, ConfigError, DatasetError, MistError, counted, few
 from mist_ops.files import read_object
 from mist_ops.imaging.nifti import read_image
 from mist_ops.records.arrays import made_from_any, read_record, stale_arrays
+from mist_ops.records.passport import read_passport
+from mist_ops.steps import changes, formatted, image_settings
 from mist_ops.study import Study, find_dataset, recorded_dataset
 
 _MOST_IMAGES = 8
@@ -127,6 +132,33 @@ def check_arrays(study: Study, cases: Sequence[Case], owner: str = "") -> None:
         field="--numpy",
         found=different or others,
     )
+
+
+def check_averaging(weights: Sequence[Path]) -> None:
+    """Check that models see the same images and labels, by their passports; those without one are not checked.
+
+    Raises:
+        ConfigError: Two were trained with other channels, labels, spacing or preprocessing, as models of two studies.
+    """
+    known: list[tuple[Path, StudyConfig]] = []
+    for path in weights:
+        with suppress(ConfigError, ValidationError):  # settings of another version
+            known.append((path, StudyConfig.model_validate(read_passport(path).config)))
+    for path, config in known[1:]:
+        first, expected = known[0]
+        for setting in changes(image_settings(expected), image_settings(config)):
+            before, now = (formatted(attrgetter(setting)(whole)) for whole in (expected, config))
+            tasks = [whole.dataset_info.task for whole in (expected, config)]
+            studies = "" if tasks[0] == tasks[1] else f" They are models of two studies, '{tasks[0]}' and '{tasks[1]}'."
+            raise ConfigError(
+                f"{path} was trained with {setting} {now}, but {first} with {before}.{studies} Average models of one "
+                "study.",
+                code="training-mismatch",
+                file=path,
+                field=setting,
+                found=now,
+                expected=before,
+            )
 
 
 def _check_settings(study: Study, cases: Sequence[Case], owner: str) -> None:

@@ -21,7 +21,7 @@ from mist_ops.files import file_hash, together
 from mist_ops.models.weights import write_tensors
 from mist_ops.records.passport import Content, Epoch, Hardware, Passport, write_passport
 from mist_ops.steps import digest
-from mist_ops.training.attempts import resumable
+from mist_ops.training.attempts import Progress, forget, resumable, write_progress
 from mist_ops.training.distributed import Ranks
 from mist_ops.training.plan import Plan
 from mist_ops.training.state import TrainingState, load_checkpoint, save_checkpoint
@@ -67,7 +67,7 @@ def begin(plan: Plan, state: TrainingState, settings: Json, ranks: Ranks) -> Jso
     ranks.mean(0.0)
     if ranks.rank == 0:
         if not checkpoint:
-            study.attempt(fold).unlink(missing_ok=True)
+            forget(study, fold)
         # Rewritten from the history, so that they hold no epochs that were lost or belong to earlier runs.
         shutil.rmtree(study.attempt_logs(fold), ignore_errors=True)
     return settings
@@ -82,6 +82,7 @@ def record_epochs(plan: Plan, state: TrainingState, settings: Json, epochs: Iter
         for epoch in epochs:
             state.history.append(epoch)
             save_checkpoint(study.attempt(fold), state, settings)
+            write_progress(study, fold, Progress(epochs=state.epoch, settings=settings, arrays=plan.arrays))
             _draw(curves, epoch)
             yield epoch
 
@@ -110,6 +111,7 @@ def finish(plan: Plan, state: TrainingState, settings: Json, device: torch.devic
         if study.attempt(fold.index).is_file():  # not if a finished training was resumed without further epochs
             files.move(study.attempt(fold.index), study.checkpoint(fold.index))
         files.move(study.attempt_logs(fold.index), study.logs(fold.index))
+    study.attempt_progress(fold.index).unlink(missing_ok=True)
 
 
 def _passport(

@@ -8,10 +8,11 @@ from pathlib import Path
 
 from mist_ops.config import StudyConfig
 from mist_ops.dataset import Fold
-from mist_ops.records.arrays import ARRAYS, LABELED, case_content
+from mist_ops.records.arrays import ARRAYS, LABELED
 from mist_ops.registry import LOSSES
 from mist_ops.steps import settings, view
 from mist_ops.study import Study
+from mist_ops.training.attempts import case_hashes
 from mist_ops.training.transfer import Pretrained
 from mist_ops.types import Json
 
@@ -65,9 +66,4 @@ def read_arrays(config: StudyConfig) -> tuple[str, ...]:
 
 def run_settings(study: Study, config: StudyConfig, fold: Fold) -> Json:
     """The settings of a run and the hashes of its cases, which must match those in a checkpoint to resume."""
-    parts = read_arrays(config)
-    cases = {
-        part: {case_id: case_content(study, case_id, parts) for case_id in ids}
-        for part, ids in (("training", fold.training), ("validation", fold.validation))
-    }
-    return {**settings(config, "training"), "cases": cases}
+    return {**settings(config, "training"), "cases": case_hashes(study, fold, read_arrays(config))}

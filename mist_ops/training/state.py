@@ -21,23 +21,8 @@ from mist_ops.errors import ConfigError, listing
 from mist_ops.models.weights import check_fit, read_tensors, write_tensors
 from mist_ops.records.passport import Epoch
 from mist_ops.steps import newer_settings
+from mist_ops.training.attempts import ADJUSTABLE
 from mist_ops.types import Json
-
-ADJUSTABLE = frozenset(
-    {
-        "training.epochs",
-        "training.batch_size_per_gpu",
-        "training.learning_rate",
-        "training.lr_scheduler",
-        "training.warmup_epochs",
-        "training.l2_penalty",
-        "training.grad_clip_norm",
-        "training.amp",
-        "training.validation_every",
-    }
-)
-"""Settings that a resumed run may change; they apply from the next epoch on. The batch size is among them because many
-runs stop for lack of memory."""
 
 _ONLY_AT_START = frozenset({"pretrained"})
 """Settings that affect only the initial weights."""

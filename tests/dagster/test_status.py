@@ -15,11 +15,14 @@ from mist_dagster.instance.home import instance
 from mist_dagster.instance.studies import register
 from mist_dagster.provenance import asset_key
 from mist_dagster.stages import check_keys, tracked
+from mist_ops.analysis.folds import make_fold
 from mist_ops.config import STEP_VERSIONS, override, read_config, write_config
 from mist_ops.dataset import read_train_paths
 from mist_ops.imaging.nifti import read_labels, write_labels
 from mist_ops.records.passport import read_passport
 from mist_ops.study import Study
+from mist_ops.training.attempts import Progress, discard, write_progress
+from mist_ops.training.plan import read_arrays, run_settings
 
 from .staleness import StaleStatus, staleness
 
@@ -171,6 +174,14 @@ def test_estimates_scale_with_epochs_and_patients_and_claim_nothing_that_was_not
     assert 1 < longer["train"] / ten["train"] < 100  # the validation takes as long as before
     seconds = sum(read_passport(study.model(fold)).seconds for fold in (0, 1))
     assert ten["train"] == pytest.approx(10 * seconds / 3600, rel=1e-6)
+    fold = make_fold(read_train_paths(study.train_paths), 0, config.training.val_percent, config.training.seed)
+    changed = override(config, {"training.epochs": 10})
+    done = Progress(epochs=8, settings=run_settings(study, changed, fold), arrays=read_arrays(changed))
+    study.attempt(0).touch()
+    write_progress(study, 0, done)
+    assert hours({"training.epochs": 10})["train"] < 0.65 * ten["train"]  # 2 epochs of one fold, 10 of the other
+    discard(study, 0)
+    assert hours({"training.epochs": 10}) == pytest.approx(ten)
     assert hours({"training.epochs": 10, "model.architecture": "mednext-small"}) == {}
     assert ten.keys() == {"train"}  # nothing else has run in this home
 

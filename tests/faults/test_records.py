@@ -8,17 +8,22 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+from expect import refuses
 
 from mist_dagster.definitions import build_definitions
 from mist_dagster.instance.home import instance
 from mist_dagster.instance.studies import register, registered_studies
 from mist_dagster.provenance import asset_key
 from mist_dagster.stages import job_name
+from mist_ops import api
 from mist_ops.config import override, read_config, write_config
 from mist_ops.dataset import read_train_paths
+from mist_ops.errors import DatasetError
 from mist_ops.evaluation.table import read_pairs
+from mist_ops.files import read_object
 from mist_ops.phantoms import write_phantoms
 from mist_ops.study import Study
+from mist_ops.types import Json
 
 from .harness import Sandbox, edit_json
 
@@ -30,6 +35,8 @@ TABLE = [
     ("records/copied", "training, evaluating and predicting in a copy of the results", "0: with the original dataset"),
     ("records/copied-alone", "training in a copy, without the dataset", "1: [dataset-missing] before the first epoch"),
     ("records/copied-beside", "a copy of the results beside another dataset", "1: [dataset-differs]"),
+    ("records/arrays-beside-analyzed", "--rebuild without models beside another study's arrays", "1: [arrays-unknown]"),
+    ("records/models-of-two", "averaging models of two studies", "1: [training-mismatch]"),
     ("records/arrays-foreign", "training with --numpy of another study", "1: [arrays-foreign]"),
     ("records/arrays-beside", "--rebuild in another folder, without --numpy", "0: finds the arrays by their hashes"),
     ("records/arrays-of-another", "--rebuild beside the arrays of another study", "1: [arrays-unknown]"),
@@ -222,6 +229,53 @@ def test_arrays_of_another_study_are_named_before_training(trained: Sandbox) -> 
     for path in (other.numpy / "geometry").glob("*.json"):
         path.rename(path.with_name(path.name.removeprefix("other_")))
     assert trained.files() == before
+
+
+def test_models_of_two_studies_are_not_averaged(trained: Sandbox) -> None:
+    def of_another_study(config: Json) -> Json:
+        return {**config, "dataset_info": {**config["dataset_info"], "task": "livers", "labels": [0, 1, 3]}}
+
+    passport = read_object(trained.study.passport(1))
+    edit_json(trained.study.passport(1), config=of_another_study(passport["config"]))
+    models = [trained.study.model(fold) for fold in (0, 1)]
+    ended = trained.run("average_weights", "--weights", *models, "--output", "mean.pt")
+    assert (ended.status, "[training-mismatch]" in ended.said) == (1, True)
+    assert "models of two studies, 'phantoms' and 'livers'" in " ".join(ended.said.split())
+    edit_json(trained.study.config, **of_another_study(read_object(trained.study.config)))
+    edit_json(trained.study.passport(1), **passport)
+    tests = ["--config", trained.study.config, "--paths-csv", trained.study.test_paths, "--output", "masks"]
+    ended = trained.run("predict", "--models-dir", trained.study.models, *tests, "--device", "cpu")
+    assert (ended.status, "[training-mismatch]" in ended.said) == (1, True)
+    assert "a model of another study: of the task 'phantoms', not 'livers'" in " ".join(ended.said.split())
+
+
+def test_python_refuses_to_train_a_copy_whose_dataset_is_gone(trained: Sandbox) -> None:
+    copy = copied(trained)
+    (trained.folder / "data").rename(trained.folder / "renamed")
+    with refuses("dataset-missing", DatasetError, file=copy.train_paths):
+        api.train(api.open_study(copy.results, numpy=copy.numpy), 0, overwrite=True, device="cpu")
+
+
+def test_a_study_without_models_is_not_paired_with_the_arrays_of_another(
+    preprocessed: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = other_arrays(preprocessed)
+    monkeypatch.chdir(other.results.parent)  # where ./numpy is that of the other study
+    shutil.rmtree(preprocessed.study.numpy)
+    ended = preprocessed.run("status", "--rebuild", "--results", preprocessed.study.results)
+    assert (ended.status, "[arrays-unknown]" in ended.said) == (1, True)
+    assert f"({other.results})" in " ".join(ended.said.split())
+    assert [study.results for study in registered_studies()] == [other.results]
+
+
+def test_a_study_without_models_is_paired_with_its_own_arrays(
+    preprocessed: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = other_arrays(preprocessed)
+    monkeypatch.chdir(other.results.parent)
+    assert preprocessed.run("status", "--rebuild", "--results", preprocessed.study.results).status == 0
+    found = {study.results: study.numpy for study in registered_studies()}
+    assert found == {preprocessed.study.results: preprocessed.study.numpy, other.results: other.numpy}
 
 
 def test_arrays_that_another_study_made_with_other_settings_are_refused(trained: Sandbox) -> None:

@@ -23,7 +23,7 @@ from mist_ops.records.passport import Epoch, read_passport
 from mist_ops.registry import LOSSES, MODELS
 from mist_ops.steps import digest
 from mist_ops.study import Study
-from mist_ops.training.attempts import discard
+from mist_ops.training.attempts import discard, epochs_to_resume
 from mist_ops.training.fold import train_fold
 from mist_ops.training.transfer import Pretrained
 
@@ -173,6 +173,29 @@ def test_a_run_from_scratch_that_is_stopped_leaves_the_earlier_model(study: Stud
     next(train_fold(study, small_config(seed=1), FOLD, device="cpu"))
     assert files_of(study) == before
     assert torch.load(study.attempt(0), weights_only=True)["epoch"] == 1
+
+
+def test_the_epochs_that_an_unfinished_run_need_not_repeat_are_known_without_its_checkpoint(study: Study) -> None:
+    config = small_config(seed=1)
+    assert epochs_to_resume(study, config, FOLD) == 0
+    run = train_fold(study, config, FOLD, device="cpu")
+    for _ in range(2):
+        next(run)
+    run.close()
+    study.attempt(0).write_bytes(b"read by no estimate")
+    assert epochs_to_resume(study, config, FOLD) == 2
+    assert epochs_to_resume(study, override(config, {"training.epochs": 9}), FOLD) == 2
+    assert epochs_to_resume(study, small_config(seed=2), FOLD) == 0
+    image = study.image(FOLD.training[0])
+    content = np.load(image)
+    write_array(image, content + 1)
+    assert epochs_to_resume(study, config, FOLD) == 0
+    write_array(image, content)
+    assert epochs_to_resume(study, config, FOLD) == 2
+    discard(study, 0)
+    assert not study.attempt_progress(0).exists()
+    trained(study, config)
+    assert not study.attempt_progress(0).exists()
 
 
 def test_a_run_that_diverges_leaves_the_earlier_model(study: Study) -> None:
