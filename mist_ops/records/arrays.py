@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -16,10 +17,11 @@ from pydantic import BaseModel, ConfigDict
 from mist_ops.boxes import read_boxes
 from mist_ops.config import STEP_VERSIONS, StudyConfig, override
 from mist_ops.dataset import Case
-from mist_ops.errors import CaseError, counted, few
+from mist_ops.errors import CaseError, ConfigError, counted, few
 from mist_ops.files import file_hash, json_hash, read_object, stamp, write_json
 from mist_ops.imaging.geometry import CaseGeometry, Geometry
 from mist_ops.records.kept import Kept
+from mist_ops.records.passport import read_passport
 from mist_ops.steps import Settings, changed_settings, changes, old_digest, settings
 from mist_ops.study import Study
 from mist_ops.types import Box
@@ -280,17 +282,37 @@ def _input_content(study: Study, case: Case, now: _Now) -> str:
 
 @dataclass(frozen=True)
 class _Now:
-    """What arrays would be made with now; ``boxes`` are those of the analysis, where they are used."""
+    """What arrays would be made with now.
+
+    Attributes:
+        config: config.json.
+        settings: The settings of preprocessing.
+        boxes: Foreground boxes of the analysis, where they are used.
+        earlier: Returns the settings that records of version 0.9 and earlier have a digest of.
+    """
 
     config: StudyConfig
     settings: Settings
     boxes: Mapping[str, Box]
+    earlier: Callable[[], Mapping[str, Settings]]
 
     @classmethod
     def of(cls, study: Study, config: StudyConfig) -> _Now:
         crops = config.preprocessing.crop_to_foreground and not config.preprocessing.skip
         boxes = read_boxes(study) if crops and study.fg_bboxes.is_file() else {}
-        return cls(config, settings(config, "preprocessing"), boxes)
+        return cls(config, settings(config, "preprocessing"), boxes, cache(partial(_earlier, study, config)))
+
+
+def _earlier(study: Study, config: StudyConfig) -> dict[str, Settings]:
+    """The preprocessing settings of config.json and of all passports, by their digest of version 0.9."""
+    known = [config]
+    for fold in config.training.folds:
+        with suppress(ConfigError, ValueError):  # no passport, or settings that are not known any more
+            known.append(StudyConfig.model_validate(read_passport(study.model(fold)).config))
+    # Distance maps that are missing are reported as such, and those that are not required do no harm.
+    path = "preprocessing.compute_dtms"
+    others = [override(one, {path: not one.preprocessing.compute_dtms}) for one in known]
+    return {old_digest(one, "preprocessing"): settings(one, "preprocessing") for one in (*others, *known)}
 
 
 def _change(study: Study, case: Case, now: _Now) -> Change | None:
@@ -325,10 +347,13 @@ def _change(study: Study, case: Case, now: _Now) -> Change | None:
 
 
 def _kept(record: ArraysRecord, now: _Now) -> Settings | str:
-    """The recorded settings; those of now in place of the same ones as a digest."""
-    if isinstance(record.settings, str) and record.settings == old_digest(now.config, "preprocessing"):
-        return dict(now.settings)
-    return record.settings
+    """The recorded settings; if there is only a digest of them, the settings that have it."""
+    return dict(_recorded(record, now) or {}) or record.settings
+
+
+def _recorded(record: ArraysRecord, now: _Now) -> Settings | None:
+    """The recorded settings; None if there is only a digest that no settings on record have."""
+    return now.earlier().get(record.settings) if isinstance(record.settings, str) else record.settings
 
 
 def _of_inputs(record: ArraysRecord, inputs: Mapping[str, Path], config: StudyConfig) -> Iterator[Change]:
@@ -352,14 +377,16 @@ def _of_inputs(record: ArraysRecord, inputs: Mapping[str, Path], config: StudyCo
 
 
 def _of_settings(record: ArraysRecord, now: _Now) -> Iterator[Change]:
-    if record.settings == now.settings:
+    before = _recorded(record, now)
+    if before == now.settings:
         return
-    if isinstance(record.settings, str):
-        yield from _of_digest(record.settings, now.config)
+    if before is None:
+        unknown = changed_settings(record.settings, now.config, "preprocessing")
+        yield from (Change(message) for message in unknown.values())
         return
     messages = {
-        path: (message, _affected(path, record, now))
-        for path, message in changes(record.settings, now.settings).items()
+        path: (message, _affected(path, before, record.labels, now))
+        for path, message in changes(before, now.settings).items()
     }
     found = [(message, affected) for message, affected in messages.values() if affected]
     if found:
@@ -367,17 +394,8 @@ def _of_settings(record: ArraysRecord, now: _Now) -> Iterator[Change]:
         yield Change(reason, frozenset[str]().union(*(affected for _, affected in found)))
 
 
-def _of_digest(recorded: str, config: StudyConfig) -> Iterator[Change]:
-    """Of a record of version 0.9 and earlier."""
-    without = override(config, {"preprocessing.compute_dtms": not config.preprocessing.compute_dtms})
-    # Required distance maps that are missing are reported as such, and those that are not required do no harm.
-    if recorded not in {old_digest(settings, "preprocessing") for settings in (config, without)}:
-        yield from (Change(message) for message in changed_settings(recorded, config, "preprocessing").values())
-
-
-def _affected(path: str, record: ArraysRecord, now: _Now) -> frozenset[str]:
-    """The arrays that a changed setting changes."""
-    assert not isinstance(record.settings, str)
+def _affected(path: str, recorded: Settings, labels: Sequence[int] | None, now: _Now) -> frozenset[str]:
+    """The arrays that a changed setting changes; ``labels`` are those in the mask, if they are known."""
     if path == "preprocessing.compute_dtms":
         return frozenset()  # missing distance maps are reported as such, and those that are not required do no harm
     if path == "preprocessing.normalize_dtms" or (path == "preprocessing.resampling" and now.config.preprocessing.skip):
@@ -385,8 +403,8 @@ def _affected(path: str, record: ArraysRecord, now: _Now) -> frozenset[str]:
     if path == "preprocessing.keep_small_labels":
         return frozenset({"label", "dtm"})
     if path == _LABELS:
-        before, after = record.settings[path], now.settings[path]
-        present = before if record.labels is None else record.labels
+        before, after = recorded[path], now.settings[path]
+        present = before if labels is None else labels
         if [_index(label, before) for label in present] != [_index(label, after) for label in present]:
             return frozenset({"label", "dtm"})
         maps = now.config.preprocessing.compute_dtms and len(before) != len(after)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from expect import refuses
+from records.passports import passport
 from training.small_study import small_config
 
 from mist_ops.config import STEP_VERSIONS, StudyConfig, override
@@ -29,6 +30,7 @@ from mist_ops.records.arrays import (
     stale_arrays,
     write_record,
 )
+from mist_ops.records.passport import write_passport
 from mist_ops.steps import old_digest, settings
 from mist_ops.study import Study
 from mist_ops.types import Box
@@ -228,7 +230,22 @@ def test_a_digest_of_an_earlier_version_is_replaced_by_the_settings(study: Study
     whole = json.loads(path.read_text())
     older = {name: value for name, value in whole.items() if name not in ("arrays", "labels", "foreground")}
     write_json(path, {**older, "settings": old_digest(CONFIG, "preprocessing")})
-    assert why_stale(study, case, DISTANCES) == NO_DISTANCES
     assert "not on record" in str(why_stale(study, case, override(CONFIG, {"dataset_info.labels": [0, 2]})))
+    assert why_stale(study, case, DISTANCES) == NO_DISTANCES
     assert why_stale(study, case) is None
     assert json.loads(path.read_text()) == {**older, "settings": whole["settings"]}
+
+
+def test_a_passport_has_the_settings_of_a_digest_of_an_earlier_version(study: Study, case: Case) -> None:
+    write(study, case)
+    path = study.geometry(case.id)
+    older = {name: value for name, value in json.loads(path.read_text()).items() if name not in ("arrays", "labels")}
+    write_json(path, {**older, "settings": old_digest(CONFIG, "preprocessing")})
+    median = override(CONFIG, {"preprocessing.median_resampled_image_size": [9, 9, 9]})
+    assert "not on record" in str(why_stale(study, case, median))
+    write_passport(study.passport(0), passport(config=CONFIG.model_dump(mode="json")))
+    finer = override(median, {"spatial_config.target_spacing": [1.0, 1.0, 0.8]})
+    assert why_stale(study, case, finer) == "target_spacing was 1, 1, 1 and is 1, 1, 0.8"
+    assert why_stale(study, case, median) is None
+    study.passport(0).unlink()
+    assert why_stale(study, case, finer) == "target_spacing was 1, 1, 1 and is 1, 1, 0.8"  # it is on record now
