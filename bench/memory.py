@@ -21,11 +21,12 @@ from rich.table import Table
 
 from mist_ops.config import StudyConfig
 from mist_ops.dataset import Case
-from mist_ops.devices import autocast
+from mist_ops.devices import autocast, computes_bf16
 from mist_ops.inference.case import Predictor, predict_case
-from mist_ops.inference.memory import estimated_bytes
+from mist_ops.inference.memory import BASELINE, estimated_bytes
 from mist_ops.losses.objective import make_objective
 from mist_ops.registry import MODELS
+from mist_ops.training.memory import estimate_step
 
 CPU = torch.device("cpu")
 
@@ -43,13 +44,10 @@ def main() -> None:
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     began = time.perf_counter()
-    estimate = _predict(options) if options.task == "predict" else None
-    if options.task == "train":
-        _train(options)
+    estimate = _predict(options) if options.task == "predict" else _train(options)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     table = Table("task", "peak, GiB", "estimate, GiB", "seconds")
-    shown = f"{estimate / 2**30:.2f}" if estimate else ""
-    table.add_row(options.task, f"{peak / 2**30:.2f}", shown, f"{time.perf_counter() - began:.0f}")
+    table.add_row(options.task, f"{peak / 2**30:.2f}", f"{estimate / 2**30:.2f}", f"{time.perf_counter() - began:.0f}")
     Console().print(table)
 
 
@@ -65,7 +63,7 @@ def _predict(options: argparse.Namespace) -> int:
     return estimated_bytes(tuple(options.size), tuple(options.size), config, CPU)
 
 
-def _train(options: argparse.Namespace) -> None:
+def _train(options: argparse.Namespace) -> int:
     config = _config(options)
     network = _network(options, config).train()
     optimizer = torch.optim.AdamW(network.parameters())
@@ -79,6 +77,9 @@ def _train(options: argparse.Namespace) -> None:
         loss = objective(outputs, torch.randint(0, options.classes, (batch, 1, *patch)))
         loss.backward()
         optimizer.step()
+    needed = estimate_step(config, network, CPU, bf16=config.training.amp and computes_bf16(CPU))
+    assert needed is not None
+    return needed.total + BASELINE
 
 
 def _network(options: argparse.Namespace, config: StudyConfig) -> torch.nn.Module:

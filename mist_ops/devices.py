@@ -201,11 +201,11 @@ def computes_bf16(device: torch.device) -> bool:
 
 
 @contextmanager
-def catch_out_of_memory(needed_for: str, advice: str) -> Iterator[None]:
+def catch_out_of_memory(needed_for: str | Callable[[], str], advice: str) -> Iterator[None]:
     """Replace the out-of-memory errors of torch and NumPy by one with advice.
 
     Args:
-        needed_for: What the memory is needed for.
+        needed_for: What the memory is needed for; called only if it runs out.
         advice: What to do, as a sentence.
 
     Raises:
@@ -215,8 +215,9 @@ def catch_out_of_memory(needed_for: str, advice: str) -> Iterator[None]:
         yield
     except (RuntimeError, MemoryError) as error:
         if isinstance(error, torch.OutOfMemoryError | MemoryError) or _NO_MEMORY in str(error):
+            what = needed_for if isinstance(needed_for, str) else needed_for()
             raise MachineError(
-                f"Not enough memory for {needed_for}. {advice}", everywhere=False, code="out-of-memory"
+                f"Not enough memory for {what}. {advice}", everywhere=False, code="out-of-memory"
             ) from error
         raise
 

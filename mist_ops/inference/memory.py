@@ -35,7 +35,7 @@ def no_limit(needed: int, *, wait: bool = True) -> Iterator[bool]:
 
 
 _LOG = logging.getLogger(__name__)
-_BASELINE = 400 * 2**20
+BASELINE = 400 * 2**20
 """Bytes of a process that has loaded torch and MONAI."""
 
 _ACTIVATIONS = 160
@@ -67,7 +67,7 @@ def estimated_bytes(size: Size, original: Size, config: StudyConfig, device: tor
     image, labels = 4 * params.in_channels * math.prod(size), 2 * math.prod(original)
     values = _ACTIVATIONS + _OUTPUTS * params.out_channels
     windows = window_batch(config, device) * math.prod(config.spatial_config.patch_size)
-    return _BASELINE + image + labels + held + (4 * values * windows if device.type == "cpu" else 0)
+    return BASELINE + image + labels + held + (4 * values * windows if device.type == "cpu" else 0)
 
 
 def estimated_for(geometry: CaseGeometry, config: StudyConfig, device: torch.device, models: int) -> int:

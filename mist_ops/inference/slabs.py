@@ -10,6 +10,9 @@ from monai.data.utils import dense_patch_slices
 
 from mist_ops.types import Size
 
+_WORTH_KEEPING = 1.25
+"""Where no division fits, sums are kept if they need at most this much more than windows computed twice."""
+
 
 @dataclass(frozen=True)
 class Slab:
@@ -100,7 +103,7 @@ class Division:
 def divide(windows: Windows, n_classes: int, budget: int) -> Division:
     """Divide the longest axis into as few slabs as keep memory within a budget, or as near to it as possible.
 
-    Sums are kept from slab to slab if they fit into the budget, too.
+    Sums are kept from slab to slab if that fits, too; or if nothing fits, and it takes little more.
     """
     least = Division([], kept=True), math.inf
     for kept in (True, False):
@@ -109,8 +112,9 @@ def divide(windows: Windows, n_classes: int, budget: int) -> Division:
             needed = division.bytes_needed(windows, n_classes)
             if needed <= budget:
                 return division
-            if needed < least[1]:
-                least = division, needed
+            cost = needed if kept else _WORTH_KEEPING * needed
+            if cost < least[1]:
+                least = division, cost
     return least[0]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from functools import partial
 
@@ -22,13 +22,14 @@ from mist_ops.training.cases import CaseArrays, index_fold
 from mist_ops.training.distributed import Ranks, train_together
 from mist_ops.training.loading import start_server
 from mist_ops.training.loop import train
+from mist_ops.training.memory import estimate_step
 from mist_ops.training.outputs import begin, finish, record_epochs
 from mist_ops.training.plan import Plan, run_settings
 from mist_ops.training.setup import fresh_state, make_batches, training_schedule, workers_for
 from mist_ops.training.step import BatchLoss, batch_loss
 from mist_ops.training.transfer import Pretrained, check, transfer
 from mist_ops.training.validation import validate
-from mist_ops.types import Json
+from mist_ops.types import Json, by
 
 _LOG = logging.getLogger(__name__)
 
@@ -106,7 +107,8 @@ def _train_rank(plan: Plan, device: torch.device, ranks: Ranks) -> Iterator[Epoc
     schedule = training_schedule(config, len(training), ranks.count)
     loss = batch_loss(config, state.model, device, ranks, schedule.epochs * schedule.steps - state.step)
     if ranks.rank == 0:
-        _LOG.info("Fold %d trains on %s.", fold.index, _hardware(plan, loss, (*training, *validation), ranks))
+        used = _hardware(plan, state.model, loss, (*training, *validation), ranks)
+        _LOG.info("Fold %d trains on %s.", fold.index, used)
     epochs = train(
         state,
         make_batches(plan, training, state.epoch, device, ranks),
@@ -116,7 +118,7 @@ def _train_rank(plan: Plan, device: torch.device, ranks: Ranks) -> Iterator[Epoc
         reseed=lambda epoch: seed_everything(config.training.seed + epoch + _SEEDS_PER_PROCESS * ranks.rank),
         average=ranks.mean,
     )
-    epochs = _within_memory(config, epochs)
+    epochs = _within_memory(config, partial(_estimate, config, state.model, loss, ranks), epochs)
     if ranks.rank > 0:
         yield from epochs
         return
@@ -139,8 +141,11 @@ def _arrays(plan: Plan, device: torch.device, ranks: Ranks) -> tuple[tuple[CaseA
     return tuple(loaded[case.id] for case in training), tuple(loaded.get(case.id, case) for case in validation)
 
 
-def _hardware(plan: Plan, loss: BatchLoss, cases: Sequence[CaseArrays], ranks: Ranks) -> str:
+def _hardware(plan: Plan, model: nn.Module, loss: BatchLoss, cases: Sequence[CaseArrays], ranks: Ranks) -> str:
     """What a run uses, for its log."""
+    config = plan.settings
+    # The estimate takes seconds. On a CPU it is made only if memory runs out.
+    needed = _estimate(config, model, loss, ranks) if loss.device.type == "cuda" else ""
     cached, workers = cases[0].cached, workers_for(plan, loss.device, ranks)
     if cached is None:
         place = f"arrays on disk, read by {counted(workers, 'worker')}" if workers else "arrays on disk"
@@ -155,7 +160,8 @@ def _hardware(plan: Plan, loss: BatchLoss, cases: Sequence[CaseArrays], ranks: R
             "mixed precision (BF16)" if loss.bf16 else "FP32",
             "compiled" if loss.uncompiled is None else f"not compiled ({loss.uncompiled})",
             place,
-            *(["deterministic algorithms"] if plan.settings.training.deterministic else []),
+            *([f"a step needs {needed} of device memory"] if needed else []),
+            *(["deterministic algorithms"] if config.training.deterministic else []),
         ]
     )
 
@@ -169,10 +175,21 @@ def _settings(plan: Plan, model: nn.Module) -> Json:
     return {**settings, "pretrained": encoder.model_dump(mode="json")}
 
 
-def _within_memory(config: StudyConfig, epochs: Iterator[Epoch]) -> Iterator[Epoch]:
-    patch, batch = "x".join(map(str, config.spatial_config.patch_size)), config.training.batch_size_per_gpu
+def _estimate(config: StudyConfig, model: nn.Module, loss: BatchLoss, ranks: Ranks) -> str:
+    """The memory of a step in words; empty if it cannot be estimated."""
+    needed = estimate_step(config, model.train(), loss.device, bf16=loss.bf16, processes=ranks.count)
+    return f"about {needed.total / 2**30:.1f} GiB" if needed else ""
+
+
+def _within_memory(config: StudyConfig, estimate: Callable[[], str], epochs: Iterator[Epoch]) -> Iterator[Epoch]:
+    patch, batch = by(config.spatial_config.patch_size), config.training.batch_size_per_gpu
+
+    def needed_for() -> str:
+        needed = estimate()
+        return f"batches of {batch} patches of {patch} voxels" + (f", which need {needed}" if needed else "")
+
     with catch_out_of_memory(
-        f"batches of {batch} patches of {patch} voxels",
+        needed_for,
         "Lower --batch-size-per-gpu, which --resume allows, or --patch-size.",
     ):
         yield from epochs

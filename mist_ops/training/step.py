@@ -53,7 +53,7 @@ def batch_loss(config: StudyConfig, model: nn.Module, device: torch.device, rank
     together = ranks.count == 1 and LOSSES[training.loss.name].blended_with is None
     network = model
     if uncompiled is None and not together:
-        network, uncompiled = compiled(network, model, _example(config, device)[:1], amp=training.amp)
+        network, uncompiled = compiled(network, model, example_batch(config, device)[:1], amp=training.amp)
     network = ranks.wrap(network, device)
 
     def compute(image: Tensor, label: Tensor, dtm: Tensor | None, alpha: float | None) -> Tensor:
@@ -62,7 +62,7 @@ def batch_loss(config: StudyConfig, model: nn.Module, device: torch.device, rank
         return objective(outputs, label, dtm, **({} if alpha is None else {"alpha": alpha}))
 
     if uncompiled is None and together:
-        whole, uncompiled = compiled(compute, model, (*_example(config, device), None), amp=training.amp)
+        whole, uncompiled = compiled(compute, model, (*example_batch(config, device), None), amp=training.amp)
         return BatchLoss(whole, device, bf16, uncompiled)
     return BatchLoss(compute, device, bf16, uncompiled)
 
@@ -75,7 +75,7 @@ def _why_uncompiled(requested: bool | None, device: torch.device, steps: int) ->
     return None if steps >= STEPS_TO_COMPILE else f"for fewer than {STEPS_TO_COMPILE} steps it does not pay off"
 
 
-def _example(config: StudyConfig, device: torch.device) -> tuple[Tensor, Tensor, Tensor | None]:
+def example_batch(config: StudyConfig, device: torch.device) -> tuple[Tensor, Tensor, Tensor | None]:
     """A batch of zeros: image, label and, if the loss needs them, distance maps."""
     batch, size = config.training.batch_size_per_gpu, config.spatial_config.patch_size
     channels, classes = config.model.params.in_channels, config.model.params.out_channels

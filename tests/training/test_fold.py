@@ -16,7 +16,7 @@ from training.small_study import FOLD, small_config, small_study, write_case
 
 from mist_ops.config import StudyConfig, override, write_config
 from mist_ops.dataset import Fold
-from mist_ops.errors import CaseError, ConfigError, DatasetError, DivergedError
+from mist_ops.errors import CaseError, ConfigError, DatasetError, DivergedError, MachineError
 from mist_ops.files import file_hash, write_array
 from mist_ops.losses import Loss
 from mist_ops.records.passport import Epoch, read_passport
@@ -415,3 +415,14 @@ def test_a_compiled_network_is_trained_to_the_same_weights(
     assert "uncompiled" not in caplog.text
     for name, value in weights(study).items():
         torch.testing.assert_close(value, weights(other)[name], rtol=0.0, atol=1e-4)
+
+
+def test_memory_that_runs_out_in_training_names_what_a_step_needs(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("mist_ops.training.loop.training_step", full)
+    with refuses("out-of-memory", MachineError, names="batches of 2 patches of 8x8x8 voxels, which need about 0.0 GiB"):
+        trained(study)
