@@ -44,8 +44,10 @@ _ACTIVATIONS = 160
 _OUTPUTS = 2
 """Values per voxel and class of a window: its logits, and their mirrored copy."""
 
-_WHILE_RESAMPLING = 6
-"""Values per voxel that are in memory while a channel is resampled, besides the channels."""
+_WHILE_RESAMPLING = 3
+"""Values per voxel that are in memory while a channel is resampled, besides the channels. Peaks of scans of 128, 192
+and 256 voxels cubed at 0.8, 1 and 1.25 mm: 2.0 to 3.7 values per voxel with one channel (5 estimated), and of the first
+two sizes 5.5 to 10.5 with four (11 estimated)."""
 
 _WHILE_WRITING = 8
 """Bytes per voxel that are in memory while a mask is postprocessed, compressed and written."""
