@@ -101,7 +101,7 @@ def test_a_prediction_on_a_gpu_equals_one_on_the_cpu_but_for_ties(study: Study, 
     classes = []
     for place in (torch.device("cpu"), device):
         ((_, probabilities),) = predict_slabs([plain.to(place)], image, config(amp=False), place)
-        classes.append(np.asarray(probabilities).argmax(0))
+        classes.append(probabilities.cpu().numpy().argmax(0))
     assert np.mean(classes[0] != classes[1]) < 1e-3
 
 
