@@ -177,7 +177,7 @@ def interruptible(context: dg.AssetExecutionContext) -> Iterator[None]:
     try:
         yield
     except dg.DagsterExecutionInterruptedError:
-        run = context.instance.get_run_by_id(context.run_id)
+        run = context.instance.get_run_by_id(context.run.run_id)
         if run and not run.is_finished:  # it was marked as failed if its process seemed lost
             context.instance.report_run_canceling(run)
         raise
