@@ -45,9 +45,9 @@ _LONGEST = 32767
 # Relative to a label, and at most: 255 with a slope of 1/255 is 1.00000006, and with the slope 0.0039216 1.000008.
 _OFF_BY_ROUNDING, _OFF_AT_MOST = 1e-4, 0.1
 
-# Of nibabel's notices on what it corrects in a header, which do not name the file.
-_SILENT = logging.getLogger(f"{__name__}.notices")
-_SILENT.disabled = True
+# Of nibabel's notices on what it corrects in a header, which do not name the file. It is not registered: Dagster's
+# logging.config enables every logger that is.
+_SILENT = logging.Logger("nibabel", logging.CRITICAL + 1)
 
 # Cosine of the angle between two axes (0.6 degrees off): gantry tilts are far above, rounding errors far below.
 _SHEAR = 1e-2

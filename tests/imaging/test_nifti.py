@@ -7,6 +7,7 @@ import struct
 import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
+from logging.config import dictConfig
 from pathlib import Path
 
 import nibabel as nib
@@ -275,6 +276,7 @@ def test_corrections_of_a_header_are_silent(
 ) -> None:
     grid = (np.eye(4), np.eye(4))
     path = stored(tmp_path / "a.nii", np.ones((2, 2, 2), np.uint8), *grid, (code, 1), pixdim=[0, 1, 1, 1, 0, 0, 0, 0])
+    dictConfig({"version": 1, "disable_existing_loggers": False})  # as Dagster does
     assert read_image(path)[0].sum() == 8
     assert not caplog.records
     assert capfd.readouterr() == ("", "")
