@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from monai.data.utils import dense_patch_slices
 
@@ -51,18 +52,12 @@ class Windows:
     turns: int = 1
     mirrored: bool = False
 
-    def starts(self, axis: int, mirrored: bool = False) -> list[int]:
+    def starts(self, axis: int, mirrored: bool = False) -> tuple[int, ...]:
         """First voxel of each window along an axis, in ascending order; negative where the volume is padded.
 
         With ``mirrored``, the windows of the mirrored volume, in coordinates of the volume itself.
         """
-        voxels, patch = self.size[axis], self.patch[axis]
-        if voxels <= patch:
-            before = (patch - voxels) // 2
-            return [voxels - patch + before if mirrored else -before]
-        step = _step(patch, self.overlap)
-        starts = [int(window.start) for (window,) in dense_patch_slices((voxels,), (patch,), (step,))]
-        return sorted(voxels - patch - start for start in starts) if mirrored else starts
+        return _starts(self.size[axis], self.patch[axis], self.overlap, mirrored)
 
     def begun(self, slab: Slab, mirrored: bool) -> int:
         """Where the last window ends that begins before the end of a slab."""
@@ -131,6 +126,16 @@ def _divisions(windows: Windows) -> Iterator[list[Slab]]:
 def _first_touching(windows: Windows, slab: Slab, mirrored: bool) -> int:
     patch = windows.patch[slab.axis]
     return max(0, min(start for start in windows.starts(slab.axis, mirrored) if start + patch > slab.start))
+
+
+@lru_cache  # asked for each slab of each division
+def _starts(voxels: int, patch: int, overlap: float, mirrored: bool) -> tuple[int, ...]:
+    if voxels <= patch:
+        before = (patch - voxels) // 2
+        return (voxels - patch + before if mirrored else -before,)
+    slices = dense_patch_slices((voxels,), (patch,), (_step(patch, overlap),))
+    starts = [int(window.start) for (window,) in slices]
+    return tuple(sorted(voxels - patch - start for start in starts) if mirrored else starts)
 
 
 def _step(patch: int, overlap: float) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import product
 
@@ -37,7 +38,7 @@ class Turn:
 
     def due(self, slab: Slab) -> list[Start]:
         """The windows that overlap with a slab and are not in the kept sums, in order along its axis."""
-        along = [self.windows.starts(axis, axis - 3 in self.axes) for axis in range(3)]
+        along: list[Sequence[int]] = [self.windows.starts(axis, axis - 3 in self.axes) for axis in range(3)]
         patch = self.windows.patch[slab.axis]
         along[slab.axis] = [
             start
