@@ -74,6 +74,7 @@ def keep_job(study: Study, build: Build) -> dg.JobDefinition:
             progress.note(report_kept(undo(launcher, study, choice), "No longer kept:"))
         else:
             progress.note(report_kept(keep(launcher, study, choice, config.reason), "Kept"))
+        launcher.run_stage(study, "status")
 
     @dg.job(
         name=job_name(study, "keep"),

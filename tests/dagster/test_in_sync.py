@@ -139,7 +139,10 @@ def test_patients_materialized_in_the_ui_are_evaluated_and_none_is_skipped(
     if number > 1:
         tags = {"dagster/asset_partition_range_start": ids[0], "dagster/asset_partition_range_end": ids[-1]}
     run = run_of(study, records, dg.AssetSelection.assets(key), tags)  # with the checks, as the UI starts it
-    assert len(records.all_logs(run.run_id, dg.DagsterEventType.ASSET_CHECK_EVALUATION_PLANNED)) == 1
+    planned = records.all_logs(run.run_id, dg.DagsterEventType.ASSET_CHECK_EVALUATION_PLANNED)
+    assert [entry.get_dagster_event().asset_check_planned_data.asset_check_key.name for entry in planned].count(
+        "in_sync"
+    ) == 1
     assert of_patients(records, study) == {("preprocessed_case", patient): "SUCCEEDED" for patient in ids}
 
 
@@ -176,7 +179,8 @@ def test_a_check_that_its_run_did_not_reach_is_evaluated_by_the_next_report(
     case = read_train_paths(study.train_paths).cases[0]
     table = study.train_paths.read_text()
     image = os.path.relpath(next(iter(case.images.values())), study.results)
-    study.train_paths.write_text(table.replace(image, "missing.nii.gz"))
+    (study.results / "broken.nii.gz").write_bytes(b"")
+    study.train_paths.write_text(table.replace(image, "broken.nii.gz"))
     job = dg.define_asset_job("selected", selection=dg.AssetSelection.assets(asset_key(study, "preprocessed_case")))
     whole = dg.Definitions.merge(build_definitions([study]), dg.Definitions(jobs=[job]))
     tags = {"dagster/partition": case.id}

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -196,6 +196,22 @@ def test_a_terminated_retraining_leaves_the_model_and_is_resumed(
     assert changed <= set(read_train_paths(story.train_paths).held_out(0))
 
 
+def test_a_change_is_asked_about_and_kept(browser: Any, story: Study) -> None:
+    with serving(story.results.parent / "dagster_home", story.results.parent / "ui.log") as address:
+        run = launch(address, story, "what_if", config={"changes": ["training.epochs=7"]})
+        wait_until(lambda: finished_run(story, "what_if"), seconds=120)
+        show(browser, f"{address}/runs/{run}", "answer", "training.epochs=7")
+        click(browser, "[Show Markdown]")
+        wait_until(lambda: "epochs was 1 and is 7" in text(browser))
+        keep(browser, "what_if")
+        write_config(story.config, override(read_config(story.config), {"training.epochs": 7}))
+        launch(address, story, "keep", config={"change": "epochs", "reason": "the loss had converged"})
+        wait_until(lambda: finished_run(story, "keep"), seconds=120)
+        checks = f"assets/{story.name}/fold_model?view=checks"
+        show(browser, f"{address}/{checks}", "in_sync", "2 kept as current", "the loss had converged")
+        keep(browser, "kept")
+
+
 def said(terminal: pytest.CaptureFixture[str], command: Callable[[], int], status: int = 0) -> str:
     """What a command shows."""
     terminal.readouterr()
@@ -229,13 +245,15 @@ def re_executed(browser: Any, page: str) -> str:
         return " ".join(entry.message for entry in records.all_logs(again))
 
 
-def launch(address: str, study: Study, stage: str, partition: str) -> str:
-    """Launch a job for a partition, with the request that the UI sends; return the id of the run."""
+def launch(
+    address: str, study: Study, stage: str, partition: str | None = None, config: Mapping[str, object] | None = None
+) -> str:
+    """Launch a job, with the request that the UI sends; return the id of the run."""
     selector = {"repositoryLocationName": CODE_LOCATION, "repositoryName": "__repository__"}
     parameters = {
         "selector": {**selector, "jobName": job_name(study, stage)},
-        "runConfigData": {},
-        "executionMetadata": {"tags": [{"key": "dagster/partition", "value": partition}]},
+        "runConfigData": {"ops": {f"{job_name(study, stage)}_op": {"config": config}}} if config else {},
+        "executionMetadata": {"tags": [{"key": "dagster/partition", "value": partition}] if partition else []},
     }
     return str(ask(address, LAUNCH, {"parameters": parameters})["launchRun"]["run"]["runId"])
 

@@ -10,7 +10,7 @@ from mist_dagster import cli
 from mist_dagster.dagster_private import RegisteredCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
 from mist_dagster.definitions import build_definitions
 from mist_dagster.freshness.status import Status, report, status
-from mist_dagster.instance.home import CODE_LOCATION, instance
+from mist_dagster.instance.home import CODE_LOCATION, heartbeats, instance
 from mist_dagster.provenance import asset_key
 from mist_dagster.runtime.locks import study_lock
 from mist_ops.dataset import read_train_paths
@@ -118,10 +118,11 @@ def test_a_finished_run_is_not_under_way(copied_study: Study, records: dg.Dagste
 def test_a_command_that_died_is_not_under_way_but_its_re_execution_is(
     copied_study: Study, records: dg.DagsterInstance
 ) -> None:
-    gone = {"mist_to_process": f"{socket.gethostname()}:{2**22 + 1}", "dagster_to_partition": "fold_0"}
-    begin(records, copied_study, "train", **gone)
+    begin(records, copied_study, "train", dagster_to_partition="fold_0")
     [command] = records.get_runs()
-    begin(records, copied_study, "train", parent=command.run_id, **gone)  # by the UI, with its tags
+    heartbeats().mkdir()
+    (heartbeats() / f"{command.run_id}.dead").write_text(socket.gethostname())  # of a process that holds no lock
+    begin(records, copied_study, "train", parent=command.run_id, dagster_to_partition="fold_0")  # by the UI
     with instance() as opened:  # as every command opens it
         states = {run.run_id: run.status for run in opened.get_runs()}
     assert states.pop(command.run_id) == dg.DagsterRunStatus.FAILURE
