@@ -208,8 +208,11 @@ def test_a_change_is_asked_about_and_kept(browser: Any, story: Study) -> None:
         launch(address, story, "keep", config={"change": "epochs", "reason": "the loss had converged"})
         wait_until(lambda: finished_run(story, "keep"), seconds=120)
         checks = f"assets/{story.name}/fold_model?view=checks"
-        show(browser, f"{address}/{checks}", "in_sync", "2 kept as current", "the loss had converged")
+        show(browser, f"{address}/{checks}", "finite_losses", "in_sync")
+        click(browser, "in_sync")
+        wait_until(lambda: "2 kept as current" in text(browser))
         keep(browser, "kept")
+        wait_until(lambda: "the loss had converged" in text(browser))
 
 
 def said(terminal: pytest.CaptureFixture[str], command: Callable[[], int], status: int = 0) -> str:
