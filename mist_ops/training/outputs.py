@@ -62,7 +62,7 @@ def begin(plan: Plan, state: TrainingState, settings: Json, ranks: Ranks) -> Jso
             file=study.checkpoint(fold),
         )
     elif plan.resume:
-        _LOG.warning("Fold %d starts from scratch: checkpoint %s does not exist.", fold, study.checkpoint(fold))
+        _LOG.info("Fold %d starts from scratch, as it has no checkpoint to resume from.", fold)
     # A barrier: no process may look for a checkpoint that another has removed.
     ranks.mean(0.0)
     if ranks.rank == 0:

@@ -157,8 +157,9 @@ def test_resuming_with_other_arrays_is_refused(study: Study) -> None:
 
 
 def test_resuming_without_a_checkpoint_starts_from_scratch(study: Study, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", logger="mist_ops")
     assert len(trained(study, small_config(epochs=1), resume=True)) == 1
-    assert str(study.checkpoint(0)) in caplog.text
+    assert "starts from scratch" in caplog.text
 
 
 def files_of(study: Study) -> dict[Path, bytes]:
