@@ -103,7 +103,7 @@ class Locator:
     well, to the folder where the table was written, which is known from the dataset on record. So the tables in a copy
     of the results of a study lead to its dataset.
 
-    Backslashes, with which Windows separates folders, are read as slashes if there is no file of that very name.
+    Backslashes, with which Windows separates folders, are read as slashes unless a file has exactly that name.
     """
 
     def __init__(self, table: Path) -> None:

@@ -313,7 +313,7 @@ def _outputs(launcher: Launcher, study: Study, found: Status) -> dict[Path, str]
 def keep(launcher: Launcher, options: KeepOptions, settings: Settings) -> None:
     """Keep stale artifacts, or undo that; then report what is stale."""
     study = _study(options, numpy=options.numpy)
-    choice = Choice(options.stage and [options.stage], options.only, options.change)
+    choice = Choice(options.stage, options.only, options.change)
     if options.undo:
         launcher.progress.note(report_kept(undo(launcher, study, choice), "No longer kept:"))
     else:

@@ -69,7 +69,7 @@ def keep_job(study: Study, build: Build) -> dg.JobDefinition:
     @dg.op(name=f"{study.key}__keep_op", description="Keep stale artifacts as they are, or undo that.")
     def keep_op(context: dg.OpExecutionContext, config: KeepRun, progress: dg.ResourceParam[Progress]) -> None:
         launcher = Launcher(context.instance, progress, build)
-        choice = Choice(config.stage and [config.stage], config.only, config.change)
+        choice = Choice(config.stage, config.only, config.change)
         if config.undo:
             progress.note(report_kept(undo(launcher, study, choice), "No longer kept:"))
         else:

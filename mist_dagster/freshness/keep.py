@@ -19,18 +19,18 @@ class Choice:
     """Which artifacts: those that match all that is given.
 
     Attributes:
-        stages: Names of stages; None for all.
+        stage: Name of a stage; None for all.
         artifacts: Patients, folds (``fold_0``) or names of files; None for all.
         change: A part of what the status says of the change, such as the name of a setting; None for every change.
     """
 
-    stages: Collection[str] | None = None
+    stage: str | None = None
     artifacts: Collection[str] | None = None
     change: str | None = None
 
     def includes(self, stage: Stage, key: str) -> bool:
         """Whether an artifact is one of those."""
-        return (self.stages is None or stage.name in self.stages) and (self.artifacts is None or key in self.artifacts)
+        return self.stage in (None, stage.name) and (self.artifacts is None or key in self.artifacts)
 
     def changes(self, changes: Iterable[str]) -> list[str]:
         """The chosen ones of some changes."""
@@ -141,7 +141,7 @@ def _record(launcher: Launcher, study: Study, made: Sequence[tuple[Stage, KeptAr
         version = version_on_record(stage, study, key)
         if version is not None:
             current = entry.key not in seen.stale[stage.name]
-            text = f"{entry}".capitalize() if current else "No longer kept."
+            text = f"It is {entry}." if current else "No longer kept."
             recorder.record(stage.target, key or None, version, current=current, description=text)
 
 

@@ -1,32 +1,16 @@
 """A dataset of the Medical Segmentation Decathlon, converted to one with dataset.json."""
 
-from pathlib import Path
-
 import dagster as dg
-from pydantic import Field
 
-from mist_dagster.provenance import collect, hashed, interruptible
 from mist_dagster.runtime.progress import Progress
-from mist_dagster.tools.record import finish, recorded, tool_asset
+from mist_dagster.tools.conversion import ConvertFolder, convert_folder
+from mist_dagster.tools.record import tool_asset
 from mist_ops.conversion.msd import convert_msd
-
-
-class ConvertMsdTool(dg.Config):
-    """What to convert."""
-
-    source: str = Field(description="Folder of the original dataset.")
-    workers: int = Field(1, description="Patients converted at once.")
-    overwrite: bool = Field(False, description="Replace a dataset in the output folder.")
 
 
 @tool_asset("file")
 def converted_msd(
-    context: dg.AssetExecutionContext, config: ConvertMsdTool, progress: dg.ResourceParam[Progress]
+    context: dg.AssetExecutionContext, config: ConvertFolder, progress: dg.ResourceParam[Progress]
 ) -> dg.MaterializeResult:
     """A folder with dataset.json and a folder for each patient."""
-    output, source = Path(context.partition_key), Path(config.source)
-    inputs = hashed(description=[source / "dataset.json"])
-    with interruptible(context):
-        converted = convert_msd(source, output, config.workers, config.overwrite)
-        finish(collect(progress.track(converted, "Converting"), progress))
-    return recorded(context, output / "dataset.json", inputs)
+    return convert_folder(context, config, progress, convert_msd)

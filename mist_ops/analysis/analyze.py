@@ -89,7 +89,7 @@ def analyze(
             with the reasons. An analysis after one that excluded cases always does.
         fresh: Discard edits of config.json and the folds and plan of an earlier analysis. By default these are kept,
             and new cases are assigned to the smallest folds.
-        replan: Plan the ``MEASURED`` settings again, of which arrays and models are made. By default those of an
+        replan: Plan the ``MEASURED`` settings again, which arrays and models depend on. By default those of an
             earlier plan are kept, and fingerprint.json lists what would be chosen instead.
         overrides: Settings by dotted path that take precedence over both; they are kept as edits.
 

@@ -51,7 +51,7 @@ def _compress(path: Path, target: Path) -> None:
 
 
 def _join(path: Path, target: Path) -> None:
-    """Store an image of two files in one, with both forms of its header, of which ITK keeps one."""
+    """Store an image pair (``.img`` and ``.hdr``) as one file, with both forms of its header; ITK keeps only one."""
     image, geometry = open_image(path), read_geometry(path)
     check_voxels(image, path)
     voxels: Any = image.dataobj

@@ -305,7 +305,7 @@ def _claimed(image: SpatialImage) -> int:
 
 
 def _pair(path: Path) -> Any:
-    """An image in two files, of which either may be compressed."""
+    """An image pair (``.img`` and ``.hdr``); either file may be compressed."""
     stem = path.with_name(path.name.removesuffix(".gz")).with_suffix("")
     header, voxels = _part(stem, ".hdr", path), _part(stem, ".img", path)
     with ImageOpener(str(header)) as stream:

@@ -74,12 +74,12 @@ _ENTRIES = TypeAdapter(tuple[KeptArtifact, ...])
 
 
 class Kept:
-    """What was kept of a study, and where it applied.
+    """What was kept of a study, and the artifacts that were compared with it.
 
     Attributes:
         entries: What was kept.
-        applied: The artifacts asked about of which changes were kept, with their entries.
-        stale: The artifacts asked about that are stale all the same.
+        applied: Artifacts with changes that were kept, and the entries that keep them.
+        stale: Artifacts with changes that were not kept.
     """
 
     def __init__(self, study: Study) -> None:

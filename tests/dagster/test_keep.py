@@ -96,7 +96,7 @@ def test_it_is_undone(copied_study: Study) -> None:
 def test_another_change_is_reported_alone(copied_study: Study) -> None:
     study = copied_study
     change(study, training__epochs=2)
-    kept(study, Choice(stages=["train"]))
+    kept(study, Choice(stage="train"))
     change(study, training__seed=7)
     found = status(study)
     assert set(found.stale["train"].values()) == {"seed was 42 and is 7"}
@@ -130,7 +130,7 @@ def test_a_second_reason_of_an_artifact_is_not_kept_with_the_first(copied_study:
     change(study, spatial_config__target_spacing=[1.0, 1.0, 0.8])
     both = status(study).of("preprocess")[patient]
     assert "its mask changed; target_spacing was " in both
-    found = kept(study, Choice(["preprocess"], change="mask"))
+    found = kept(study, Choice("preprocess", change="mask"))
     assert found.of("preprocess")[patient] == both.removeprefix("its mask changed; ")
 
 
@@ -148,7 +148,7 @@ def test_predictions_and_scores_are_kept(copied_study: Study) -> None:
 def test_a_model_that_is_trained_again_is_not_kept_any_more(copied_study: Study) -> None:
     study = copied_study
     change(study, training__epochs=2)
-    kept(study, Choice(["train"]))
+    kept(study, Choice("train"))
     where = ["--results", str(study.results), "--numpy", str(study.numpy), "--device", "cpu"]
     assert cli.train([*where, "--resume"]) == 0  # does nothing
     assert len(read_passport(study.model(0)).history) == 1
@@ -191,11 +191,11 @@ def test_what_cannot_be_kept_is_refused(copied_study: Study, capfd: pytest.Captu
         kept(study, Choice(change="epochs"))
     study.model(0).unlink()
     with refuses("nothing-to-keep", ConfigError):
-        kept(study, Choice(["train"]))
+        kept(study, Choice("train"))
     with refuses("nothing-to-keep", ConfigError):  # its predictions wait for it
-        kept(study, Choice(["predict"]))
+        kept(study, Choice("predict"))
     with refuses("nothing-to-keep", ConfigError):
-        undone(study, Choice(["predict"]))
+        undone(study, Choice("predict"))
     assert read_kept(study.kept) == ()
     assert cli.keep([*where, "--change", "epochs"]) == 1
     assert "[reason-missing]" in capfd.readouterr().err
@@ -215,7 +215,7 @@ def test_the_stages_of_the_flag_are_those_that_can_be_stale() -> None:
 def test_the_passport_says_why_a_model_was_kept(copied_study: Study, capsys: pytest.CaptureFixture[str]) -> None:
     study = copied_study
     change(study, training__epochs=2)
-    kept(study, Choice(["train"], ["fold_0"]))
+    kept(study, Choice("train", ["fold_0"]))
     assert cli.passport(["verify", str(study.model(0)), "--numpy", str(study.numpy)]) == 1
     printed = capsys.readouterr().out
     assert "epochs was 1 and is 2." in printed
