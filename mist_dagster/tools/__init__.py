@@ -1,7 +1,7 @@
 """Commands outside of studies, on any paths: an asset for each, with a partition for each output path.
 
-A module holds the asset of the same name and its run config; ``record`` and ``conversion`` hold what they share. Modules
-are loaded one by one, so that a ranking does not wait for what predicts.
+A module holds the asset of the same name and its run config; ``record`` and ``conversion`` hold what they share.
+Modules are loaded one by one, so that a ranking does not wait for what predicts.
 """
 
 import importlib
