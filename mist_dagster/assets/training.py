@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Optional
+from typing import Literal, Optional
 
 import dagster as dg
 from pydantic import Field
@@ -28,9 +28,7 @@ from mist_ops.records.passport import Epoch, read_passport
 from mist_ops.records.source import check_arrays, check_dataset
 from mist_ops.study import Study
 from mist_ops.training.manifest import manifest
-
-if TYPE_CHECKING:
-    from mist_ops.training.transfer import Pretrained
+from mist_ops.training.pretrained import Pretrained
 
 SECONDS_BETWEEN_OBSERVATIONS = 15.0
 
@@ -44,10 +42,8 @@ class PretrainedWeights(dg.Config):
         "average", description="How to adapt the first layer to another number of input channels."
     )
 
-    def source(self) -> "Pretrained":
+    def source(self) -> Pretrained:
         """The same as ``mist_ops`` wants it."""
-        from mist_ops.training.transfer import Pretrained
-
         return Pretrained(Path(self.weights), Path(self.config_file), self.input_channels)
 
 

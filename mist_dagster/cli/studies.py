@@ -557,7 +557,8 @@ def _pretrained(options: TrainOptions, config: StudyConfig) -> dict[str, Any]:
             "vice versa. Give both.",
             code="flags-incomplete",
         )
-    from mist_ops.training.transfer import Pretrained, check
+    from mist_ops.training.pretrained import Pretrained
+    from mist_ops.training.transfer import check
 
     check(Pretrained(weights.expanduser(), of_weights.expanduser(), options.input_channel_strategy), config)
     paths = absolute({"weights": weights, "config_file": of_weights})

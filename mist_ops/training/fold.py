@@ -25,9 +25,10 @@ from mist_ops.training.loop import train
 from mist_ops.training.memory import estimate_step
 from mist_ops.training.outputs import begin, finish, record_epochs
 from mist_ops.training.plan import Plan, run_settings
+from mist_ops.training.pretrained import Pretrained
 from mist_ops.training.setup import fresh_state, make_batches, training_schedule, workers_for
 from mist_ops.training.step import BatchLoss, batch_loss
-from mist_ops.training.transfer import Pretrained, check, transfer
+from mist_ops.training.transfer import check, transfer
 from mist_ops.training.validation import validate
 from mist_ops.types import Json, by
 

@@ -13,7 +13,7 @@ from mist_ops.registry import LOSSES
 from mist_ops.steps import settings, view
 from mist_ops.study import Study
 from mist_ops.training.attempts import case_hashes
-from mist_ops.training.transfer import Pretrained
+from mist_ops.training.pretrained import Pretrained
 from mist_ops.types import Json
 
 

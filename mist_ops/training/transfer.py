@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -15,24 +13,7 @@ from mist_ops.files import file_hash
 from mist_ops.models.weights import read_weights
 from mist_ops.records.passport import Encoder, Source, read_passport
 from mist_ops.registry import MODELS
-
-InputChannels: TypeAlias = Literal["average", "first", "skip"]
-
-
-@dataclass(frozen=True)
-class Pretrained:
-    """Pretrained weights.
-
-    Attributes:
-        weights: Weights of a trained network.
-        config: config.json that it was trained with.
-        input_channels: How tensors that see the image are adapted to another number of channels: every channel gets the
-            mean over the pretrained channels or the first of them, or keeps its random initialization.
-    """
-
-    weights: Path
-    config: Path
-    input_channels: InputChannels = "average"
+from mist_ops.training.pretrained import InputChannels, Pretrained
 
 
 def check(pretrained: Pretrained, config: StudyConfig) -> None:

@@ -51,6 +51,26 @@ def test_help_imports_neither_torch_nor_dagster(command: str) -> None:
     assert f"mist_{command}" in done.stdout
 
 
+def test_commands_import_only_what_they_run(home: Path, tmp_path: Path) -> None:
+    data = write_phantoms(tmp_path / "data", patients=2, size=(16, 16, 16))
+    study = ["--results", str(tmp_path / "results")]
+    commands = {
+        "analyze": ["--data", str(data), "--nfolds", "2", *study],
+        "preprocess": ["--numpy", str(tmp_path / "numpy"), *study],
+        "status": study,
+    }
+    for name, arguments in commands.items():
+        code = (
+            f"import sys\n"
+            f"from mist_dagster import cli\n"
+            f"assert cli.{name}({arguments}) == 0\n"
+            f"found = {{'torch', 'monai', 'matplotlib', 'PIL', 'tensorboard', 'grpc'}} & set(sys.modules)\n"
+            f"assert not found, found"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize(
     "flags, parts",
     [

@@ -25,7 +25,7 @@ from mist_ops.steps import digest
 from mist_ops.study import Study
 from mist_ops.training.attempts import discard, epochs_to_resume
 from mist_ops.training.fold import train_fold
-from mist_ops.training.transfer import Pretrained
+from mist_ops.training.pretrained import Pretrained
 
 
 def trained(study: Study, config: StudyConfig | None = None, **options: Any) -> list[Epoch]:

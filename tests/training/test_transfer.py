@@ -14,7 +14,8 @@ from mist_ops.config import StudyConfig, override, write_config
 from mist_ops.errors import ConfigError
 from mist_ops.models.weights import write_tensors
 from mist_ops.registry import MODELS
-from mist_ops.training.transfer import InputChannels, Pretrained, check, transfer
+from mist_ops.training.pretrained import InputChannels, Pretrained
+from mist_ops.training.transfer import check, transfer
 
 
 def settings(channels: int = 1, patch: int = 32, classes: int = 3, model: str = "nnunet-pocket") -> StudyConfig:
