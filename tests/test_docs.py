@@ -24,12 +24,6 @@ def test_links_between_pages_resolve(page: Path) -> None:
     assert [target for target in targets if not (page.parent / target).exists()] == []
 
 
-def test_every_command_is_in_the_readme() -> None:
-    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["scripts"]
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert [command for command in scripts if command not in readme] == []
-
-
 def test_dagster_yaml_at_the_root_is_the_packaged_one() -> None:
     assert (ROOT / "dagster.yaml").resolve() == ROOT / "mist_dagster" / "dagster.yaml"
 

@@ -7,64 +7,98 @@ import gc
 import importlib
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 from mist_dagster.cli import options
 from mist_ops.errors import MistError
 
-if TYPE_CHECKING:
-    from mist_dagster.cli.options import Options
-
 Arguments = Sequence[str] | None
+
+
+@dataclass(frozen=True)
+class Command:
+    """What a command accepts, and the module of this package with its function; None if it starts no run.
+
+    It also accepts the settings with a flag of its ``stages``.
+    """
+
+    options: type[options.Options]
+    module: str | None = None
+    stages: tuple[str, ...] = ()
+
+
+COMMANDS: Mapping[str, Command] = {
+    "analyze": Command(options.AnalyzeOptions, "studies", ("analyze",)),
+    "preprocess": Command(options.PreprocessOptions, "studies", ("preprocess",)),
+    "train": Command(options.TrainOptions, "studies", ("train",)),
+    "run_all": Command(options.RunAllOptions, "studies", ("analyze", "preprocess", "train")),
+    "finalize": Command(options.FinalizeOptions, "studies"),
+    "choose_postprocessing": Command(options.ChoosePostprocessingOptions, "studies"),
+    "predict": Command(options.PredictOptions, "tools"),
+    "evaluate": Command(options.EvaluateOptions, "tools"),
+    "rank": Command(options.RankOptions, "tools"),
+    "postprocess": Command(options.PostprocessOptions, "tools"),
+    "ensemble": Command(options.EnsembleOptions, "tools"),
+    "convert_msd": Command(options.ConvertMsdOptions, "tools"),
+    "convert_nnunet": Command(options.ConvertNnunetOptions, "tools"),
+    "convert_csv": Command(options.ConvertCsvOptions, "tools"),
+    "average_weights": Command(options.AverageWeightsOptions, "tools"),
+    "status": Command(options.StatusOptions, "studies"),
+    "plan": Command(options.PlanOptions, "studies"),
+    "accept": Command(options.AcceptOptions, "studies"),
+    "keep": Command(options.KeepOptions, "studies"),
+    "phantoms": Command(options.PhantomsOptions),
+    "ui": Command(options.UiOptions),
+}
+"""All commands except ``mist_passport`` and ``mist_completion``, which have parsers of their own."""
 
 
 def analyze(arguments: Arguments = None) -> int:
     """Analyze a dataset and write config.json, the folds and the foreground boxes."""
-    return _run("analyze", analyze.__doc__, options.AnalyzeOptions, "studies", arguments, ["analyze"])
+    return _run("analyze", arguments)
 
 
 def preprocess(arguments: Arguments = None) -> int:
     """Preprocess the images of an analyzed dataset and save them as NumPy arrays."""
-    return _run("preprocess", preprocess.__doc__, options.PreprocessOptions, "studies", arguments, ["preprocess"])
+    return _run("preprocess", arguments)
 
 
 def train(arguments: Arguments = None) -> int:
     """Train the folds, predict their held-out patients and evaluate the predictions."""
-    return _run("train", train.__doc__, options.TrainOptions, "studies", arguments, ["train"])
+    return _run("train", arguments)
 
 
 def run_all(arguments: Arguments = None) -> int:
     """Run the whole pipeline, from dataset.json to results.csv: analyze, preprocess, train, predict, evaluate."""
-    stages = ["analyze", "preprocess", "train"]
-    return _run("run_all", run_all.__doc__, options.RunAllOptions, "studies", arguments, stages)
+    return _run("run_all", arguments)
 
 
 def finalize(arguments: Arguments = None) -> int:
     """Evaluate the predictions of all trained folds and predict the test set."""
-    return _run("finalize", finalize.__doc__, options.FinalizeOptions, "studies", arguments)
+    return _run("finalize", arguments)
 
 
 def choose_postprocessing(arguments: Arguments = None) -> int:
     """Search for the postprocessing strategy that improves the cross-validation predictions of a study."""
-    chosen = options.ChoosePostprocessingOptions
-    return _run("choose_postprocessing", choose_postprocessing.__doc__, chosen, "studies", arguments)
+    return _run("choose_postprocessing", arguments)
 
 
 def predict(arguments: Arguments = None) -> int:
     """Predict the masks of new patients with the ensemble of all models in a folder."""
-    return _run("predict", predict.__doc__, options.PredictOptions, "tools", arguments)
+    return _run("predict", arguments)
 
 
 def evaluate(arguments: Arguments = None) -> int:
     """Evaluate predicted masks against ground truth."""
-    return _run("evaluate", evaluate.__doc__, options.EvaluateOptions, "tools", arguments)
+    return _run("evaluate", arguments)
 
 
 def rank(arguments: Arguments = None) -> int:
     """Rank models or strategies by their scores on the same patients."""
-    return _run("rank", rank.__doc__, options.RankOptions, "tools", arguments)
+    return _run("rank", arguments)
 
 
 def postprocess(arguments: Arguments = None) -> int:
@@ -74,52 +108,52 @@ def postprocess(arguments: Arguments = None) -> int:
 
         print(json.dumps(describe(), indent=2))  # noqa: T201 - output of the command
         return 0
-    return _run("postprocess", postprocess.__doc__, options.PostprocessOptions, "tools", arguments)
+    return _run("postprocess", arguments)
 
 
 def ensemble(arguments: Arguments = None) -> int:
     """Combine the predictions of several models or raters for the same patients."""
-    return _run("ensemble", ensemble.__doc__, options.EnsembleOptions, "tools", arguments)
+    return _run("ensemble", arguments)
 
 
 def convert_msd(arguments: Arguments = None) -> int:
     """Convert a dataset of the Medical Segmentation Decathlon (MSD)."""
-    return _run("convert_msd", convert_msd.__doc__, options.ConvertMsdOptions, "tools", arguments)
+    return _run("convert_msd", arguments)
 
 
 def convert_nnunet(arguments: Arguments = None) -> int:
     """Convert a dataset of nnU-Net v2."""
-    return _run("convert_nnunet", convert_nnunet.__doc__, options.ConvertNnunetOptions, "tools", arguments)
+    return _run("convert_nnunet", arguments)
 
 
 def convert_csv(arguments: Arguments = None) -> int:
     """Convert a dataset described by CSV tables of paths."""
-    return _run("convert_csv", convert_csv.__doc__, options.ConvertCsvOptions, "tools", arguments)
+    return _run("convert_csv", arguments)
 
 
 def average_weights(arguments: Arguments = None) -> int:
     """Average the weights of several models of the same architecture."""
-    return _run("average_weights", average_weights.__doc__, options.AverageWeightsOptions, "tools", arguments)
+    return _run("average_weights", arguments)
 
 
 def status(arguments: Arguments = None) -> int:
     """Show which arrays, models, predictions and scores of a study are out of date, and why."""
-    return _run("status", status.__doc__, options.StatusOptions, "studies", arguments)
+    return _run("status", arguments)
 
 
 def plan(arguments: Arguments = None) -> int:
     """Show what is out of date, like mist_status, and rebuild only that with --apply."""
-    return _run("plan", plan.__doc__, options.PlanOptions, "studies", arguments)
+    return _run("plan", arguments)
 
 
 def accept(arguments: Arguments = None) -> int:
     """Accept the scores of a study as the baseline for later ones."""
-    return _run("accept", accept.__doc__, options.AcceptOptions, "studies", arguments)
+    return _run("accept", arguments)
 
 
 def keep(arguments: Arguments = None) -> int:
     """Declare stale artifacts of a study current, with a reason, or undo that."""
-    return _run("keep", keep.__doc__, options.KeepOptions, "studies", arguments)
+    return _run("keep", arguments)
 
 
 def passport(arguments: Arguments = None) -> int:
@@ -129,9 +163,24 @@ def passport(arguments: Arguments = None) -> int:
     return run(arguments, passport.__doc__)
 
 
+def phantoms(arguments: Arguments = None) -> int:
+    """Write a dataset of synthetic patients, to try the other commands with."""
+    chosen, _ = parser("phantoms").parsed(arguments)
+    from mist_dagster.cli.synthetic import run
+
+    return run(chosen)
+
+
+def completion(arguments: Arguments = None) -> int:
+    """Print a script that completes the flags of all commands in a shell."""
+    from mist_dagster.cli.completions import run
+
+    return run(arguments, completion.__doc__)
+
+
 def ui(arguments: Arguments = None) -> int:
     """Serve the web UI, the Dagster daemon and TensorBoard on this machine only, until Ctrl-C."""
-    chosen, _ = options.parse("mist_ui", ui.__doc__, options.UiOptions, [], arguments)
+    chosen, _ = parser("ui").parsed(arguments)
     from mist_dagster.instance import tensorboard
     from mist_dagster.instance.home import instance
     from mist_dagster.instance.studies import registered_studies
@@ -149,31 +198,21 @@ def ui(arguments: Arguments = None) -> int:
     return 0
 
 
-def _run(
-    name: str,
-    purpose: str | None,
-    kind: "type[Options]",
-    module: str,
-    arguments: Arguments,
-    stages: Sequence[str] = (),
-) -> int:
-    """Run a command; return 0, 1 after an error message, or 130 if it was interrupted.
+def parser(name: str) -> options.FlagParser[Any]:
+    """Return the parser of a command in ``COMMANDS``."""
+    command = COMMANDS[name]
+    return options.FlagParser(f"mist_{name}", globals()[name].__doc__, command.options, command.stages)
 
-    Args:
-        name: Name of the command, and of its function in ``module``.
-        purpose: Description for ``--help``.
-        kind: The command's options.
-        module: The module of this package with its function.
-        arguments: The command line; ``sys.argv`` if None.
-        stages: Stages whose settings with a flag the command accepts.
-    """
-    chosen, settings = options.parse(f"mist_{name}", purpose, kind, stages, arguments)
+
+def _run(name: str, arguments: Arguments) -> int:
+    """Run a command; return 0, 1 after an error message, or 130 if it was interrupted."""
+    chosen, settings = parser(name).parsed(arguments)
     with _loading():
         from mist_dagster.definitions import build_definitions
         from mist_dagster.launch import RunCanceledError, RunFailedError, launcher
         from mist_dagster.runtime.progress import TerminalProgress
 
-        work: Any = getattr(importlib.import_module(f"{__name__}.{module}"), name)
+        work: Any = getattr(importlib.import_module(f"{__name__}.{COMMANDS[name].module}"), name)
     with TerminalProgress() as progress, ExitStack() as stack:
         try:
             with _loading():

@@ -10,7 +10,7 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn, TypeVar, get_args, get_origin
+from typing import Annotated, Any, Generic, Literal, NoReturn, TypeVar, get_args, get_origin
 
 from pydantic import Field, NonNegativeInt, PositiveInt, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
@@ -328,40 +328,20 @@ class ConvertCsvOptions(Options):
     num_workers_conversion: Workers = Field(1, description="Patients to convert in parallel.")
 
 
+class PhantomsOptions(Options):
+    """Options of mist_phantoms."""
+
+    output: Path = Field(description="Folder for the dataset; it must be empty or missing.")
+    patients: PositiveInt = Field(10, description="Number of training patients, with masks.")
+    tests: NonNegativeInt = Field(0, description="Number of test patients, without masks.")
+    seed: NonNegativeInt = Field(0, description="Seed; the same one gives the same patients.")
+
+
 class UiOptions(Options):
     """Options of mist_ui."""
 
     port: PositiveInt = Field(3000, description="Port of the UI on 127.0.0.1.")
     tensorboard_port: NonNegativeInt = Field(6006, description="Port of TensorBoard on 127.0.0.1; 0 disables it.")
-
-
-def parse(
-    command: str,
-    purpose: str | None,
-    options: type[Chosen],
-    stages: Sequence[str],
-    arguments: Sequence[str] | None = None,
-) -> tuple[Chosen, dict[str, Any]]:
-    """Parse a command line.
-
-    Args:
-        command: Name of the command.
-        purpose: Description for ``--help``.
-        options: The command's options; each field is a flag.
-        stages: Stages whose settings with a flag the command accepts.
-        arguments: The command line; ``sys.argv`` if None.
-
-    Returns:
-        The options, and the settings that were given, by their dotted path in config.json.
-
-    Exits with status 2 and a one-line message if a flag is unknown or missing or its value is invalid.
-    """
-    settings = [flagged for flagged in flagged_fields(StudyConfig) if flagged.command in stages]
-    own = list(_option_flags(options))
-    parser = _FlagParser(command, purpose, settings, own)
-    values = parser.values(arguments)
-    chosen = options.model_validate({flagged.path: values[flagged.path] for flagged in own if flagged.path in values})
-    return chosen, {flagged.path: values[flagged.path] for flagged in settings if flagged.path in values}
 
 
 def _option_flags(options: type[Options]) -> Iterator[FlaggedField]:
@@ -392,12 +372,20 @@ class CommandParser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message}{end} See {self.prog} --help.\n")
 
 
-class _FlagParser(CommandParser):
-    """A parser with a flag for each setting and option; names are checked later, by their registry."""
+class FlagParser(CommandParser, Generic[Chosen]):
+    """A parser with a flag for each setting and option; names are checked later, by their registry.
 
-    def __init__(
-        self, command: str, purpose: str | None, settings: Sequence[FlaggedField], own: Sequence[FlaggedField]
-    ) -> None:
+    Args:
+        command: Name of the command.
+        purpose: Description for ``--help``.
+        options: The command's options; each field is a flag.
+        stages: Stages whose settings with a flag the command accepts.
+    """
+
+    def __init__(self, command: str, purpose: str | None, options: type[Chosen], stages: Sequence[str] = ()) -> None:
+        settings = [flagged for flagged in flagged_fields(StudyConfig) if flagged.command in stages]
+        own = list(_option_flags(options))
+        self._options, self._settings, self._own = options, settings, own
         self._flagged = [*settings, *own]
         self._required = [flagged for flagged in own if flagged.field.is_required()]
         self._named: dict[argparse.Action, Registry[Any]] = {}
@@ -442,12 +430,30 @@ class _FlagParser(CommandParser):
         return f"{str(field.description).removesuffix('.')}{shown}.".replace("%", "%%")
 
     def format_help(self) -> str:
+        """Format the help, with the names in registries as choices."""
         for action, registry in self._named.items():  # takes 30 ms, so not for every command
             action.metavar = _choices(registry.builtin_names())
         return super().format_help()
 
-    def values(self, arguments: Sequence[str] | None) -> dict[str, Any]:
-        """Parse a command line into checked values by path."""
+    def name_choices(self) -> None:
+        """Add the names in registries as choices, for completion; otherwise their registry checks them."""
+        for action, registry in self._named.items():
+            action.choices = registry.builtin_names()
+
+    def parsed(self, arguments: Sequence[str] | None = None) -> tuple[Chosen, dict[str, Any]]:
+        """Parse a command line, by default ``sys.argv``.
+
+        Returns:
+            The options, and the settings that were given, by their dotted path in config.json.
+
+        Exits with status 2 and a one-line message if a flag is unknown or missing or its value is invalid.
+        """
+        values = self._values(arguments)
+        own = {flagged.path: values[flagged.path] for flagged in self._own if flagged.path in values}
+        settings = {flagged.path: values[flagged.path] for flagged in self._settings if flagged.path in values}
+        return self._options.model_validate(own), settings
+
+    def _values(self, arguments: Sequence[str] | None) -> dict[str, Any]:
         parsed, unknown = self.parse_known_args(arguments)
         if unknown:
             self._refuse_unknown(unknown[0])

@@ -8,16 +8,21 @@ from mist_dagster.cli.options import CommandParser
 from mist_ops.errors import MistError
 
 
-def run(arguments: Sequence[str] | None, purpose: str | None) -> int:
-    """Run ``mist_passport``; return 1 if something changed or cannot be read, else 0."""
-    parser = CommandParser(prog="mist_passport", description=purpose)
-    commands = parser.add_subparsers(dest="command", required=True)
+def parser(purpose: str | None) -> CommandParser:
+    """Return the parser of ``mist_passport``."""
+    found = CommandParser(prog="mist_passport", description=purpose)
+    commands = found.add_subparsers(dest="command", required=True)
     verify = commands.add_parser("verify", help="compare weights, settings and arrays with the passport")
     verify.add_argument("model", type=Path, help="weights, such as results/models/fold_0.pt")
     verify.add_argument("--numpy", type=Path, help="folder of the arrays (default: the study's)")
     diff = commands.add_parser("diff", help="list how two models differ")
     diff.add_argument("models", type=Path, nargs=2, help="weights of A and of B")
-    chosen = parser.parse_args(arguments)
+    return found
+
+
+def run(arguments: Sequence[str] | None, purpose: str | None) -> int:
+    """Run ``mist_passport``; return 1 if something changed or cannot be read, else 0."""
+    chosen = parser(purpose).parse_args(arguments)
     try:
         messages = _verify(chosen.model, chosen.numpy) if chosen.command == "verify" else _diff(*chosen.models)
     except MistError as error:

@@ -9,7 +9,6 @@ import pytest
 import mist_ops.losses
 from mist_dagster import cli
 from mist_dagster.cli import options
-from mist_dagster.cli.options import AnalyzeOptions, PreprocessOptions, RunAllOptions, TrainOptions, parse
 from mist_ops.config import NAMES, StudyConfig
 from mist_ops.registry import BLENDINGS, LABEL_ENSEMBLERS, PROBABILITY_ENSEMBLERS
 from mist_ops.schema import flagged_fields
@@ -18,7 +17,7 @@ STAGES = ["analyze", "preprocess", "train"]
 COMMANDS = [
     name
     for name, function in inspect.getmembers(cli, inspect.isfunction)
-    if function.__module__ == cli.__name__ and not name.startswith("_")
+    if function.__module__ == cli.__name__ and not name.startswith("_") and name != "parser"
 ]
 CONVERTERS = {"convert_msd", "convert_nnunet", "convert_csv"}
 OVERWRITING = {"analyze", "preprocess", "train", "run_all", "average_weights", *CONVERTERS}
@@ -34,7 +33,7 @@ def shown(capsys: pytest.CaptureFixture[str], command: str) -> str:
 
 def test_settings_are_returned_by_path_with_their_types() -> None:
     flags = ["--epochs", "5", "--patch-size", "32", "48", "64", "--l2-penalty", "0", "--model", "nnunet-pocket"]
-    _, settings = parse("mist_train", None, TrainOptions, ["train"], [*flags, "--val-percent", "20"])
+    _, settings = cli.parser("train").parsed([*flags, "--val-percent", "20"])
     assert settings == {
         "spatial_config.patch_size": (32, 48, 64),
         "model.architecture": "nnunet-pocket",
@@ -56,31 +55,35 @@ def test_settings_are_returned_by_path_with_their_types() -> None:
 def test_a_switch_of_config_json_has_an_opposite_and_accepts_the_values_of_mist(
     flags: list[str], expected: bool
 ) -> None:
-    _, settings = parse("mist_preprocess", None, PreprocessOptions, ["preprocess"], flags)
+    _, settings = cli.parser("preprocess").parsed(flags)
     assert settings == {"preprocessing.compute_dtms": expected}
 
 
 def test_no_preprocess_has_an_opposite() -> None:
-    _, settings = parse("mist_preprocess", None, PreprocessOptions, ["preprocess"], ["--preprocess"])
+    _, settings = cli.parser("preprocess").parsed(["--preprocess"])
     assert settings == {"preprocessing.skip": False}
 
 
 def test_omitted_flags_are_not_settings() -> None:
-    chosen, settings = parse("mist_analyze", None, AnalyzeOptions, ["analyze"], ["--data", "d.json"])
+    chosen, settings = cli.parser("analyze").parsed(["--data", "d.json"])
     assert not chosen.overwrite
     assert settings == {}
 
 
 def test_names_of_plugins_are_accepted() -> None:
-    _, settings = parse("mist_train", None, TrainOptions, ["train"], ["--loss", "of_a_plugin"])
+    _, settings = cli.parser("train").parsed(["--loss", "of_a_plugin"])
     assert settings == {"training.loss.name": "of_a_plugin"}
 
 
 def test_run_all_has_every_flag_of_its_stages(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        parse("mist_run_all", None, RunAllOptions, STAGES, ["--help"])
+        cli.parser("run_all").parsed(["--help"])
     text = capsys.readouterr().out
-    own = {"--" + name.replace("_", "-") for part in (AnalyzeOptions, TrainOptions) for name in part.model_fields}
+    own = {
+        "--" + name.replace("_", "-")
+        for part in (options.AnalyzeOptions, options.TrainOptions)
+        for name in part.model_fields
+    }
     assert all(flag in text for flag in own | {flagged.flag for flagged in flagged_fields(StudyConfig)})
 
 

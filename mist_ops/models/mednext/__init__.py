@@ -1,4 +1,4 @@
-"""The MedNeXt family: ``mednext-small``, ``-base``, ``-medium`` and ``-large``."""
+"""MedNeXt (Roy et al., MICCAI 2023): ``mednext-small``, ``-base``, ``-medium`` and ``-large``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The multigrid family: ``fmgnet`` and ``wnet``, which move between resolutions more than once."""
+"""FMG-Net and W-Net (Celaya et al., arXiv:2304.02725): ``fmgnet`` and ``wnet``, which go up and down like multigrid."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The nnU-Net family: ``nnunet`` and its light variant ``nnunet-pocket``."""
+"""nnU-Net (Isensee et al., Nature Methods 2021): ``nnunet`` and ``nnunet-pocket``, which has 32 channels throughout."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Swin UNETR family: ``swinunetr-small``, ``-base`` and ``-large``."""
+"""Swin UNETR (Hatamizadeh et al., BrainLes 2021): ``swinunetr-small``, ``-base`` and ``-large``."""
 
 from __future__ import annotations
 
