@@ -10,7 +10,7 @@ from mist_ops.config import EvaluationClass, StudyConfig
 from mist_ops.dataset import Case
 from mist_ops.evaluation.score import CaseScores, Classes, score
 from mist_ops.imaging.nifti import read_image, read_labels
-from mist_ops.pictures import MetricScores, case_picture, score_plot, thumbnail
+from mist_ops.pictures import MetricScores, case_picture, label_names, score_plot, thumbnail
 from mist_ops.registry import METRICS
 from mist_ops.types import LabelMap
 
@@ -34,7 +34,7 @@ def draw_case(case: Case, prediction: Path, path: Path, config: StudyConfig, dic
         return orientation.apply(read_labels(file)[0]) if file else None
 
     arrays = orientation.apply(image), labels(case.mask), labels(prediction)
-    names = {scored.labels[0]: name for name, scored in config.evaluation.items() if len(scored.labels) == 1}
+    names = label_names({name: scored.labels for name, scored in config.evaluation.items()})
     case_picture(path, *arrays, canonical.spacing, case.id, dice=dice, names=names)
     return thumbnail(*arrays, canonical.spacing)
 

@@ -8,7 +8,7 @@ those of the prediction dashed, in a colorblind-safe color per label.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -41,7 +41,8 @@ Slice = Num[np.ndarray, "row column"]
 
 _TRUTH: Style = "solid"
 _PREDICTION: Style = (0.0, (2.5, 1.5))
-_PERCENTILES = (0.5, 99.5)
+_PERCENTILES, _LABELED_PERCENTILES = (0.5, 99.5), (1, 99)
+_HEADROOM, _MOST_EXTENSION = 0.2, 0.5
 
 # Inches.
 _PLANE_HEIGHT, _MARGIN, _LEAST_WIDTH = 3.6, 0.6, 6.5
@@ -94,8 +95,21 @@ class _Scan:
 
     @cached_property
     def window(self) -> tuple[float, float]:
-        """Intensities displayed as black and white."""
+        """Intensities displayed as black and white.
+
+        A small bright lesion may lie outside the percentiles of the whole image. The window is then extended so that it
+        is light gray with visible texture, and a dark one dark gray; at each end by at most half of its width.
+        """
         low, high = np.percentile(self.image, _PERCENTILES).tolist()
+        width = high - low
+        for labels in (self.truth, self.prediction):
+            if labels is not None and labels.any():
+                darkest, brightest = np.percentile(self.image[labels > 0], _LABELED_PERCENTILES).tolist()
+                below, above = (
+                    min(beyond + _HEADROOM * width, _MOST_EXTENSION * width) if beyond > 0 else 0.0
+                    for beyond in (low - darkest, brightest - high)
+                )
+                return low - below, high + above
         return low, high
 
     @cached_property
@@ -125,6 +139,23 @@ class _Scan:
         return dict(zip(present, itertools.cycle(COLORS), strict=False))
 
 
+def label_names(classes: Mapping[str, Collection[int]]) -> dict[int, str]:
+    """Names of labels for a legend, from the labels of each class.
+
+    A label has the name of the smallest class that contains it, without the classes inside that one: with "lesion" of
+    labels 1 and 2 and "core" of label 2, label 1 is "lesion without core". Labels that share all their classes have none.
+    """
+    sets = {name: frozenset(labels) for name, labels in classes.items()}
+    names = {}
+    for label in frozenset().union(*sets.values()):
+        name = min((name for name in sets if label in sets[name]), key=lambda name: len(sets[name]))
+        inside = {other: labels for other, labels in sets.items() if labels < sets[name]}
+        if sets[name].difference(*inside.values()) == {label}:
+            largest = [other for other, labels in inside.items() if not any(labels < more for more in inside.values())]
+            names[label] = f"{name} without {', '.join(largest)}" if largest else name
+    return names
+
+
 def case_picture(
     path: Path,
     image: Volume,
@@ -142,7 +173,8 @@ def case_picture(
 
     Args:
         path: Output file.
-        image: Intensities in LPS voxel order, displayed between their percentiles 0.5 and 99.5.
+        image: Intensities in LPS voxel order, displayed between their percentiles 0.5 and 99.5, or further if labeled
+            voxels are darker or brighter.
         truth: Mask with solid outlines.
         prediction: Mask with dashed outlines.
         spacing: In mm; sets the aspect ratio.

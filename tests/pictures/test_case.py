@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from mist_ops.imaging.nifti import read_image, read_labels
-from mist_ops.pictures import case_picture, thumbnail
+from mist_ops.pictures import case_picture, label_names, thumbnail
 from mist_ops.pictures.canvas import COLORS
 from mist_ops.pictures.case import AXIAL, CORONAL, SAGITTAL
 
@@ -119,3 +119,30 @@ def test_a_thumbnail_shows_the_worst_slice() -> None:
     for drawn, bright in ((truth, 0), (prediction, 1)):
         halves = np.array_split(pixels(thumbnail(image, truth, drawn, ONE_MM)).mean(axis=(0, 2)), 2)
         assert halves[bright].mean() > halves[1 - bright].mean() + 100
+
+
+@pytest.mark.parametrize(
+    "classes, names",
+    [
+        ({"anterior": [1], "posterior": [2]}, {1: "anterior", 2: "posterior"}),
+        ({"lesion": [1, 2], "core": [2]}, {1: "lesion without core", 2: "core"}),
+        ({"WT": [1, 2, 4], "TC": [1, 4], "ET": [4]}, {1: "TC without ET", 2: "WT without TC", 4: "ET"}),
+        ({"kidney": [1, 2, 3], "tumor": [2], "cyst": [3]}, {1: "kidney without tumor, cyst", 2: "tumor", 3: "cyst"}),
+        ({"both": [1, 2], "right": [2, 3]}, {}),
+        ({}, {}),
+    ],
+)
+def test_labels_are_named_after_the_smallest_class(classes: dict[str, list[int]], names: dict[int, str]) -> None:
+    assert label_names(classes) == names
+
+
+@pytest.mark.parametrize("darker, brighter", [(110, 130), (-30, -10)])
+def test_a_small_lesion_outside_the_range_of_the_image_is_not_saturated(darker: int, brighter: int) -> None:
+    image, lesion = np.zeros(SIZE, dtype=np.float32), np.zeros(SIZE, dtype=np.uint8)
+    image[:, ::2] = 100
+    lesion[10:18, 12:18, 10:12] = 1  # 0.4 % of the voxels
+    image[10:14, 12:18, 10:12] = darker
+    image[14:18, 12:18, 10:12] = brighter
+    gray = pixels(thumbnail(image, lesion, None, ONE_MM)).mean(axis=-1)
+    row, voxel = int(gray.shape[0] * 15 / SIZE[1]), gray.shape[1] / SIZE[0]
+    assert gray[row, int(16 * voxel)] > gray[row, int(12 * voxel)] + 10
