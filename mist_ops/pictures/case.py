@@ -143,7 +143,7 @@ def label_names(classes: Mapping[str, Collection[int]]) -> dict[int, str]:
     """Names of labels for a legend, from the labels of each class.
 
     A label has the name of the smallest class that contains it, without the classes inside that one: with "lesion" of
-    labels 1 and 2 and "core" of label 2, label 1 is "lesion without core". Labels that share all their classes have none.
+    labels 1 and 2 and "core" of label 2, label 1 is "lesion without core". Labels that share all classes have none.
     """
     sets = {name: frozenset(labels) for name, labels in classes.items()}
     names = {}
