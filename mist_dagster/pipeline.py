@@ -24,7 +24,7 @@ from mist_dagster.jobs import run_tags
 from mist_dagster.launch import Build, Launcher, others_first
 from mist_dagster.partitions import fold_key
 from mist_dagster.runtime.gpu import ALL_GPUS
-from mist_dagster.runtime.progress import Progress
+from mist_dagster.runtime.progress import Progress, shown
 from mist_dagster.stages import STAGES, Inspection, job_name
 from mist_dagster.stages.settings import adopt_config
 from mist_ops.analysis.analyze import kept_settings, read_fingerprint
@@ -138,7 +138,7 @@ def analyze(launcher: Launcher, study: Study, how: Mapping[str, Any]) -> None:
         launcher.progress.note("mist_analyze --update --replan takes these values; what depends on them is then stale.")
     for line in report_unused(unused(study, Inspection(study))):
         launcher.progress.note(line)
-    launcher.progress.note(f"Analysis complete: {study.config}")
+    launcher.progress.note(f"Analysis complete: {shown(study.config)}")
 
 
 def make_current(launcher: Launcher, study: Study, found: Status, resources: Resources) -> None:

@@ -8,11 +8,12 @@ import importlib
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from mist_dagster.cli import options
+from mist_dagster.cli import next_step, options
 from mist_ops.errors import MistError
 
 Arguments = Sequence[str] | None
@@ -207,6 +208,7 @@ def parser(name: str) -> options.FlagParser[Any]:
 def _run(name: str, arguments: Arguments) -> int:
     """Run a command; return 0, 1 after an error message, or 130 if it was interrupted."""
     chosen, settings = parser(name).parsed(arguments)
+    _warn_of_mist()
     with _loading():
         from mist_dagster.definitions import build_definitions
         from mist_dagster.launch import RunCanceledError, RunFailedError, launcher
@@ -218,6 +220,9 @@ def _run(name: str, arguments: Arguments) -> int:
             with _loading():
                 opened = stack.enter_context(launcher(progress, build_definitions))
             work(opened, chosen, settings)
+            line = next_step.after(name, chosen)
+            if line:
+                progress.note(f"Next: {line}")
         except (KeyboardInterrupt, RunCanceledError):
             progress.problem("Interrupted. Finished work is kept.")
             return 130
@@ -232,6 +237,16 @@ def _run(name: str, arguments: Arguments) -> int:
             progress.problem(f"Error: {_unforeseen(error)}")
             return 1
     return 0
+
+
+def _warn_of_mist() -> None:
+    """Warn if MIST is installed in the same environment, whose commands have the same names."""
+    with suppress(PackageNotFoundError):
+        version("mist-medical")
+        message = (
+            "Warning: mist-medical is installed in this environment, too, and one package's commands replace those of"
+        )
+        print(f"{message} the other. Use an environment for each.", file=sys.stderr)  # noqa: T201
 
 
 def _unforeseen(error: Exception) -> str:

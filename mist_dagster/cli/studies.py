@@ -36,6 +36,7 @@ from mist_dagster.launch import Launcher, others_first, submit
 from mist_dagster.partitions import fold_index, fold_key
 from mist_dagster.pipeline import Resources, in_order, make_current, run, show_status
 from mist_dagster.pipeline import analyze as analyze_study
+from mist_dagster.runtime.progress import shown
 from mist_dagster.stages.settings import adopt_config
 from mist_ops.analysis.analyze import find_leaks
 from mist_ops.analysis.folds import check_folds, make_fold
@@ -89,7 +90,7 @@ def _analyze(launcher: Launcher, study: Study, options: AnalyzeOptions, settings
     analyze_study(launcher, study, {**how, **launchpad(settings)})
     if options.data_dump:
         launcher.run_stage(study, "dump", {"workers": options.num_workers_analyze})
-        launcher.progress.note(f"Data dump: {study.data_dump_md}")
+        launcher.progress.note(f"Data dump: {shown(study.data_dump_md)}")
 
 
 def preprocess(launcher: Launcher, options: PreprocessOptions, settings: Settings) -> None:
@@ -115,7 +116,9 @@ def preprocess(launcher: Launcher, options: PreprocessOptions, settings: Setting
     resources = Resources(workers={"preprocess": options.num_workers_preprocess})
     run(launcher, study, in_order({"preprocess": needed}, {}), resources)
     patients = counted(len(cases), "patient")
-    launcher.progress.note(f"Preprocessing complete: {len(needed)} of {patients} preprocessed into {study.numpy}")
+    launcher.progress.note(
+        f"Preprocessing complete: {len(needed)} of {patients} preprocessed into {shown(study.numpy)}"
+    )
 
 
 def train(launcher: Launcher, options: TrainOptions, settings: Settings) -> None:
@@ -354,7 +357,7 @@ def choose_postprocessing(launcher: Launcher, options: ChoosePostprocessingOptio
         launcher.progress.note(f"  {step['transform']} of labels {step['apply_to_labels']}: {step['kwargs']}")
     gain = f"{found['before']:.4f} before, {found['after']:.4f} after"
     steps = counted(len(found["strategy"]), "step")
-    launcher.progress.note(f"Mean overlap: {gain} ({steps}). Strategy: {study.strategy}")
+    launcher.progress.note(f"Mean overlap: {gain} ({steps}). Strategy: {shown(study.strategy)}")
 
 
 def _run_and_report(
@@ -424,7 +427,7 @@ def _report_scores(launcher: Launcher, study: Study, config: StudyConfig) -> Non
     from mist_ops.evaluation.accepted import regressions
     from mist_ops.evaluation.table import read_summary
 
-    launcher.progress.note(f"Scores: {study.results_csv}")
+    launcher.progress.note(f"Scores: {shown(study.results_csv)}")
     if study.accepted_csv.is_file():
         for worse in regressions(study.results_csv, study.accepted_csv, config.evaluation):
             launcher.progress.problem(

@@ -2,6 +2,7 @@
 
 import sys
 
+from mist_dagster.cli import next_step
 from mist_dagster.cli.options import PhantomsOptions
 
 
@@ -17,5 +18,5 @@ def run(options: PhantomsOptions) -> int:
     with atomic_folder(folder) as temporary:
         write_phantoms(temporary, patients=options.patients, tests=options.tests, seed=options.seed)
     print(f"Wrote {folder / 'dataset.json'} with {options.patients} patients.")  # noqa: T201
-    print(f"Next: mist_analyze --data {folder / 'dataset.json'}")  # noqa: T201
+    print(f"Next: {next_step.after('phantoms', options)}")  # noqa: T201
     return 0

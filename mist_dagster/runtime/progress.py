@@ -1,11 +1,14 @@
-"""Progress of work: a bar on the terminal, or lines in the log of the run."""
+"""Progress of work: a bar on the terminal, or lines in a file and in the log of the run."""
 
 import io
 import logging
 import math
 import os
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Protocol, Self, TypeVar
 
 Step = TypeVar("Step")
@@ -95,14 +98,19 @@ class LogProgress:
 
 
 class TerminalProgress:
-    """A bar with the rate and the remaining time; messages, also those of the log, are printed above it."""
+    """A bar with the rate and the remaining time; messages, also those of the log, are printed above it.
 
-    def __init__(self) -> None:
+    Where standard error is a file or a pipe, a line is printed at the end of the work and every ``seconds_between``,
+    even if no step ends in that time.
+    """
+
+    def __init__(self, seconds_between: float = 60.0) -> None:
         from rich.console import Console  # only commands need it
 
         # Dagster redirects the standard streams of a run; a duplicate taken now still writes to the terminal.
         self._terminal = os.fdopen(os.dup(2), "w", buffering=1)
         self.console = Console(file=self._terminal, soft_wrap=True)
+        self._seconds_between = seconds_between
 
     def __enter__(self) -> Self:
         self._handler = _Shown(self._message)
@@ -126,16 +134,18 @@ class TerminalProgress:
         initial: int = 0,
     ) -> Iterator[Step]:
         """Yield the steps and advance the bar."""
+        if not self.console.is_terminal:
+            yield from self._lines(steps, label, total, detail, initial)
+            return
         from rich import progress
         from rich.markup import escape
 
         columns = (
             progress.TextColumn("{task.description}"),
-            progress.BarColumn(),
+            progress.BarColumn(bar_width=8),
             progress.MofNCompleteColumn(),
             progress.TextColumn("{task.fields[rate]}"),
-            progress.TimeElapsedColumn(),
-            progress.TimeRemainingColumn(),
+            progress.TimeRemainingColumn(compact=True, elapsed_when_finished=True),
             progress.TextColumn("{task.fields[detail]}"),
         )
         # The rate is that of all steps: epochs may take longer than the 30 s that rich averages over by default.
@@ -146,6 +156,28 @@ class TerminalProgress:
                 bars.update(bar, rate=rate(bars.tasks[0].speed))
                 yield step
             bars.update(bar, total=bars.tasks[0].completed)
+
+    def _lines(
+        self,
+        steps: Iterable[Step],
+        label: str,
+        total: int | None,
+        detail: Callable[[Step], str] | None,
+        initial: int,
+    ) -> Iterator[Step]:
+        """Yield the steps and print lines about them."""
+        started, done, last = time.monotonic(), initial, ""
+
+        def line() -> str:
+            of = f" of {total}" if total else ""
+            return f"{label}: {done}{of} after {time_of(time.monotonic() - started)}{last and f', {last}'}"
+
+        with _every(self._seconds_between, lambda: self.note(line())):
+            for step in steps:
+                done, last = done + 1, detail(step) if detail else ""
+                yield step
+        total = done
+        self.note(line())
 
     def problem(self, message: str) -> None:
         """Print a message in red."""
@@ -162,9 +194,40 @@ class TerminalProgress:
         self.console.print(message, markup=False, highlight=False)
 
 
+@contextmanager
+def _every(seconds: float, call: Callable[[], None]) -> Iterator[None]:
+    """Call a function every few seconds, in a thread, while the block runs."""
+    ended = threading.Event()
+
+    def repeat() -> None:
+        while not ended.wait(seconds):
+            call()
+
+    thread = threading.Thread(target=repeat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
 def rate(speed: float | None) -> str:
-    """Format steps per second in the smallest unit of time that has at least one step; empty if unknown."""
-    for seconds, unit in ((1, "s"), (60, "min"), (3600, "h")):
-        if speed and (speed * seconds >= 1 or unit == "h"):
-            return f"{speed * seconds:.1f}/{unit}"
-    return ""
+    """Format a number of steps per second, or the time per step if it is longer than a second; empty if unknown."""
+    if not speed:
+        return ""
+    return f"{speed:.1f}/s" if speed >= 1 else f"{time_of(1 / speed)} each"
+
+
+def time_of(seconds: float) -> str:
+    """Format a duration in the largest unit of which it has at least one."""
+    for size, unit in ((3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+
+
+def shown(path: Path) -> Path:
+    """Shorten a path for a message: relative to the working folder if it lies there."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path

@@ -51,8 +51,8 @@ class Epoch:
 
     @property
     def summary(self) -> str:
-        """The losses, as in ``loss 0.1234, validation 0.2345``, and the share of waiting above 5 %."""
-        validation = "" if self.validation_loss is None else f", validation {self.validation_loss:.4f}"
+        """The losses, as in ``loss 0.1234, val 0.2345``, and the share of waiting above 5 %."""
+        validation = "" if self.validation_loss is None else f", val {self.validation_loss:.4f}"
         waiting = f", {self.waiting:.0%} waiting for data" if self.waiting > _MUCH_WAITING else ""
         return f"loss {self.training_loss:.4f}{validation}{waiting}"
 

@@ -1,4 +1,4 @@
-"""nnU-Net (Isensee et al., Nature Methods 2021): ``nnunet`` and ``nnunet-pocket``, which has 32 channels throughout."""
+"""nnU-Net (Isensee et al., Nature Methods 2021) and PocketNet (Celaya et al., IEEE TMI 2022), with 32 channels."""
 
 from __future__ import annotations
 
