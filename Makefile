@@ -1,12 +1,17 @@
-# Everything runs in .venv, which is rebuilt when the dependencies change. For another Python: make PYTHON=python3.12 install
+# Everything runs in .venv, which is rebuilt when the dependencies change. For another Python: make PYTHON=python3.12 install.
+# TORCH=cpu installs PyTorch without CUDA; TORCH=cuda, the default, the build on PyPI.
 PYTHON ?= python3.11
+TORCH ?= cuda
+INDEX_cpu := --extra-index-url https://download.pytorch.org/whl/cpu
+INDEX_cuda :=
+$(if $(filter cpu cuda,$(TORCH)),,$(error TORCH=$(TORCH): expected cpu or cuda))
 BIN := .venv/bin
 INSTALLED := .venv/installed
 AUDIT := .venv-audit/installed
 
 FUZZ_SECONDS ?= 60
 
-.PHONY: install demo test retest coverage check ui bench fuzz sbom audit
+.PHONY: install demo test retest coverage check ui bench docs fuzz sbom audit release
 install: $(INSTALLED)
 demo: $(INSTALLED) ; $(BIN)/python -m mist_dagster.demo
 test: check ; $(BIN)/pytest -m "not slow" --numprocesses 2 --dist loadfile --max-worker-restart 1
@@ -15,6 +20,18 @@ retest: $(INSTALLED) ; $(BIN)/pytest -m "not slow" --last-failed --last-failed-n
 check: $(INSTALLED) ; $(BIN)/codespell && $(BIN)/ruff check && $(BIN)/ruff format --check && $(BIN)/mypy && $(BIN)/lint-imports
 ui: $(INSTALLED) ; $(BIN)/mist_ui
 bench: $(INSTALLED) ; $(BIN)/python bench/stages.py
+
+# Build the documentation site into site/, and fail for a dead link or anchor.
+docs: $(INSTALLED) ; $(BIN)/zensical build --strict --clean
+
+# Build wheel and sdist of the tagged commit into dist/, check them, and write their bill of materials and release notes.
+release: sbom
+	git describe --exact-match --tags
+	rm -rf dist
+	.venv-audit/bin/python -m build --outdir dist
+	.venv-audit/bin/twine check --strict dist/*
+	cp sbom.json dist
+	$(BIN)/python .ci/notes.py $$(git describe --exact-match --tags) > dist/notes.md
 
 # Fuzz the NIfTI reader for FUZZ_SECONDS, then run the property tests with more examples. Failures are kept in .fuzz and .hypothesis.
 fuzz: $(INSTALLED)
@@ -31,9 +48,9 @@ audit: $(INSTALLED) $(AUDIT) ; $(BIN)/python .ci/audit.py
 
 $(AUDIT):
 	$(PYTHON) -m venv .venv-audit
-	.venv-audit/bin/pip install --quiet 'cyclonedx-bom>=7,<8' 'pip-audit>=2.10,<3'
+	.venv-audit/bin/pip install --quiet 'build>=1.3' 'cyclonedx-bom>=7,<8' 'pip-audit>=2.10,<3' 'twine>=6.1'
 	touch $@
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/pip install --quiet $(INDEX_$(TORCH)) --constraint constraints.txt --editable '.[dev]'
 	touch $@

@@ -108,6 +108,7 @@ def keep(browser: Any, name: str) -> None:
 def test_the_graph_shows_every_asset_of_the_study(browser: Any, address: str, finished: Study) -> None:
     graph = f"{address}/locations/__repository__@{CODE_LOCATION}/asset-groups/{finished.name}/lineage"
     show(browser, graph, "study_config", "fold_model", "cv_prediction", "evaluation")
+    keep(browser, "lineage")
     wait_until(lambda: all(name[:6] in text(browser) for stage in STAGES.values() for name in asset_names(stage)))
     keep(browser, "graph")
 

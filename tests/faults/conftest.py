@@ -2,45 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny import TINY
 
-from mist_dagster import cli
-from mist_ops.config import override, read_config, write_config
-from mist_ops.phantoms import write_phantoms
 from mist_ops.study import record_dataset
 
 from .harness import Sandbox, save, voxels
 
 PLANNED = ("config.json", "fingerprint.json", "train_paths.csv", "test_paths.csv", "fg_bboxes.csv")
 """What the analysis writes."""
-
-
-@pytest.fixture(scope="session")
-def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a finished study of four patients in two folds and a test patient, which nobody changes.
-
-    ``MIST_SOUND_STUDY`` names a folder that keeps it from one run of the tests to the next.
-    """
-    kept = os.environ.get("MIST_SOUND_STUDY")
-    folder = Path(kept) if kept else tmp_path_factory.mktemp("sound")
-    if (folder / "results").exists():
-        return folder
-    folder.mkdir(parents=True, exist_ok=True)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DAGSTER_HOME", str(folder / "home_of_the_study"))
-        patch.chdir(folder)
-        data = write_phantoms(folder / "data", patients=4, tests=1, size=(24, 26, 22))
-        assert cli.analyze(["--data", str(data), "--nfolds", "2"]) == 0
-        config = folder / "results" / "config.json"
-        write_config(config, override(read_config(config), TINY))
-        assert cli.run_all(["--data", str(data), "--resume", "--device", "cpu"]) == 0
-    return folder
 
 
 @pytest.fixture
