@@ -187,12 +187,13 @@ def ui(arguments: Arguments = None) -> int:
     from mist_dagster.instance.studies import registered_studies
     from mist_dagster.instance.webserver import serve
     from mist_dagster.runtime.gpu import fit_pool
+    from mist_dagster.site.application import application
 
     try:
         with instance() as opened:  # creates the home's database, if this is the first use
             fit_pool(opened)
         with tensorboard.serving(chosen.tensorboard_port, registered_studies()):
-            serve(chosen.port)
+            serve(chosen.port, application())
     except MistError as error:
         print(f"Error: {error}", file=sys.stderr)  # noqa: T201
         return 1

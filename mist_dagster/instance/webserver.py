@@ -27,7 +27,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.responses import PlainTextResponse, RedirectResponse
 
 from mist_dagster.dagster_private import daemon_command, web_application
-from mist_dagster.instance import children, tensorboard
+from mist_dagster.instance import addresses, children, tensorboard
 from mist_dagster.instance.home import CODE_LOCATION, announced_web_server, dagster_home, instance
 from mist_dagster.instance.watch import CurrentPages, Watch
 from mist_ops.errors import ConfigError, MachineError
@@ -87,13 +87,31 @@ class TensorBoardLinks:
         await (RedirectResponse(url) if url else missing)(scope, receive, send)
 
 
+class Beside:
+    """Serve the pages of studies, and everything else by Dagster."""
+
+    def __init__(self, pages: "ASGIApp", app: "ASGIApp") -> None:
+        self.pages = pages
+        self.app = app
+
+    async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
+        """Pass a request on."""
+        root = addresses.ROOT
+        ours = scope["type"] == "http" and (scope["path"] == root or scope["path"].startswith(f"{root}/"))
+        await (self.pages if ours else self.app)(scope, receive, send)
+
+
 def guarded(app: "ASGIApp") -> "ASGIApp":
     """Put an application behind both guards, with links to TensorBoard."""
     return TrustedHostMiddleware(SameOriginOnly(TensorBoardLinks(app)), allowed_hosts=hosts())
 
 
-def serve(port: int) -> None:
+def serve(port: int, pages: "ASGIApp") -> None:
     """Serve the UI on loopback, with a daemon and a code server beside it, until Ctrl-C, SIGTERM or SIGHUP.
+
+    Args:
+        port: The port.
+        pages: The application that serves the pages of studies.
 
     Raises:
         ConfigError: The port cannot be used.
@@ -115,7 +133,7 @@ def serve(port: int) -> None:
         daemon = stack.enter_context(_process(daemon_command(workspace)))
         app, reload = stack.enter_context(web_application(records, workspace))
         refresh = partial(watch.refresh, partial(reload, CODE_LOCATION))
-        web = stack.enter_context(_serving(guarded(CurrentPages(app, refresh)), listener))
+        web = stack.enter_context(_serving(guarded(Beside(pages, CurrentPages(app, refresh))), listener))
         stack.enter_context(announced_web_server(url))
         while web.is_alive():
             if code.poll() is not None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import struct
+import zlib
 from pathlib import Path
 
 from mist_ops.errors import ImageError
@@ -32,6 +34,15 @@ def check_format(path: Path) -> None:
     if found:
         problem, advice = found
         raise ImageError(f"{path} is {problem}. {advice}.", code="image-format", file=path, found=problem)
+
+
+def is_nifti(path: Path) -> bool:
+    """Whether a file is NIfTI, compressed or not, by its first bytes."""
+    try:
+        with gzip.open(path) if path.name.endswith(".gz") else path.open("rb") as stream:
+            return stream.read(4) in _NIFTI
+    except (OSError, EOFError, zlib.error):
+        return False
 
 
 def _misnamed(name: str, start: bytes) -> tuple[str, str] | None:

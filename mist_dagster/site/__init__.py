@@ -1,0 +1,1 @@
+"""Pages of registered studies beside Dagster's UI. They read what commands and runs wrote, and start nothing."""
