@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from dagster._core.execution.plan.plan import ExecutionPlan
     from dagster._core.execution.retries import RetryMode
     from dagster._core.execution.step_dependency_config import StepDependencyConfig
+    from dagster._core.storage.event_log.schema import SqlEventLogStorageTable
     from dagster._core.storage.event_log.sqlite.sqlite_event_log import SqliteEventLogStorage
     from dagster._core.storage.noop_compute_log_manager import NoOpComputeLogManager
     from dagster._core.storage.runs import SqliteRunStorage
@@ -81,6 +82,7 @@ __all__ = [
     "RemoteRepositoryOrigin",
     "RetryMode",
     "SerializableErrorInfo",
+    "SqlEventLogStorageTable",
     "SqliteEventLogStorage",
     "SqliteRunStorage",
     "SqliteScheduleStorage",
@@ -104,6 +106,7 @@ _LAZY = {
     "RetryMode": "dagster._core.execution.retries",
     "StepDependencyConfig": "dagster._core.execution.step_dependency_config",
     "SQLITE_BUSY_TIMEOUT_SECONDS": "dagster._core.storage.sqlite",
+    "SqlEventLogStorageTable": "dagster._core.storage.event_log.schema",
     "SqliteEventLogStorage": "dagster._core.storage.event_log.sqlite.sqlite_event_log",
     "SqliteRunStorage": "dagster._core.storage.runs",
     "SqliteScheduleStorage": "dagster._core.storage.schedules",

@@ -132,28 +132,31 @@ def materialize_each(
     One run processes a range of patients, with an event for each, and what is done stays recorded when others fail. If
     none fails, the output lets steps downstream in the same run start.
     """
+    from mist_dagster.instance.event_log import gathering  # loads SQLAlchemy
+
     tags = input_tags(context)
     failures: dict[str, str] = {}
     done = 0
-    for outcome in outcomes:
-        case = outcome.item
-        try:
-            if outcome.error is not None:
-                raise outcome.error
-            made = record(case, cast(Result, outcome.result))
-        except Exception as error:  # neither a case nor its picture may stop the others
-            failures[case.id] = str(workers.failure(case.id, error))
-            progress.problem(failures[case.id])
-            continue
-        context.log_event(
-            dg.AssetMaterialization(
-                context.asset_key,
-                partition=case.id,
-                metadata=made.metadata,
-                tags={**tags, **version_tags(made.version)},
+    with gathering(context.instance):
+        for outcome in outcomes:
+            case = outcome.item
+            try:
+                if outcome.error is not None:
+                    raise outcome.error
+                made = record(case, cast(Result, outcome.result))
+            except Exception as error:  # neither a case nor its picture may stop the others
+                failures[case.id] = str(workers.failure(case.id, error))
+                progress.problem(failures[case.id])
+                continue
+            context.log_event(
+                dg.AssetMaterialization(
+                    context.asset_key,
+                    partition=case.id,
+                    metadata=made.metadata,
+                    tags={**tags, **version_tags(made.version)},
+                )
             )
-        )
-        done += 1
+            done += 1
     if failures:
         raise dg.Failure(
             f"{len(failures)} of {counted(len(failures) + done, 'patient')} failed: {few(list(failures))}.",

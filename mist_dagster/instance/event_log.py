@@ -1,18 +1,23 @@
 """Dagster's SQLite event log with pooled connections, named in ``dagster.yaml``.
 
-Dagster opens and closes seven connections for each event of a patient, and compiles the same statements for each. With
-open connections an event takes a third of the time: 5 instead of 17 ms (``bench/patients.py``). Files and tables are
-those of Dagster, so a home can switch between the two.
+Dagster opens and closes seven connections for each event of a patient, compiles the same statements for each, and
+commits four times. Here connections stay open, and the events of many patients are stored in one transaction
+(``bench/patients.py``). Files and tables are those of Dagster, so a home can switch between the two.
 """
 
+import queue
 import threading
+import time
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dagster import AssetKey, DagsterEventType
 from sqlalchemy import Connection, Engine, create_engine
 from sqlalchemy.event import listens_for
 
@@ -20,15 +25,25 @@ from mist_dagster.dagster_private import (
     SQLITE_BUSY_TIMEOUT_SECONDS,
     ConfigurableClassData,
     SerializableErrorInfo,
+    SqlEventLogStorageTable,
     SqliteEventLogStorage,
 )
 from mist_dagster.instance.home import dagster_home
 
 if TYPE_CHECKING:
-    from dagster import EventLogEntry
+    from dagster import DagsterInstance, EventLogEntry
+
+_OF_ASSETS = (
+    DagsterEventType.ASSET_MATERIALIZATION,
+    DagsterEventType.ASSET_MATERIALIZATION_PLANNED,
+    DagsterEventType.ASSET_OBSERVATION,
+)
 
 _POOL_SIZE = 8
 """The index and the latest runs; each run has a file of its own, and a web server reads thousands."""
+
+SECONDS_GATHERED = 0.5
+"""How long an event may wait for others: what a killed process may lose, and a UI shows late."""
 
 
 @dataclass
@@ -40,6 +55,74 @@ class _Batch:
     connections: dict[str, Connection] = field(default_factory=dict)
 
 
+class _Gathered:
+    """Stores events in a thread, together with those that follow within a short time.
+
+    Neither Ctrl-C nor SIGTERM interrupts another thread than the main one.
+    """
+
+    def __init__(self, store: "Callable[[Sequence[EventLogEntry]], None]") -> None:
+        self._store = store
+        self._arrived: queue.SimpleQueue[EventLogEntry | Future[None]] = queue.SimpleQueue()
+        self._error: Exception | None = None
+        self._lock = threading.Lock()
+        self._last: Future[None] | None = None
+        self._thread = threading.Thread(target=self._work, name="events", daemon=True)
+        self._thread.start()
+
+    def add(self, event: "EventLogEntry") -> None:
+        """Store an event soon; raise the error of an earlier one."""
+        if self._error:
+            raise self._error
+        self._arrived.put(event)
+
+    def flush(self) -> None:
+        """Return when all events are stored."""
+        with self._lock:
+            if self._last is None:
+                self._ask(Future())
+
+    def close(self) -> None:
+        """Store all events and end the thread."""
+        with self._lock:
+            self._last = Future()
+            self._ask(self._last)
+
+    def _ask(self, stored: Future[None]) -> None:
+        self._arrived.put(stored)
+        stored.result()
+
+    def _work(self) -> None:
+        waiting: list[EventLogEntry] = []
+        while True:
+            asked = self._collect(waiting)
+            try:
+                if waiting:
+                    self._store(waiting)
+            except Exception as error:  # waiting events are stored with the next ones
+                self._error = error
+            else:
+                waiting.clear()
+                self._error = None
+            if asked and self._error:
+                asked.set_exception(self._error)
+            elif asked:
+                asked.set_result(None)
+            if asked and asked is self._last:
+                return
+
+    def _collect(self, waiting: "list[EventLogEntry]") -> Future[None] | None:
+        """Add events as they come, for a short time or until someone asks for all."""
+        found, until = self._arrived.get(), time.monotonic() + SECONDS_GATHERED
+        while not isinstance(found, Future):
+            waiting.append(found)
+            try:
+                found = self._arrived.get(timeout=max(0.0, until - time.monotonic()))
+            except queue.Empty:
+                return None
+        return found
+
+
 class PooledSqliteEventLog(SqliteEventLogStorage):
     """The event log in ``history/runs`` of this home."""
 
@@ -48,6 +131,7 @@ class PooledSqliteEventLog(SqliteEventLogStorage):
         self._tables: set[str] = set()
         self._columns: set[str] = set()
         self._batch: _Batch | None = None
+        self._gathered: _Gathered | None = None
         super().__init__(base_dir, inst_data)
 
     @classmethod
@@ -68,6 +152,8 @@ class PooledSqliteEventLog(SqliteEventLogStorage):
                 batch.connections[shard] = batch.stack.enter_context(self._transaction(shard))
             yield batch.connections[shard]
             return
+        if self._gathered:
+            self._gathered.flush()
         with self._db_lock, self._transaction(shard) as connection:
             yield connection
 
@@ -80,14 +166,43 @@ class PooledSqliteEventLog(SqliteEventLogStorage):
         with engine.connect() as connection, connection.begin():
             yield connection
 
+    @contextmanager
+    def gathering(self) -> Iterator[None]:
+        """Store the materializations of a block in few transactions, and before anything else is written or read.
+
+        A killed process may lose those of the last half second; the files that they record remain.
+        """
+        self._gathered = _Gathered(self.store_event_batch)
+        try:
+            yield
+        finally:
+            gathered, self._gathered = self._gathered, None
+            gathered.close()
+
     def store_event_batch(self, events: "Sequence[EventLogEntry]") -> None:
         """Store events, each file in one transaction: all or none, so that Dagster may then store them one by one."""
         with self._db_lock, ExitStack() as stack:
             self._batch = _Batch(threading.get_ident(), stack)
             try:
-                super().store_event_batch(events)
+                for kind, alike in groupby(events, _kind):
+                    if kind:
+                        self._store_alike(list(alike))
+                    else:
+                        super().store_event_batch(list(alike))
             finally:
                 self._batch = None
+
+    def _store_alike(self, events: "Sequence[EventLogEntry]") -> None:
+        """Store events of one run, type and asset, as ``store_event`` would; the last one describes the asset."""
+        table = SqlEventLogStorageTable
+        rows = [self._event_to_row(event) for event in events]
+        with self.run_connection(events[0].run_id) as connection:
+            connection.execute(table.insert(), rows)
+        with self.index_connection() as connection:
+            stored = connection.execute(table.insert().returning(table.c.id, sort_by_parameter_order=True), rows)
+            ids = list(stored.scalars())
+            self._store_asset_event_tags(connection, events, ids)
+            self._store_asset_event(connection, events[-1], ids[-1])
 
     def _engine(self, shard: str) -> Engine:
         if shard not in self._engines:
@@ -116,7 +231,11 @@ class PooledSqliteEventLog(SqliteEventLogStorage):
 
     def store_event(self, event: "EventLogEntry") -> None:
         """Store an event."""
-        super().store_event(_without_stack_of_interrupt(event))
+        happened = event.dagster_event
+        if self._gathered and happened and happened.is_step_materialization:
+            self._gathered.add(event)
+        else:
+            super().store_event(_without_stack_of_interrupt(event))
 
     def dispose(self) -> None:
         """Close all connections."""
@@ -125,6 +244,20 @@ class PooledSqliteEventLog(SqliteEventLogStorage):
                 _, engine = self._engines.popitem()
                 engine.dispose()
         super().dispose()
+
+
+def gathering(instance: "DagsterInstance") -> AbstractContextManager[None]:
+    """Gather the materializations of a block, where the event log does."""
+    log = instance.event_log_storage
+    return log.gathering() if isinstance(log, PooledSqliteEventLog) else nullcontext()
+
+
+def _kind(event: "EventLogEntry") -> tuple[str, str, AssetKey] | None:
+    """Run, type and asset of an event of an asset; None of another one."""
+    happened = event.dagster_event
+    if happened and happened.asset_key and happened.event_type in _OF_ASSETS:
+        return event.run_id, happened.event_type_value, happened.asset_key
+    return None
 
 
 def _without_fsync(connection: Any, _: object) -> None:

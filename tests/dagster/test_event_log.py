@@ -1,7 +1,10 @@
 """The event log with pooled connections: Dagster can read it, and several processes can write to it at once."""
 
+import contextlib
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import dagster as dg
@@ -12,10 +15,20 @@ from mist_dagster.dagster_private import (
     ASSET_PARTITION_RANGE_START_TAG,
     SqliteEventLogStorage,
 )
-from mist_dagster.instance.event_log import PooledSqliteEventLog
+from mist_dagster.instance.event_log import PooledSqliteEventLog, gathering
 from mist_dagster.instance.home import instance
 
 KEY = dg.AssetKey("case")
+GATHER = """
+import os, signal, time, dagster as dg
+from mist_dagster.instance.event_log import gathering
+from mist_dagster.instance.home import instance
+with instance() as opened, gathering(opened):
+    for index in range(50):
+        opened.report_runless_asset_event(dg.AssetMaterialization("case", partition=str(index)))
+    time.sleep(float(os.environ["WAIT"]))
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
 REPORT = """
 import os, signal, sys, dagster as dg
 from mist_dagster.instance.home import instance
@@ -47,7 +60,7 @@ def test_a_batch_is_stored_as_a_whole_or_not_at_all(home: Path, monkeypatch: pyt
     def failing(self: PooledSqliteEventLog, *arguments: object) -> None:
         original(self, *arguments)
         stored.append(arguments)
-        if len(stored) == 30:
+        if len(stored) == 1:
             raise Full
 
     stored: list[object] = []
@@ -75,6 +88,75 @@ def test_several_processes_write_at_once_and_lose_nothing_when_killed(home: Path
     assert [writer.wait(120) for writer in writers] == [-9, -9, -9]
     with instance() as opened:
         assert len(opened.event_log_storage.get_materialized_partitions(KEY)) == 60
+
+
+def report(opened: dg.DagsterInstance, partition: str) -> None:
+    tags = {"dagster/data_version": f"version of {partition}"}
+    opened.report_runless_asset_event(dg.AssetMaterialization(KEY, partition=partition, tags=tags))
+
+
+def test_gathered_events_are_those_of_dagster(home: Path) -> None:
+    with instance() as opened:
+        with gathering(opened):
+            for index in range(30):
+                report(opened, f"{index:03d}")
+            assert len(opened.get_materialized_partitions(KEY)) == 30  # whoever reads stores them first
+            report(opened, "last")
+        events = opened.fetch_materializations(KEY, limit=100).records
+        assert [event.partition_key for event in reversed(events)] == [*(f"{index:03d}" for index in range(30)), "last"]
+        latest = opened.get_latest_materialization_event(KEY)
+        assert latest is not None
+        assert latest.asset_materialization.partition == "last"
+    own = SqliteEventLogStorage(str(home / "history" / "runs"))
+    tags = own.get_latest_tags_by_partition(KEY, dg.DagsterEventType.ASSET_MATERIALIZATION, ["dagster/data_version"])
+    assert tags["007"] == {"dagster/data_version": "version of 007"}
+    recorded = own.get_asset_records([KEY])[0].asset_entry.last_materialization_record
+    assert recorded is not None
+    assert recorded.storage_id == max(event.storage_id for event in events)
+
+
+def test_gathered_events_are_shown_while_a_run_continues(home: Path) -> None:
+    with instance() as opened, gathering(opened):
+        report(opened, "007")
+        own = SqliteEventLogStorage(str(home / "history" / "runs"))
+        until = time.monotonic() + 30
+        while not own.get_materialized_partitions(KEY) and time.monotonic() < until:
+            time.sleep(0.1)
+        assert own.get_materialized_partitions(KEY) == {"007"}
+
+
+def test_gathered_events_are_kept_if_the_run_fails_or_is_killed(home: Path) -> None:
+    with instance() as opened:
+        with contextlib.suppress(KeyboardInterrupt), gathering(opened):
+            report(opened, "before")
+            raise KeyboardInterrupt
+        assert opened.get_materialized_partitions(KEY) == {"before"}
+    environment = {**os.environ, "WAIT": "3"}
+    assert subprocess.run([sys.executable, "-c", GATHER], env=environment, check=False).returncode == -9
+    with instance() as opened:
+        assert len(opened.get_materialized_partitions(KEY)) == 51
+
+
+def test_gathered_events_that_cannot_be_stored_are_an_error_and_stored_once(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Full(Exception):
+        pass
+
+    def failing(*_: object) -> None:
+        raise Full
+
+    with instance() as opened:
+        with monkeypatch.context() as patch, gathering(opened):
+            patch.setattr(PooledSqliteEventLog, "_store_asset_event", failing)
+            report(opened, "000")
+            with pytest.raises(Full):
+                opened.get_materialized_partitions(KEY)
+            with pytest.raises(Full):
+                report(opened, "not taken")
+            patch.undo()
+        events = opened.fetch_materializations(KEY, limit=100).records
+        assert [event.partition_key for event in events] == ["000"]
 
 
 def test_more_runs_than_pooled_connections_are_recorded(home: Path) -> None:
