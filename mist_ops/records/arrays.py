@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -173,7 +173,7 @@ def read_record(study: Study, case_id: str) -> ArraysRecord:
     """
     path = study.geometry(case_id)
     try:
-        return ArraysRecord.model_validate(read_object(path))
+        return _read(path, path.stat().st_ino, *stamp(path))
     except FileNotFoundError as error:
         raise CaseError(
             case_id, f"{path} does not exist. Preprocess the case first.", code="not-preprocessed", file=path
@@ -182,6 +182,12 @@ def read_record(study: Study, case_id: str) -> ArraysRecord:
         raise CaseError(
             case_id, f"{path} is corrupted. Preprocess the case again.", code="record-invalid", file=path
         ) from error
+
+
+@lru_cache(maxsize=4096)
+def _read(path: Path, *_: int) -> ArraysRecord:
+    """Read a record; a status asks five times for each, and whoever replaces the file gives it another stamp."""
+    return ArraysRecord.model_validate(read_object(path))
 
 
 def reduced(volumes: Volumes) -> dict[int, tuple[float, float]]:
