@@ -1,6 +1,6 @@
 """From a file back to the asset that produced it, and to its records."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,9 @@ from mist_dagster.stages import STAGES, TOOLS
 from mist_ops.files import file_hash
 from mist_ops.study import Study
 
-OUTPUTS = dg.DynamicPartitionsDefinition(name="tool_outputs")
+_OUTPUTS = "tool_outputs"
+
+OUTPUTS = dg.DynamicPartitionsDefinition(name=_OUTPUTS)
 """The outputs of tools, by their absolute paths."""
 
 CONTENT = "output sha256"
@@ -31,8 +33,8 @@ def provenance_of(instance: dg.DagsterInstance, paths: Sequence[Path]) -> dict[s
 
     Files of a folder that one tool produced share an entry. Files that no asset produced have none.
     """
-    studies = registered_studies()
-    files = {made: path for path in reversed(paths) for made in _producers(instance, studies, path)}
+    studies, outputs = registered_studies(), frozenset(instance.get_dynamic_partitions(_OUTPUTS))
+    files = {made: path for path in reversed(paths) for made in _producers(studies, outputs, path)}
     found: dict[str, Any] = {}
     for key in dict.fromkeys(key for key, _ in files):
         partitions = {partition: path for (made, partition), path in files.items() if made == key}
@@ -59,12 +61,12 @@ def _record(instance: dg.DagsterInstance, key: dg.AssetKey, partition: str | Non
     return {"version": recorded_version(made.tags), "run": found[0].run_id, "changed since": changed, **shown}
 
 
-def _producers(instance: dg.DagsterInstance, studies: Sequence[Study], path: Path) -> Iterator[Producer]:
+def _producers(studies: Sequence[Study], outputs: Collection[str], path: Path) -> Iterator[Producer]:
     for study in studies:
         if path.is_relative_to(study.results):
             yield from _of_study(study, path)
     for output in (path, path.parent, path.parent.parent):
-        if instance.has_dynamic_partition("tool_outputs", str(output)):
+        if str(output) in outputs:
             yield from ((dg.AssetKey(["tools", tool]), str(output)) for tool in TOOLS)
             return  # not of the outputs in whose folder it is
 
