@@ -40,13 +40,15 @@ def _of_study(study: Study) -> dg.Definitions:
     from mist_dagster.freshness.checks import status_checks, status_job
     from mist_dagster.freshness.jobs import keep_job, what_if_job
     from mist_dagster.jobs import study_jobs
+    from mist_dagster.partitions import study_partitions
     from mist_dagster.pipeline import plan_job
     from mist_dagster.sensors import study_sensors
 
+    partitions = study_partitions(study)
     return dg.Definitions.merge(
-        study_assets(study),
+        study_assets(study, partitions),
         dg.Definitions(
-            asset_checks=status_checks(study),
+            asset_checks=status_checks(study, partitions),
             jobs=[
                 *study_jobs(study),
                 status_job(study),

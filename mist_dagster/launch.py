@@ -6,10 +6,10 @@ import json
 import re
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import dagster as dg
 
@@ -29,6 +29,7 @@ from mist_dagster.instance.home import CODE_LOCATION
 from mist_dagster.runtime.progress import Progress
 from mist_dagster.stages import STAGES, job_name
 from mist_ops.errors import UNDERSTOOD, ConfigError, MistError, explained
+from mist_ops.files import stamp
 from mist_ops.study import Study
 
 RELOAD = f'mutation {{ reloadRepositoryLocation(repositoryLocationName: "{CODE_LOCATION}") {{ __typename }} }}'
@@ -95,10 +96,16 @@ class Launcher:
     progress: Progress
     build: Build
     started: Callable[[dg.DagsterRun], None] = lambda _: None
+    _built: dict[str, object] = field(default_factory=dict)
 
     def definitions(self, study: Study) -> dg.Definitions:
-        """The definitions of a study as its files are now."""
-        return self.build([study], self.progress)
+        """The definitions of a study as its files are now; a stage may have changed the patients and folds."""
+        files = (study.config, study.train_paths, study.test_paths)
+        now = (study, *(tuple(stamp(path)) if path.is_file() else None for path in files))
+        # Before an analysis the patients are folders, which have no stamp.
+        if self._built.get("of") != now or not study.train_paths.is_file():
+            self._built.update(of=now, definitions=self.build([study], self.progress))
+        return cast(dg.Definitions, self._built["definitions"])
 
     def run_stage(
         self, study: Study, stage: str, config: Mapping[str, Any] | None = None, partitions: Sequence[str] | None = None
@@ -116,7 +123,6 @@ class Launcher:
             RunFailedError: A run failed; the following ones were not started.
             RunCanceledError: A run was interrupted.
         """
-        # Built for each stage: the previous one may have changed the patients and folds.
         job = self.definitions(study).resolve_job_def(job_name(study, stage))
         run_config = {"ops": {_operation(study, stage): {"config": dict(config)}}} if config else {}
         known = job.partitions_def.get_partition_keys() if job.partitions_def else []

@@ -10,16 +10,15 @@ import dagster as dg
 
 from mist_dagster.assets.checks import data_checks, raw_case_gates
 from mist_dagster.instance.studies import owners
-from mist_dagster.partitions import study_partitions
+from mist_dagster.partitions import StudyPartitions
 from mist_dagster.stages import STAGES
 from mist_ops.study import Study
 
 Asset: TypeAlias = dg.AssetsDefinition | dg.SourceAsset
 
 
-def study_assets(study: Study) -> dg.Definitions:
+def study_assets(study: Study, partitions: StudyPartitions) -> dg.Definitions:
     """The assets of a study and the checks of its data."""
-    partitions = study_partitions(study)
     modules = [importlib.import_module(stage.module) for stage in STAGES.values() if stage.module]
     named = owners(study)
     return dg.Definitions(

@@ -34,9 +34,8 @@ from mist_ops.study import Study
 warnings.filterwarnings("ignore", category=dg.PreviewWarning)
 
 
-def status_checks(study: Study) -> list[dg.AssetChecksDefinition]:
+def status_checks(study: Study, partitions: StudyPartitions) -> list[dg.AssetChecksDefinition]:
     """The ``in_sync`` checks of a study."""
-    partitions = study_partitions(study)
     return [_check(study, stage, partitions) for stage in tracked()]
 
 
