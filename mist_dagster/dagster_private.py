@@ -10,6 +10,7 @@ they load SQLAlchemy.
 import contextlib
 import sys
 from collections.abc import Callable, Iterator
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,17 +44,18 @@ from dagster._serdes import ConfigurableClassData
 from dagster_shared.error import SerializableErrorInfo
 
 if TYPE_CHECKING:
+    from alembic.script import ScriptDirectory
     from dagster import DagsterInstance, DagsterRun
     from dagster._core.execution.context.system import PlanOrchestrationContext
     from dagster._core.execution.plan.plan import ExecutionPlan
     from dagster._core.execution.retries import RetryMode
     from dagster._core.execution.step_dependency_config import StepDependencyConfig
-    from dagster._core.storage.event_log.schema import SqlEventLogStorageTable
+    from dagster._core.storage.event_log.schema import SqlEventLogStorageMetadata, SqlEventLogStorageTable
     from dagster._core.storage.event_log.sqlite.sqlite_event_log import SqliteEventLogStorage
     from dagster._core.storage.noop_compute_log_manager import NoOpComputeLogManager
     from dagster._core.storage.runs import SqliteRunStorage
     from dagster._core.storage.schedules import SqliteScheduleStorage
-    from dagster._core.storage.sqlite import SQLITE_BUSY_TIMEOUT_SECONDS
+    from dagster._core.storage.sqlite import SQLITE_BUSY_TIMEOUT_SECONDS, create_db_conn_string
     from starlette.types import ASGIApp
 
 __all__ = [
@@ -82,6 +84,7 @@ __all__ = [
     "RemoteRepositoryOrigin",
     "RetryMode",
     "SerializableErrorInfo",
+    "SqlEventLogStorageMetadata",
     "SqlEventLogStorageTable",
     "SqliteEventLogStorage",
     "SqliteRunStorage",
@@ -89,12 +92,14 @@ __all__ = [
     "StepDependencyConfig",
     "UnresolvedAssetJobDefinition",
     "WorkerStatus",
+    "create_db_conn_string",
     "daemon_command",
     "execute_run",
     "extract_data_version_from_entry",
     "get_input_data_version_tag",
     "get_input_event_pointer_tag",
     "link_run",
+    "migrations",
     "passed_on",
     "run_of_step",
     "web_application",
@@ -106,10 +111,12 @@ _LAZY = {
     "RetryMode": "dagster._core.execution.retries",
     "StepDependencyConfig": "dagster._core.execution.step_dependency_config",
     "SQLITE_BUSY_TIMEOUT_SECONDS": "dagster._core.storage.sqlite",
+    "SqlEventLogStorageMetadata": "dagster._core.storage.event_log.schema",
     "SqlEventLogStorageTable": "dagster._core.storage.event_log.schema",
     "SqliteEventLogStorage": "dagster._core.storage.event_log.sqlite.sqlite_event_log",
     "SqliteRunStorage": "dagster._core.storage.runs",
     "SqliteScheduleStorage": "dagster._core.storage.schedules",
+    "create_db_conn_string": "dagster._core.storage.sqlite",
     "NoOpComputeLogManager": "dagster._core.storage.noop_compute_log_manager",
 }
 
@@ -143,6 +150,16 @@ def run_of_step(packed: Any) -> str:
     from dagster_shared.serdes import unpack_value
 
     return unpack_value(packed, as_type=ExecuteStepArgs).run_id
+
+
+@cache
+def migrations() -> "ScriptDirectory":
+    """Return the migrations of Dagster's databases; loading them takes 15 ms."""
+    from alembic.script import ScriptDirectory
+    from dagster._core.storage.event_log.sqlite import sqlite_event_log
+    from dagster._core.storage.sql import get_alembic_config
+
+    return ScriptDirectory.from_config(get_alembic_config(sqlite_event_log.__file__))
 
 
 def daemon_command(workspace: Path) -> list[str]:

@@ -8,13 +8,19 @@ Dagster's own storage fails after the five seconds of Python's ``sqlite3``, so c
 
 import getpass
 from collections.abc import Collection
-from pathlib import Path
 from typing import Any
 
 from dagster import AssetCheckKey, AssetKey, DagsterRun
+from sqlalchemy import NullPool, create_engine
 
-from mist_dagster.dagster_private import SQLITE_BUSY_TIMEOUT_SECONDS, ConfigurableClassData, SqliteRunStorage
+from mist_dagster.dagster_private import (
+    SQLITE_BUSY_TIMEOUT_SECONDS,
+    ConfigurableClassData,
+    SqliteRunStorage,
+    create_db_conn_string,
+)
 from mist_dagster.instance.home import dagster_home
+from mist_dagster.instance.stamps import is_stamped
 
 
 class WaitingSqliteRunStorage(SqliteRunStorage):
@@ -31,7 +37,11 @@ class WaitingSqliteRunStorage(SqliteRunStorage):
     @classmethod
     def from_config_value(cls, inst_data: ConfigurableClassData | None, config_value: Any) -> "WaitingSqliteRunStorage":
         """Open the runs in Dagster's default location."""
-        return cls.from_local(str(Path(dagster_home()) / "history"), inst_data)
+        folder = dagster_home() / "history"
+        folder.mkdir(parents=True, exist_ok=True)
+        database = create_db_conn_string(str(folder), "runs")
+        known = is_stamped(create_engine(database, poolclass=NullPool))
+        return cls(database, inst_data) if known else cls.from_local(str(folder), inst_data)
 
     def add_run(self, dagster_run: DagsterRun) -> DagsterRun:
         """Store a new run, with the tags that it lacks."""

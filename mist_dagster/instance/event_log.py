@@ -6,6 +6,7 @@ commits four times. Here connections stay open, and the events of many patients 
 """
 
 import queue
+import sqlite3
 import threading
 import time
 from collections import OrderedDict
@@ -17,18 +18,23 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from alembic.runtime.migration import MigrationContext
 from dagster import AssetKey, DagsterEventType
-from sqlalchemy import Connection, Engine, create_engine
+from sqlalchemy import Connection, Engine, create_engine, inspect, text
 from sqlalchemy.event import listens_for
+from sqlalchemy.exc import DatabaseError
 
 from mist_dagster.dagster_private import (
     SQLITE_BUSY_TIMEOUT_SECONDS,
     ConfigurableClassData,
     SerializableErrorInfo,
+    SqlEventLogStorageMetadata,
     SqlEventLogStorageTable,
     SqliteEventLogStorage,
+    migrations,
 )
 from mist_dagster.instance.home import dagster_home
+from mist_dagster.instance.stamps import is_stamped
 
 if TYPE_CHECKING:
     from dagster import DagsterInstance, EventLogEntry
@@ -161,7 +167,8 @@ class PooledSqliteEventLog(SqliteEventLogStorage):
     def _transaction(self, shard: str) -> Iterator[Connection]:
         engine = self._engine(shard)
         if shard not in self._initialized_dbs:
-            self._initdb(engine)
+            if not (is_stamped(engine) or _created(engine)):
+                self._initdb(engine)
             self._initialized_dbs.add(shard)
         with engine.connect() as connection, connection.begin():
             yield connection
@@ -244,6 +251,22 @@ class PooledSqliteEventLog(SqliteEventLogStorage):
                 _, engine = self._engines.popitem()
                 engine.dispose()
         super().dispose()
+
+
+def _created(engine: Engine) -> bool:
+    """Create the tables of a run as Dagster does, which loads its migrations three times for each run."""
+    try:
+        with engine.connect() as connection:
+            if inspect(connection).get_table_names():
+                return False
+            SqlEventLogStorageMetadata.create_all(connection)
+            connection.commit()
+            connection.execute(text("PRAGMA journal_mode=WAL;"))
+            MigrationContext.configure(connection).stamp(migrations(), "head")
+            connection.commit()
+    except (DatabaseError, sqlite3.DatabaseError):  # another process creates them, and Dagster waits for it
+        return False
+    return True
 
 
 def gathering(instance: "DagsterInstance") -> AbstractContextManager[None]:

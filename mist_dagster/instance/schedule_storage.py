@@ -3,11 +3,13 @@
 Dagster keeps it in a temporary folder when ``DAGSTER_HOME`` is not set and ``dagster.yaml`` is in the current folder.
 """
 
-from pathlib import Path
 from typing import Any
 
-from mist_dagster.dagster_private import ConfigurableClassData, SqliteScheduleStorage
+from sqlalchemy import NullPool, create_engine
+
+from mist_dagster.dagster_private import ConfigurableClassData, SqliteScheduleStorage, create_db_conn_string
 from mist_dagster.instance.home import dagster_home
+from mist_dagster.instance.stamps import is_stamped
 
 
 class HomeSqliteScheduleStorage(SqliteScheduleStorage):
@@ -23,4 +25,8 @@ class HomeSqliteScheduleStorage(SqliteScheduleStorage):
         cls, inst_data: ConfigurableClassData | None, config_value: Any
     ) -> SqliteScheduleStorage:
         """Open the storage in Dagster's default location."""
-        return cls.from_local(str(Path(dagster_home()) / "schedules"), inst_data)
+        folder = dagster_home() / "schedules"
+        folder.mkdir(parents=True, exist_ok=True)
+        database = create_db_conn_string(str(folder), "schedules")
+        known = is_stamped(create_engine(database, poolclass=NullPool))
+        return cls(database, inst_data) if known else cls.from_local(str(folder), inst_data)

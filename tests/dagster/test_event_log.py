@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import sqlite3
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ from mist_dagster.dagster_private import (
     ASSET_PARTITION_RANGE_END_TAG,
     ASSET_PARTITION_RANGE_START_TAG,
     SqliteEventLogStorage,
+    migrations,
 )
 from mist_dagster.instance.event_log import PooledSqliteEventLog, gathering
 from mist_dagster.instance.home import instance
@@ -88,6 +90,19 @@ def test_several_processes_write_at_once_and_lose_nothing_when_killed(home: Path
     assert [writer.wait(120) for writer in writers] == [-9, -9, -9]
     with instance() as opened:
         assert len(opened.event_log_storage.get_materialized_partitions(KEY)) == 60
+
+
+def test_databases_have_the_latest_revision_of_dagster(home: Path) -> None:
+    for _ in range(2):  # they are created, and opened
+        with instance() as opened:
+            report(opened, "007")
+    found = sorted(path.name for path in home.rglob("*.db"))
+    assert {"index.db", "runs.db", "schedules.db"} < set(found)
+    for path in home.rglob("*.db"):
+        with contextlib.closing(sqlite3.connect(path)) as database:
+            assert database.execute("SELECT version_num FROM alembic_version").fetchall() == [
+                (migrations().get_current_head(),)
+            ]
 
 
 def report(opened: dg.DagsterInstance, partition: str) -> None:
