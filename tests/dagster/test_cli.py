@@ -53,18 +53,24 @@ def test_help_imports_neither_torch_nor_dagster(command: str) -> None:
 
 def test_commands_import_only_what_they_run(home: Path, tmp_path: Path) -> None:
     data = write_phantoms(tmp_path / "data", patients=2, size=(16, 16, 16))
-    study = ["--results", str(tmp_path / "results")]
-    commands = {
-        "analyze": ["--data", str(data), "--nfolds", "2", *study],
-        "preprocess": ["--numpy", str(tmp_path / "numpy"), *study],
-        "status": study,
-    }
-    for name, arguments in commands.items():
+    study, numpy = ["--results", str(tmp_path / "results")], ["--numpy", str(tmp_path / "numpy")]
+    tables = [str(tmp_path / name) for name in ("a.csv", "b.csv")]
+    for table in tables:
+        Path(table).write_text("id,whole_dice\n1,0.5\n2,0.7\n3,0.6\n")
+    drawing, learning, serving = {"matplotlib"}, {"torch", "monai"}, {"tensorboard", "grpc", "dagster_webserver"}
+    commands = (
+        ("analyze", ["--data", str(data), "--nfolds", "2", *study], 0, {*drawing, "PIL"}),
+        ("preprocess", [*study, *numpy], 0, {*drawing, "PIL"}),
+        ("status", study, 0, {*drawing, "PIL"}),
+        ("train", ["--submit", *study, *numpy], 1, {*drawing, "PIL"}),  # no mist_ui runs
+        ("rank", ["--results", *tables, "--output-csv", str(tmp_path / "ranking.csv")], 0, drawing),
+    )
+    for name, arguments, status, unused in commands:
         code = (
             f"import sys\n"
             f"from mist_dagster import cli\n"
-            f"assert cli.{name}({arguments}) == 0\n"
-            f"found = {{'torch', 'monai', 'matplotlib', 'PIL', 'tensorboard', 'grpc'}} & set(sys.modules)\n"
+            f"assert cli.{name}({arguments}) == {status}\n"
+            f"found = {unused | learning | serving} & set(sys.modules)\n"
             f"assert not found, found"
         )
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
