@@ -503,13 +503,13 @@ def _network(config: Any, model: str) -> Any:
 def _volume(device: str, size: Sequence[int], patch: int, model: str) -> None:
     import torch
 
-    from mist_ops.inference.sliding_window import predict_slabs
+    from mist_ops.inference.sliding_window import predict_tiles
 
     config, place = _config(size, 4, 2, patch, "mr"), torch.device(device)
     network, image = _network(config, model), torch.randn(1, 2, *size)
     for attempt in range(3):
         started = time.perf_counter()
-        for _ in predict_slabs([network], image, config, place):
+        for _ in predict_tiles([network], image, config, place):
             pass
         _synchronize(device)
         seconds, shape = time.perf_counter() - started, "x".join(map(str, size))

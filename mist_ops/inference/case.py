@@ -26,8 +26,8 @@ from mist_ops.imaging.geometry import CaseGeometry, Geometry
 from mist_ops.imaging.nifti import read_geometry, write_labels
 from mist_ops.imaging.vectors import write_vectors
 from mist_ops.inference.memory import Reservation, estimated_for, no_limit
-from mist_ops.inference.restore import restore_slabs
-from mist_ops.inference.sliding_window import predict_slabs
+from mist_ops.inference.restore import restore_tiles
+from mist_ops.inference.sliding_window import predict_tiles
 from mist_ops.postprocessing.strategy import Strategy, apply
 from mist_ops.preprocessing.case import preprocess
 from mist_ops.records.arrays import read_record
@@ -182,12 +182,12 @@ def predict_unreserved(
                 "Lower inference.inferer.params.sw_batch_size in config.json, or predict with --device cpu.",
             )
         )
-        slabs = predict_slabs(predictor.models, channels_first, config, device)
+        tiles = predict_tiles(predictor.models, channels_first, config, device)
         if probabilities is None:
-            return restore_slabs(slabs, geometry, labels)
+            return restore_tiles(tiles, geometry, labels)
         volumes = stack.enter_context(_on_disk(probabilities.parent, (len(labels), *geometry.original.size)))
         volumes[0] = 1  # outside the foreground crop is background
-        predicted = restore_slabs(slabs, geometry, labels, volumes)
+        predicted = restore_tiles(tiles, geometry, labels, volumes)
         write_vectors(probabilities, volumes, geometry.original)
     return predicted
 

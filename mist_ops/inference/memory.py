@@ -41,8 +41,12 @@ BASELINE = 400 * 2**20
 _ACTIVATIONS = 160
 """Values per voxel of a window that are in memory at once at full resolution: five tensors of 32 channels."""
 
-_OUTPUTS = 2
-"""Values per voxel and class of a window: its logits, and their mirrored copy."""
+_SUMS = {
+    "memory": "",
+    "disk": ", {:.1f} GiB of temporary files",
+    "nowhere": ", windows between tiles computed more than once",
+}
+"""What the log says of sums by their place."""
 
 _WHILE_RESAMPLING = 3
 """Values per voxel that are in memory while a channel is resampled, besides the channels. Peaks of scans of 128, 192
@@ -67,7 +71,7 @@ def estimated_bytes(size: Size, original: Size, config: StudyConfig, device: tor
     found = plan(size, config, device, models)
     held = found.bytes_needed(params.out_channels) if found.place.type == "cpu" else 0
     image, labels = 4 * params.in_channels * math.prod(size), 2 * math.prod(original)
-    values = _ACTIVATIONS + _OUTPUTS * params.out_channels
+    values = _ACTIVATIONS + params.out_channels
     windows = window_batch(config, device) * math.prod(config.spatial_config.patch_size)
     return BASELINE + image + labels + held + (4 * values * windows if device.type == "cpu" else 0)
 
@@ -80,12 +84,12 @@ def estimated_for(geometry: CaseGeometry, config: StudyConfig, device: torch.dev
         plan(size, config, device, models),
     )
     _LOG.debug(
-        "Predicting %s voxels, %d classes, %d slabs%s: about %.1f GiB of main memory, %.1f GiB for logits and "
+        "Predicting %s voxels, %d classes, %d tiles%s: about %.1f GiB of main memory, %.1f GiB for logits and "
         "probabilities on %s.",
         by(size),
         n_classes,
-        len(found.division.slabs),
-        "" if found.division.kept else ", windows between two slabs computed twice",
+        math.prod(map(len, found.division.ends)),
+        _SUMS[found.division.sums].format(found.division.bytes_on_disk(n_classes) / 2**30),
         needed / 2**30,
         found.bytes_needed(n_classes) / 2**30,
         found.place,

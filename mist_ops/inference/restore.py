@@ -1,6 +1,6 @@
 """From probabilities on the preprocessed grid to a label map on the grid of the files.
 
-Probabilities are interpolated where they are, on a GPU or in main memory, slab by slab and class by class. Only class
+Probabilities are interpolated where they are, on a GPU or in main memory, tile by tile and class by class. Only class
 indices of one byte are copied from a GPU.
 """
 
@@ -17,7 +17,6 @@ from torch import Tensor
 from mist_ops.imaging.geometry import CaseGeometry, Geometry, Reorientation
 from mist_ops.imaging.labels import to_labels
 from mist_ops.imaging.resample import neighbors
-from mist_ops.inference.slabs import Slab
 from mist_ops.types import Box, LabelMap
 
 Probabilities: TypeAlias = Float32[np.ndarray, "class i j k"]
@@ -30,13 +29,13 @@ _ROUNDING = 1e-6
 
 
 def restore(probabilities: Probabilities, geometry: CaseGeometry, labels: Sequence[int]) -> LabelMap:
-    """Restore a prediction that is in memory as a whole; see ``restore_slabs``."""
+    """Restore a prediction that is in memory as a whole; see ``restore_tiles``."""
     whole = torch.from_numpy(np.ascontiguousarray(probabilities))
-    return restore_slabs([(Slab(0, 0, len(whole[0])), whole)], geometry, labels)
+    return restore_tiles([(Box.whole(geometry.preprocessed.size), whole)], geometry, labels)
 
 
-def restore_slabs(
-    slabs: Iterable[tuple[Slab, Tensor]],
+def restore_tiles(
+    tiles: Iterable[tuple[Box, Tensor]],
     geometry: CaseGeometry,
     labels: Sequence[int],
     restored_probabilities: Probabilities | None = None,
@@ -44,11 +43,11 @@ def restore_slabs(
     """Return the dataset labels of a prediction on the original grid, in the orientation of the files.
 
     Probabilities are interpolated, not labels, with the true positions of both grids, so that nothing is shifted. Only
-    two classes of a slab are in memory at full resolution at a time. Voxels outside the foreground crop get label 0.
+    two classes of a tile are in memory at full resolution at a time. Voxels outside the foreground crop get label 0.
 
     Args:
-        slabs: Probabilities of each class on ``geometry.preprocessed``, slab after slab, each but the first beginning
-            with the last plane of the previous one.
+        tiles: Probabilities of each class on ``geometry.preprocessed``, tile by tile. A tile begins with the last plane
+            of the previous one along each axis.
         geometry: The grids of the case.
         labels: The dataset label of each class.
         restored_probabilities: If given, an array on ``geometry.original`` that the probabilities are written to;
@@ -62,17 +61,16 @@ def restore_slabs(
     views = (
         None if restored_probabilities is None else _canonical_views(restored_probabilities, geometry, reorientation)
     )
-    indices, done = np.zeros(grid.size, dtype=np.uint8), 0
-    for slab, volumes in slabs:
-        expected = (len(labels), *slab.size_in(geometry.preprocessed.size))
+    indices = np.zeros(grid.size, dtype=np.uint8)
+    for box, volumes in tiles:
+        expected = (len(labels), *box.size)
         if volumes.shape != expected:
             raise ValueError(f"the probabilities have the shape {tuple(volumes.shape)} and not {expected}")
-        planes = _planes_between(done, slab, geometry.preprocessed, grid)
-        source, target = _part(geometry.preprocessed, slab), _part(grid, planes)
-        kept = [view[_index(planes)] for view in views] if views else None
-        indices[_index(planes)] = _likeliest(volumes, source, target, kept).cpu().numpy()
-        done = planes.stop
-        del volumes  # before the next slab is computed
+        within = _between(box, geometry.preprocessed, grid)
+        kept = [view[within.slices] for view in views] if views else None
+        found = _likeliest(volumes, geometry.preprocessed.cropped(box), grid.cropped(within), kept)
+        indices[within.slices] = found.cpu().numpy()
+        del volumes  # before the next tile is computed
     restored = to_labels(indices, labels)
     if reorientation is None:
         return restored
@@ -101,25 +99,18 @@ def resample_onto(volume: Float32[Tensor, "x y z"], source: Geometry, target: Ge
     return volume
 
 
-def _planes_between(done: int, slab: Slab, source: Geometry, target: Geometry) -> Slab:
-    """The planes of ``target``, from ``done`` on, whose neighbors in ``source`` are all in the slab."""
-    axis, planes = slab.axis, target.size[slab.axis]
-    if slab.stop == source.size[axis]:
-        return Slab(axis, done, planes)
-    begin = float((source.axes.T @ np.subtract(target.origin, source.origin))[axis])
-    positions = (begin + np.arange(planes) * target.spacing[axis]) / source.spacing[axis]
-    reached = int(np.searchsorted(positions, slab.stop - 1 + _ROUNDING, side="right"))
-    return Slab(axis, done, max(done, reached))
-
-
-def _part(grid: Geometry, slab: Slab) -> Geometry:
-    start, stop = [0, 0, 0], list(grid.size)
-    start[slab.axis], stop[slab.axis] = slab.start, slab.stop
-    return grid.cropped(Box((start[0], start[1], start[2]), (stop[0], stop[1], stop[2])))
-
-
-def _index(slab: Slab) -> tuple[slice, ...]:
-    return (*[slice(None)] * slab.axis, slice(slab.start, slab.stop))
+def _between(box: Box, source: Geometry, target: Geometry) -> Box:
+    """The voxels of ``target`` whose neighbors in ``source`` are all in a tile, and not all in earlier ones."""
+    starts, stops = [], []
+    begin = source.axes.T @ np.subtract(target.origin, source.origin)
+    for axis, (offset, planes) in enumerate(zip(begin.tolist(), source.size, strict=True)):
+        positions = (offset + np.arange(target.size[axis]) * target.spacing[axis]) / source.spacing[axis]
+        last = [box.start[axis] + _ROUNDING, box.stop[axis] - 1 + _ROUNDING]
+        start, stop = np.searchsorted(positions, last, side="right").tolist()
+        starts.append(start if box.start[axis] else 0)
+        stops.append(stop if box.stop[axis] < planes else target.size[axis])
+    (x, y, z), (i, j, k) = starts, stops
+    return Box((x, y, z), (i, j, k))
 
 
 def _canonical_views(

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from itertools import product
+from dataclasses import dataclass
+from math import prod
 
 import torch
 from jaxtyping import Float
@@ -12,12 +11,16 @@ from monai.data.utils import compute_importance_map
 from torch import Tensor
 from torch.nn.functional import pad
 
+from mist_ops.inference.carrying import Carried, box_of
 from mist_ops.inference.flips import Axes, flip
-from mist_ops.inference.slabs import Slab, Windows
-from mist_ops.types import Size
+from mist_ops.inference.tiles import Division, Spans, Tile
+from mist_ops.types import Box, Size
 
 Start = tuple[int, int, int]
 """The first voxel of a window."""
+
+_AT_ONCE = 2**21
+"""Values that are added or exponentiated at once: few enough for the cache of a CPU, and enough for a GPU."""
 
 
 @dataclass
@@ -25,74 +28,70 @@ class Turn:
     """A pass over a volume: one model on one of its flips.
 
     Attributes:
-        windows: How windows cover the volume.
+        division: The tiles of the volume.
         axes: Axes that are mirrored, counted from the end.
-        kept: Sums of the planes that follow the last slab, over the windows up to ``done``.
-        done: Windows along the axis of the slabs are summed that begin before this plane.
+        carried: Sums that later tiles continue.
     """
 
-    windows: Windows
+    division: Division
     axes: Axes
-    kept: Tensor | None = field(default=None, repr=False)
-    done: int | None = None
+    carried: Carried
 
-    def due(self, slab: Slab) -> list[Start]:
-        """The windows that overlap with a slab and are not in the kept sums, in order along its axis."""
-        along: list[Sequence[int]] = [self.windows.starts(axis, axis - 3 in self.axes) for axis in range(3)]
-        patch = self.windows.patch[slab.axis]
-        along[slab.axis] = [
-            start
-            for start in along[slab.axis]
-            if start < slab.stop and (start + patch > slab.start if self.done is None else start >= self.done)
-        ]
-        return sorted(product(along[0], along[1], along[2]), key=lambda start: start[slab.axis])
+    def due(self, tile: Tile) -> list[Start]:
+        """The windows to compute for a tile."""
+        return self.division.starts(tile, self._mirrored)
 
-    def sums(self, slab: Slab, n_classes: int, place: torch.device) -> Sums:
-        """Sums to which the windows of ``due`` are added: what was kept, and zeros."""
-        mirrored = slab.axis - 3 in self.axes
-        starts = [start[slab.axis] for start in self.due(slab)]
-        first = slab.start if self.done is not None else max(0, min(starts))
-        seen = Slab(slab.axis, first, self.windows.begun(slab, mirrored))
-        values = torch.zeros((n_classes + 1, *seen.size_in(self.windows.size)), device=place)
-        if self.kept is not None:
-            values.narrow(1 + slab.axis, 0, self.kept.shape[1 + slab.axis]).copy_(self.kept)
-            self.kept = None
-        return Sums(seen, values)
+    def sums(self, tile: Tile, space: Float[Tensor, "channel voxel"]) -> Sums:
+        """Sums to which the windows of ``due`` are added, in ``space``: those of earlier tiles, and zeros."""
+        spans = self.division.summed(tile, self._mirrored)
+        box = box_of(spans)
+        # A system takes longer to provide new memory than the windows to be added.
+        values = space.view(-1)[: len(space) * prod(box.size)].view(len(space), *box.size).zero_()
+        self.carried.fill(values, spans)
+        return Sums(spans, box, values)
 
-    def keep(self, slab: Slab, sums: Sums) -> None:
-        """Keep the sums of the planes that follow a slab, for the next one."""
-        after = sums.seen.stop - slab.stop
-        self.kept = sums.values.narrow(1 + slab.axis, slab.stop - sums.seen.start, after).clone() if after else None
-        self.done = slab.stop
+    def keep(self, sums: Sums) -> None:
+        """Keep the sums that later tiles continue."""
+        self.carried.keep(sums.values, sums.spans)
+
+    @property
+    def _mirrored(self) -> tuple[bool, bool, bool]:
+        return -3 in self.axes, -2 in self.axes, -1 in self.axes
 
 
 @dataclass(frozen=True)
 class Sums:
-    """Weighted sums of logits, and the sum of the weights as a last channel, over the planes of ``seen``."""
+    """Weighted sums of logits, and the sum of the weights as a last channel, over the voxels of ``box``."""
 
-    seen: Slab
+    spans: Spans
+    box: Box
     values: Tensor
 
-    def add(self, logits: Float[Tensor, "class x y z"], weights: Float[Tensor, "x y z"], start: Start) -> None:
-        """Add the logits of a window, which are overwritten; what is outside the volume is ignored."""
+    def add(
+        self, logits: Float[Tensor, "class x y z"], weights: Float[Tensor, "x y z"], start: Start, axes: Axes
+    ) -> None:
+        """Add the logits of a mirrored window; what is outside the box is ignored."""
         inside, own = [], []
-        for axis, first in enumerate(start):
-            begin = self.seen.start if axis == self.seen.axis else 0
-            stop = begin + self.values.shape[1 + axis]
-            from_, to = max(first, begin), min(first + logits.shape[1 + axis], stop)
+        for first, voxels, begin, stop in zip(start, weights.shape, self.box.start, self.box.stop, strict=True):
+            from_, to = max(first, begin), min(first + voxels, stop)
             inside.append(slice(from_ - begin, to - begin))
             own.append(slice(from_ - first, to - first))
         (x, y, z), (i, j, k) = inside, own
-        self.values[:-1, x, y, z] += logits.mul_(weights)[:, i, j, k]
-        self.values[-1, x, y, z] += weights[i, j, k]
+        sums, step = self.values[:, x, y, z], max(1, _AT_ONCE // weights.numel())
+        for first in range(0, len(logits), step):
+            some = flip(logits[first : first + step], axes)[:, i, j, k]
+            # BF16 logits lose digits when windows are summed.
+            sums[first : first + len(some)].addcmul_(some.float(), weights[i, j, k])
+        sums[-1] += weights[i, j, k]
 
-    def probabilities(self, slab: Slab) -> Float[Tensor, "class x y z"]:
-        """Softmax of the mean logits of a slab; the sums of its planes are overwritten."""
-        own = self.values.narrow(1 + slab.axis, slab.start - self.seen.start, slab.thickness)
-        logits = own[:-1].div_(own[-1])
-        # torch.softmax allocates a second volume of all classes.
-        logits.sub_(logits.amax(0)).exp_()
-        return logits.div_(logits.sum(0))
+    def add_probabilities(self, total: Float[Tensor, "class x y z"]) -> None:
+        """Add the softmax of the mean logits of a tile to ``total``."""
+        x, y, z = (slice(0, span.cut - span.begin) for span in self.spans)
+        own = self.values[:, x, y, z]
+        planes = max(1, _AT_ONCE // prod((len(own), *own.shape[2:])))
+        for first in range(0, own.shape[1], planes):
+            some = own[:, first : first + planes]
+            total[:, first : first + planes] += (some[:-1] / some[-1]).softmax(0)
 
 
 def cut(

@@ -15,7 +15,7 @@ from training.small_study import FOLD, small_study
 from mist_dagster.runtime.gpu import leased_devices
 from mist_ops.config import StudyConfig, override
 from mist_ops.errors import MachineError
-from mist_ops.inference.sliding_window import predict_slabs
+from mist_ops.inference.sliding_window import predict_tiles
 from mist_ops.records.passport import Epoch, read_passport
 from mist_ops.registry import MODELS
 from mist_ops.study import Study
@@ -100,7 +100,7 @@ def test_a_prediction_on_a_gpu_equals_one_on_the_cpu_but_for_ties(study: Study, 
     plain = network().eval()
     classes = []
     for place in (torch.device("cpu"), device):
-        ((_, probabilities),) = predict_slabs([plain.to(place)], image, config(amp=False), place)
+        ((_, probabilities),) = predict_tiles([plain.to(place)], image, config(amp=False), place)
         classes.append(probabilities.cpu().numpy().argmax(0))
     assert np.mean(classes[0] != classes[1]) < 1e-3
 

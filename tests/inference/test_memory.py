@@ -74,7 +74,7 @@ def test_main_memory_never_holds_all_classes_of_a_volume() -> None:
     assert added < 1.25 * planned + 60 * MIB < all_classes / 2
 
 
-def test_labels_of_slabs_are_those_of_the_untiled_path(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_labels_of_tiles_are_those_of_the_untiled_path(monkeypatch: pytest.MonkeyPatch) -> None:
     predictor, prepared = many_classes(20, (60, 24, 24))
     untiled = predict(
         predictor.models, torch.from_numpy(np.moveaxis(prepared.image, -1, 0)[None]), predictor.config, CPU

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from mist_ops.config import StudyConfig, override
 from mist_ops.inference.flips import flip, flips
-from mist_ops.inference.sliding_window import plan, predict, predict_slabs, window_batch
+from mist_ops.inference.sliding_window import plan, predict, predict_tiles, window_batch
 
 CPU = torch.device("cpu")
 
@@ -102,7 +102,7 @@ def test_flips_in_one_batch_have_the_probabilities_of_single_windows(batch: int)
 def test_probabilities_added_on_a_device_are_those_added_in_main_memory(budget: int) -> None:
     device = torch.device("cpu:0")  # unequal to the place of main memory, as a GPU is
     expected, found = (
-        [volumes for _, volumes in predict_slabs([convolution(0), convolution(1)], image(), config(), place, budget)]
+        [volumes for _, volumes in predict_tiles([convolution(0), convolution(1)], image(), config(), place, budget)]
         for place in (CPU, device)
     )
     assert all(map(torch.equal, found, expected))
