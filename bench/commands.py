@@ -2,8 +2,8 @@
 
 python bench/commands.py --reference /path/to/environment/bin/python [--decathlon Task04_Hippocampus]
 
-The patients are phantoms of the size of BraTS with two channels. Each side analyzes and preprocesses by itself; both
-score and postprocess the same masks.
+The patients are phantoms like BraTS: four channels of integers that are zero outside the head, and three labels. Each
+side analyzes and preprocesses by itself; both score and postprocess the same masks.
 """
 
 from __future__ import annotations
@@ -25,14 +25,19 @@ from rich.console import Console
 from rich.table import Table
 from timing import Cost, cost
 
+from mist_ops.files import write_json
 from mist_ops.imaging.nifti import read_labels, write_labels
-from mist_ops.phantoms import write_phantoms
+from mist_ops.phantoms import LESION, phantom
+from mist_ops.types import Size
 
 SEVEN = ("dice", "haus95", "surf_dice", "avg_surf", "cldice", "lesion_wise_dice", "lesion_wise_haus95")
+# Mixtures of the two channels of a phantom.
+CHANNELS = {"t1": (1.0, 0.0), "t1ce": (0.8, 0.2), "t2": (0.0, 1.0), "flair": (0.3, 0.7)}
+CLASSES = {"whole_lesion": [1, 2, 3], "core": [1, 3], "enhancing": [3]}
 STRATEGY = [
     {
         "transform": name,
-        "apply_to_labels": [1, 2],
+        "apply_to_labels": [1, 2, 3],
         "per_label": True,
         "kwargs": {},
     }
@@ -111,7 +116,7 @@ def _works(folder: Path, workers: int, decathlon: Path | None) -> Iterator[Work]
 
 def _inputs(folder: Path, patients: int, size: tuple[int, int, int]) -> Path:
     """Write what the commands read, and return its folder."""
-    write_phantoms(folder / "data", patients=patients, size=size)
+    _write_patients(folder / "data", patients, size)
     (folder / "predictions").mkdir()
     rows = []
     for mask in sorted((folder / "data").glob("train/*/mask.nii.gz")):
@@ -120,10 +125,9 @@ def _inputs(folder: Path, patients: int, size: tuple[int, int, int]) -> Path:
         write_labels(prediction, np.roll(labels, (1, 1), (0, 1)), geometry)
         rows.append((mask.parent.name, mask, prediction))
     _write(folder / "pairs.csv", ("id", "mask", "prediction"), rows)
-    classes = {"whole_lesion": [1, 2], "core": [2]}
     for name, metrics in (("dice", SEVEN[:1]), ("seven", SEVEN)):
         wanted: dict[str, dict[str, object]] = {metric: {} for metric in metrics}
-        evaluation = {key: {"labels": labels, "metrics": wanted} for key, labels in classes.items()}
+        evaluation = {key: {"labels": labels, "metrics": wanted} for key, labels in CLASSES.items()}
         (folder / f"{name}.json").write_text(json.dumps({"evaluation": evaluation}))
     (folder / "strategy.json").write_text(json.dumps(STRATEGY))
     generator = np.random.default_rng(0)
@@ -133,6 +137,30 @@ def _inputs(folder: Path, patients: int, size: tuple[int, int, int]) -> Path:
         ]
         _write(folder / f"table_{number}.csv", ("id", "core_dice", "core_haus95"), scores)
     return folder
+
+
+def _write_patients(folder: Path, patients: int, size: Size) -> None:
+    for number in range(patients):
+        made = phantom((0, number), size, varied=False)
+        patient = folder / "train" / f"phantom_{number + 1:03d}"
+        corners = np.meshgrid(*(np.linspace(-1, 1, voxels) for voxels in size), indexing="ij", sparse=True)
+        head = sum(np.square(along) for along in corners) < 0.84**2
+        for name, shares in CHANNELS.items():
+            mixed = sum(share * image for share, image in zip(shares, made.channels.values(), strict=True))
+            write_labels(patient / f"{name}.nii.gz", np.where(head, np.rint(mixed), 0).astype(np.int32), made.geometry)
+        # The upper half of the core is a label of its own.
+        upper = (made.labels > LESION) & (np.arange(size[2]) > size[2] // 2)
+        write_labels(patient / "mask.nii.gz", np.where(upper, 3, np.array([0, 2, 1])[made.labels]), made.geometry)
+    dataset = {
+        "task": "phantoms",
+        "modality": "mr",
+        "train-data": "train",
+        "mask": ["mask.nii.gz"],
+        "images": {name: [f"{name}.nii.gz"] for name in CHANNELS},
+        "labels": [0, 1, 2, 3],
+        "final_classes": CLASSES,
+    }
+    write_json(folder / "dataset.json", dataset)
 
 
 def _write(path: Path, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

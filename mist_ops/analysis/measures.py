@@ -17,7 +17,7 @@ from mist_ops.dataset import Case
 from mist_ops.errors import CaseError, MistError
 from mist_ops.imaging.foreground import bounding_box, union_box
 from mist_ops.imaging.geometry import CaseGeometry, Geometry
-from mist_ops.imaging.labels import check_labels, to_indices
+from mist_ops.imaging.labels import check_labels, count_voxels, to_indices
 from mist_ops.imaging.nifti import read_image, read_labels
 from mist_ops.imaging.resample import resample_classes
 from mist_ops.types import Box, LabelMap, Mask, Size, Spacing
@@ -139,8 +139,8 @@ def _resampled_volumes(mask: LabelMap, grid: Geometry, region: Box, config: Stud
         rules, keep_small = settings.resampling, settings.keep_small_labels
         indices = resample_classes(cropped, len(labels), part.spacing, target, rules, keep_small)
         spacing = part.resampled(target).spacing
-    counts = np.bincount(np.ravel(indices, order="K"), minlength=len(labels))
-    return dict(zip(labels, (counts * math.prod(spacing)).tolist(), strict=True))
+    counts = count_voxels(indices)
+    return {label: counts.get(index, 0) * math.prod(spacing) for index, label in enumerate(labels)}
 
 
 def _kept(labeled: Mask, config: StudyConfig, box: Box | None) -> Box:

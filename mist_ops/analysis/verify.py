@@ -9,13 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-import numpy as np
-
 from mist_ops.analysis.ranges import IntensityRange, measure_range
 from mist_ops.dataset import Assignment, Case, DatasetDescription
 from mist_ops.errors import CaseError, ImageError, MistError, few, listing
 from mist_ops.imaging.geometry import Geometry
-from mist_ops.imaging.labels import check_labels
+from mist_ops.imaging.labels import check_labels, count_voxels
 from mist_ops.imaging.nifti import read_geometry, read_image, read_labels
 from mist_ops.types import Image, LabelMap
 
@@ -94,7 +92,7 @@ def read(case: Case, description: DatasetDescription, thorough: bool) -> Content
     ranges: dict[str, IntensityRange] = {}
     with _collect(problems, "known_labels"):
         mask, grid = read_labels(case.mask)
-        labels = _label_counts(mask)
+        labels = count_voxels(mask)
         check_labels(labels, description.labels)
         if thorough and not any(labels):
             raise ImageError("the mask contains only background.", code="mask-empty", file=case.mask)
@@ -199,11 +197,6 @@ def check_same_grid(reference: str, expected: Geometry, name: str, found: Geomet
             file=file,
             found=differences,
         )
-
-
-def _label_counts(mask: LabelMap) -> dict[int, int]:
-    counts = np.bincount(mask.ravel())
-    return {int(label): int(counts[label]) for label in np.flatnonzero(counts)}
 
 
 def _check_varies(image: Image, path: Path) -> None:

@@ -12,11 +12,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeVar
 
-import numpy as np
-
 from mist_ops.dataset import RESERVED
 from mist_ops.errors import CaseError, DatasetError, ImageError, MistError
 from mist_ops.files import atomic_folder, remove_leftovers, temporary_folder, write_json
+from mist_ops.imaging.labels import count_voxels
 from mist_ops.imaging.nifti import read_image, read_labels
 from mist_ops.types import Json
 from mist_ops.workers import Outcome, outcomes
@@ -193,4 +192,4 @@ def labels_of(source: Path, made: Path) -> list[int]:
     """Labels of a converted mask, ascending; errors name its source."""
     with errors_of(source, made):
         found, _ = read_labels(made)
-    return np.flatnonzero(np.bincount(found.ravel())).tolist()
+    return list(count_voxels(found))

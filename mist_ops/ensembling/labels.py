@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int, Int64
 
 from mist_ops.imaging.foreground import bounding_box
+from mist_ops.imaging.labels import count_voxels
 from mist_ops.registry import LABEL_ENSEMBLERS
 from mist_ops.types import Box, LabelMap
 
@@ -74,7 +75,7 @@ def _ballot(raters: Sequence[LabelMap]) -> _Ballot:
 
 
 def _occurring(labels: LabelMap) -> Int64[np.ndarray, " label"]:
-    return np.flatnonzero(np.bincount(labels.ravel()))
+    return np.array(list(count_voxels(labels)), dtype=np.int64)
 
 
 def _combinations(

@@ -59,6 +59,8 @@ def label_boxes(labels: LabelMap) -> dict[int, Box]:
     Only the first and last voxels of a label along x are compared, a small share of all: on a CT of 6 million voxels
     and 31 labels this takes 4 ms, and ``scipy.ndimage.find_objects`` 16 ms.
     """
+    if not labels.size:
+        return {}
     rows = np.ascontiguousarray(labels).reshape(len(labels), -1)
     ends, changes = rows != 0, rows[1:] != rows[:-1]
     ends[1:-1] &= changes[1:] | changes[:-1]

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float16
 from scipy import ndimage
 
+from mist_ops.imaging.foreground import bounding_box
 from mist_ops.types import Image, LabelMap, Mask, Spacing
 
 VOXELS = (1.0, 1.0, 1.0)
@@ -39,23 +40,32 @@ def distance_maps(
     """
     maps = np.empty((*indices.shape, n_classes), dtype=np.float16)
     for index in range(n_classes):
-        distances = _signed(indices == index, spacing)
-        maps[..., index] = _normalized(distances) if normalize else distances
+        maps[..., index] = _map(indices == index, spacing, normalize)
     return maps
 
 
-def _signed(mask: Mask, spacing: Spacing) -> Image:
-    boundary = mask & ~ndimage.minimum_filter(mask, size=3, mode="nearest")
+def _map(mask: Mask, spacing: Spacing, normalize: bool) -> Image:
+    boundary = _boundary(mask)
     if not boundary.any():
-        diagonal = np.float32(np.linalg.norm(np.multiply(mask.shape, spacing)))
-        return np.where(mask, -diagonal, diagonal)
-    distances: Image = edt.edt(~boundary, anisotropy=spacing, black_border=False)
-    distances[mask] *= -1.0
+        diagonal = 1.0 if normalize else np.linalg.norm(np.multiply(mask.shape, spacing))
+        return np.full(mask.shape, -diagonal if mask.all() else diagonal, dtype=np.float32)
+    # As bytes, because bits take a third longer.
+    distances: Image = edt.edt((~boundary).view(np.uint8), anisotropy=spacing, black_border=False)
+    np.negative(distances, out=distances, where=mask)
+    if normalize:
+        depth, height = (np.float32(most or 1) for most in (-distances.min(), distances.max()))
+        distances /= np.where(mask, depth, height)
     return distances
 
 
-def _normalized(distances: Image) -> Image:
-    depth, height = -distances.min(), distances.max()
-    scaled = np.where(distances < 0, distances / (depth or 1), distances / (height or 1))
-    result: Image = scaled.astype(np.float32, copy=False)
-    return result
+def _boundary(mask: Mask) -> Mask:
+    """The voxels of a mask that touch a voxel outside by a face, edge or corner."""
+    boundary = np.zeros_like(mask)
+    box, others = bounding_box(mask), bounding_box(~mask)
+    if box and others:
+        # Only near both can they touch: for a lesion, a small part of the volume.
+        starts, stops = np.maximum(box.start, others.start) - 2, np.minimum(box.stop, others.stop) + 2
+        near = tuple(slice(max(0, start), stop) for start, stop in zip(starts.tolist(), stops.tolist(), strict=True))
+        inside = mask[near]
+        boundary[near] = inside & ~ndimage.minimum_filter(inside, size=3, mode="nearest")
+    return boundary

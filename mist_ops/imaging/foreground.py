@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from mist_ops.imaging.percentiles import percentiles
 from mist_ops.types import Box, Image, Mask
 
 _PERCENTILES = (33.0, 99.5)
@@ -17,7 +18,7 @@ def foreground_box(image: Image) -> Box:
     """
     from skimage.filters import threshold_otsu  # takes 0.1 s to import, and bounding boxes of masks do not need it
 
-    low, high = np.percentile(image, _PERCENTILES)
+    low, high = percentiles(image, _PERCENTILES)
     # Flat, because an image of three or four slices is taken for one of colors.
     threshold = np.float64(threshold_otsu(np.clip(image, low, high).ravel()))
     return bounding_box(image > threshold) or Box.whole(image.shape)

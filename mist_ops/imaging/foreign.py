@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import gzip
 import shutil
 from pathlib import Path
 from typing import Any
-
-import nibabel as nib
 
 from mist_ops.errors import ImageError, counted
 from mist_ops.files import atomic
 from mist_ops.imaging.folders import NIFTI
 from mist_ops.imaging.formats import PAIRS, check_format
-from mist_ops.imaging.nifti import check_voxels, on_grid, open_image, read_geometry, readable
+from mist_ops.imaging.nifti import check_voxels, compressed, on_grid, open_image, read_geometry, readable, save
 
 
 def store_as_nifti(path: Path, target: Path) -> None:
@@ -45,8 +42,7 @@ def store_as_nifti(path: Path, target: Path) -> None:
 
 
 def _compress(path: Path, target: Path) -> None:
-    # No modification time, so that equal files give equal bytes.
-    with path.open("rb") as stream, target.open("wb") as raw, gzip.GzipFile("", "wb", mtime=0, fileobj=raw) as packed:
+    with path.open("rb") as stream, target.open("wb") as raw, compressed(raw) as packed:
         shutil.copyfileobj(stream, packed)
 
 
@@ -58,7 +54,7 @@ def _join(path: Path, target: Path) -> None:
     with readable(path):
         joined = on_grid(voxels.get_unscaled().reshape(geometry.size), geometry)
     joined.header.set_slope_inter(voxels.slope, voxels.inter)
-    nib.save(joined, target)
+    save(joined, target)
 
 
 def _convert(path: Path, target: Path) -> None:

@@ -10,7 +10,6 @@ import math
 from collections.abc import Iterator
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 from jaxtyping import Float32
 from nibabel.arrayproxy import ArrayProxy
@@ -19,7 +18,7 @@ from nibabel.openers import ImageOpener
 from mist_ops.errors import ImageError
 from mist_ops.files import atomic
 from mist_ops.imaging.geometry import Geometry
-from mist_ops.imaging.nifti import check_voxels, checked_size, grid_of, on_grid, open_image, readable
+from mist_ops.imaging.nifti import check_voxels, checked_size, grid_of, on_grid, open_image, readable, save
 from mist_ops.types import Image
 
 Vectors = Float32[np.ndarray, "value x y z"]
@@ -32,7 +31,7 @@ def write_vectors(path: Path, vectors: Vectors, geometry: Geometry) -> None:
     image = on_grid(np.moveaxis(vectors, 0, -1)[:, :, :, None], geometry)
     image.header.set_intent("vector")
     with atomic(path) as temporary:
-        nib.save(image, temporary)
+        save(image, temporary)
 
 
 def read_vector_grid(path: Path) -> tuple[int, Geometry]:

@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Num
 
 from mist_ops.files import atomic
+from mist_ops.imaging.percentiles import percentiles
 from mist_ops.pictures.canvas import (
     BACKGROUND,
     COLORS,
@@ -100,11 +101,11 @@ class _Scan:
         A small bright lesion may lie outside the percentiles of the whole image. The window is then extended so that it
         is light gray with visible texture, and a dark one dark gray; at each end by at most half of its width.
         """
-        low, high = np.percentile(self.image, _PERCENTILES).tolist()
+        low, high = percentiles(self.image, _PERCENTILES).tolist()
         width = high - low
         for labels in (self.truth, self.prediction):
             if labels is not None and labels.any():
-                darkest, brightest = np.percentile(self.image[labels > 0], _LABELED_PERCENTILES).tolist()
+                darkest, brightest = percentiles(self.image[labels > 0], _LABELED_PERCENTILES).tolist()
                 below, above = (
                     min(beyond + _HEADROOM * width, _MOST_EXTENSION * width) if beyond > 0 else 0.0
                     for beyond in (low - darkest, brightest - high)

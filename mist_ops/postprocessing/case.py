@@ -8,11 +8,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from mist_ops.errors import CaseError, ConfigError, DatasetError, MistError, counted, few
 from mist_ops.files import read_object, write_json
 from mist_ops.imaging.folders import IMAGES, find_images, images_in
+from mist_ops.imaging.labels import count_voxels
 from mist_ops.imaging.nifti import read_labels, write_labels
 from mist_ops.postprocessing.strategy import Strategy, apply_counted, read_strategy, to_json, write_strategy
 from mist_ops.types import Json, LabelMap
@@ -119,7 +118,7 @@ def postprocess_case(prediction: Prediction, strategy: Strategy, output: Path) -
         raise CaseError.of(prediction.id, error) from error
     changed, voxels = apply_counted(strategy, labels, geometry.spacing)
     write_labels(target, changed, geometry)
-    return Counts(_voxels(labels), _voxels(changed), tuple(voxels))
+    return Counts(_labeled(labels), _labeled(changed), tuple(voxels))
 
 
 def masks_of(output: Path) -> Path:
@@ -172,6 +171,5 @@ def record(output: Path, strategy: Strategy, done: Collection[str], failures: Ma
         described.unlink(missing_ok=True)
 
 
-def _voxels(labels: LabelMap) -> dict[int, int]:
-    counts = np.bincount(labels.ravel())
-    return {int(label): int(counts[label]) for label in np.flatnonzero(counts) if label}
+def _labeled(labels: LabelMap) -> dict[int, int]:
+    return {label: voxels for label, voxels in count_voxels(labels).items() if label}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,7 +19,7 @@ from mist_ops.files import Replacement, save_array, together
 from mist_ops.imaging.distances import VOXELS, distance_maps
 from mist_ops.imaging.foreground import bounding_box, foreground_box, union_box
 from mist_ops.imaging.geometry import CaseGeometry, Geometry
-from mist_ops.imaging.labels import to_indices
+from mist_ops.imaging.labels import count_voxels, to_indices
 from mist_ops.imaging.nifti import MAX_VOXELS, read_geometry, read_image, read_labels
 from mist_ops.imaging.resample import Resampled, resample_classes, resample_image, resample_mask
 from mist_ops.preprocessing.normalize import normalize
@@ -64,7 +64,8 @@ def preprocess(case: Case, config: StudyConfig, box: Box | None, measured: Size 
         channels = _channels(case, config.dataset_info.images)
         original = _common_grid(channels, case.mask)
         indices = to_indices(read_labels(case.mask)[0], config.dataset_info.labels) if case.mask else None
-        labels = None if indices is None else _present(indices, config.dataset_info.labels)
+        counts = {} if indices is None else count_voxels(indices)
+        labels = None if indices is None else tuple(config.dataset_info.labels[index] for index in counts)
         if config.preprocessing.skip:
             images = [read_image(path)[0] for path in channels]
             return replace(_assembled(images, indices, config, CaseGeometry(original, None, original)), labels=labels)
@@ -74,7 +75,7 @@ def preprocess(case: Case, config: StudyConfig, box: Box | None, measured: Size 
         else:
             box = None
         made = _resampled(channels, indices, config, original, box)
-        return replace(made, labels=labels, volumes=_volumes(indices, made, config.dataset_info.labels))
+        return replace(made, labels=labels, volumes=_volumes(counts, made, config.dataset_info.labels))
 
 
 def write_case(study: Study, case: Case, config: StudyConfig, box: Box | None, measured: Size | None = None) -> str:
@@ -141,23 +142,19 @@ def _common_grid(channels: list[Path], mask: Path | None) -> Geometry:
     return grid
 
 
-def _present(indices: LabelMap, labels: Sequence[int]) -> tuple[int, ...]:
-    counts = np.bincount(np.ravel(indices, order="K"), minlength=len(labels))
-    return tuple(label for label, count in zip(labels, counts, strict=True) if count)
+def _volumes(counts: Mapping[int, int], made: PreprocessedCase, labels: Sequence[int]) -> Volumes:
+    """Volumes in mm³ of the labels of a mask, but the background, in the mask and in its resampled classes.
 
-
-def _volumes(indices: LabelMap | None, made: PreprocessedCase, labels: Sequence[int]) -> Volumes:
-    """Volumes in mm³ of the labels of a mask, but the background, in the mask and in its resampled classes."""
-    if indices is None or made.classes is None:
+    ``counts`` are the voxels of each class in the mask.
+    """
+    if made.classes is None:
         return {}
-    before, after = (
-        np.bincount(np.ravel(classes, order="K"), minlength=len(labels)) * math.prod(grid.spacing)
-        for classes, grid in ((indices, made.geometry.original), (made.classes, made.geometry.preprocessed))
-    )
+    after = count_voxels(made.classes)
+    voxel, new = (math.prod(grid.spacing) for grid in (made.geometry.original, made.geometry.preprocessed))
     return {
-        label: (round(old, 6), round(new, 6))
-        for label, old, new in zip(labels, before.tolist(), after.tolist(), strict=True)
-        if label and old
+        labels[index]: (round(count * voxel, 6), round(after.get(index, 0) * new, 6))
+        for index, count in counts.items()
+        if labels[index]
     }
 
 
@@ -188,7 +185,6 @@ def _extended(box: Box, indices: LabelMap | None, grid: Geometry, config: StudyC
 def _resampled(
     channels: list[Path], indices: LabelMap | None, config: StudyConfig, original: Geometry, box: Box | None
 ) -> PreprocessedCase:
-    crop = (box or Box.whole(original.size)).slices
     target, settings = config.spatial_config.target_spacing, config.preprocessing
     grid, reorientation = CaseGeometry(original, box, original).canonical()
     preprocessed = grid.resampled(target)
@@ -200,10 +196,10 @@ def _resampled(
             file=channels[0],
             found=preprocessed.size,
         )
-    images = [_channel(reorientation.apply(read_image(path)[0][crop]), grid, config) for path in channels]
+    images = [_channel(reorientation.apply(read_image(path, box)[0]), grid, config) for path in channels]
     if indices is not None:
         n_classes = len(config.dataset_info.labels)
-        cropped = reorientation.apply(indices[crop])
+        cropped = reorientation.apply(indices[(box or Box.whole(original.size)).slices])
         indices = resample_classes(
             cropped, n_classes, grid.spacing, target, settings.resampling, settings.keep_small_labels
         )
@@ -231,7 +227,15 @@ def _assembled(
         dtm = distance_maps(
             indices, n_classes, settings.normalize_dtms, geometry.preprocessed.spacing if in_mm else VOXELS
         )
-    return PreprocessedCase(np.stack(images, axis=-1), indices, dtm, geometry)
+    return PreprocessedCase(_stacked(images), indices, dtm, geometry)
+
+
+def _stacked(images: Sequence[Image]) -> Channels:
+    """The channels along a last axis, slice by slice: twice as fast, since each slice stays in the cache."""
+    stacked = np.empty((*images[0].shape, len(images)), dtype=np.float32)
+    for x, slices in enumerate(stacked):
+        np.stack([image[x] for image in images], axis=-1, out=slices)
+    return stacked
 
 
 def _write_arrays(study: Study, case_id: str, made: PreprocessedCase, files: Replacement) -> dict[str, Path]:

@@ -9,6 +9,7 @@ from jaxtyping import Float32
 
 from mist_ops.config import CtNormalization
 from mist_ops.errors import ConfigError
+from mist_ops.imaging.percentiles import percentiles
 from mist_ops.types import Image, Mask
 
 Values: TypeAlias = Float32[np.ndarray, "*any"]
@@ -55,12 +56,12 @@ def normalize(image: Image, mask: Mask | None, ct: CtNormalization | None, rules
 
 def _window(values: Values, rules: Rules) -> tuple[Number, Number, Number, Number]:
     with np.errstate(over="ignore", invalid="ignore"):
-        low, high = np.percentile(values, _PERCENTILES)
+        low, high = percentiles(values, _PERCENTILES)
         mean, deviation = values.mean(), values.std()
     found: tuple[Number, Number, Number, Number] = (np.float32(low), np.float32(high), mean, deviation)
     if not np.isfinite(found).all() or deviation < _TINY:
         exact = values.astype(np.float64)
-        low, high = np.percentile(exact, _PERCENTILES)
+        low, high = percentiles(exact, _PERCENTILES)
         found = (low, high, exact.mean(), exact.std())
     low, high, _, deviation = found
     if rules == "accurate" and is_dominated(low, high, deviation):

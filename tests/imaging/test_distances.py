@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from mist_ops.imaging.distances import distance_maps
 from mist_ops.imaging.nifti import read_geometry, read_labels
@@ -74,3 +75,18 @@ def test_distances_are_in_mm() -> None:
 def test_distances_of_an_absent_class_are_the_diagonal_in_mm() -> None:
     maps = distance_maps(np.zeros((3, 4, 1), dtype=np.uint8), 2, False, spacing=(1.0, 1.0, 12.0))
     assert (maps[..., 1] == 13).all()
+
+
+@pytest.mark.parametrize("share", [0.001, 0.02, 0.5, 0.98])
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (0.7, 1.0, 2.5)])
+def test_maps_are_those_of_an_exact_transform_of_the_whole_volume(
+    share: float, spacing: tuple[float, float, float]
+) -> None:
+    for seed in range(10):
+        generator = np.random.default_rng(seed)
+        mask = generator.random(generator.integers(1, 14, 3)) < share
+        boundary = mask & ~ndimage.minimum_filter(mask, size=3, mode="nearest")
+        if boundary.any():
+            exact = ndimage.distance_transform_edt(~boundary, sampling=spacing)
+            found = distance_maps(mask.astype(np.uint8), 2, False, spacing)[..., 1]
+            np.testing.assert_allclose(found, np.where(mask, -exact, exact), rtol=HALF)

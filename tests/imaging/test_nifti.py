@@ -20,6 +20,7 @@ from imaging.headers import SIZE, stored
 from mist_ops.errors import ImageError
 from mist_ops.imaging.geometry import Geometry
 from mist_ops.imaging.nifti import read_geometry, read_image, read_labels, write_image, write_labels
+from mist_ops.types import Box
 
 GRID = Geometry((3, 4, 5), (0.5, 1.0, 2.5), (7.0, -8.0, 9.0), (0.0, 1.0, 0.0, -1.0, 0.0, 0.0, 0.0, 0.0, 1.0))
 
@@ -280,3 +281,33 @@ def test_corrections_of_a_header_are_silent(
     assert read_image(path)[0].sum() == 8
     assert not caplog.records
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, ">i2", np.float32, np.float64])
+@pytest.mark.parametrize("name", ["scan.nii", "scan.nii.gz"])
+def test_a_box_of_an_image_is_read_as_a_view_of_the_whole(tmp_path: Path, dtype: type, name: str) -> None:
+    stored = np.random.default_rng(0).integers(0, 200, (20, 37, 9)).astype(dtype)
+    nib.save(nib.Nifti1Image(stored, np.eye(4)), tmp_path / name)
+    box = Box((3, 1, 2), (17, 36, 9))
+    whole, part = read_image(tmp_path / name)[0], read_image(tmp_path / name, box)[0]
+    np.testing.assert_array_equal(whole, stored)
+    assert whole.flags.c_contiguous
+    assert (part.tobytes(), part.strides) == (whole[box.slices].tobytes(), whole.strides)
+
+
+def test_values_outside_the_box_must_be_finite(tmp_path: Path) -> None:
+    stored = np.zeros((4, 5, 6), dtype=np.float32)
+    stored[0, 0, 0] = np.nan
+    nib.save(nib.Nifti1Image(stored, np.eye(4)), tmp_path / "scan.nii.gz")
+    with refuses("image-not-finite", ImageError, found=1):
+        read_image(tmp_path / "scan.nii.gz", Box((2, 2, 2), (4, 5, 6)))
+
+
+def test_the_same_voxels_are_written_as_the_same_bytes_that_any_program_reads(tmp_path: Path) -> None:
+    labels = np.random.default_rng(0).integers(0, 3, GRID.size)
+    for name in ("a.nii.gz", "b.nii.gz"):
+        write_labels(tmp_path / name, labels, GRID)
+    first, second = (tmp_path / name for name in ("a.nii.gz", "b.nii.gz"))
+    assert first.read_bytes() == second.read_bytes()
+    assert gzip.decompress(first.read_bytes())[-labels.size :] == labels.astype(np.uint8).tobytes(order="F")
+    np.testing.assert_array_equal(SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(first))).T, labels)
