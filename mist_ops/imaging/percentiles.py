@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float, Float64, Int64
+from jaxtyping import Float64, Int64, Num
 
 _SAMPLES, _FEW = 20_000, 200_000
 """Values that bracket a percentile, and number below which all are sorted out at once."""
@@ -13,10 +13,10 @@ _SAMPLES, _FEW = 20_000, 200_000
 _MARGIN = 0.01
 """Distance of the bracket from a percentile, as a share of all values."""
 
-Values = Float[np.ndarray, " _"]
+Values = Num[np.ndarray, " _"]
 
 
-def percentiles(values: Float[np.ndarray, "*any"], percents: Sequence[float]) -> Float64[np.ndarray, " percent"]:
+def percentiles(values: Num[np.ndarray, "*any"], percents: Sequence[float]) -> Float64[np.ndarray, " percent"]:
     """The same numbers as ``np.percentile``, to the last digit.
 
     A sample brackets each percentile, so that only a few values are sorted: for 9 million this takes 14 ms, and

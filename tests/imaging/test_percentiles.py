@@ -23,7 +23,7 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int32])
 @pytest.mark.parametrize("kind", KINDS)
 def test_percentiles_are_those_of_numpy_to_the_last_digit(kind: str, dtype: type) -> None:
     values = KINDS[kind].astype(dtype)
