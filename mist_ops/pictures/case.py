@@ -42,7 +42,7 @@ Slice = Num[np.ndarray, "row column"]
 
 _TRUTH: Style = "solid"
 _PREDICTION: Style = (0.0, (2.5, 1.5))
-_PERCENTILES, _LABELED_PERCENTILES = (0.5, 99.5), (1, 99)
+_PERCENTILES, _LABELED_PERCENTILES = (0.5, 99.5), (1.0, 99.0)
 _HEADROOM, _MOST_EXTENSION = 0.2, 0.5
 
 # Inches.
