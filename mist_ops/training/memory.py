@@ -79,7 +79,7 @@ def _saved(config: StudyConfig, model: nn.Module, device: torch.device, bf16: bo
     kept: dict[int, int] = {}
     tensors: list[Tensor] = []  # so that no two blocks have the same address
     with mode, torch.enable_grad():
-        weights = {_block(mode.from_tensor(weight)) for weight in model.parameters()}
+        weights = {_block(weight) for weight in model.parameters()}  # autograd keeps them with their values
 
         def keep(tensor: Tensor) -> Tensor:
             if _block(tensor) not in weights:
