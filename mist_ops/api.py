@@ -12,7 +12,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
@@ -20,7 +19,6 @@ import pandas as pd
 
 from mist_ops.analysis import analyze as analysis
 from mist_ops.analysis.folds import check_folds, make_fold
-from mist_ops.boxes import read_boxes, read_sizes
 from mist_ops.config import StudyConfig, check_names, override, read_config, write_config
 from mist_ops.dataset import Case, Fold, read_description, read_paths, read_train_paths
 from mist_ops.errors import CaseError, ConfigError, DatasetError, MistError, counted, few, listing
@@ -32,7 +30,7 @@ from mist_ops.evaluation.table import Pair
 from mist_ops.files import file_hash, file_hashes, read_object
 from mist_ops.pictures import learning_curves
 from mist_ops.postprocessing.strategy import read_strategy
-from mist_ops.preprocessing.case import write_case
+from mist_ops.preprocessing.case import write_cases
 from mist_ops.ranking import rank as ranking
 from mist_ops.ranking.picture import draw_ranking
 from mist_ops.ranking.rank import Ranking
@@ -43,7 +41,6 @@ from mist_ops.records.passport import Epoch, Passport, read_passport
 from mist_ops.records.prediction import NOT_RECORDED, stale_predictions, stale_test_predictions
 from mist_ops.records.source import check_arrays, check_dataset, check_same_dataset, check_table
 from mist_ops.study import Study, check_id, find_dataset
-from mist_ops.types import Box, Size
 from mist_ops.workers import IdentifiedT, Outcome, collect, outcomes
 
 Result = TypeVar("Result")
@@ -274,15 +271,8 @@ def preprocess(
             found=others,
         )
     needed = [case for case in cases if overwrite or case.id in reasons]
-    write = partial(_write_arrays, study, config, read_boxes(study), read_sizes(study))
-    written = outcomes(write, sorted(needed, key=lambda case: case.id), workers)
+    written = write_cases(study, sorted(needed, key=lambda case: case.id), config, workers)
     return _processed(_tracked(written, "Preprocessing", len(needed), progress), cases)
-
-
-def _write_arrays(
-    study: Study, config: StudyConfig, boxes: Mapping[str, Box], sizes: Mapping[str, Size], case: Case
-) -> str:
-    return write_case(study, case, config, boxes.get(case.id), sizes.get(case.id))
 
 
 def train(

@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
+from multiprocessing import forkserver
 from typing import Generic, Protocol, TypeVar, cast
 
 from mist_ops.errors import CaseError, MistError, machine_error
 
 AHEAD = 8
 """Items per worker that may be processed ahead of the last one yielded."""
+
+_START = 0.5
+"""Seconds to start workers: less work is done in this process."""
+
+_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 _LOG = logging.getLogger(__name__)
 
@@ -86,6 +94,11 @@ def failure(item_id: str, error: Exception) -> CaseError:
     return found
 
 
+def worthwhile(workers: int, items: int, seconds: float) -> int:
+    """Number of workers for some items that take so many seconds each: 1 if starting others would take longer."""
+    return workers if items * seconds > _START else 1
+
+
 def outcomes(
     function: Callable[[Item], Result], items: Iterable[Item], workers: int = 1
 ) -> Iterator[Outcome[Item, Result]]:
@@ -105,6 +118,7 @@ def outcomes(
     if workers == 1:
         yield from map(attempt, items)
         return
+    prepare([_module(function)])
     left = iter(items)
     for item in left:
         rest = chain([item], left)
@@ -149,6 +163,10 @@ def _submit(
         return refused
 
 
+def _module(function: Callable[..., object]) -> str:
+    return _module(function.func) if isinstance(function, partial) else function.__module__
+
+
 def _attempt(function: Callable[[Item], Result], item: Item) -> Outcome[Item, Result]:
     try:
         return Outcome(item, result=function(item))
@@ -171,3 +189,28 @@ def _alone(attempt: Callable[[Item], Outcome[Item, Result]], item: Item) -> Outc
 def _pool(workers: int) -> ProcessPoolExecutor:
     # Not fork: the parent may run threads (Dagster, BLAS), which break in a forked child.
     return ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("forkserver"))
+
+
+def prepare(modules: Iterable[str]) -> None:
+    """Start the server from which workers are forked, if it does not run yet.
+
+    It imports modules once, in parallel to this process; otherwise each worker does so when it starts.
+
+    Args:
+        modules: Those of the functions that workers call, and those that the main module imports.
+    """
+    multiprocessing.get_context("forkserver").set_forkserver_preload(list(modules))
+    with suppress(OSError), _one_thread():  # ``outcomes`` reports that there are no workers
+        forkserver.ensure_running()
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Let processes that start meanwhile compute in one thread each, unless the user chose otherwise."""
+    added = [name for name in _THREADS if name not in os.environ]
+    os.environ.update(dict.fromkeys(added, "1"))
+    try:
+        yield
+    finally:
+        for name in added:
+            del os.environ[name]

@@ -3,13 +3,16 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import subprocess
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 from expect import refuses
 
 from mist_ops.errors import CaseError, ImageError, MachineError, MistError
-from mist_ops.workers import AHEAD, collect, outcomes
+from mist_ops.workers import AHEAD, collect, outcomes, worthwhile
 
 
 def _reciprocal(number: int) -> float:
@@ -94,3 +97,43 @@ def test_several_workers_are_at_most_a_few_items_ahead() -> None:
     assert [next(found).result for _ in range(3)] == [1, 1 / 2, 1 / 3]
     assert len(drawn) == 2 * AHEAD + 2
     found.close()
+
+
+def _imported(_: int) -> set[str]:
+    return set(sys.modules)
+
+
+def _threads(_: int) -> str:
+    return os.environ["OMP_NUM_THREADS"]
+
+
+_FRESH = """
+import sys
+from mist_ops.workers import outcomes, prepare
+from test_workers import {function}
+prepare(["wave", "test_workers"])
+print([outcome.result for outcome in outcomes({function}, [0, 1], 2)]{result})
+"""
+
+
+def _in_a_fresh_process(function: str, result: str = "") -> str:
+    """What a new interpreter prints: a server of workers starts once in a process."""
+    code = _FRESH.format(function=function, result=result)
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    environment["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def test_workers_have_what_their_server_imported() -> None:
+    assert _in_a_fresh_process("_imported", "[0] >= {'wave', 'mist_ops.workers'}") == "True"
+
+
+def test_each_worker_computes_in_one_thread() -> None:
+    assert _in_a_fresh_process("_threads") == "['1', '1']"
+
+
+def test_little_work_needs_no_workers() -> None:
+    assert worthwhile(2, items=40, seconds=0.005) == 1
+    assert worthwhile(2, items=6, seconds=0.5) == 2
+    assert worthwhile(1, items=6, seconds=0.5) == 1

@@ -1,7 +1,7 @@
 """The arrays that models train on: a partition per patient, any range of them in one run."""
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import partial
 
 import dagster as dg
@@ -13,15 +13,12 @@ from mist_dagster.provenance import RANGE_IN_ONE_RUN, Materialized, asset_key, i
 from mist_dagster.runtime.locks import study_lock
 from mist_dagster.runtime.progress import Progress
 from mist_dagster.stages import STAGES
-from mist_ops.boxes import read_boxes, read_sizes
-from mist_ops.config import StudyConfig, read_config
+from mist_ops.config import read_config
 from mist_ops.dataset import Case, read_train_paths
-from mist_ops.preprocessing.case import write_case
+from mist_ops.preprocessing.case import write_cases
 from mist_ops.records.arrays import describe_reduced, read_record, reduced, reduced_labels
 from mist_ops.records.source import check_same_dataset
 from mist_ops.study import Study
-from mist_ops.types import Box, Size
-from mist_ops.workers import outcomes
 
 _logger = logging.getLogger("mist")
 
@@ -52,7 +49,6 @@ def build(study: Study, partitions: StudyPartitions) -> list[dg.AssetsDefinition
         ids = sorted(context.partition_keys)
         cases = [assignment[case_id] for case_id in ids]
         check_same_dataset(study, assignment.cases)
-        write = partial(_write, study, settings, read_boxes(study), read_sizes(study))
         run_id, doing = context.run.run_id, "preprocessing"
         with (
             interruptible(context),
@@ -60,7 +56,7 @@ def build(study: Study, partitions: StudyPartitions) -> list[dg.AssetsDefinition
         ):
             yield from materialize_each(
                 context,
-                progress.track(outcomes(write, cases, config.workers), "Preprocessing", len(cases)),
+                progress.track(write_cases(study, cases, settings, config.workers), "Preprocessing", len(cases)),
                 progress,
                 partial(_made, study),
             )
@@ -69,10 +65,6 @@ def build(study: Study, partitions: StudyPartitions) -> list[dg.AssetsDefinition
                 _logger.warning("%s", note)
 
     return [preprocessed_case]
-
-
-def _write(study: Study, settings: StudyConfig, boxes: Mapping[str, Box], sizes: Mapping[str, Size], case: Case) -> str:
-    return write_case(study, case, settings, boxes.get(case.id), sizes.get(case.id))
 
 
 def _made(study: Study, case: Case, content: str) -> Materialized:

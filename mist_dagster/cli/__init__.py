@@ -210,6 +210,7 @@ def _run(name: str, arguments: Arguments) -> int:
     """Run a command; return 0, 1 after an error message, or 130 if it was interrupted."""
     chosen, settings = parser(name).parsed(arguments)
     _warn_of_mist()
+    _start_workers(chosen)
     with _loading():
         from mist_dagster.definitions import build_definitions
         from mist_dagster.launch import RunCanceledError, RunFailedError, launcher
@@ -238,6 +239,26 @@ def _run(name: str, arguments: Arguments) -> int:
             progress.problem(f"Error: {_unforeseen(error)}")
             return 1
     return 0
+
+
+_WORK = {
+    "num_workers_analyze": "mist_ops.analysis.fingerprint",
+    "num_workers_preprocess": "mist_ops.preprocessing.case",
+    "num_workers_evaluate": "mist_ops.evaluation.table",
+    "num_workers_postprocess": "mist_ops.postprocessing.case",
+    "num_workers_ensemble": "mist_ops.ensembling.case",
+    "num_workers_conversion": "mist_ops.conversion.patients",
+}
+"""The module whose functions the workers of an option call."""
+
+
+def _start_workers(chosen: options.Options) -> None:
+    """Let the server of workers import what they need, while this process imports Dagster."""
+    needed = [module for option, module in _WORK.items() if getattr(chosen, option, 1) > 1]
+    if needed:
+        from mist_ops.workers import prepare
+
+        prepare([__name__, *needed])
 
 
 def _warn_of_mist() -> None:

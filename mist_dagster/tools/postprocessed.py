@@ -1,6 +1,5 @@
 """Predictions changed by a strategy."""
 
-from functools import partial
 from pathlib import Path
 
 import dagster as dg
@@ -16,11 +15,10 @@ from mist_ops.postprocessing.case import (
     find_predictions,
     keep_earlier,
     masks_of,
-    postprocess_case,
+    postprocess_cases,
     record,
 )
 from mist_ops.postprocessing.strategy import read_strategy
-from mist_ops.workers import outcomes
 
 
 class PostprocessTool(dg.Config):
@@ -41,7 +39,7 @@ def postprocessed(
     output = Path(context.partition_key)
     check_output(masks_of(output), files)
     with interruptible(context), atomic_folder(masks_of(output)) as made:
-        changed = outcomes(partial(postprocess_case, strategy=strategy, output=made), files, config.workers)
+        changed = postprocess_cases(files, strategy, made, config.workers)
         collected = collect(progress.track(changed, "Postprocessing", len(files)), progress)
         keep_earlier(output, made, collected[1])
     record(output, strategy, *collected)

@@ -35,11 +35,12 @@ from mist_ops.dataset import (
 )
 from mist_ops.errors import ConfigError, DatasetError, MistError, counted, few, listing
 from mist_ops.files import temporary_folder, together, write_json
+from mist_ops.imaging.nifti import seconds_for
 from mist_ops.registry import MODELS
 from mist_ops.schema import Section, read_checked
 from mist_ops.study import Study, record_dataset
 from mist_ops.types import Box
-from mist_ops.workers import Outcome, outcomes
+from mist_ops.workers import Outcome, outcomes, worthwhile
 
 
 class Fingerprint(Section):
@@ -121,7 +122,8 @@ def analyze(
 
     def run() -> Iterator[Measured]:
         measured = []
-        for outcome in outcomes(partial(measure, description=description, thorough=check), cases, workers):
+        needed = worthwhile(workers, len(cases), seconds_for(cases[0].files))
+        for outcome in outcomes(partial(measure, description=description, thorough=check), cases, needed):
             measured.append(outcome)
             yield outcome
         good, excluded = _partition(measured, check)

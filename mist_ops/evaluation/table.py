@@ -20,11 +20,12 @@ from mist_ops.evaluation.lesions import write_lesions
 from mist_ops.evaluation.score import Absent, CaseScores, Classes, columns, score_case
 from mist_ops.evaluation.summary import summary
 from mist_ops.files import atomic, together, write_json
+from mist_ops.imaging.nifti import seconds_for
 from mist_ops.records.scores import ScoreInputs
 from mist_ops.records.source import check_table
 from mist_ops.registry import METRICS
 from mist_ops.tables import SUMMARY_ROWS, Locator, read_table
-from mist_ops.workers import Outcome, outcomes
+from mist_ops.workers import Outcome, outcomes, worthwhile
 
 _LOG = logging.getLogger(__name__)
 
@@ -95,7 +96,9 @@ def evaluate(
     absent: Absent = "best",
 ) -> Iterator[Outcome[Pair, CaseScores]]:
     """Score every pair and yield the outcomes in the order of the pairs; arguments as in ``score_case``."""
-    return outcomes(partial(_scored, classes, known, absent), pairs, workers)
+    seconds = seconds_for([pairs[0].mask, pairs[0].prediction]) if pairs else 0.0
+    needed = worthwhile(workers, len(pairs), seconds)
+    return outcomes(partial(_scored, classes, known, absent), pairs, needed)
 
 
 def _scored(classes: Classes, known: Sequence[int] | None, absent: Absent, pair: Pair) -> CaseScores:

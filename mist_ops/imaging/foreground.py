@@ -8,6 +8,7 @@ from mist_ops.imaging.percentiles import percentiles
 from mist_ops.types import Box, Image, Mask
 
 _PERCENTILES = (33.0, 99.5)
+_BINS = 256
 
 
 def foreground_box(image: Image) -> Box:
@@ -16,12 +17,21 @@ def foreground_box(image: Image) -> Box:
     Intensities are first clipped to their 33rd and 99.5th percentiles, so that neither a large background nor a few
     bright voxels determine the threshold. (Otsu, 1979)
     """
+    low, high = percentiles(image, _PERCENTILES).tolist()
+    threshold = low if low == high else _otsu(image, low, high)
+    return bounding_box(image > np.float64(threshold)) or Box.whole(image.shape)
+
+
+def _otsu(image: Image, low: float, high: float) -> float:
+    """Otsu's threshold of an image that is clipped to a range."""
     from skimage.filters import threshold_otsu  # takes 0.1 s to import, and bounding boxes of masks do not need it
 
-    low, high = percentiles(image, _PERCENTILES)
-    # Flat, because an image of three or four slices is taken for one of colors.
-    threshold = np.float64(threshold_otsu(np.clip(image, low, high).ravel()))
-    return bounding_box(image > threshold) or Box.whole(image.shape)
+    # Most voxels are clipped, and need no search for their bin.
+    between = image[(image > low) & (image < high)].astype(np.float64)
+    counts, edges = np.histogram(between, bins=_BINS, range=(low, high))
+    counts[0] += np.count_nonzero(image <= low)
+    counts[-1] += np.count_nonzero(image >= high)
+    return float(threshold_otsu(hist=(counts, (edges[:-1] + edges[1:]) / 2)))
 
 
 def bounding_box(mask: Mask) -> Box | None:

@@ -63,6 +63,9 @@ _LEVEL = 1
 # Columns that are transposed at once, so that their cache lines are used again before they are evicted.
 _COLUMNS = 16
 
+# Preprocessing of 40 hippocampi and of scans of 240x240x155 voxels, rounded.
+_SECONDS_PER_FILE, _SECONDS_PER_VOXEL = 2e-3, 1e-8
+
 # Bytes that may follow the voxels: some writers pad their files.
 _PADDING = 2**20
 
@@ -176,6 +179,15 @@ def write_labels(path: Path, labels: LabelMap, geometry: Geometry) -> None:
     if labels.min(initial=0) < 0 or highest > MAX_LABEL:
         raise ValueError(f"labels must be between 0 and {MAX_LABEL}")
     _write(path, labels.astype(np.min_scalar_type(highest)), geometry)
+
+
+def seconds_for(files: Sequence[Path]) -> float:
+    """Rough time to read and process files on the same grid, from the header of the first; 0 if that is invalid."""
+    try:
+        voxels = math.prod(read_geometry(files[0]).size)
+    except ImageError:
+        return 0.0
+    return len(files) * (_SECONDS_PER_FILE + _SECONDS_PER_VOXEL * voxels)
 
 
 def count_channels(path: Path) -> int:

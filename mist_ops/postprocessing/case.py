@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from mist_ops.errors import CaseError, ConfigError, DatasetError, MistError, counted, few
 from mist_ops.files import read_object, write_json
 from mist_ops.imaging.folders import IMAGES, find_images, images_in
 from mist_ops.imaging.labels import count_voxels
-from mist_ops.imaging.nifti import read_labels, write_labels
+from mist_ops.imaging.nifti import read_labels, seconds_for, write_labels
 from mist_ops.postprocessing.strategy import Strategy, apply_counted, read_strategy, to_json, write_strategy
 from mist_ops.types import Json, LabelMap
+from mist_ops.workers import Outcome, outcomes, worthwhile
 
 _OUTPUT = ".nii.gz"
 
@@ -119,6 +121,14 @@ def postprocess_case(prediction: Prediction, strategy: Strategy, output: Path) -
     changed, voxels = apply_counted(strategy, labels, geometry.spacing)
     write_labels(target, changed, geometry)
     return Counts(_labeled(labels), _labeled(changed), tuple(voxels))
+
+
+def postprocess_cases(
+    predictions: Sequence[Prediction], strategy: Strategy, output: Path, workers: int = 1
+) -> Iterator[Outcome[Prediction, Counts]]:
+    """Postprocess predictions as ``postprocess_case``; few small ones without workers."""
+    needed = worthwhile(workers, len(predictions), seconds_for([predictions[0].path]) if predictions else 0.0)
+    return outcomes(partial(postprocess_case, strategy=strategy, output=output), predictions, needed)
 
 
 def masks_of(output: Path) -> Path:

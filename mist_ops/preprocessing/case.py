@@ -7,11 +7,13 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float16
 
+from mist_ops.boxes import read_boxes, read_sizes
 from mist_ops.config import StudyConfig
 from mist_ops.dataset import Case
 from mist_ops.errors import CaseError, ImageError, counted, few
@@ -20,13 +22,14 @@ from mist_ops.imaging.distances import VOXELS, distance_maps
 from mist_ops.imaging.foreground import bounding_box, foreground_box, union_box
 from mist_ops.imaging.geometry import CaseGeometry, Geometry
 from mist_ops.imaging.labels import count_voxels, to_indices
-from mist_ops.imaging.nifti import MAX_VOXELS, read_geometry, read_image, read_labels
+from mist_ops.imaging.nifti import MAX_VOXELS, read_geometry, read_image, read_labels, seconds_for
 from mist_ops.imaging.resample import Resampled, resample_classes, resample_image, resample_mask
 from mist_ops.preprocessing.normalize import normalize
 from mist_ops.records.arrays import Inputs, Volumes, restamp, write_record
 from mist_ops.steps import view
 from mist_ops.study import Study
 from mist_ops.types import Box, Channels, Image, LabelMap, Size, by
+from mist_ops.workers import Outcome, outcomes, worthwhile
 
 _LOG = logging.getLogger(__name__)
 
@@ -95,6 +98,19 @@ def write_case(study: Study, case: Case, config: StudyConfig, box: Box | None, m
         )
     restamp(study, case.id, record)
     return record.content
+
+
+def write_cases(
+    study: Study, cases: Sequence[Case], config: StudyConfig, workers: int = 1
+) -> Iterator[Outcome[Case, str]]:
+    """Preprocess cases as ``write_case`` with the boxes of the analysis; few small ones without workers."""
+    write = partial(_write, study, config, read_boxes(study), read_sizes(study))
+    seconds = seconds_for(cases[0].files) if cases else 0.0
+    return outcomes(write, cases, worthwhile(workers, len(cases), seconds))
+
+
+def _write(study: Study, config: StudyConfig, boxes: Mapping[str, Box], sizes: Mapping[str, Size], case: Case) -> str:
+    return write_case(study, case, config, boxes.get(case.id), sizes.get(case.id))
 
 
 @contextmanager
