@@ -27,7 +27,7 @@ from mist_dagster.cli.run_config import Settings, absolute
 from mist_dagster.freshness.keep import Choice, report_kept, undo
 from mist_dagster.freshness.keep import keep as keep_artifacts
 from mist_dagster.freshness.outputs import stale_outputs
-from mist_dagster.freshness.rebuild import rebuild
+from mist_dagster.freshness.rebuild import rebuild, record_current
 from mist_dagster.freshness.status import Status, as_json, report, stale_results
 from mist_dagster.freshness.status import status as study_status
 from mist_dagster.instance.home import dagster_home
@@ -37,6 +37,7 @@ from mist_dagster.partitions import fold_index, fold_key
 from mist_dagster.pipeline import Resources, in_order, make_current, run, show_status
 from mist_dagster.pipeline import analyze as analyze_study
 from mist_dagster.runtime.progress import shown
+from mist_dagster.stages import STAGES
 from mist_dagster.stages.settings import adopt_config
 from mist_ops.analysis.analyze import find_leaks
 from mist_ops.analysis.folds import check_folds, make_fold
@@ -113,6 +114,8 @@ def preprocess(launcher: Launcher, options: PreprocessOptions, settings: Setting
             found=stale,
         )
     needed = [case.id for case in cases if options.overwrite or case.id in reasons]
+    current = [case.id for case in cases if case.id not in reasons] if not options.overwrite else []
+    record_current(launcher, study, STAGES["preprocess"], current)
     resources = Resources(workers={"preprocess": options.num_workers_preprocess})
     run(launcher, study, in_order({"preprocess": needed}, {}), resources)
     patients = counted(len(cases), "patient")

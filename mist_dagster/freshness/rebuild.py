@@ -1,11 +1,14 @@
 """Records rebuilt from the files of a study, where Dagster's own are lost."""
 
+from collections.abc import Iterable
+
 import dagster as dg
 
+from mist_dagster.dagster_private import DATA_VERSION_TAG
 from mist_dagster.freshness.status import Status
 from mist_dagster.launch import Launcher
-from mist_dagster.provenance import asset_key, provenance_tags, version_tags
-from mist_dagster.stages import WHOLE, Inspection, keys_of, tracked, version_on_record
+from mist_dagster.provenance import asset_key, provenance_tags, recorded_version, version_tags
+from mist_dagster.stages import WHOLE, Inspection, Stage, keys_of, tracked, version_on_record
 from mist_dagster.stages.settings import config_versions
 from mist_ops.study import Study
 
@@ -31,6 +34,30 @@ def rebuild(launcher: Launcher, study: Study, found: Status) -> int:
                 recorder.record(stage.target, key or None, existing, current=current)
                 count += 1
     return count
+
+
+def record_current(launcher: Launcher, study: Study, stage: Stage, keys: Iterable[str]) -> int:
+    """Record the current artifacts of a stage whose latest record is another one; return their number.
+
+    A run that was killed may have finished them without recording them.
+
+    Args:
+        launcher: The records, and the definitions.
+        study: The study.
+        stage: The stage.
+        keys: Partitions that are current.
+    """
+    kind = dg.DagsterEventType.ASSET_MATERIALIZATION
+    tags = launcher.instance.event_log_storage.get_latest_tags_by_partition(
+        asset_key(study, stage.target), kind, [DATA_VERSION_TAG]
+    )
+    versions = {key: version_on_record(stage, study, key) for key in keys}
+    missing = {key: found for key, found in versions.items() if found and recorded_version(tags.get(key)) != found}
+    if missing:
+        recorder = Recorder(launcher, study)
+        for key, version in missing.items():
+            recorder.record(stage.target, key, version, current=True)
+    return len(missing)
 
 
 class Recorder:

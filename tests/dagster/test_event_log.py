@@ -11,6 +11,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from mist_dagster import cli
 from mist_dagster.dagster_private import (
     ASSET_PARTITION_RANGE_END_TAG,
     ASSET_PARTITION_RANGE_START_TAG,
@@ -19,6 +20,13 @@ from mist_dagster.dagster_private import (
 )
 from mist_dagster.instance.event_log import PooledSqliteEventLog, gathering
 from mist_dagster.instance.home import instance
+from mist_dagster.instance.studies import register
+from mist_dagster.provenance import asset_key, recorded_version
+from mist_ops.boxes import read_boxes
+from mist_ops.config import read_config
+from mist_ops.dataset import read_train_paths
+from mist_ops.phantoms import write_phantoms
+from mist_ops.preprocessing.case import write_case
 
 KEY = dg.AssetKey("case")
 GATHER = """
@@ -172,6 +180,26 @@ def test_gathered_events_that_cannot_be_stored_are_an_error_and_stored_once(
             patch.undo()
         events = opened.fetch_materializations(KEY, limit=100).records
         assert [event.partition_key for event in events] == ["000"]
+
+
+def test_arrays_that_a_killed_run_did_not_record_are_recorded_by_the_next(home: Path, tmp_path: Path) -> None:
+    data = write_phantoms(tmp_path / "data", patients=3, size=(16, 16, 16))
+    results, numpy = tmp_path / "results", tmp_path / "numpy"
+    assert cli.analyze(["--data", str(data), "--nfolds", "3", "--results", str(results)]) == 0
+    study = register(results, numpy=numpy)
+    config, cases = read_config(study.config), read_train_paths(study.train_paths).cases
+    content = write_case(study, cases[0], config, read_boxes(study)[cases[0].id])
+    assert cli.preprocess(["--results", str(results), "--numpy", str(numpy)]) == 0
+    key = asset_key(study, "preprocessed_case")
+    with instance() as opened:
+        assert opened.get_materialized_partitions(key) == {case.id for case in cases}
+        (record,) = opened.fetch_materializations(dg.AssetRecordsFilter(key, [cases[0].id]), limit=5).records
+        assert record.asset_materialization is not None
+        assert recorded_version(record.asset_materialization.tags) == content
+        assert record.asset_materialization.description == "Recorded from its files."
+    assert cli.preprocess(["--results", str(results), "--numpy", str(numpy)]) == 0
+    with instance() as opened:
+        assert len(opened.fetch_materializations(key, limit=100).records) == 3
 
 
 def test_more_runs_than_pooled_connections_are_recorded(home: Path) -> None:
