@@ -68,7 +68,8 @@ def small_png(image: bytes, height: int = THUMBNAIL_HEIGHT, most: int = THUMBNAI
         small = large.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=2.0)
         for colors in (128, 16):
             buffer = io.BytesIO()
-            small.quantize(colors, dither=Image.Dither.NONE).save(buffer, "PNG")
+            # Median cut would give most colors to the grays, and none to thin outlines.
+            small.quantize(colors, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(buffer, "PNG")
             if buffer.tell() <= most:
                 return buffer.getvalue()
         # The size is nearly proportional to the area; each try costs as much as drawing a small figure.

@@ -6,13 +6,13 @@ import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mist_ops.errors import counted
 from mist_ops.files import atomic
 from mist_ops.pictures.canvas import LINES, PLOT_BYTES, PLOT_HEIGHT, small_png
+from mist_ops.pictures.drawing import font_of
 
 if TYPE_CHECKING:
     from PIL.ImageFont import FreeTypeFont
@@ -40,13 +40,13 @@ def ranking_plot(path: Path, strategies: Sequence[RankedStrategy], patients: int
     """Write a PNG with a line for each strategy, in the given order; return a thumbnail of at most 30 KB."""
     from PIL import Image, ImageDraw
 
-    font = _font()
+    font = font_of(_TEXT)
     names = [_shortened(strategy.name, font) for strategy in strategies]
     left = 2 * _PAD + max(map(font.getlength, names))
     right, top, bottom = _WIDTH - 2 * _PAD, _PAD, _PAD + _ROW * len(strategies)
     first, last = 0.9, len(strategies) + 0.1
 
-    def across(rank: float) -> float:
+    def across(rank: float | int) -> float:
         return left + (right - left) * (rank - first) / (last - first)
 
     image = Image.new("RGB", (_WIDTH, bottom + 4 * _PAD + 2 * _TEXT), "white")
@@ -68,16 +68,6 @@ def ranking_plot(path: Path, strategies: Sequence[RankedStrategy], patients: int
     with atomic(path) as temporary:
         temporary.write_bytes(buffer.getvalue())
     return small_png(buffer.getvalue(), PLOT_HEIGHT, PLOT_BYTES)
-
-
-def _font() -> FreeTypeFont:
-    """The font of the other figures, which comes with matplotlib and has more letters than Pillow's."""
-    from PIL import ImageFont
-
-    package = find_spec("matplotlib")
-    assert package is not None
-    assert package.origin is not None
-    return ImageFont.truetype(Path(package.origin).parent / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf", _TEXT)
 
 
 def _shortened(name: str, font: FreeTypeFont) -> str:
