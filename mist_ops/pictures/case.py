@@ -27,7 +27,7 @@ from mist_ops.types import LabelMap, Size, Spacing, Volume
 Slice = Num[np.ndarray, "row column"]
 
 _DASHES = (6.0, 4.0)
-"""Pixels of outlines of predictions that are drawn, and that are left out."""
+"""Lengths in pixels of the dashes of predictions, and of the gaps between them."""
 
 _PERCENTILES, _LABELED_PERCENTILES = (0.5, 99.5), (1.0, 99.0)
 _HEADROOM, _MOST_EXTENSION = 0.2, 0.5

@@ -58,7 +58,7 @@ class Canvas:
         self._image.paste(scaled, (round(FINE * corner[0]), round(FINE * corner[1])))
 
     def line(self, points: Points, color: str, width: float, dashes: tuple[float, float] | None = None) -> None:
-        """Draw a line through points; ``dashes`` are the lengths that are drawn and left out."""
+        """Draw a line through points; ``dashes`` are the lengths of dashes and gaps."""
         for part in [points] if dashes is None else _dashed(points, *dashes):
             self._draw.line((FINE * part).ravel().tolist(), color, round(FINE * width), joint="curve")
 
