@@ -204,6 +204,19 @@ class Study:
         """TensorBoard events of an unfinished training; they replace ``logs`` when the fold is done."""
         return self.curves / f"fold_{fold}_attempt"
 
+    def attempt_epochs(self, fold: int) -> Path:
+        """Epochs of an unfinished training, one a line, in a file that is read without torch while it grows."""
+        return self.attempt_logs(fold) / "epochs.jsonl"
+
+    def previous_epochs(self, fold: int) -> Path:
+        """Epochs of the training whose model that of a fold replaced."""
+        return self.logs(fold) / "previous.jsonl"
+
+    @property
+    def reviews(self) -> Path:
+        """Comments of people on patients."""
+        return self.results / "reviews.csv"
+
     @property
     def cv_predictions(self) -> Path:
         """Folder of the cross-validation predictions."""

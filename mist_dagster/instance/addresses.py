@@ -19,6 +19,45 @@ def home(study: Study) -> str:
     return f"{ROOT}/{study.key}"
 
 
+def state(study: Study) -> str:
+    """The state of a study, as a part of its page."""
+    return f"{home(study)}/state"
+
+
+def banner(study: Study) -> str:
+    """One line on the state of a study, as a part of other pages."""
+    return f"{home(study)}/banner"
+
+
+def training(study: Study) -> str:
+    """The curves of all folds, live."""
+    return f"{home(study)}/training"
+
+
+def epochs(study: Study) -> str:
+    """The epochs of all folds as JSON."""
+    return f"{training(study)}.json"
+
+
+def reviews(study: Study) -> str:
+    """Where comments on patients are written."""
+    return f"{home(study)}/reviews"
+
+
+def picture(study: Study, case_id: str) -> str:
+    """The picture of a patient with its worst slice."""
+    return f"{patient(study, case_id)}/picture.png"
+
+
+def scores_picture(study: Study) -> str:
+    """The plot of all scores."""
+    return f"{home(study)}/scores.png"
+
+
+COMPARISON = f"{ROOT}/-/compare"
+"""The comparison of studies, which a query names."""
+
+
 def patients(study: Study) -> str:
     """The list of patients."""
     return f"{home(study)}/patients"
@@ -37,6 +76,11 @@ def volume(study: Study, case_id: str, name: str) -> str:
 def job(name: str) -> str:
     """The launchpad of a job, in Dagster."""
     return f"{_LOCATION}/jobs/{quote(name, safe='')}/playground"
+
+
+def run(run_id: str) -> str:
+    """A run, in Dagster."""
+    return f"/runs/{run_id}"
 
 
 def lineage(study: Study) -> str:

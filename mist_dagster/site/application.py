@@ -10,7 +10,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from mist_dagster.instance import addresses
-from mist_dagster.site import images, overview, patient
+from mist_dagster.site import curves, images, overview, patient, patients
 from mist_dagster.site.rendering import page
 from mist_ops.errors import MistError
 
@@ -42,7 +42,16 @@ def application() -> "ASGIApp":
         Route(addresses.ROOT, overview.index),
         Mount(addresses.STATIC, StaticFiles(packages=[("mist_dagster.site", "static")])),
         Route(study, overview.home),
+        Route(f"{study}/state", overview.state),
+        Route(f"{study}/banner", overview.banner),
+        Route(f"{study}/scores.png", images.scores_picture),
+        Route(f"{study}/training", curves.training),
+        Route(f"{study}/training.json", curves.epochs),
+        Route(f"{study}/patients", patients.patients),
+        Route(f"{study}/patients.json", patients.stale),
+        Route(f"{study}/reviews", patients.review, methods=["POST"]),
         Route(one, patient.patient),
+        Route(f"{one}/picture.png", images.picture),
         Route(f"{one}/volumes/{{name:path}}.nii.gz", images.volume),
     ]
     return _Headers(Starlette(routes=routes, exception_handlers={HTTPException: _missing, MistError: _broken}))

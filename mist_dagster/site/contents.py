@@ -1,15 +1,46 @@
-"""What an address stands for: a registered study, and a patient in its tables."""
+"""What an address stands for: a registered study, a patient in its tables, and files that are read once."""
 
-from typing import TYPE_CHECKING
+import threading
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from starlette.exceptions import HTTPException
 
 from mist_dagster.instance.studies import registered_studies
+from mist_ops.config import StudyConfig, read_config
 from mist_ops.dataset import Assignment, Case, read_train_paths
+from mist_ops.files import stamp
 from mist_ops.study import Study
 
 if TYPE_CHECKING:
     from starlette.requests import Request
+
+Value = TypeVar("Value")
+
+_MOST_REMEMBERED = 200
+_remembered: dict[tuple[Any, ...], tuple[list[int] | None, Any]] = {}
+_lock = threading.Lock()
+
+
+def read_once(read: Callable[[Path], Value], path: Path) -> Value:
+    """Return what a function reads from a file; it is read again once the file has changed."""
+    try:
+        now = stamp(path)
+    except OSError:
+        now = None
+    key = (read, path)
+    with _lock:
+        before = _remembered.get(key)
+    if before and now is not None and before[0] == now:
+        return before[1]  # type: ignore[no-any-return]
+    value = read(path)
+    with _lock:
+        while len(_remembered) >= _MOST_REMEMBERED:
+            _remembered.pop(next(iter(_remembered)))
+        _remembered[key] = (now, value)
+    return value
 
 
 def study_of(request: "Request") -> Study:
@@ -18,7 +49,11 @@ def study_of(request: "Request") -> Study:
     Raises:
         HTTPException: No study with this key is registered.
     """
-    key = request.path_params["study"]
+    return study_named(request.path_params["study"])
+
+
+def study_named(key: str) -> Study:
+    """A registered study by its key; raises as ``study_of``."""
     found = next((study for study in registered_studies() if study.key == key), None)
     if found is None:
         raise HTTPException(404, f"No study '{key}' is registered. A command with --results registers one.")
@@ -31,7 +66,16 @@ def assignment_of(study: Study) -> Assignment | None:
     Raises:
         DatasetError: The table is invalid.
     """
-    return read_train_paths(study.train_paths) if study.train_paths.exists() else None
+    return read_once(read_train_paths, study.train_paths) if study.train_paths.exists() else None
+
+
+def config_of(study: Study) -> StudyConfig | None:
+    """The settings of a study; None before its analysis.
+
+    Raises:
+        ConfigError: They are invalid.
+    """
+    return read_once(read_config, study.config) if study.config.exists() else None
 
 
 def case_of(request: "Request", study: Study) -> Case:
@@ -41,7 +85,20 @@ def case_of(request: "Request", study: Study) -> Case:
         HTTPException: The study has no such patient.
         DatasetError: The table of patients is invalid.
     """
-    case_id, assignment = request.path_params["patient"], assignment_of(study)
+    return patient_named(study, request.path_params["patient"])
+
+
+def patient_named(study: Study, case_id: str) -> Case:
+    """A training patient by its id; raises as ``case_of``."""
+    assignment = assignment_of(study)
     if assignment is None or case_id not in assignment.fold_of:
         raise HTTPException(404, f"The study '{study.name}' has no training patient '{case_id}'.")
     return assignment[case_id]
+
+
+def written(path: Path) -> str | None:
+    """When a file was written, to the minute; None if it is missing."""
+    try:
+        return f"{datetime.fromtimestamp(path.stat().st_mtime):%Y-%m-%d %H:%M}"
+    except OSError:
+        return None

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _TYPE = "application/octet-stream"  # gzip as an encoding would be unpacked by the browser
 _CHUNK = 2**20
+_PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def volumes(study: Study, case: Case) -> Mapping[str, Path]:
@@ -39,6 +40,31 @@ def volume(request: "Request") -> "Response":
     if path.name.endswith(".gz"):
         return FileResponse(path, media_type=_TYPE)
     return StreamingResponse(_compressed(path), media_type=_TYPE)
+
+
+def picture(request: "Request") -> "Response":
+    """The picture of a patient."""
+    study = study_of(request)
+    return _png(study, study.cv_figure(case_of(request, study).id))
+
+
+def scores_picture(request: "Request") -> "Response":
+    """The plot of all scores."""
+    study = study_of(request)
+    return _png(study, study.figure("scores"))
+
+
+def _png(study: Study, path: Path) -> "Response":
+    """A figure of a study, if it is one and lies in its results."""
+    inside = path.is_file() and path.resolve().is_relative_to(study.results.resolve())
+    if not inside or not _starts_with(path, _PNG):
+        raise HTTPException(404, f"The study '{study.name}' has no such picture.")
+    return FileResponse(path, media_type="image/png")
+
+
+def _starts_with(path: Path, first: bytes) -> bool:
+    with path.open("rb") as stream:
+        return stream.read(len(first)) == first
 
 
 def _compressed(path: Path) -> Iterator[bytes]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -17,21 +18,35 @@ from mist_ops.tables import SUMMARY_ROWS, read_table
 
 
 @dataclass(frozen=True)
-class Regression:
-    """A column that got worse: mean paired difference (new minus accepted) with its 95 % interval."""
+class Change:
+    """Change of a column: mean paired difference (new minus accepted) with its 95 % interval.
+
+    Attributes:
+        column: The column.
+        difference: The mean over the patients with both scores.
+        low: Lower bound; None if there is a single patient.
+        high: Upper bound; None if there is a single patient.
+        patients: How many patients have both scores.
+        higher_is_better: Whether higher scores are better.
+    """
 
     column: str
     difference: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     patients: int
+    higher_is_better: bool
+
+    @property
+    def direction(self) -> Literal["better", "worse"] | None:
+        """Whether the interval is entirely on one side of zero; None if it is not."""
+        if self.low is None or self.high is None or self.low <= 0 <= self.high:
+            return None
+        return "better" if (self.low > 0) == self.higher_is_better else "worse"
 
 
-def regressions(results: Path, accepted: Path, classes: Classes) -> list[Regression]:
-    """Columns that are significantly worse than accepted.
-
-    Compares patients and columns that are in both tables. A column is worse if the bootstrap interval of the mean
-    paired difference is entirely on the worse side of zero.
+def changes(results: Path, accepted: Path, classes: Classes) -> list[Change]:
+    """How scores differ from the accepted ones: patients and columns that are in both tables, paired.
 
     Raises:
         DatasetError: A table cannot be read.
@@ -45,14 +60,20 @@ def regressions(results: Path, accepted: Path, classes: Classes) -> list[Regress
     columns = [column for column in directions if column in new and column in old]
     ids = new.index.intersection(old.index)
     differences = (new.loc[ids, columns] - old.loc[ids, columns]).to_numpy(dtype=np.float64)
-    found = []
-    for column, interval, values in zip(columns, intervals(differences), differences.T, strict=True):
-        if interval.mean is None or interval.low is None or interval.high is None:
-            continue
-        if interval.high < 0 if directions[column] else interval.low > 0:
-            count = int(np.isfinite(values).sum())
-            found.append(Regression(column, interval.mean, interval.low, interval.high, count))
-    return found
+    return [
+        Change(column, interval.mean, interval.low, interval.high, int(np.isfinite(values).sum()), directions[column])
+        for column, interval, values in zip(columns, intervals(differences), differences.T, strict=True)
+        if interval.mean is not None
+    ]
+
+
+def regressions(results: Path, accepted: Path, classes: Classes) -> list[Change]:
+    """Columns that are significantly worse than accepted: the whole interval is on the worse side of zero.
+
+    Raises:
+        DatasetError: A table cannot be read.
+    """
+    return [change for change in changes(results, accepted, classes) if change.direction == "worse"]
 
 
 def check_whole(results: Path, columns: Sequence[str]) -> None:

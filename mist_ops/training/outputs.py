@@ -8,7 +8,7 @@ import platform
 import resource
 import shutil
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from importlib.metadata import version
 from pathlib import Path
 
@@ -19,8 +19,10 @@ from mist_ops.config import STEP_VERSIONS
 from mist_ops.errors import ConfigError, counted
 from mist_ops.files import file_hash, together
 from mist_ops.models.weights import write_tensors
-from mist_ops.records.passport import Content, Epoch, Hardware, Passport, write_passport
+from mist_ops.records.epochs import append_epoch, write_epochs
+from mist_ops.records.passport import Content, Epoch, Hardware, Passport, read_passport, write_passport
 from mist_ops.steps import digest
+from mist_ops.study import Study
 from mist_ops.training.attempts import Progress, forget, resumable, write_progress
 from mist_ops.training.distributed import Ranks
 from mist_ops.training.plan import Plan
@@ -79,11 +81,13 @@ def record_epochs(plan: Plan, state: TrainingState, settings: Json, epochs: Iter
     with closing(SummaryWriter(study.attempt_logs(fold))) as curves:
         for epoch in state.history:
             _draw(curves, epoch)
+        write_epochs(study.attempt_epochs(fold), state.history)
         for epoch in epochs:
             state.history.append(epoch)
             save_checkpoint(study.attempt(fold), state, settings)
             write_progress(study, fold, Progress(epochs=state.epoch, settings=settings, arrays=plan.arrays))
             _draw(curves, epoch)
+            append_epoch(study.attempt_epochs(fold), epoch)
             yield epoch
 
 
@@ -102,6 +106,7 @@ def finish(plan: Plan, state: TrainingState, settings: Json, device: torch.devic
     If the process is killed before, the earlier model stays, and resuming the unfinished training repeats this step.
     """
     study, fold = plan.study, plan.fold
+    _keep_previous(study, fold.index, state)
     with together(study.results) as files:
         weights = files.write(study.model(fold.index))
         write_tensors(weights, state.best_weights)
@@ -112,6 +117,15 @@ def finish(plan: Plan, state: TrainingState, settings: Json, device: torch.devic
             files.move(study.attempt(fold.index), study.checkpoint(fold.index))
         files.move(study.attempt_logs(fold.index), study.logs(fold.index))
     study.attempt_progress(fold.index).unlink(missing_ok=True)
+
+
+def _keep_previous(study: Study, fold: int, state: TrainingState) -> None:
+    """Keep the epochs of the model that is replaced beside the new curves, unless this training continued them."""
+    with suppress(ConfigError):  # there is no model, or its passport is not valid
+        before = read_passport(study.model(fold)).history
+        if list(before) != state.history[: len(before)]:
+            name = study.previous_epochs(fold).name
+            write_epochs(study.attempt_logs(fold) / name, before)
 
 
 def _passport(

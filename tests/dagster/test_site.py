@@ -2,19 +2,28 @@
 
 import gzip
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mist_dagster.instance import addresses
 from mist_dagster.instance.studies import register
+from mist_dagster.runtime.locks import study_lock
+from mist_dagster.site.curves import curves
 from mist_ops.analysis.folds import assign_folds
 from mist_ops.dataset import Assignment, find_training_cases, read_description, read_train_paths, write_train_paths
+from mist_ops.evaluation.table import summary_path
+from mist_ops.files import read_object
 from mist_ops.phantoms import write_phantoms
+from mist_ops.records.epochs import write_epochs
+from mist_ops.records.passport import Epoch, read_passport
+from mist_ops.records.reviews import read_reviews
 from mist_ops.study import Study
 
-from .browsing import DAGSTER, get
+from .browsing import DAGSTER, get, post
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +53,7 @@ def first(listed: Study) -> str:
 def test_the_pages_lead_from_all_studies_to_an_image(listed: Study, first: str) -> None:
     index = get(addresses.ROOT)
     assert (index.status, addresses.home(listed) in index.text) == (200, True)
-    assert addresses.patient(listed, first) in get(addresses.home(listed)).text
+    assert addresses.patients(listed) in get(addresses.home(listed)).text
     page = get(addresses.patient(listed, first))
     assert page.status == 200
     case = read_train_paths(listed.train_paths)[first]
@@ -156,3 +165,149 @@ def test_a_broken_table_is_reported_on_the_page(listed: Study) -> None:
         assert "<script>" not in answer.text
     finally:
         listed.train_paths.write_text(kept)
+
+
+def with_scores(study: Study, ids: list[str]) -> None:
+    """Write scores that get better with each patient, and one patient without any."""
+    rows = [f"{case_id},{place / len(ids)},{30 - place}" for place, case_id in enumerate(ids[:-1])]
+    study.results_csv.write_text("\n".join(["id,lesion_dice,lesion_haus95", *rows, f"{ids[-1]},,", "Mean,0.5,20", ""]))
+
+
+@pytest.fixture
+def scored(listed: Study) -> Iterator[Study]:
+    with_scores(listed, [case.id for case in read_train_paths(listed.train_paths).cases])
+    yield listed
+    listed.results_csv.unlink()
+
+
+def test_patients_are_listed_worst_first_with_those_without_scores_last(scored: Study) -> None:
+    ids = [case.id for case in read_train_paths(scored.train_paths).cases]
+    text = get(addresses.patients(scored)).text
+    assert sorted(ids, key=lambda case_id: text.index(f'data-id="{case_id}"')) == ids
+    assert text.count("not scored|") == 1
+    first, second, *_ = ids
+    page = get(addresses.patient(scored, first)).text
+    assert "Worst of 3</b> over all scores" in page
+    assert f'rel="next" href="{addresses.patient(scored, second)}"' in page
+    assert "30.0 mm" in page
+
+
+def test_two_thousand_patients_are_listed_within_two_seconds(listed: Study) -> None:
+    kept = listed.train_paths.read_text()
+    ids = [f"patient_{place:04}" for place in range(2000)]
+    try:
+        rows = [f"{case_id},{place % 5},mask.nii.gz,t1.nii.gz" for place, case_id in enumerate(ids)]
+        listed.train_paths.write_text("\n".join(["id,fold,mask,t1", *rows, ""]))
+        with_scores(listed, ids)
+        started = time.process_time()
+        text = get(addresses.patients(listed)).text
+        assert time.process_time() - started < 2
+        assert text.count("<tr data-id=") == 2000
+    finally:
+        listed.train_paths.write_text(kept)
+        listed.results_csv.unlink()
+
+
+def test_a_comment_is_saved_and_shown(listed: Study, first: str) -> None:
+    comment = {"id": first, "verdict": "fix mask", "note": "<b>left</b> lobe"}
+    assert post(addresses.reviews(listed), comment).status == 200
+    assert read_reviews(listed.reviews)[first].note == "<b>left</b> lobe"
+    for page in (addresses.patient(listed, first), addresses.patients(listed)):
+        assert "&lt;b&gt;left&lt;/b&gt; lobe" in get(page).text
+    assert post(addresses.reviews(listed), {"id": first, "verdict": "", "note": ""}).status == 200
+    assert not listed.reviews.exists()
+
+
+@pytest.mark.parametrize(
+    "comment, headers, status",
+    [
+        ({"id": "{first}", "verdict": "perfect", "note": ""}, {}, 400),
+        ({"id": "{first}", "verdict": "good", "note": "x" * 2001}, {}, 400),
+        ({"id": "{first}", "verdict": "good", "note": "x" * 20000}, {}, 413),
+        ({"id": "{first}", "verdict": "good"}, {}, 400),
+        ({"id": "{first}", "verdict": "good", "note": 1}, {}, 400),
+        (["{first}"], {}, 400),
+        ({"id": "../{first}", "verdict": "good", "note": ""}, {}, 404),
+        ({"id": "nobody", "verdict": "good", "note": ""}, {}, 404),
+        ({"id": "{first}", "verdict": "good", "note": ""}, {"content-type": "text/plain"}, 415),
+        ({"id": "{first}", "verdict": "good", "note": ""}, {"origin": "http://evil.example"}, 403),
+        ({"id": "{first}", "verdict": "good", "note": ""}, {"host": "evil.example"}, 400),
+    ],
+)
+def test_a_comment_that_is_not_valid_writes_nothing(
+    listed: Study, first: str, comment: Any, headers: dict[str, str], status: int
+) -> None:
+    if isinstance(comment, dict):
+        comment = {**comment, "id": comment["id"].format(first=first)}
+    assert post(addresses.reviews(listed), comment, headers).status == status
+    assert not listed.reviews.exists()
+
+
+def test_a_picture_outside_of_the_results_or_of_another_kind_is_not_served(
+    listed: Study, first: str, tmp_path: Path
+) -> None:
+    figure, png = listed.cv_figure(first), b"\x89PNG\r\n\x1a\n..."
+    figure.parent.mkdir(exist_ok=True)
+    figure.write_bytes(png)
+    assert get(addresses.picture(listed, first)).content == png
+    figure.write_text("<script>")
+    assert get(addresses.picture(listed, first)).status == 404
+    figure.unlink()
+    (tmp_path / "other.png").write_bytes(png)
+    figure.symlink_to(tmp_path / "other.png")
+    assert get(addresses.picture(listed, first)).status == 404
+    figure.unlink()
+
+
+def test_a_study_that_is_not_analyzed_has_pages(listed: Study) -> None:
+    for address in (addresses.home(listed), addresses.training(listed), addresses.patients(listed)):
+        assert get(address).status == 200
+    assert get(addresses.epochs(listed)).json == []
+    state = get(addresses.state(listed))
+    assert state.status == 200
+    assert "banner unknown" in state.text
+
+
+def test_the_page_of_a_finished_study_shows_its_state_its_folds_and_its_scores(
+    finished: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DAGSTER_HOME", str(finished.results.parent / "dagster_home"))
+    case = read_train_paths(finished.train_paths).cases[0]
+    home, state = get(addresses.home(finished)).text, get(addresses.state(finished)).text
+    for column, values in read_object(summary_path(finished.results_csv))["columns"].items():
+        assert f"{values['mean']:.3f} [" in home or f"{values['mean']:.1f} [" in home, column
+    assert addresses.picture(finished, case.id) in home
+    assert addresses.job(f"{finished.key}__make_current") in home
+    assert state.count('class="state current"') >= 5
+    assert addresses.asset(finished, "fold_model") in state
+    assert "Everything shown here" in get(addresses.banner(finished)).text
+
+
+def test_epochs_are_sent_once(finished: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DAGSTER_HOME", str(finished.results.parent / "dagster_home"))
+    history = read_passport(finished.model(0)).history
+    first, second = get(addresses.epochs(finished)).json
+    assert [epoch["training_loss"] for epoch in first["epochs"]] == [epoch.training_loss for epoch in history]
+    assert (first["state"], second["fold"]) == ("trained", 1)
+    again, other = get(addresses.epochs(finished), query=f"0={len(history)}").json
+    assert (again["epochs"], again["start"]) == ([], len(history))
+    assert other["epochs"] == second["epochs"]
+    # A page that knows more epochs than there are has those of a training that was replaced.
+    assert get(addresses.epochs(finished), query="0=99&1=-1").json == [first, second]
+
+
+def test_a_running_training_is_shown_with_the_one_that_it_replaces(
+    finished: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DAGSTER_HOME", str(finished.results.parent / "dagster_home"))
+    history = read_passport(finished.model(1)).history
+    running = [Epoch(index, 0.5, None, 0.01, False, 3600.0, 0.2) for index in range(3)]
+    write_epochs(finished.attempt_epochs(1), running)
+    try:
+        with study_lock("0123456789", finished, "training", stage="train", partitions=["fold_1"], writes=[1]):
+            _, fold = curves(finished, [0, 1], 5)
+            assert (fold.state, list(fold.epochs), fold.before) == ("running", running, history)
+            assert fold.left == "2.0 h"
+            assert get(addresses.epochs(finished)).json[1]["done"] == 3
+    finally:
+        shutil.rmtree(finished.attempt_logs(1))

@@ -19,6 +19,7 @@ from mist_ops.dataset import Fold
 from mist_ops.errors import CaseError, ConfigError, DatasetError, DivergedError, MachineError
 from mist_ops.files import file_hash, write_array
 from mist_ops.losses import Loss
+from mist_ops.records.epochs import read_epochs
 from mist_ops.records.passport import Epoch, read_passport
 from mist_ops.registry import LOSSES, MODELS
 from mist_ops.steps import digest
@@ -221,6 +222,21 @@ def test_an_unfinished_run_replaces_the_earlier_model_once_it_is_resumed_and_don
     assert not study.attempt_logs(0).exists()
     passport = read_passport(study.model(0))
     assert (passport.seed, passport.weights) == (1, file_hash(study.model(0)))
+
+
+def test_the_epochs_of_a_run_can_be_read_while_it_trains_and_those_it_replaces_are_kept(study: Study) -> None:
+    trained(study)
+    before = read_passport(study.model(0)).history
+    run = train_fold(study, small_config(seed=1), FOLD, device="cpu")
+    seen = [next(run), next(run)]
+    assert list(read_epochs(study.attempt_epochs(0))) == seen
+    run.close()
+    trained(study, small_config(seed=1), resume=True)
+    assert read_epochs(study.previous_epochs(0)) == before
+    assert not study.attempt_epochs(0).exists()
+    # A training that is continued is not one that was replaced.
+    trained(study, small_config(seed=1), resume=True)
+    assert read_epochs(study.previous_epochs(0)) == ()
 
 
 def test_a_run_killed_while_it_replaces_the_model_is_completed_by_resuming(study: Study) -> None:

@@ -1,0 +1,114 @@
+"""The scores of a study: results.csv and the summary beside it."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from statistics import fmean
+
+from mist_dagster.site.contents import read_once
+from mist_ops.errors import DatasetError
+from mist_ops.evaluation.standings import Column, Ranking, formatted
+from mist_ops.evaluation.table import summary_path
+from mist_ops.files import read_object
+from mist_ops.registry import METRICS
+from mist_ops.study import Study
+from mist_ops.tables import SUMMARY_ROWS, read_table
+from mist_ops.types import Json
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The scores of a study.
+
+    Attributes:
+        columns: Class and metric of each column, with the scores of all patients.
+        summary: What results_summary.json says of each column, such as its mean and interval.
+        ids: Patients with a row.
+    """
+
+    columns: Mapping[str, Column]
+    summary: Mapping[str, Json]
+    ids: Sequence[str]
+
+    @cached_property
+    def overall(self) -> Ranking:
+        """The patients ranked by their mean rank over all scores."""
+        return Ranking({case_id: self._share(case_id) for case_id in self.ids})
+
+    @cached_property
+    def worst_first(self) -> list[str]:
+        """All patients; those without scores come last."""
+        return sorted(self.ids, key=lambda case_id: (self.overall.values.get(case_id, math.inf), case_id))
+
+    @cached_property
+    def first(self) -> list[str]:
+        """The column with the first metric of each class."""
+        names: dict[str, str] = {}
+        for name, column in self.columns.items():
+            names.setdefault(column.class_name, name)
+        return list(names.values())
+
+    def _share(self, case_id: str) -> float:
+        standings = [column.ranking.standing(case_id) for column in self.columns.values()]
+        shares = [standing.share for standing in standings if standing]
+        return fmean(shares) if shares else math.nan
+
+    def mean(self, name: str) -> str:
+        """The mean of a column with its interval."""
+        found, column = self.summary.get(name, {}), self.columns[name]
+        if found.get("mean") is None:
+            return "–"
+        if found.get("low") is None or found.get("high") is None:
+            return column.formatted(found["mean"])
+        unit = METRICS[column.metric].unit
+        return f"{formatted(found['mean'])} [{formatted(found['low'])}, {formatted(found['high'])}] {unit}".rstrip()
+
+
+def scores_of(study: Study) -> Scored | None:
+    """The scores of a study; None if it has none.
+
+    Raises:
+        DatasetError: A table cannot be read.
+    """
+    return read_once(_read, study.results_csv) if study.results_csv.exists() else None
+
+
+def _read(path: Path) -> Scored:
+    table = read_table(path, required=("id",))
+    rows = table[~table["id"].isin(SUMMARY_ROWS)]
+    ids = [str(case_id) for case_id in rows["id"]]
+    summary = _summary(summary_path(path))
+    columns = {}
+    for name in map(str, rows.columns):
+        metric = summary.get(name, {}).get("metric") or _metric(name)
+        if metric in METRICS:
+            values = map(partial(_number, path, name), rows[name])
+            columns[name] = Column(name.removesuffix(f"_{metric}"), metric, dict(zip(ids, values, strict=True)))
+    return Scored(columns, summary, ids)
+
+
+def _number(path: Path, name: str, cell: str) -> float:
+    try:
+        return float(cell or math.nan)
+    except ValueError as error:
+        raise DatasetError(
+            f"{path}: column '{name}' has the cell '{cell}', which is not a number. Run mist_finalize.",
+            code="score-not-number",
+            file=path,
+            field=name,
+            found=cell,
+        ) from error
+
+
+def _metric(column: str) -> str:
+    """The longest metric in whose name a column ends."""
+    return max((name for name in METRICS if column.endswith(f"_{name}")), key=len, default="")
+
+
+def _summary(path: Path) -> Mapping[str, Json]:
+    try:
+        return dict(read_object(path).get("columns", {}))
+    except (OSError, ValueError, TypeError):  # of an earlier version, or missing
+        return {}
