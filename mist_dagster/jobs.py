@@ -2,7 +2,9 @@
 
 import dagster as dg
 
+from mist_dagster import metadata
 from mist_dagster.dagster_private import UnresolvedAssetJobDefinition
+from mist_dagster.instance import addresses
 from mist_dagster.provenance import asset_key
 from mist_dagster.stages import STAGES, Stage, asset_names, check_keys, gate_keys, job_name
 from mist_ops.study import Study
@@ -23,7 +25,8 @@ def run_tags(study: Study, stage: str) -> dict[str, str]:
 
 def _job(study: Study, stage: str, selection: dg.AssetSelection, description: str) -> UnresolvedAssetJobDefinition:
     name, tags = job_name(study, stage), run_tags(study, stage)
-    return dg.define_asset_job(name, selection=selection, tags=tags, description=description)
+    linked = {"study page": metadata.page(addresses.home(study))}
+    return dg.define_asset_job(name, selection=selection, tags=tags, description=description, metadata=linked)
 
 
 def _selection(study: Study, stage: Stage) -> dg.AssetSelection:

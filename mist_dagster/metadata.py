@@ -18,6 +18,11 @@ def path(value: Path) -> dg.MetadataValue:
     return dg.MetadataValue.path(str(value))
 
 
+def page(address: str) -> dg.MetadataValue:
+    """A page of the UI, by its path, so that the link follows the port."""
+    return dg.MetadataValue.url(address)
+
+
 def picture(png: bytes, caption: str = "") -> dg.MetadataValue:
     """A PNG with a caption in Markdown, shown in the UI by 'Show Markdown'."""
     return dg.MetadataValue.md(

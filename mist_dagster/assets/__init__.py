@@ -8,7 +8,9 @@ from typing import TypeAlias
 
 import dagster as dg
 
+from mist_dagster import metadata
 from mist_dagster.assets.checks import data_checks, raw_case_gates
+from mist_dagster.instance import addresses
 from mist_dagster.instance.studies import owners
 from mist_dagster.partitions import StudyPartitions
 from mist_dagster.stages import STAGES
@@ -22,13 +24,16 @@ def study_assets(study: Study, partitions: StudyPartitions) -> dg.Definitions:
     modules = [importlib.import_module(stage.module) for stage in STAGES.values() if stage.module]
     named = owners(study)
     return dg.Definitions(
-        assets=[_owned(asset, named) for module in modules for asset in module.build(study, partitions)],
+        assets=[_described(study, asset, named) for module in modules for asset in module.build(study, partitions)],
         asset_checks=[raw_case_gates(study), *data_checks(study)],
     )
 
 
-def _owned(asset: Asset, named: list[str]) -> Asset:
-    """Name the owners of an asset; sources have none in Dagster."""
-    if not named or not isinstance(asset, dg.AssetsDefinition):
+def _described(study: Study, asset: Asset, named: list[str]) -> Asset:
+    """Link the page of the study from an asset, and name its owners; sources have neither in Dagster."""
+    if not isinstance(asset, dg.AssetsDefinition):
         return asset
-    return asset.map_asset_specs(lambda spec: spec.replace_attributes(owners=named))
+    linked = {"study page": metadata.page(addresses.home(study))}
+    return asset.map_asset_specs(
+        lambda spec: spec.replace_attributes(metadata={**spec.metadata, **linked}, owners=named or spec.owners)
+    )

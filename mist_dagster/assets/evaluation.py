@@ -6,6 +6,7 @@ import dagster as dg
 from pydantic import Field
 
 from mist_dagster import metadata
+from mist_dagster.instance import addresses
 from mist_dagster.partitions import StudyPartitions
 from mist_dagster.provenance import Inputs, asset_key, collect, hashed, interruptible, listed
 from mist_dagster.runtime.locks import study_lock
@@ -69,6 +70,9 @@ def _result(study: Study, rows: Mapping[str, CaseScores], written: Written, inpu
     return dg.MaterializeResult(
         data_version=dg.DataVersion(file_hash(study.results_csv)),
         metadata={
+            "study page": metadata.page(addresses.home(study)),
+            "all patients": metadata.page(addresses.patients(study)),
+            "plot": metadata.page(addresses.scores_picture(study)),
             "file": metadata.path(study.results_csv),
             "scores": metadata.picture(written.plot),
             "figure": metadata.path(study.figure("scores")),

@@ -10,6 +10,7 @@ import dagster as dg
 from pydantic import Field
 
 from mist_dagster import metadata
+from mist_dagster.instance import addresses
 from mist_dagster.partitions import StudyPartitions
 from mist_dagster.provenance import RANGE_IN_ONE_RUN, Materialized, asset_key, interruptible, materialize_each
 from mist_dagster.runtime.executors import GPU_QUEUE
@@ -125,7 +126,11 @@ def _held_out(study: Study, settings: StudyConfig, with_picture: bool, case: Cas
     dice = dice_of(case, prediction, settings)
     made = _made(case, prediction, study.cv_figure(case.id), settings, dice, with_picture)
     # The page itself is written by the evaluation.
-    return replace(made, metadata={**made.metadata, "page": metadata.path(study.patient_page(case.id))})
+    pages: metadata.Metadata = {
+        "patient page": metadata.page(addresses.patient(study, case.id)),
+        "page": metadata.path(study.patient_page(case.id)),
+    }
+    return replace(made, metadata={**pages, **made.metadata})
 
 
 def _tested(study: Study, settings: StudyConfig, with_picture: bool, case: Case, _: None) -> Materialized:

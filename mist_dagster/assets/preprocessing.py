@@ -8,6 +8,7 @@ import dagster as dg
 from pydantic import Field
 
 from mist_dagster import metadata
+from mist_dagster.instance import addresses
 from mist_dagster.partitions import StudyPartitions
 from mist_dagster.provenance import RANGE_IN_ONE_RUN, Materialized, asset_key, interruptible, materialize_each
 from mist_dagster.runtime.locks import study_lock
@@ -73,6 +74,7 @@ def _made(study: Study, case: Case, content: str) -> Materialized:
     return Materialized(
         version=content,
         metadata={
+            "patient page": metadata.page(addresses.patient(study, case.id)),
             "file": metadata.path(study.image(case.id)),
             "size": " x ".join(str(voxels) for voxels in geometry.preprocessed.size),
             "original size": " x ".join(str(voxels) for voxels in geometry.original.size),

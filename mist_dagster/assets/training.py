@@ -9,7 +9,7 @@ import dagster as dg
 from pydantic import Field
 
 from mist_dagster import metadata
-from mist_dagster.instance import tensorboard
+from mist_dagster.instance import addresses, tensorboard
 from mist_dagster.instance.studies import owner_of_arrays
 from mist_dagster.partitions import StudyPartitions, fold_index
 from mist_dagster.provenance import CODE_VERSION, asset_key, interruptible
@@ -125,7 +125,7 @@ def _fold_model(study: Study, partitions: StudyPartitions) -> dg.AssetsDefinitio
             resume, done = _resumed(context, config, study, fold)
             epochs = train_fold(study, settings, fold, device=devices, resume=resume, pretrained=source)
             tracked = progress.track(epochs, f"Training fold {index}", settings.training.epochs, _losses, done)
-            _observe(context, tracked)
+            _observe(context, study, tracked)
         return _result(study, index)
 
     return fold_model
@@ -197,7 +197,7 @@ def _losses(epoch: Epoch) -> str:
     return epoch.summary
 
 
-def _observe(context: dg.AssetExecutionContext, epochs: Iterable[Epoch]) -> None:
+def _observe(context: dg.AssetExecutionContext, study: Study, epochs: Iterable[Epoch]) -> None:
     """Log epochs to the UI as they come, at a bounded rate: an event takes about 10 ms."""
     logged = time.monotonic()
     for epoch in epochs:
@@ -209,6 +209,7 @@ def _observe(context: dg.AssetExecutionContext, epochs: Iterable[Epoch]) -> None
                 context.asset_key,
                 partition=context.partition_key,
                 metadata={
+                    "curves": metadata.page(addresses.training(study)),
                     "epoch": epoch.index + 1,
                     "training loss": epoch.training_loss,
                     "seconds": epoch.seconds,
@@ -228,6 +229,7 @@ def _result(study: Study, fold: int) -> dg.MaterializeResult:
     return dg.MaterializeResult(
         data_version=dg.DataVersion(file_hash(study.model(fold))),
         metadata={
+            "curves": metadata.page(addresses.training(study)),
             "curve": metadata.picture(curve_thumbnail(passport.history)),
             "best validation loss": passport.best_loss,
             "best epoch": passport.best_epoch + 1,  # as in TensorBoard, which counts from 1

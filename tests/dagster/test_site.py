@@ -7,12 +7,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import pytest
 
+from mist_dagster.assets import study_assets
 from mist_dagster.instance import addresses
 from mist_dagster.instance.studies import register
+from mist_dagster.jobs import study_jobs
+from mist_dagster.partitions import study_partitions
+from mist_dagster.provenance import asset_key
 from mist_dagster.runtime.locks import study_lock
 from mist_dagster.site.curves import curves
+from mist_dagster.stages import STAGES
 from mist_ops.analysis.folds import assign_folds
 from mist_ops.dataset import Assignment, find_training_cases, read_description, read_train_paths, write_train_paths
 from mist_ops.evaluation.table import summary_path
@@ -311,3 +317,25 @@ def test_a_running_training_is_shown_with_the_one_that_it_replaces(
             assert get(addresses.epochs(finished)).json[1]["done"] == 3
     finally:
         shutil.rmtree(finished.attempt_logs(1))
+
+
+def test_dagster_links_to_the_pages_of_what_it_shows(finished: Study, records: dg.DagsterInstance) -> None:
+    case = read_train_paths(finished.train_paths).cases[0].id
+    pages = {
+        ("preprocessed_case", case, "patient page"): addresses.patient(finished, case),
+        ("cv_prediction", case, "patient page"): addresses.patient(finished, case),
+        ("fold_model", "fold_0", "curves"): addresses.training(finished),
+        ("evaluation", None, "study page"): addresses.home(finished),
+    }
+    for (asset, partition, name), address in pages.items():
+        partitions = [partition] if partition else None
+        filters = dg.AssetRecordsFilter(asset_key(finished, asset), asset_partitions=partitions)
+        (record,) = records.fetch_materializations(filters, limit=1).records
+        assert record.asset_materialization
+        assert record.asset_materialization.metadata[name] == dg.MetadataValue.url(address)
+        assert get(address).status == 200
+    graph = study_assets(finished, study_partitions(finished)).resolve_asset_graph()
+    linked = [node for node in graph.asset_nodes if node.metadata.get("study page")]
+    assert len(linked) >= 10
+    jobs = [job.metadata["study page"] for job in study_jobs(finished) if job.metadata]
+    assert jobs == [dg.MetadataValue.url(addresses.home(finished))] * len(STAGES) + jobs[len(STAGES) :]
