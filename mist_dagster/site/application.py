@@ -10,7 +10,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from mist_dagster.instance import addresses
-from mist_dagster.site import curves, images, overview, patient, patients
+from mist_dagster.site import comparison, curves, images, overview, patient, patients
 from mist_dagster.site.rendering import page
 from mist_ops.errors import MistError
 
@@ -40,6 +40,7 @@ def application() -> "ASGIApp":
     study, one = f"{addresses.ROOT}/{{study}}", f"{addresses.ROOT}/{{study}}/patients/{{patient}}"
     routes = [
         Route(addresses.ROOT, overview.index),
+        Route(addresses.COMPARISON, comparison.compare),
         Mount(addresses.STATIC, StaticFiles(packages=[("mist_dagster.site", "static")])),
         Route(study, overview.home),
         Route(f"{study}/state", overview.state),

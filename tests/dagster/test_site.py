@@ -10,11 +10,11 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from mist_dagster.assets import study_assets
+from mist_dagster.definitions import build_definitions
 from mist_dagster.instance import addresses
+from mist_dagster.instance.home import dagster_home
 from mist_dagster.instance.studies import register
 from mist_dagster.jobs import study_jobs
-from mist_dagster.partitions import study_partitions
 from mist_dagster.provenance import asset_key
 from mist_dagster.runtime.locks import study_lock
 from mist_dagster.site.curves import curves
@@ -319,6 +319,27 @@ def test_a_running_training_is_shown_with_the_one_that_it_replaces(
         shutil.rmtree(finished.attempt_logs(1))
 
 
+def test_two_studies_are_compared_on_their_common_patients(scored: Study, tmp_path: Path) -> None:
+    ids = [case.id for case in read_train_paths(scored.train_paths).cases]
+    other = register(tmp_path / "other", numpy=tmp_path / "numpy", data=scored.data, name="other")
+    other.results.mkdir()
+    other.results_csv.write_text(
+        "\n".join(["id,lesion_dice,lesion_haus95", *(f"{case_id},0.75,30" for case_id in ids), ""])
+    )
+    try:
+        page = get(addresses.COMPARISON, query=f"study={scored.key}&study={other.key}")
+        assert page.status == 200
+        # 0, 0.25 and 0.5 became 0.75.
+        assert "+0.5 [+0.25, +0.75]" in page.text
+        assert page.text.count("<circle") == 3
+        assert "over the 3 patients with all scores" in page.text
+        assert f"{addresses.job('ranking')}/setup?config=" in page.text
+        assert get(addresses.COMPARISON).status == get(addresses.COMPARISON, query=f"study={scored.key}").status == 200
+        assert get(addresses.COMPARISON, query="study=../x").status == 404
+    finally:
+        (dagster_home() / "studies" / f"{other.name}.yaml").unlink()
+
+
 def test_dagster_links_to_the_pages_of_what_it_shows(finished: Study, records: dg.DagsterInstance) -> None:
     case = read_train_paths(finished.train_paths).cases[0].id
     pages = {
@@ -334,7 +355,7 @@ def test_dagster_links_to_the_pages_of_what_it_shows(finished: Study, records: d
         assert record.asset_materialization
         assert record.asset_materialization.metadata[name] == dg.MetadataValue.url(address)
         assert get(address).status == 200
-    graph = study_assets(finished, study_partitions(finished)).resolve_asset_graph()
+    graph = build_definitions([finished]).resolve_asset_graph()
     linked = [node for node in graph.asset_nodes if node.metadata.get("study page")]
     assert len(linked) >= 10
     jobs = [job.metadata["study page"] for job in study_jobs(finished) if job.metadata]

@@ -318,7 +318,7 @@ def test_epochs_without_validation_leave_the_best_weights(study: Study, uninterr
     assert [epoch.validation_loss for epoch in epochs] == [whole[0].validation_loss, None, whole[2].validation_loss]
     passport = read_passport(study.model(0))
     assert passport.best_loss == min(loss for epoch in epochs if (loss := epoch.validation_loss) is not None)
-    assert [epoch.summary.count("validation") for epoch in epochs] == [1, 0, 1]
+    assert [epoch.summary.count(", val ") for epoch in epochs] == [1, 0, 1]
 
 
 def test_a_resumed_run_may_validate_less_often(study: Study) -> None:
