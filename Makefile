@@ -11,7 +11,7 @@ AUDIT := .venv-audit/installed
 
 FUZZ_SECONDS ?= 60
 
-.PHONY: install demo test retest coverage check ui bench docs fuzz sbom audit release
+.PHONY: install demo test retest coverage check ui bench screenshots docs fuzz sbom audit release
 install: $(INSTALLED)
 demo: $(INSTALLED) ; $(BIN)/python -m mist_dagster.demo
 test: check ; $(BIN)/pytest -m "not slow" --numprocesses 2 --dist loadfile --max-worker-restart 1
@@ -32,6 +32,9 @@ release: sbom
 	.venv-audit/bin/twine check --strict dist/*
 	cp sbom.json dist
 	$(BIN)/python .ci/notes.py $$(git describe --exact-match --tags) > dist/notes.md
+
+# Pictures of the pages of studies for docs/how-to/browser.md, in headless Chromium.
+screenshots: $(INSTALLED) ; MIST_SCREENSHOTS=docs/how-to/pictures $(BIN)/pytest -q tests/dagster/test_pages.py
 
 # Fuzz the NIfTI reader for FUZZ_SECONDS, then run the property tests with more examples. Failures are kept in .fuzz and .hypothesis.
 fuzz: $(INSTALLED)

@@ -1,6 +1,7 @@
 """The pages of studies: what they show, and what no address reaches."""
 
 import gzip
+import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -33,7 +34,7 @@ from .browsing import DAGSTER, get, post
 
 
 @pytest.fixture(scope="module")
-def listed(tmp_path_factory: pytest.TempPathFactory, empty_home: Path) -> Iterator[Study]:
+def unanalyzed(tmp_path_factory: pytest.TempPathFactory, empty_home: Path) -> Study:
     """A registered study with a table of patients and the prediction of the first, without settings."""
     folder = tmp_path_factory.mktemp("listed")
     shutil.copytree(empty_home, folder / "home")
@@ -48,7 +49,14 @@ def listed(tmp_path_factory: pytest.TempPathFactory, empty_home: Path) -> Iterat
         mask = cases[0].mask
         assert mask
         shutil.copy(mask, study.cv_prediction(cases[0].id))
-        yield study
+        return study
+
+
+@pytest.fixture
+def listed(unanalyzed: Study, monkeypatch: pytest.MonkeyPatch) -> Study:
+    """The same, in its home."""
+    monkeypatch.setenv("DAGSTER_HOME", str(unanalyzed.results.parent / "home"))
+    return unanalyzed
 
 
 @pytest.fixture
@@ -146,7 +154,10 @@ def test_other_sites_and_hosts_are_refused(listed: Study, headers: dict[str, str
     assert get(addresses.home(listed), headers).status == status
 
 
-@pytest.mark.parametrize("path", ["/studies", "/studies/listed", "/studies/nobody", "/studies/-/site.css"])
+SCRIPTS = ["/studies/-/site.css", "/studies/-/vendor/uplot-1.6.32/uPlot.iife.min.js"]
+
+
+@pytest.mark.parametrize("path", ["/studies", "/studies/listed", "/studies/nobody", *SCRIPTS])
 def test_every_answer_forbids_scripts_of_others(listed: Study, path: str) -> None:
     headers = get(path).headers
     policy = headers["content-security-policy"]
@@ -154,7 +165,7 @@ def test_every_answer_forbids_scripts_of_others(listed: Study, path: str) -> Non
     assert "unsafe" not in policy
     assert headers["x-content-type-options"] == "nosniff"
     assert headers["cross-origin-resource-policy"] == "same-origin"
-    assert headers["cache-control"] == ("no-cache" if path.endswith(".css") else "no-store")
+    assert headers["cache-control"] == ("no-cache" if path in SCRIPTS else "no-store")
 
 
 def test_what_is_not_a_page_of_studies_is_left_to_dagster(listed: Study) -> None:
@@ -360,3 +371,29 @@ def test_dagster_links_to_the_pages_of_what_it_shows(finished: Study, records: d
     assert len(linked) >= 10
     jobs = [job.metadata["study page"] for job in study_jobs(finished) if job.metadata]
     assert jobs == [dg.MetadataValue.url(addresses.home(finished))] * len(STAGES) + jobs[len(STAGES) :]
+
+
+def contrast(one: str, other: str) -> float:
+    """The contrast of two colors as WCAG 2.1 defines it."""
+
+    def luminance(color: str) -> float:
+        parts = [int(color[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+        linear = [part / 12.92 if part <= 0.03928 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("theme", [0, 1], ids=["light", "dark"])
+def test_every_text_has_enough_contrast(theme: int) -> None:
+    css = get(f"{addresses.STATIC}/site.css").text
+    blocks = [
+        dict(re.findall(r"--(\w+): (#[0-9a-f]{6})", block))
+        for block in re.findall(r":root \{([^}]*--grid[^}]*)\}", css)
+    ]
+    assert len(blocks) == 2
+    colors = dict(re.findall(r"--(\w+): (#[0-9a-f]{6})", blocks[theme]))
+    for name in ("ink", "faint", "link", "bad", "good", "busy"):
+        for ground in ("paper", "raised", "mark"):
+            assert contrast(colors[name], colors[ground]) >= 4.5, (name, ground)

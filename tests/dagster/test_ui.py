@@ -27,26 +27,11 @@ from mist_ops.imaging.nifti import read_labels, write_labels
 from mist_ops.records.passport import read_passport
 from mist_ops.study import Study
 
+from .chromium import DRIVEN, browser, click, keep, show, text
 from .serving import ask, serving, wait_until
 
-selenium = pytest.importorskip("selenium.webdriver", reason="selenium drives the browser")
-
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.browser,
-    pytest.mark.skipif(not shutil.which("chromedriver"), reason="there is no Chromium with its driver"),
-]
-
-CHROMIUM_FLAGS = (
-    "--headless=new",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-    "--window-size=1600,1000",
-)
+pytestmark = DRIVEN
+__all__ = ["browser"]  # a fixture
 
 
 @pytest.fixture(scope="module")
@@ -68,41 +53,10 @@ def story(finished: Study, tmp_path_factory: pytest.TempPathFactory) -> Study:
     return study
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """A headless Chromium."""
-    options = selenium.ChromeOptions()
-    for flag in CHROMIUM_FLAGS:
-        options.add_argument(flag)
-    driver = selenium.Chrome(options=options, service=selenium.ChromeService(shutil.which("chromedriver")))
-    yield driver
-    driver.quit()
-
-
-def text(browser: Any) -> str:
-    return str(browser.execute_script("return document.body.innerText"))
-
-
-def show(browser: Any, url: str, *expected: str) -> None:
-    browser.get(url)
-    wait_until(lambda: all(word in text(browser) for word in expected))
-
-
-def click(browser: Any, label: str) -> None:
-    xpath = f"//*[normalize-space(text())='{label}']"
-    wait_until(lambda: browser.find_elements("xpath", xpath))[0].click()
-
-
 def shown_picture(browser: Any) -> int:
     """The width of the picture in the dialog that is open, once it is drawn."""
     script = "const p = document.querySelector('img[src^=\"data:image/png\"]'); return p ? p.naturalWidth : 0"
     return int(wait_until(lambda: browser.execute_script(script)))
-
-
-def keep(browser: Any, name: str) -> None:
-    if "MIST_SCREENSHOTS" in os.environ:
-        time.sleep(1)  # dialogs fade in
-        browser.save_screenshot(str(Path(os.environ["MIST_SCREENSHOTS"]) / f"{name}.png"))
 
 
 def test_the_graph_shows_every_asset_of_the_study(browser: Any, address: str, finished: Study) -> None:
