@@ -43,7 +43,12 @@ def finish(collected: tuple[Mapping[str, object], Mapping[str, str]]) -> None:
 def recorded(
     context: dg.AssetExecutionContext, output: Path, inputs: Inputs, shown: metadata.Metadata | None = None
 ) -> dg.MaterializeResult:
-    """Record an output with the content of its inputs and their provenance."""
+    """Record an output with the content of its inputs and their provenance.
+
+    A launchpad may give the partition of a new output as a tag, which Dagster does not add to the known ones by itself.
+    """
+    assert OUTPUTS.name
+    context.instance.add_dynamic_partitions(OUTPUTS.name, [context.partition_key])
     content = {CONTENT: file_hash(output)} if output.is_file() else {}
     origins = provenance_of(context.instance, [Path(path) for paths in inputs.values() for path in paths])
     return dg.MaterializeResult(

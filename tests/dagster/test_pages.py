@@ -8,6 +8,7 @@ import math
 import os
 import random
 import shutil
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,7 +23,7 @@ from mist_ops.records.passport import Epoch, read_passport, write_passport
 from mist_ops.records.reviews import read_reviews
 from mist_ops.study import Study
 
-from .chromium import DRIVEN, browser, keep, show, text
+from .chromium import DRIVEN, browser, click, keep, show, text
 from .serving import serving, wait_until
 
 pytestmark = DRIVEN
@@ -195,8 +196,18 @@ def test_a_comparison_leads_to_a_ranking_that_is_filled_in(
     assert len(browser.find_elements("css selector", "svg.scatter circle")) == 12
     whole(browser, "comparison")
     browser.find_element("link text", "Record this ranking").click()
-    wait_until(lambda: "Launchpad" in text(browser) and str(second.results_csv) in text(browser))
-    keep(browser, "ranking_launchpad")
+    output = first.results / f"ranking_{first.key}_{second.key}.csv"
+    wait_until(lambda: "No errors" in text(browser) and output.name in text(browser))
+    wait_until(lambda: "/runs/" in browser.current_url or launched(browser))
+    wait_until(lambda: "Success" in text(browser), 120)
+    assert first.name in output.read_text()
+
+
+def launched(browser: Any) -> bool:
+    """Press the launchpad's button, which is deaf until the launchpad has checked its defaults."""
+    click(browser, "Launch Run")
+    time.sleep(2)
+    return "/runs/" in browser.current_url
 
 
 @pytest.mark.parametrize("page", [addresses.home, addresses.training, addresses.patients])

@@ -187,7 +187,7 @@ def test_a_broken_table_is_reported_on_the_page(listed: Study) -> None:
 def with_scores(study: Study, ids: list[str]) -> None:
     """Write scores that get better with each patient, and one patient without any."""
     rows = [f"{case_id},{place / len(ids)},{30 - place}" for place, case_id in enumerate(ids[:-1])]
-    study.results_csv.write_text("\n".join(["id,lesion_dice,lesion_haus95", *rows, f"{ids[-1]},,", "Mean,0.5,20", ""]))
+    study.results_csv.write_text("\n".join(["id,lesion_dice,lesion_haus95", *rows, f"{ids[-1]},,", ""]))
 
 
 @pytest.fixture
@@ -388,10 +388,7 @@ def contrast(one: str, other: str) -> float:
 @pytest.mark.parametrize("theme", [0, 1], ids=["light", "dark"])
 def test_every_text_has_enough_contrast(theme: int) -> None:
     css = get(f"{addresses.STATIC}/site.css").text
-    blocks = [
-        dict(re.findall(r"--(\w+): (#[0-9a-f]{6})", block))
-        for block in re.findall(r":root \{([^}]*--grid[^}]*)\}", css)
-    ]
+    blocks = re.findall(r":root \{([^}]*--grid[^}]*)\}", css)
     assert len(blocks) == 2
     colors = dict(re.findall(r"--(\w+): (#[0-9a-f]{6})", blocks[theme]))
     for name in ("ink", "faint", "link", "bad", "good", "busy"):
