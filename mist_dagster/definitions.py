@@ -65,7 +65,10 @@ def _of_study(study: Study) -> dg.Definitions:
 def defs() -> dg.Definitions:
     """The code location of this home."""
     _warn()
-    return build_definitions(registered_studies(), tools=TOOLS, executor=executor())
+    from mist_dagster.failures import failure_sensor  # commands do not need it
+
+    studies = build_definitions(registered_studies(), tools=TOOLS, executor=executor())
+    return dg.Definitions.merge(studies, dg.Definitions(sensors=[failure_sensor()]))
 
 
 def _warn() -> None:

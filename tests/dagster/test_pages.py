@@ -10,9 +10,11 @@ import random
 import shutil
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from selenium.webdriver.common.keys import Keys
 
 from mist_dagster.instance import addresses
@@ -113,6 +115,8 @@ def whole(browser: Any, name: str) -> None:
     browser.set_window_size(1400, min(height + 140, 2200))
     keep(browser, name)
     browser.set_window_size(1600, 1000)
+    path = Path(os.environ["MIST_SCREENSHOTS"]) / f"{name}.png"
+    Image.open(path).convert("RGB").quantize(128).save(path, optimize=True)  # a third of the size
 
 
 def press(browser: Any, keys: str) -> None:
