@@ -129,8 +129,6 @@ def analyze(launcher: Launcher, study: Study, how: Mapping[str, Any]) -> None:
     fingerprint = read_fingerprint(study)
     for case_id, reasons in fingerprint.excluded.items():
         launcher.progress.problem(f"Excluded: case '{case_id}': {'; '.join(reason.rstrip('.') for reason in reasons)}.")
-    for warning in fingerprint.warnings:
-        launcher.progress.note(f"Warning: {warning}")
     others = kept_settings(study)
     for line in others:
         launcher.progress.note(f"{line}.")

@@ -2,7 +2,7 @@
 
 A comment before a block says so: ``<!-- run in: trained; 2000 -> 2 -->`` runs it in a copy of a folder that a test
 prepares, with text replaced where the example would take hours, and ``<!-- not run: needs a cluster -->`` does not. A
-block without a comment runs where the one before it ran.
+block without a comment, or with ``<!-- continue; 2000 -> 2 -->``, runs where the one before it ran.
 """
 
 from __future__ import annotations
@@ -51,15 +51,15 @@ def blocks(page: Path) -> Iterator[Block]:
     """Yield the console blocks of a page."""
     text = page.read_text(encoding="utf-8")
     for found in _BLOCK.finditer(text):
-        kind, _, rest = (found["comment"] or "").partition(": ")
-        folder, *replaced = rest.split("; ")
+        where, *replaced = (found["comment"] or "").split("; ")
+        kind, _, folder = where.partition(": ")
         yield Block(
             page=page.relative_to(ROOT).as_posix(),
             line=text.count("\n", 0, found.start()) + 1,
             folder=folder if kind == "run in" else None,
-            skipped=rest if kind == "not run" else "",
+            skipped=folder if kind == "not run" else "",
             commands=tuple(_commands(found["text"])),
-            replaced=tuple(_pair(part) for part in replaced) if kind == "run in" else (),
+            replaced=tuple(_pair(part) for part in replaced if kind != "not run"),
         )
 
 
