@@ -11,10 +11,16 @@ AUDIT := .venv-audit/installed
 
 FUZZ_SECONDS ?= 60
 
-.PHONY: install demo test retest coverage check ui bench screenshots docs fuzz sbom audit release
+# Tests of what depends on the processor and on the versions of the packages that compute.
+NUMERIC := $(addprefix tests/,models losses metrics augmentation inference imaging ensembling postprocessing \
+	training/test_step.py training/test_loop.py test_devices.py test_optimizers.py)
+OTHER_PYTHONS ?= python3.12 python3.13
+
+.PHONY: install demo test test-all test-portable retest coverage check ui bench screenshots docs fuzz sbom audit release
 install: $(INSTALLED)
 demo: $(INSTALLED) ; $(BIN)/python -m mist_dagster.demo
 test: check ; $(BIN)/pytest -m "not slow" --numprocesses 2 --dist loadfile --max-worker-restart 1
+test-all: check ; $(BIN)/pytest --numprocesses 2 --dist loadfile --max-worker-restart 1
 coverage: $(INSTALLED) ; $(BIN)/pytest -m "not slow" --numprocesses 2 --dist loadfile --cov --cov-report=term --cov-report=xml
 retest: $(INSTALLED) ; $(BIN)/pytest -m "not slow" --last-failed --last-failed-no-failures none
 check: $(INSTALLED) ; $(BIN)/codespell && $(BIN)/ruff check && $(BIN)/ruff format --check && $(BIN)/mypy && $(BIN)/lint-imports
@@ -35,6 +41,19 @@ release: sbom
 
 # Pictures of the pages of studies for docs/how-to/browser.md, in headless Chromium.
 screenshots: $(INSTALLED) ; MIST_SCREENSHOTS=docs/how-to/pictures $(BIN)/pytest -q tests/dagster/test_pages.py
+
+# Numeric tests without AVX-512 and in four processes, without AVX and on one core, and on other Pythons (`make
+# OTHER_PYTHONS=/path/to/python3.13 test-portable`) with the newest versions of the dependencies that pyproject.toml allows.
+test-portable: $(INSTALLED)
+	ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(BIN)/pytest -m "not slow" --numprocesses 4 --dist loadfile $(NUMERIC)
+	ATEN_CPU_CAPABILITY=default taskset --cpu-list 0 $(BIN)/pytest -m "not slow" $(NUMERIC)
+	for python in $(OTHER_PYTHONS); do \
+		$$python --version || { echo "Skipping $$python: it is not installed."; continue; }; \
+		folder=.venv-$$(basename $$python); \
+		$$python -m venv $$folder && \
+		$$folder/bin/pip install --quiet --upgrade --upgrade-strategy eager $(INDEX_$(TORCH)) --editable '.[dev]' && \
+		$$folder/bin/pytest -m "not slow" $(NUMERIC) || exit 1; \
+	done
 
 # Fuzz the NIfTI reader for FUZZ_SECONDS, then run the property tests with more examples. Failures are kept in .fuzz and .hypothesis.
 fuzz: $(INSTALLED)
