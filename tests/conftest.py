@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import shutil
 from pathlib import Path
 
 import hypothesis
@@ -58,15 +60,26 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ``MIST_SOUND_STUDY`` names a folder that keeps it from one run of the tests to the next.
     """
     kept = os.environ.get("MIST_SOUND_STUDY")
-    folder = Path(kept) if kept else tmp_path_factory.mktemp("sound")
-    if (folder / "results").exists():
-        return folder
+    # With several workers, in the folder above those of each.
+    base = tmp_path_factory.getbasetemp()
+    folder = Path(kept) if kept else (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "sound"
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "complete").exists():
+            _build_sound(folder)
+            (folder / "complete").touch()
+    return folder
+
+
+def _build_sound(folder: Path) -> None:
     from tiny import TINY
 
     from mist_dagster import cli
     from mist_ops.config import override, read_config, write_config
 
-    folder.mkdir(parents=True, exist_ok=True)
+    for part in ("data", "numpy", "results", "home_of_the_study"):  # of an attempt that failed
+        shutil.rmtree(folder / part, ignore_errors=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DAGSTER_HOME", str(folder / "home_of_the_study"))
         patch.chdir(folder)
@@ -75,4 +88,3 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
         config = folder / "results" / "config.json"
         write_config(config, override(read_config(config), TINY))
         assert cli.run_all(["--data", str(data), "--resume", "--device", "cpu"]) == 0
-    return folder

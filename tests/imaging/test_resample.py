@@ -203,7 +203,7 @@ def lost(classes: LabelMap, found: LabelMap, spacing: Spacing, target: Spacing) 
 
 
 @BOTH
-@pytest.mark.parametrize("target", [(2.0, 2.0, 2.0), (3.0, 3.0, 3.0)])
+@pytest.mark.parametrize("target", [(2.0, 2.0, 2.0), pytest.param((3.0, 3.0, 3.0), marks=pytest.mark.slow)])
 def test_small_components_of_real_masks_keep_their_volume_on_request(
     shared: Path, rules: Rules, target: Spacing
 ) -> None:
