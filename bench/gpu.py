@@ -437,6 +437,7 @@ def _compute(device: str, study: str, patch: Sequence[int], batch: int, steps: i
     import torch
 
     from mist_ops.training.cases import index_fold
+    from mist_ops.training.computing import choose
     from mist_ops.training.distributed import Ranks
     from mist_ops.training.loop import training_step
     from mist_ops.training.setup import fresh_state, make_batches
@@ -452,7 +453,7 @@ def _compute(device: str, study: str, patch: Sequence[int], batch: int, steps: i
     state = fresh_state(plan.config, plan.fold, place, Ranks())
     patches = next(make_batches(plan, training, 0, place, Ranks())).to(place)
     started = time.perf_counter()
-    loss = batch_loss(plan.config, state.model, place, Ranks(), steps)
+    loss = batch_loss(plan.config, state.model, place, Ranks(), steps, choose(plan.config, place))
     for _ in range(3):
         training_step(state, patches, loss, None, 1.0)
     _synchronize(device)

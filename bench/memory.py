@@ -21,7 +21,7 @@ from rich.table import Table
 
 from mist_ops.config import StudyConfig
 from mist_ops.dataset import Case
-from mist_ops.devices import autocast, computes_bf16
+from mist_ops.devices import autocast, prefers_bf16
 from mist_ops.inference.case import Predictor, predict_case
 from mist_ops.inference.memory import BASELINE, estimated_bytes
 from mist_ops.losses.objective import make_objective
@@ -77,7 +77,7 @@ def _train(options: argparse.Namespace) -> int:
         loss = objective(outputs, torch.randint(0, options.classes, (batch, 1, *patch)))
         loss.backward()
         optimizer.step()
-    needed = estimate_step(config, network, CPU, bf16=config.training.amp and computes_bf16(CPU))
+    needed = estimate_step(config, network, CPU, bf16=config.training.amp and prefers_bf16(CPU))
     assert needed is not None
     return needed.total + BASELINE
 

@@ -125,7 +125,7 @@ IMAGE = torch.arange(64.0).reshape(1, 1, 4, 4, 4)
 @pytest.mark.filterwarnings("ignore")  # Warnings of the compiler differ between versions.
 def test_a_compiled_network_computes_the_same_with_the_same_weights() -> None:
     plain = Heads().train()
-    made, reason = compiled(plain, plain, [torch.zeros_like(IMAGE)], amp=False)
+    made, reason = compiled(plain, plain, [torch.zeros_like(IMAGE)], bf16=False)
     assert (made is plain, reason) == (False, None)
     assert plain.layers[1].num_batches_tracked == 0
     assert all(weight.grad is None for weight in plain.parameters())
@@ -138,7 +138,7 @@ def test_a_network_that_cannot_be_compiled_runs_uncompiled(caplog: pytest.LogCap
     torch.compiler.reset()
     plain = Heads().train()
     with inductor.patch({"cpp.cxx": ("no-such-compiler",), "force_disable_caches": True}):
-        made, reason = compiled(plain, plain, [IMAGE], amp=False)
+        made, reason = compiled(plain, plain, [IMAGE], bf16=False)
     assert made is plain
     (warning,) = [record.getMessage() for record in caplog.records if record.name == "mist_ops.devices"]
     assert reason is not None

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from mist_ops.errors import ConfigError
 from mist_ops.types import Size, Spacing
 
 if TYPE_CHECKING:
     from torch import nn
+
+Precision = Literal["bf16", "fp32"]
+MemoryFormat = Literal["channels_first", "channels_last"]
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,8 @@ class Architecture:
         encoder: Prefixes of the names of the weights that transfer learning loads.
         topology: The part of the network that depends on patch size and spacing, comparable with ``==``; None if
             nothing does. Weights load into any network of the same architecture and topology.
+        on_amx: Precision and memory format in which a training step is fastest on a CPU with AMX. On other CPUs it is
+            FP32 with the channels first.
     """
 
     build: Callable[..., nn.Module]
@@ -38,6 +43,7 @@ class Architecture:
     fit_patch_size: Callable[[Size, Spacing], Size]
     encoder: tuple[str, ...] = ()
     topology: Callable[[Size, Spacing], object] | None = None
+    on_amx: tuple[Precision, MemoryFormat] = ("bf16", "channels_first")
 
 
 def refuse_unknown_params(architecture: str, unknown: Mapping[str, object]) -> None:

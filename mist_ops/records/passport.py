@@ -109,6 +109,13 @@ class Hardware(_Record):
     peak_gpu_memory: int | None = None
 
 
+class Computing(_Record):
+    """How a network was computed in training. Results of different ways differ by rounding."""
+
+    precision: Literal["bf16", "fp32"]
+    memory_format: Literal["channels_first", "channels_last"]
+
+
 class Windows(_Record):
     """The windows in which whole volumes were predicted to select weights."""
 
@@ -137,6 +144,7 @@ class Passport(_Record):
         hardware: The machine.
         mist_version: Version that wrote config.json.
         device: Name of the GPU, or ``"cpu"``.
+        computing: Precision and memory format; None in passports of version 0.9 and earlier.
         processes: How many trained together.
         history: One entry per epoch.
         best_epoch: Index of the epoch whose weights were kept.
@@ -162,6 +170,7 @@ class Passport(_Record):
     hardware: Hardware | None = None
     mist_version: str
     device: str
+    computing: Computing | None = None
     processes: int = 1
     history: tuple[Epoch, ...]
     best_epoch: int

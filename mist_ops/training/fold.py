@@ -15,10 +15,11 @@ from mist_ops.dataset import Fold
 from mist_ops.devices import catch_out_of_memory, describe, deterministic, resolve_devices, seed_everything
 from mist_ops.errors import counted
 from mist_ops.files import settle
-from mist_ops.records.passport import Epoch
+from mist_ops.records.passport import Computing, Epoch
 from mist_ops.study import Study
 from mist_ops.training.cache import choose_place, load, size_of
 from mist_ops.training.cases import CaseArrays, index_fold
+from mist_ops.training.computing import arrange
 from mist_ops.training.distributed import Ranks, train_together
 from mist_ops.training.loading import start_server
 from mist_ops.training.loop import train
@@ -105,15 +106,17 @@ def _train_rank(plan: Plan, device: torch.device, ranks: Ranks) -> Iterator[Epoc
     training, validation = _arrays(plan, device, ranks)
     state = fresh_state(config, fold, device, ranks)
     settings = begin(plan, state, _settings(plan, state.model), ranks)
+    computing = arrange(state, config, device)
     schedule = training_schedule(config, len(training), ranks.count)
-    loss = batch_loss(config, state.model, device, ranks, schedule.epochs * schedule.steps - state.step)
+    steps = schedule.epochs * schedule.steps - state.step
+    loss = batch_loss(config, state.model, device, ranks, steps, computing)
     if ranks.rank == 0:
-        used = _hardware(plan, state.model, loss, (*training, *validation), ranks)
+        used = _hardware(plan, state.model, loss, computing, (*training, *validation), ranks)
         _LOG.info("Fold %d trains on %s.", fold.index, used)
     epochs = train(
         state,
         make_batches(plan, training, state.epoch, device, ranks),
-        partial(validate, cases=validation, config=config, device=device, ranks=ranks),
+        partial(validate, cases=validation, config=config, device=device, ranks=ranks, bf16=loss.bf16),
         loss,
         schedule,
         reseed=lambda epoch: seed_everything(config.training.seed + epoch + _SEEDS_PER_PROCESS * ranks.rank),
@@ -142,7 +145,9 @@ def _arrays(plan: Plan, device: torch.device, ranks: Ranks) -> tuple[tuple[CaseA
     return tuple(loaded[case.id] for case in training), tuple(loaded.get(case.id, case) for case in validation)
 
 
-def _hardware(plan: Plan, model: nn.Module, loss: BatchLoss, cases: Sequence[CaseArrays], ranks: Ranks) -> str:
+def _hardware(
+    plan: Plan, model: nn.Module, loss: BatchLoss, computing: Computing, cases: Sequence[CaseArrays], ranks: Ranks
+) -> str:
     """What a run uses, for its log."""
     config = plan.settings
     # The estimate takes seconds. On a CPU it is made only if memory runs out.
@@ -159,6 +164,7 @@ def _hardware(plan: Plan, model: nn.Module, loss: BatchLoss, cases: Sequence[Cas
             if ranks.count > 1
             else describe(loss.device),
             "mixed precision (BF16)" if loss.bf16 else "FP32",
+            *(["channels last in memory"] if computing.memory_format == "channels_last" else []),
             "compiled" if loss.uncompiled is None else f"not compiled ({loss.uncompiled})",
             place,
             *([f"a step needs {needed} of device memory"] if needed else []),

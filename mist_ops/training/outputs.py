@@ -154,6 +154,7 @@ def _passport(
         hardware=_hardware(device),
         mist_version=config.mist_version,
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        computing=state.computing,
         processes=ranks.count,
         history=tuple(state.history),
         best_epoch=max(epoch.index for epoch in state.history if epoch.improved),

@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 from mist_ops.config import leaves
 from mist_ops.errors import ConfigError, listing
 from mist_ops.models.weights import check_fit, read_tensors, write_tensors
-from mist_ops.records.passport import Epoch
+from mist_ops.records.passport import Computing, Epoch
 from mist_ops.steps import newer_settings
 from mist_ops.training.attempts import ADJUSTABLE
 from mist_ops.types import Json
@@ -46,6 +46,7 @@ class TrainingState:
         best_weights: Weights with that loss, on the CPU.
         history: The epochs done.
         changes: Settings that changed when the run was resumed, one message each.
+        computing: How the network is computed; None in a fresh state, and after loading an old checkpoint.
     """
 
     fold: int
@@ -57,6 +58,7 @@ class TrainingState:
     best_weights: dict[str, Tensor] = field(default_factory=dict)
     history: list[Epoch] = field(default_factory=list)
     changes: list[str] = field(default_factory=list)
+    computing: Computing | None = None
 
     def end_epoch(self, validation_loss: float | None) -> bool:
         """Count an epoch as done; if its loss is the smallest so far, keep its weights and return True."""
@@ -65,7 +67,7 @@ class TrainingState:
         if validation_loss is not None and improved:
             self.best_validation_loss = validation_loss
             weights = self.model.state_dict()
-            self.best_weights = {name: tensor.detach().cpu().clone() for name, tensor in weights.items()}
+            self.best_weights = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in weights.items()}
         return improved
 
 
@@ -84,6 +86,7 @@ class _Checkpoint(BaseModel):
     settings: Json
     model: dict[str, Any]
     optimizer: dict[Any, Any]
+    computing: Computing | None = None
 
 
 def save_checkpoint(path: Path, state: TrainingState, settings: Json) -> None:
@@ -99,6 +102,7 @@ def save_checkpoint(path: Path, state: TrainingState, settings: Json) -> None:
         "settings": settings,
         "model": state.model.state_dict(),
         "optimizer": state.optimizer.state_dict()["state"],
+        "computing": state.computing and state.computing.model_dump(),
     }
     write_tensors(path, content)
 
@@ -119,7 +123,7 @@ def load_checkpoint(path: Path, state: TrainingState, settings: Json) -> Json:
     check_fit(path, checkpoint.model, state.model.state_dict())
     state.fold, state.epoch, state.step = checkpoint.fold, checkpoint.epoch, checkpoint.step
     state.best_validation_loss, state.best_weights = checkpoint.best_validation_loss, checkpoint.best_weights
-    state.history = checkpoint.history
+    state.history, state.computing = checkpoint.history, checkpoint.computing
     state.changes = [*checkpoint.changes, *(f"from epoch {state.epoch + 1}: {change}" for change in changes)]
     state.model.load_state_dict(checkpoint.model)
     groups = state.optimizer.state_dict()["param_groups"]

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from mist_ops.config import StudyConfig
-from mist_ops.devices import compiled, computes_bf16
+from mist_ops.devices import compiled
 from mist_ops.losses.objective import make_objective
+from mist_ops.records.passport import Computing
 from mist_ops.registry import LOSSES
 from mist_ops.training.batches import Batch
 from mist_ops.training.distributed import Ranks
@@ -41,7 +42,9 @@ class BatchLoss:
         return self.compute(batch.image, batch.label, batch.dtm, alpha)
 
 
-def batch_loss(config: StudyConfig, model: nn.Module, device: torch.device, ranks: Ranks, steps: int) -> BatchLoss:
+def batch_loss(
+    config: StudyConfig, model: nn.Module, device: torch.device, ranks: Ranks, steps: int, computing: Computing
+) -> BatchLoss:
     """Prepare the loss of a model for a number of steps.
 
     Network and loss are compiled together, so that the logits are read once. With several processes or a blended loss,
@@ -49,11 +52,11 @@ def batch_loss(config: StudyConfig, model: nn.Module, device: torch.device, rank
     """
     training = config.training
     objective = make_objective(training.loss.name, spacing=config.spatial_config.target_spacing)
-    bf16, uncompiled = training.amp and computes_bf16(device), _why_uncompiled(training.hardware.compile, device, steps)
+    bf16, uncompiled = computing.precision == "bf16", _why_uncompiled(training.hardware.compile, device, steps)
     together = ranks.count == 1 and LOSSES[training.loss.name].blended_with is None
     network = model
     if uncompiled is None and not together:
-        network, uncompiled = compiled(network, model, example_batch(config, device)[:1], amp=training.amp)
+        network, uncompiled = compiled(network, model, example_batch(config, device)[:1], bf16=bf16)
     network = ranks.wrap(network, device)
 
     def compute(image: Tensor, label: Tensor, dtm: Tensor | None, alpha: float | None) -> Tensor:
@@ -62,7 +65,7 @@ def batch_loss(config: StudyConfig, model: nn.Module, device: torch.device, rank
         return objective(outputs, label, dtm, **({} if alpha is None else {"alpha": alpha}))
 
     if uncompiled is None and together:
-        whole, uncompiled = compiled(compute, model, (*example_batch(config, device), None), amp=training.amp)
+        whole, uncompiled = compiled(compute, model, (*example_batch(config, device), None), bf16=bf16)
         return BatchLoss(whole, device, bf16, uncompiled)
     return BatchLoss(compute, device, bf16, uncompiled)
 

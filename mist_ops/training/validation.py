@@ -11,7 +11,6 @@ from monai.inferers.inferer import SlidingWindowInferer
 from torch import Tensor, nn
 
 from mist_ops.config import StudyConfig
-from mist_ops.devices import autocast
 from mist_ops.losses.objective import validation_loss
 from mist_ops.records.passport import Windows
 from mist_ops.training.cases import CaseArrays, check_finite
@@ -27,7 +26,13 @@ WINDOWS = Windows(overlap=0.5, blend_mode="gaussian")
 
 @torch.no_grad()
 def validate(
-    model: nn.Module, *, cases: Sequence[CaseArrays], config: StudyConfig, device: torch.device, ranks: Ranks
+    model: nn.Module,
+    *,
+    cases: Sequence[CaseArrays],
+    config: StudyConfig,
+    device: torch.device,
+    ranks: Ranks,
+    bf16: bool,
 ) -> float:
     """Mean soft Dice loss over whole volumes, without the background and without test-time flips.
 
@@ -38,7 +43,7 @@ def validate(
     # Fetched together, since each fetch waits for the device.
     found = []
     for image, label in _read_ahead(own):
-        with autocast(device, config.training.amp):
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
             logits = infer(_batched(image, device), model)
         assert isinstance(logits, Tensor)
         found.append(validation_loss(logits, _batched(label, logits.device)))

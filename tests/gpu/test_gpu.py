@@ -21,6 +21,7 @@ from mist_ops.registry import MODELS
 from mist_ops.study import Study
 from mist_ops.training.batches import Batch, PatchSampler, PatchSettings
 from mist_ops.training.cases import index_case
+from mist_ops.training.computing import choose
 from mist_ops.training.distributed import Ranks
 from mist_ops.training.fold import train_fold
 from mist_ops.training.step import batch_loss
@@ -77,7 +78,8 @@ def test_mixed_precision_has_nearly_the_loss_and_gradient_of_full_precision(stud
     found = {}
     for amp in (False, True):
         plain = network().to(device).train()
-        loss = batch_loss(config(amp=amp), plain, device, Ranks(), steps=1)(batch(study), None)
+        settings = config(amp=amp)
+        loss = batch_loss(settings, plain, device, Ranks(), 1, choose(settings, device))(batch(study), None)
         loss.backward()
         found[amp] = loss.item(), torch.cat([weight.grad.flatten() for weight in plain.parameters()])
     (full, gradient), (mixed, other) = found[False], found[True]
@@ -89,7 +91,7 @@ def test_compiled_training_has_the_loss_of_uncompiled_training(study: Study, dev
     found = []
     for compiled in (False, True):
         settings = override(config(amp=False), {"training.hardware.compile": compiled})
-        loss = batch_loss(settings, network().to(device).train(), device, Ranks(), steps=1)
+        loss = batch_loss(settings, network().to(device).train(), device, Ranks(), 1, choose(settings, device))
         assert (loss.uncompiled is None) == compiled
         found.append(loss(batch(study), None).item())
     assert found[1] == pytest.approx(found[0], rel=1e-4)

@@ -93,7 +93,10 @@ UNCHANGED = {
 }
 """Settings that a step reads, but that may not change its result here."""
 
-ROUNDING = {"training.hardware.compile": "compiled kernels round differently, as other devices do"}
+ROUNDING = {
+    "training.hardware.compile": "compiled kernels round differently, as other devices do",
+    "training.hardware.memory_format": "so do kernels for channels last, and dropout is drawn in the order of the memory",
+}
 """Settings of the machine: a model trained on another one is not stale."""
 
 FIELDS = leaf_paths(StudyConfig)

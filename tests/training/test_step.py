@@ -13,6 +13,7 @@ from mist_ops.config import StudyConfig, override
 from mist_ops.registry import MODELS
 from mist_ops.training import step
 from mist_ops.training.batches import Batch
+from mist_ops.training.computing import choose
 from mist_ops.training.distributed import Ranks
 from mist_ops.training.step import STEPS_TO_COMPILE, BatchLoss, batch_loss
 
@@ -32,7 +33,7 @@ def loss_of(settings: StudyConfig, ranks: Ranks | None = None) -> tuple[BatchLos
     model = MODELS["tiny"].build(
         patch_size=(8, 8, 8), target_spacing=(1.0, 1.0, 1.0), **settings.model.params.model_dump()
     )
-    return batch_loss(settings, model, CPU, ranks or Ranks(), STEPS_TO_COMPILE), model
+    return batch_loss(settings, model, CPU, ranks or Ranks(), STEPS_TO_COMPILE, choose(settings, CPU)), model
 
 
 @pytest.mark.parametrize(

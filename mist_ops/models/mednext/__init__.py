@@ -80,5 +80,8 @@ for _name in VARIANTS:
             partial(check_patch_size, multiple=_REDUCTION),
             partial(fit_patch_size, multiple=_REDUCTION),
             encoder=("stem.", "enc_stages.", "down_blocks.", "bottleneck."),
+            # A step of mednext-small on 32 voxels cubed takes 0.86 s in FP32 with AMX, 0.58 s with channels last, and
+            # 1.06 and 1.25 s in BF16. With AVX2, channels last take 2.19 instead of 1.65 s of CPU.
+            on_amx=("fp32", "channels_last"),
         )
     )

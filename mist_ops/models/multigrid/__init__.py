@@ -48,5 +48,8 @@ for _name in SPIKES:
             fit_patch_size,
             encoder=("main_encoder.",),
             topology=topology,
+            # A step of wnet on 32 voxels cubed takes 0.41 s in BF16 with AMX, 0.37 s with channels last, and 0.67 and
+            # 0.74 s in FP32.
+            on_amx=("bf16", "channels_last"),
         )
     )

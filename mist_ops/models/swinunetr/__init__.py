@@ -36,5 +36,8 @@ for _name in FEATURES:
             partial(check_patch_size, multiple=_REDUCTION),
             partial(fit_patch_size, multiple=_REDUCTION),
             encoder=("swinViT.",),
+            # A step of swinunetr-small on 64 voxels cubed takes 6.3 s in BF16 with AMX, 5.7 s with channels last, and
+            # 6.4 and 6.1 s in FP32.
+            on_amx=("bf16", "channels_last"),
         )
     )
