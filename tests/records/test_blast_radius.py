@@ -95,7 +95,7 @@ UNCHANGED = {
 
 ROUNDING = {
     "training.hardware.compile": "compiled kernels round differently, as other devices do",
-    "training.hardware.memory_format": "so do kernels for channels last, and dropout is drawn in the order of the memory",
+    "training.hardware.memory_format": "so do kernels for channels last, and dropout is drawn in another order",
 }
 """Settings of the machine: a model trained on another one is not stale."""
 
