@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from operator import attrgetter
@@ -410,8 +410,12 @@ NAMES: Mapping[str, Registry[Any]] = {
 """Settings that name a registered entry, by dotted path, with their registries."""
 
 
-def check_names(config: StudyConfig) -> None:
+def check_names(config: StudyConfig, changed: Collection[str] | None = None) -> None:
     """Check names against the registries, and the patch size against the network.
+
+    Args:
+        config: The configuration.
+        changed: Settings that are new, by dotted path; all by default. Losses, optimizers and augmentations load torch.
 
     Raises:
         ConfigError: A name is unknown, the network does not support the patch size, or the loss lacks distance maps.
@@ -419,11 +423,15 @@ def check_names(config: StudyConfig) -> None:
     training = config.training
     architecture = MODELS[config.model.architecture]
     architecture.check_patch_size(config.spatial_config.patch_size, config.spatial_config.target_spacing)
-    for path, registry in NAMES.items():
-        registry[attrgetter(path)(config)]
-    for name in training.augmentation.transforms:
+    paths = (*NAMES, "training.augmentation.transforms", "preprocessing.compute_dtms")
+    new = frozenset(paths if changed is None else changed)
+    for path in NAMES.keys() & new:
+        NAMES[path][attrgetter(path)(config)]
+    for name in training.augmentation.transforms if "training.augmentation.transforms" in new else ():
         AUGMENTATIONS[name]
-    if "dtm" in LOSSES[training.loss.name].needs and not config.preprocessing.compute_dtms:
+    if not new & {"training.loss.name", "preprocessing.compute_dtms"} or config.preprocessing.compute_dtms:
+        return
+    if "dtm" in LOSSES[training.loss.name].needs:
         raise ConfigError(
             f"The loss '{training.loss.name}' needs distance maps, but preprocessing.compute_dtms is false. "
             "Preprocess with --compute-dtms first, or choose another loss.",

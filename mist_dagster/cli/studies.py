@@ -478,7 +478,7 @@ def _configure(launcher: Launcher, study: Study, settings: Settings) -> StudyCon
     before = read_config(study.config)
     config = override(before, settings)
     if any(path.startswith(("model", "training", "spatial_config")) for path in settings):
-        check_names(config)  # loads torch, so only where a name or a size is new
+        check_names(config, settings)
     changes = edits(before, config)
     if changes:
         write_config(study.config, config)

@@ -62,7 +62,12 @@ def test_commands_import_only_what_they_run(home: Path, tmp_path: Path) -> None:
         ("analyze", ["--data", str(data), "--nfolds", "2", *study], 0, {*drawing, "PIL"}),
         ("preprocess", [*study, *numpy], 0, {*drawing, "PIL"}),
         ("status", study, 0, {*drawing, "PIL"}),
-        ("train", ["--submit", *study, *numpy], 1, {*drawing, "PIL"}),  # no mist_ui runs
+        (
+            "train",
+            ["--submit", "--model", "nnunet", "--epochs", "3", *study, *numpy],
+            1,
+            {*drawing, "PIL"},
+        ),  # no mist_ui runs
         ("rank", ["--results", *tables, "--output-csv", str(tmp_path / "ranking.csv")], 0, drawing),
     )
     for name, arguments, status, unused in commands:
