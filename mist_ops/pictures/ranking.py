@@ -52,8 +52,9 @@ def ranking_plot(path: Path, strategies: Sequence[RankedStrategy], patients: int
     image = Image.new("RGB", (_WIDTH, bottom + 4 * _PAD + 2 * _TEXT), "white")
     draw = ImageDraw.Draw(image)
     for tick in range(1, len(strategies) + 1, math.ceil(len(strategies) / _MOST_TICKS)):
-        draw.line([(across(tick), top), (across(tick), bottom)], _GRID, _FINE)
-        draw.text((across(tick), bottom + _PAD), str(tick), _INK, font, "mt")
+        place = across(float(tick))
+        draw.line([(place, top), (place, bottom)], _GRID, _FINE)
+        draw.text((place, bottom + _PAD), str(tick), _INK, font, "mt")
     for row, (name, strategy) in enumerate(zip(names, strategies, strict=True)):
         middle = top + _ROW * (row + 0.5)
         draw.line([(left, middle), (right, middle)], _GRID, _FINE)
