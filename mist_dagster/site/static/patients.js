@@ -14,8 +14,10 @@ const rows = [...body.rows].map((element) => ({
   text: element.textContent.toLowerCase(),
   picture: element.dataset.picture,
 }));
+const PART = 200; // rows that are laid out at a time: 2,000 take seconds
 let shown = rows;
 let chosen = -1;
+let most = PART;
 
 function matches(row) {
   const flag = control.flag.value;
@@ -29,15 +31,32 @@ function matches(row) {
 function filter() {
   shown = rows.filter((row) => {
     const match = matches(row);
-    row.element.hidden = !match;
+    if (!match) row.element.hidden = true;
     return match;
   });
+  most = PART;
+  reveal();
   for (const cell of list.querySelectorAll("[data-class]"))
     cell.hidden = Boolean(control.class.value) && cell.dataset.class !== control.class.value;
   document.getElementById("count").textContent = `${shown.length} of ${rows.length}`;
   choose(-1);
   if (!cards.hidden) fill();
   remember();
+}
+
+function reveal() {
+  for (const [place, { element }] of shown.entries()) {
+    element.classList.remove("later");
+    element.hidden = place >= most;
+  }
+}
+
+function more() {
+  if (most >= shown.length) return;
+  const before = most;
+  most += PART;
+  if (cards.hidden) reveal();
+  else fill(before);
 }
 
 function sort(column, descending) {
@@ -64,9 +83,10 @@ function sort(column, descending) {
   filter();
 }
 
-function fill() {
-  cards.replaceChildren(
-    ...shown.map(({ element, id, picture }) => {
+function fill(start = 0) {
+  if (!start) cards.replaceChildren();
+  cards.append(
+    ...shown.slice(start, most).map(({ element, id, picture }) => {
       const card = document.createElement("a");
       card.className = "card";
       card.href = element.querySelector("a").href;
@@ -96,6 +116,7 @@ function choose(place) {
   for (const item of document.querySelectorAll(".chosen")) item.classList.remove("chosen");
   chosen = Math.min(place, shown.length - 1);
   if (chosen < 0) return;
+  while (chosen >= most) more();
   const item = items()[chosen];
   item.classList.add("chosen");
   item.scrollIntoView({ block: "nearest" });
@@ -127,6 +148,7 @@ for (const [place, cell] of head.entries())
 for (const element of Object.values(control)) element.addEventListener("input", filter);
 document.getElementById("filters").addEventListener("submit", (event) => event.preventDefault());
 gallery.addEventListener("click", toggle);
+new IntersectionObserver(([end]) => end.isIntersecting && more(), { rootMargin: "600px" }).observe(document.getElementById("end"));
 addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey) return;
   if (event.target.matches("input, select, textarea")) {
