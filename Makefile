@@ -16,7 +16,7 @@ NUMERIC := $(addprefix tests/,models losses metrics augmentation inference imagi
 	training/test_step.py training/test_loop.py test_devices.py test_optimizers.py)
 OTHER_PYTHONS ?= python3.12 python3.13
 
-.PHONY: install demo test test-all test-portable retest coverage check ui bench screenshots docs fuzz sbom audit release
+.PHONY: install demo test test-all test-portable retest coverage check ui bench screenshots vendor docs fuzz sbom audit release
 install: $(INSTALLED)
 demo: $(INSTALLED) ; $(BIN)/python -m mist_dagster.demo
 test: check ; $(BIN)/pytest -m "not slow" --numprocesses 2 --dist loadfile --max-worker-restart 1
@@ -38,6 +38,9 @@ release: sbom
 	.venv-audit/bin/twine check --strict dist/*
 	cp sbom.json dist
 	$(BIN)/python .ci/notes.py $$(git describe --exact-match --tags) > dist/notes.md
+
+# Fetch the viewer that the pages of patients load, and check its hash. Its files are committed.
+vendor: ; $(PYTHON) .ci/vendor.py
 
 # Pictures of the pages of studies for docs/how-to/browser.md, in headless Chromium.
 screenshots: $(INSTALLED) ; MIST_SCREENSHOTS=docs/how-to/pictures $(BIN)/pytest -q tests/dagster/test_pages.py

@@ -10,7 +10,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from mist_dagster.instance import addresses
-from mist_dagster.site import comparison, curves, images, overview, patient, patients
+from mist_dagster.site import comparison, curves, images, overview, patient, patients, viewer
 from mist_dagster.site.rendering import page
 from mist_ops.errors import MistError
 
@@ -54,6 +54,8 @@ def application() -> "ASGIApp":
         Route(one, patient.patient),
         Route(f"{one}/picture.png", images.picture),
         Route(f"{one}/volumes/{{name:path}}.nii.gz", images.volume),
+        Route(f"{one}/previews/{{name:path}}.nii", viewer.small),
+        Route(f"{one}/lesions.json", viewer.lesions),
     ]
     return _Headers(Starlette(routes=routes, exception_handlers={HTTPException: _missing, MistError: _broken}))
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 from starlette.responses import HTMLResponse
 
 from mist_dagster.instance import addresses
+from mist_dagster.site import viewer
 from mist_dagster.site.contents import assignment_of, case_of, study_of, written
-from mist_dagster.site.images import volumes
 from mist_dagster.site.patients import reviews_of
 from mist_dagster.site.rendering import page
 from mist_dagster.site.scores import Scored, scores_of
@@ -19,21 +19,19 @@ if TYPE_CHECKING:
 
 
 def patient(request: "Request") -> "Response":
-    """The page of a training patient, with a place for the viewer."""
+    """The page of a training patient."""
     study = study_of(request)
     case = case_of(request, study)
     scored = scores_of(study)
     order = scored.worst_first if scored and case.id in scored.ids else []
     place = order.index(case.id) if order else 0
     assignment = assignment_of(study)
-    images = {name: addresses.volume(study, case.id, name) for name in volumes(study, case)}
     return HTMLResponse(
         page(
             "patient.html",
             study=study,
             id=case.id,
-            images=images,
-            channels=list(case.images),
+            viewer=viewer.contents(study, case),
             fold=assignment.fold_of[case.id] if assignment else None,
             previous=next(iter(order[max(0, place - 1) : place]), None),
             next=next(iter(order[place + 1 : place + 2]), None),

@@ -189,14 +189,16 @@ def score_case(
         ImageError: A file cannot be used or holds an unknown label, or the grids differ.
         MistError: The value of a metric is not finite.
     """
-    truth, predicted, geometry, shared = _read(mask, prediction, known)
+    truth, predicted, geometry, shared = read_masks(mask, prediction, known)
     scores: Scores = {}
     missing: list[str] = []
     lesions: list[LesionRow] = []
     volumes: dict[str, tuple[float, float]] = {}
     for name, scored in classes.items():
-        metrics = {metric: (METRICS[metric], _checked(metric, params)) for metric, params in scored.metrics.items()}
-        pair = _pair(truth, predicted, scored.labels, geometry)
+        metrics = {
+            metric: (METRICS[metric], checked_parameters(metric, params)) for metric, params in scored.metrics.items()
+        }
+        pair = class_pair(truth, predicted, scored.labels, geometry)
         if pair is None:
             missing.append(name)
             values = {metric: entry.best if absent == "best" else math.nan for metric, (entry, _) in metrics.items()}
@@ -217,14 +219,17 @@ def _volumes(pair: MaskPair | None) -> tuple[float, float]:
 
 
 @dataclass(frozen=True)
-class _Labels:
+class BoxedLabels:
     """A label map and the bounding boxes of its labels."""
 
     map: LabelMap
     boxes: Mapping[int, Box]
 
 
-def _read(mask: Path, prediction: Path, known: Collection[int] | None) -> tuple[_Labels, _Labels, Geometry, bool]:
+def read_masks(
+    mask: Path, prediction: Path, known: Collection[int] | None = None
+) -> tuple[BoxedLabels, BoxedLabels, Geometry, bool]:
+    """Read truth and prediction, their grid, and ``CaseScores.shared_forms``; raises as ``score_case``."""
     truth, geometry = read_labels(mask)
     predicted, other = read_labels(prediction)
     differences = geometry.differences(other)
@@ -240,7 +245,7 @@ def _read(mask: Path, prediction: Path, known: Collection[int] | None) -> tuple[
     return _boxed(truth, mask, known), _boxed(predicted, prediction, known), geometry, shared
 
 
-def _boxed(labels: LabelMap, path: Path, known: Collection[int] | None) -> _Labels:
+def _boxed(labels: LabelMap, path: Path, known: Collection[int] | None) -> BoxedLabels:
     boxes = label_boxes(labels)
     unknown = sorted(set(boxes) - set(known)) if known is not None else []
     if unknown:
@@ -253,16 +258,23 @@ def _boxed(labels: LabelMap, path: Path, known: Collection[int] | None) -> _Labe
             found=unknown,
             expected=expected,
         )
-    return _Labels(labels, boxes)
+    return BoxedLabels(labels, boxes)
 
 
-def _pair(truth: _Labels, predicted: _Labels, labels: Sequence[int], geometry: Geometry) -> MaskPair | None:
-    """The masks of a class, cropped to the box of their union; None if both are empty."""
+def class_box(truth: BoxedLabels, predicted: BoxedLabels, labels: Sequence[int]) -> Box | None:
+    """The box of a class in both masks; None if both are empty."""
     boxes = [image.boxes[label] for image in (truth, predicted) for label in labels if label in image.boxes]
-    if not boxes:
+    return reduce(union_box, boxes) if boxes else None
+
+
+def class_pair(
+    truth: BoxedLabels, predicted: BoxedLabels, labels: Sequence[int], geometry: Geometry
+) -> MaskPair | None:
+    """The masks of a class, cropped to the box of their union; None if both are empty."""
+    box = class_box(truth, predicted, labels)
+    if box is None:
         return None
-    box = reduce(union_box, boxes).slices
-    first, second = (_mask(image.map[box], labels) for image in (truth, predicted))
+    first, second = (_mask(image.map[box.slices], labels) for image in (truth, predicted))
     return MaskPair(first, second, geometry.spacing, geometry.diagonal)
 
 
@@ -275,7 +287,7 @@ def _mask(values: LabelMap, labels: Sequence[int]) -> Mask:
     return np.take(table, values)
 
 
-def _checked(name: str, params: Mapping[str, object]) -> Json:
+def checked_parameters(name: str, params: Mapping[str, object]) -> Json:
     """Parameters in the types that the metric declares, such as 2.0 for 2."""
     return _parameters(name, METRICS[name].function).model_validate(params, strict=True).model_dump(exclude_unset=True)
 

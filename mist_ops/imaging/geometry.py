@@ -110,6 +110,11 @@ class Geometry:
         return affine
 
     @property
+    def axis_codes(self) -> str:
+        """Where the index of each axis grows towards, as in nibabel: LPS for canonical order."""
+        return "".join(nib.orientations.aff2axcodes(self.ras_affine))
+
+    @property
     def diagonal(self) -> float:
         """Length of the diagonal of the volume in mm, including the full width of the outer voxels."""
         return float(np.linalg.norm(np.multiply(self.size, self.spacing)))

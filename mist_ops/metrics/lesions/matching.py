@@ -60,7 +60,7 @@ def find_lesions(pair: MaskPair, rules: Rules) -> Sequence[Lesion]:
 def _find(pair: MaskPair, rules: Rules) -> Sequence[Lesion]:
     if not (pair.truth_voxels or pair.prediction_voxels):
         return []
-    truth = Regions(_lesion_components(pair.truth, rules), pair.spacing)
+    truth = Regions(lesion_components(pair.truth, rules), pair.spacing)
     prediction = Regions(components(pair.prediction, rules.connectivity), pair.spacing)
     lesions = [_lesion(truth, prediction, index, rules, pair.diagonal) for index in range(1, len(truth) + 1)]
     counted = {match for lesion in lesions if lesion.status != "ignored" for match in lesion.matches}
@@ -97,7 +97,7 @@ def _present(labels: Integer[np.ndarray, " *any"]) -> Sequence[int]:
     return found
 
 
-def _lesion_components(mask: Mask, rules: Rules) -> Components:
+def lesion_components(mask: Mask, rules: Rules) -> Components:
     """Components of the truth; those that touch once dilated are one."""
     if not rules.consolidation:
         return components(mask, rules.connectivity)
