@@ -108,7 +108,7 @@ function addLayer(name, image, labels, entries) {
   integers(image, name === "prediction" ? outline(labels, image.hdr.dims) : labels);
   colored(image, entries);
   const button = element("button", { type: "button", textContent: STYLES[name] });
-  const slider = element("input", { type: "range", min: 0.05, max: 1, step: 0.05, value: { truth: 0.45, prediction: 1, difference: 0.8 }[name] });
+  const slider = element("input", { type: "range", min: 0, max: 1, step: 0.05, value: { truth: 0.45, prediction: 1, difference: 0.8 }[name] });
   slider.setAttribute("aria-label", `Opacity of ${name}`);
   button.addEventListener("click", () => toggle(name));
   slider.addEventListener("input", () => toggle(name, true));
@@ -194,7 +194,7 @@ async function addMasks() {
   showLegend();
   names.forEach((name) => toggle(name, true));
   const slice = layers.difference && worst(layers.difference);
-  if (layers.difference) $(".worst").textContent = slice ? `${slice.voxels} differing voxels` : "truth and prediction are equal";
+  if (layers.difference) $(".worst").textContent = slice ? `${slice.voxels} differing voxels${notice.textContent ? " of those shown" : ""}` : "truth and prediction are equal";
   if (!slice) return;
   $("[name=worst]").disabled = false;
   $("[name=worst]").addEventListener("click", () => jump(slice.mm));
