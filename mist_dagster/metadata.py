@@ -2,7 +2,7 @@
 
 import base64
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
@@ -28,6 +28,21 @@ def picture(png: bytes, caption: str = "") -> dg.MetadataValue:
     return dg.MetadataValue.md(
         f"![picture](data:image/png;base64,{base64.b64encode(png).decode()})\n\n{caption}".rstrip()
     )
+
+
+def drawn(file: Path, draw: Callable[[], bytes] | None, name: str = "picture", caption: str = "") -> Metadata:
+    """Draw a figure and show its thumbnail; or, without ``draw``, remove the figure of earlier results.
+
+    Args:
+        file: The figure.
+        draw: Writes it and returns a thumbnail, a PNG.
+        name: Key of the thumbnail.
+        caption: Text below it.
+    """
+    if draw is None:
+        file.unlink(missing_ok=True)
+        return {}
+    return {name: picture(draw(), caption), "figure": path(file)}
 
 
 def table(rows: Sequence[Mapping[str, float | int | str]]) -> dg.MetadataValue:

@@ -40,10 +40,12 @@ class Resources:
     Attributes:
         device: As the user gave it; None for GPUs if there are any.
         workers: Processes by stage; one where a stage is not named.
+        figures: Whether stages that draw figures do so.
     """
 
     device: str | None = None
     workers: Mapping[str, int] = field(default_factory=dict)
+    figures: bool = True
 
     def config(self, study: Study, stage: str) -> dict[str, Any]:
         """The part of a stage's run config that depends on the machine."""
@@ -51,6 +53,8 @@ class Resources:
         chosen: dict[str, Any] = {"workers": self.workers.get(stage, 1)} if "workers" in options else {}
         if "device" in options and self.device is not None:
             chosen["device"] = self.device
+        if "figures" in options:
+            chosen["figures"] = self.figures
         if stage == "train":  # one fold after another, so each may have all GPUs
             chosen["gpus"] = read_config(study.config).training.hardware.num_gpus or ALL_GPUS
         return chosen

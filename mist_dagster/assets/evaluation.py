@@ -24,6 +24,7 @@ class EvaluationRun(dg.Config):
     """How to run the evaluation; config.json holds what is measured."""
 
     workers: int = Field(1, description="Processes that score cases.")
+    figures: bool = Field(True, description="Draw the distribution of the scores.")
 
 
 _WHEN_INPUTS_CHANGE = dg.AutomationCondition.any_deps_updated() & ~dg.AutomationCondition.in_progress()
@@ -57,13 +58,19 @@ def build(study: Study, partitions: StudyPartitions) -> list[dg.AssetsDefinition
         with interruptible(context), study_lock(context.run.run_id, study, "evaluating", stage="evaluate"):
             scored = progress.track(task.score(config.workers), "Evaluating", len(task.pairs))
             rows, failures = collect(scored, progress)
-            written = task.write(rows, failures, inputs)
+            written = task.write(rows, failures, inputs, figures=config.figures)
         if failures:
             patients = counted(len(task.pairs), "patient")
             raise dg.Failure(f"{len(failures)} of {patients} could not be scored: {few(list(failures))}.")
         return _result(study, rows, written, inputs)
 
     return [evaluation]
+
+
+def _plot(study: Study, thumbnail: bytes | None) -> metadata.Metadata:
+    if thumbnail is None:
+        return {}
+    return {"scores": metadata.picture(thumbnail), "figure": metadata.path(study.figure("scores"))}
 
 
 def _result(study: Study, rows: Mapping[str, CaseScores], written: Written, inputs: Inputs) -> dg.MaterializeResult:
@@ -74,8 +81,7 @@ def _result(study: Study, rows: Mapping[str, CaseScores], written: Written, inpu
             "all patients": metadata.page(addresses.patients(study)),
             "plot": metadata.page(addresses.scores_picture(study)),
             "file": metadata.path(study.results_csv),
-            "scores": metadata.picture(written.plot),
-            "figure": metadata.path(study.figure("scores")),
+            **_plot(study, written.plot),
             "patients, worst first": metadata.path(study.patient_index),
             "inputs": listed(inputs),
             "patients": len(rows),

@@ -1,7 +1,7 @@
 """Masks predicted by models: training patients by the model of their fold, test patients by all folds together."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Optional, cast
@@ -29,10 +29,24 @@ MAX_PICTURES = 50
 """Patients of a run up to which the event log has a picture of each; those of larger runs are on disk only."""
 
 
+@dataclass(frozen=True)
+class _Pictures:
+    """Whether pictures of patients are drawn, and of how many patients."""
+
+    drawn: bool
+    patients: int
+
+    @property
+    def recorded(self) -> bool:
+        """Whether the event log has them, too."""
+        return self.patients <= MAX_PICTURES
+
+
 class PredictionRun(dg.Config):
     """How to run predictions; config.json says how they are made."""
 
     device: Optional[str] = Field(None, description="cpu, cuda or a GPU number; a GPU if there is one.")  # noqa: UP045
+    figures: bool = Field(True, description="Draw slices of each patient.")
 
 
 def build(study: Study, partitions: StudyPartitions) -> list[dg.AssetsDefinition]:
@@ -66,7 +80,7 @@ def _cv_prediction(study: Study, partitions: StudyPartitions) -> dg.AssetsDefini
             predicted = predict_held_out(study, ids, resolve_device(device), reserve)
             tracked = progress.track(predicted, "Predicting held-out patients", len(ids))
             yield from materialize_each(
-                context, tracked, progress, partial(_held_out, study, settings, len(ids) <= MAX_PICTURES)
+                context, tracked, progress, partial(_held_out, study, settings, _Pictures(config.figures, len(ids)))
             )
 
     return cast(dg.AssetsDefinition, cv_prediction)
@@ -104,7 +118,7 @@ def _test_prediction(study: Study, partitions: StudyPartitions) -> dg.AssetsDefi
             predicted = predict_tests(study, ids, resolve_device(device), reserve)
             tracked = progress.track(predicted, "Predicting test patients", len(ids))
             yield from materialize_each(
-                context, tracked, progress, partial(_tested, study, settings, len(ids) <= MAX_PICTURES)
+                context, tracked, progress, partial(_tested, study, settings, _Pictures(config.figures, len(ids)))
             )
 
     return cast(dg.AssetsDefinition, test_prediction)
@@ -121,10 +135,10 @@ def _described(study: Study) -> dict[str, Any]:
     }
 
 
-def _held_out(study: Study, settings: StudyConfig, with_picture: bool, case: Case, _: None) -> Materialized:
+def _held_out(study: Study, settings: StudyConfig, pictures: _Pictures, case: Case, _: None) -> Materialized:
     prediction = study.cv_prediction(case.id)
     dice = dice_of(case, prediction, settings)
-    made = _made(case, prediction, study.cv_figure(case.id), settings, dice, with_picture)
+    made = _made(case, prediction, study.cv_figure(case.id), settings, dice, pictures)
     # The page itself is written by the evaluation.
     pages: metadata.Metadata = {
         "patient page": metadata.page(addresses.patient(study, case.id)),
@@ -133,21 +147,22 @@ def _held_out(study: Study, settings: StudyConfig, with_picture: bool, case: Cas
     return replace(made, metadata={**pages, **made.metadata})
 
 
-def _tested(study: Study, settings: StudyConfig, with_picture: bool, case: Case, _: None) -> Materialized:
+def _tested(study: Study, settings: StudyConfig, pictures: _Pictures, case: Case, _: None) -> Materialized:
     prediction, figure = study.test_prediction(case.id), study.figure(f"test_{case.id}")
-    return _made(case, prediction, figure, settings, {}, with_picture)
+    return _made(case, prediction, figure, settings, {}, pictures)
 
 
 def _made(
-    case: Case, prediction: Path, figure: Path, settings: StudyConfig, dice: Mapping[str, float], with_picture: bool
+    case: Case, prediction: Path, figure: Path, settings: StudyConfig, dice: Mapping[str, float], pictures: _Pictures
 ) -> Materialized:
-    thumbnail = draw_case(case, prediction, figure, settings, dice)
     caption = f"**{case.id}**" + "".join(f"\n- Dice {name} **{value:.3f}**" for name, value in dice.items())
-    picture: metadata.Metadata = {"picture": metadata.picture(thumbnail, caption)} if with_picture else {}
+    draw = partial(draw_case, case, prediction, figure, settings, dice) if pictures.drawn else None
+    picture = dict(metadata.drawn(figure, draw, caption=caption))
+    if not pictures.recorded:
+        picture.pop("picture", None)
     shown: metadata.Metadata = {
         **picture,
         **{f"Dice {name}": value for name, value in dice.items()},
         "mask": metadata.path(prediction),
-        "figure": metadata.path(figure),
     }
     return Materialized(version=file_hash(prediction), metadata=shown)

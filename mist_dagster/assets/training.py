@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Literal, Optional
 
@@ -24,7 +25,7 @@ from mist_ops.config import read_config
 from mist_ops.dataset import Fold, read_train_paths
 from mist_ops.errors import ConfigError, DatasetError, counted, listing
 from mist_ops.files import file_hash, json_hash
-from mist_ops.records.passport import Epoch, read_passport
+from mist_ops.records.passport import Epoch, Passport, read_passport
 from mist_ops.records.source import check_arrays, check_dataset
 from mist_ops.study import Study
 from mist_ops.training.manifest import manifest
@@ -58,6 +59,7 @@ class TrainingRun(dg.Config):
     device: Optional[str] = Field(None, description="cpu, cuda or a GPU number; a GPU if there is one.")  # noqa: UP045
     gpus: int = Field(1, description="GPUs that train the fold together; 0 for all visible ones.")
     pretrained: Optional[PretrainedWeights] = Field(None, description="Start from other weights.")  # noqa: UP045
+    figures: bool = Field(True, description="Draw the learning curves.")
 
 
 def build(study: Study, partitions: StudyPartitions) -> list[dg.AssetsDefinition]:
@@ -126,7 +128,7 @@ def _fold_model(study: Study, partitions: StudyPartitions) -> dg.AssetsDefinitio
             epochs = train_fold(study, settings, fold, device=devices, resume=resume, pretrained=source)
             tracked = progress.track(epochs, f"Training fold {index}", settings.training.epochs, _losses, done)
             _observe(context, study, tracked)
-        return _result(study, index)
+        return _result(study, index, figures=config.figures)
 
     return fold_model
 
@@ -220,17 +222,22 @@ def _observe(context: dg.AssetExecutionContext, study: Study, epochs: Iterable[E
         )
 
 
-def _result(study: Study, fold: int) -> dg.MaterializeResult:
+def _curves(study: Study, fold: int, passport: Passport) -> bytes:
     from mist_ops.pictures import curve_thumbnail, learning_curves
 
+    learning_curves(study.figure(f"learning_curves_fold_{fold}"), {fold: passport.history})
+    return curve_thumbnail(passport.history)
+
+
+def _result(study: Study, fold: int, *, figures: bool) -> dg.MaterializeResult:
     passport = read_passport(study.model(fold))
     pretrained = passport.pretrained
-    learning_curves(study.figure(f"learning_curves_fold_{fold}"), {fold: passport.history})
+    file = study.figure(f"learning_curves_fold_{fold}")
     return dg.MaterializeResult(
         data_version=dg.DataVersion(file_hash(study.model(fold))),
         metadata={
             "curves": metadata.page(addresses.training(study)),
-            "curve": metadata.picture(curve_thumbnail(passport.history)),
+            **metadata.drawn(file, partial(_curves, study, fold, passport) if figures else None, "curve"),
             "best validation loss": passport.best_loss,
             "best epoch": passport.best_epoch + 1,  # as in TensorBoard, which counts from 1
             "epochs": len(passport.history),

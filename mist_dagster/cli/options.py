@@ -71,6 +71,8 @@ _SAVED = (
 Workers = Annotated[PositiveInt, _HARDWARE]
 Device = Annotated[str | None, _HARDWARE]
 Overwrite = Annotated[bool, _FILES]
+NoFigures = Annotated[bool, _GENERAL]
+NO_FIGURES = "Draw no figures, and remove those of the files that are written again. Scores and masks are the same."
 
 
 class Options(Section):
@@ -130,6 +132,7 @@ class TrainOptions(NumpyOptions):
 
     overwrite: Overwrite = Field(False, description="Replace existing models.")
     num_workers_evaluate: Workers = Field(1, description="Worker processes for the evaluation.")
+    no_figures: NoFigures = Field(False, description=NO_FIGURES)
     device: Device = Field(None, description="cpu, cuda or the number of a GPU (default: all GPUs, else the CPU).")
     composite_loss_weighting: Annotated[str | None, _LOSS, NameIn(BLENDINGS)] = Field(
         None, description="Schedule that weights the terms of a composite loss (default: equal weights)."
@@ -169,6 +172,7 @@ class FinalizeOptions(StudyOptions):
     """Options of mist_finalize."""
 
     num_workers_evaluate: Workers = Field(1, description="Worker processes for the evaluation.")
+    no_figures: NoFigures = Field(False, description=NO_FIGURES)
     device: Device = Field(None, description="cpu, cuda or the number of a GPU (default: a GPU, else the CPU).")
 
 
@@ -216,6 +220,7 @@ class PlanOptions(NumpyOptions):
     )
     num_workers_preprocess: Workers = Field(1, description="Worker processes for preprocessing.")
     num_workers_evaluate: Workers = Field(1, description="Worker processes for the evaluation.")
+    no_figures: NoFigures = Field(False, description=NO_FIGURES)
     device: Device = Field(None, description="cpu, cuda or the number of a GPU (default: all GPUs, else the CPU).")
 
 
@@ -237,6 +242,7 @@ class EvaluateOptions(Options):
     config: Path = Field(description="config.json, or a JSON file with only its evaluation section.")
     paths_csv: Path = Field(description="Table with the columns id, mask and prediction.")
     output_csv: Path = Field(description="Table of scores to write.")
+    no_figures: NoFigures = Field(False, description=NO_FIGURES)
     num_workers_evaluate: Workers = Field(1, description="Worker processes for the evaluation.")
     validate_masks: Annotated[bool, Flag("evaluate", "validate")] = Field(
         False, description="Check all pairs of masks before the evaluation."
@@ -253,6 +259,7 @@ class RankOptions(Options):
     output_csv: Path = Field(description="Table of mean ranks to write.")
     output_detailed_csv: Path | None = Field(None, description="Table of mean ranks per column to write.")
     significance_csv: Path | None = Field(None, description="Table of pairwise p-values to write.")
+    no_figures: NoFigures = Field(False, description=NO_FIGURES)
     names: list[str] | None = Field(None, description="A name for each table (default: its file or folder).")
     metric_direction_overrides: Path | None = Field(
         None, description='JSON file that maps columns to the better direction, "higher" or "lower".'

@@ -216,7 +216,8 @@ def _submit(
     if not folds:
         launcher.progress.note("Nothing to submit: the models of all folds are current.")
         return
-    run_config = {**how, "gpus": read_config(study.config).training.hardware.num_gpus or 1}
+    gpus = read_config(study.config).training.hardware.num_gpus or 1
+    run_config = {**how, "gpus": gpus, "figures": not options.no_figures}
     limit = {} if options.max_hours is None else {"dagster/max_runtime": str(round(3600 * options.max_hours))}
     # Dagster would restart a run that reached its limit, as it does when a worker is lost.
     retries = 0 if limit else _RETRIES
@@ -414,7 +415,7 @@ def _tests(launcher: Launcher, study: Study, config: StudyConfig) -> dict[str, S
 def _resources(options: StudyOptions) -> Resources:
     """What the flags of a command say of the machine."""
     workers = {stage: getattr(options, f"num_workers_{name}", 1) for stage, name in _WORKERS.items()}
-    return Resources(getattr(options, "device", None), workers)
+    return Resources(getattr(options, "device", None), workers, figures=not getattr(options, "no_figures", False))
 
 
 _WORKERS = {

@@ -44,6 +44,7 @@ def evaluate(launcher: Launcher, options: EvaluateOptions, settings: Settings) -
         "workers": options.num_workers_evaluate,
         "validate_masks": options.validate_masks,
         "absent": options.absent,
+        "figures": not options.no_figures,
     }
     launcher.run_tool("evaluation", options.output_csv, {**paths, **run})
     launcher.progress.note(f"Scores: {options.output_csv}")
@@ -56,7 +57,8 @@ def rank(launcher: Launcher, options: RankOptions, settings: Settings) -> None:
         "detailed_csv": options.output_detailed_csv,
         "significance_csv": options.significance_csv,
     }
-    run: dict[str, Any] = {**absolute(further), "id_column": options.id_column, "missing": options.missing}
+    how = {"id_column": options.id_column, "missing": options.missing, "figures": not options.no_figures}
+    run: dict[str, Any] = {**absolute(further), **how}
     names = {"names": options.names} if options.names else {}
     launcher.run_tool("ranking", options.output_csv, {**run, **names, "results": _absolute(options.results)})
     launcher.progress.note(f"Ranking: {options.output_csv}")

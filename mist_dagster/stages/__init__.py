@@ -136,7 +136,7 @@ _ROWS = (
         content=_weights_version,
         stale=stale.models,
         follows=["preprocess"],
-        options=frozenset({"device"}),
+        options=frozenset({"device", "figures"}),
         priority=0,  # trainings take days, everything else minutes
     ),
     Stage(
@@ -153,7 +153,7 @@ _ROWS = (
         content=lambda study, key: _prediction_version(study, "train", key),
         stale=stale.held_out,
         follows=["preprocess", "train"],
-        options=frozenset({"device"}),
+        options=frozenset({"device", "figures"}),
         continues=True,
     ),
     Stage(
@@ -167,7 +167,7 @@ _ROWS = (
         locate=lambda study, _: study.results_csv,
         stale=stale.scores,
         follows=["predict"],
-        options=frozenset({"workers"}),
+        options=frozenset({"workers", "figures"}),
         continues=True,
     ),
     Stage(
@@ -200,7 +200,7 @@ _ROWS = (
         stale=stale.tests,
         follows=["train"],
         observes="observe_tests",
-        options=frozenset({"device"}),
+        options=frozenset({"device", "figures"}),
         continues=True,
     ),
 )

@@ -47,7 +47,7 @@ class Stage:
         stale: Partitions that need a run, with the reason of each.
         optional: Whether a missing artifact is not stale, because only some users want it.
         observes: Stage that records the state of the source files before this one runs.
-        options: Run config of the stage that the machine decides, of ``workers`` and ``device``.
+        options: Run config of the stage that the machine decides, of ``workers``, ``device`` and ``figures``.
         continues: Whether stages after this one run although some of its patients failed.
         priority: Place in the queue; higher runs first.
     """

@@ -1,6 +1,7 @@
 """Scores of any pairs of masks."""
 
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import cast, get_args
 
@@ -35,6 +36,7 @@ class EvaluationTool(dg.Config):
     workers: int = Field(1, description="Processes that score cases.")
     validate_masks: bool = Field(False, description="Refuse masks with labels that are not known.")
     absent: AbsentScore = Field(AbsentScore["best"], description="Score of a class that is in neither mask.")
+    figures: bool = Field(True, description="Draw the distribution of the scores.")
 
 
 @tool_asset("csv")
@@ -57,11 +59,11 @@ def evaluation(
         scored = evaluate(pairs, wanted.classes, config.workers, known, absent)
         rows, failures = collect(progress.track(scored, "Evaluating", len(pairs)), progress)
     write_evaluation(output, pairs, wanted.classes, rows, failures, absent)
-    plot = draw_scores(rows, failures, wanted.classes, figure_path(output), output.stem)
+    draw = partial(draw_scores, rows, failures, wanted.classes, figure_path(output), output.stem)
+    plot = metadata.drawn(figure_path(output), draw if config.figures else None, "scores")
     finish((rows, failures))
     shown: metadata.Metadata = {
-        "scores": metadata.picture(plot),
-        "figure": metadata.path(figure_path(output)),
+        **plot,
         **metadata.means(read_summary(output)),
         "lowest first": metadata.table(worst_first(rows)),
     }

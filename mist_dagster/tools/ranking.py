@@ -1,6 +1,7 @@
 """Rankings of strategies by their scores on the same patients."""
 
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import Optional, cast, get_args
 
@@ -30,6 +31,7 @@ class RankingTool(dg.Config):
     )
     detailed_csv: Optional[str] = Field(None, description="Table of the mean rank in each column.")  # noqa: UP045
     significance_csv: Optional[str] = Field(None, description="Table of pairwise p-values.")  # noqa: UP045
+    figures: bool = Field(True, description="Draw the mean ranks.")
 
 
 @tool_asset("csv")
@@ -53,9 +55,9 @@ def ranking(context: dg.AssetExecutionContext, config: RankingTool) -> dg.Materi
     )
     write_ranking(ranked, output, detailed, significance)
     rows = [{str(name): value for name, value in row.items()} for row in ranked.stability.to_dict("records")]
-    plot = draw_ranking(ranked, output.with_suffix(".png"))
+    figure = output.with_suffix(".png")
     shown: metadata.Metadata = {
-        "plot": metadata.picture(plot),
+        **metadata.drawn(figure, partial(draw_ranking, ranked, figure) if config.figures else None, "plot"),
         "ranking": metadata.table(rows),
         "patients": ranked.facts["patients"],
         "directions": dg.MetadataValue.json(ranked.facts["directions"]),

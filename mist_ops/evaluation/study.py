@@ -33,11 +33,11 @@ class Written:
 
     Attributes:
         missing: Patients without scores.
-        plot: Thumbnail of the plot of all scores, a PNG.
+        plot: Thumbnail of the plot of all scores, a PNG; None if it was not requested.
     """
 
     missing: Sequence[str]
-    plot: bytes
+    plot: bytes | None
 
 
 @dataclass(frozen=True)
@@ -102,6 +102,8 @@ class StudyEvaluation:
         rows: Mapping[str, CaseScores],
         failures: Mapping[str, str],
         hashes: Hashes,
+        *,
+        figures: bool = True,
     ) -> Written:
         """Write results.csv with the files beside it, the plot, and a page for each patient.
 
@@ -109,6 +111,7 @@ class StudyEvaluation:
             rows: Scores by id.
             failures: Reasons by id, of patients that could not be scored.
             hashes: Those of ``inputs``, taken before anything was scored.
+            figures: Whether to draw the plot; otherwise that of earlier scores is removed.
         """
         study, classes, task = self.study, self.config.evaluation, self.config.dataset_info.task
         predicted = {pair.id for pair in self.pairs}
@@ -118,7 +121,11 @@ class StudyEvaluation:
         inputs = self._record(hashes)
         write_evaluation(study.results_csv, self.expected, classes, rows, {**failures, **unpredicted}, inputs=inputs)
         missing = [case.id for case in self.assignment.cases if case.id not in rows]
-        plot = draw_scores(rows, missing, classes, study.figure("scores"), task)
+        plot = None
+        if figures:
+            plot = draw_scores(rows, missing, classes, study.figure("scores"), task)
+        else:
+            study.figure("scores").unlink(missing_ok=True)
         write_pages(study, task, self.assignment, classes, rows, self.models(rows))
         return Written(missing, plot)
 
