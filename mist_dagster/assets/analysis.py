@@ -5,13 +5,14 @@ number of epochs makes models stale and leaves arrays current.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from typing import Any, Literal, Optional, get_origin
+from collections.abc import Iterator
+from typing import Any
 
 import dagster as dg
 from pydantic import Field, create_model
 
 from mist_dagster import metadata
+from mist_dagster.assets.launchpad import Overrides, fields
 from mist_dagster.partitions import StudyPartitions
 from mist_dagster.provenance import CODE_VERSION, asset_key, interruptible
 from mist_dagster.runtime.locks import study_lock
@@ -19,21 +20,12 @@ from mist_dagster.runtime.progress import Progress
 from mist_dagster.stages import setting_assets
 from mist_dagster.stages.settings import config_versions, shown_settings
 from mist_ops.analysis.analyze import analyze, fold_origins, kept_settings
-from mist_ops.config import StudyConfig, read_config
+from mist_ops.config import read_config
 from mist_ops.dataset import read_train_paths
-from mist_ops.schema import FlaggedField, flagged_fields
 from mist_ops.study import Study
 
 
-def _launchpad_name(flagged: FlaggedField) -> str:
-    return flagged.flag.removeprefix("--").replace("-", "_")
-
-
-FLAGS: Mapping[str, FlaggedField] = {_launchpad_name(flagged): flagged for flagged in flagged_fields(StudyConfig)}
-"""The settings that are also flags, by their name in the launchpad."""
-
-
-class _AnalysisRun(dg.Config):
+class _AnalysisRun(Overrides):
     workers: int = Field(1, description="Processes that read cases.")
     verify: bool = Field(False, description="Check every case first, and exclude those that fail.")
     fresh: bool = Field(False, description="Discard edits of config.json, the folds and the plan.")
@@ -41,28 +33,9 @@ class _AnalysisRun(dg.Config):
         False, description="Plan spacing, patch size and normalization again; by default those of config.json are kept."
     )
 
-    def overrides(self) -> dict[str, Any]:
-        """The settings given for this run, by their dotted path in config.json."""
-        given = {flagged.path: getattr(self, name) for name, flagged in FLAGS.items()}
-        return {path: value for path, value in given.items() if value is not None}
 
-
-def _setting(flagged: FlaggedField) -> tuple[Any, Any]:
-    annotation = flagged.field.annotation
-    # The launchpad has neither tuples nor literals; the values are validated with the configuration.
-    shown = {tuple: list[int], Literal: str}.get(get_origin(annotation), annotation)
-    return Optional[shown], Field(None, description=flagged.field.description)  # noqa: UP045 - not a static type
-
-
-_SETTINGS: dict[str, Any] = {name: _setting(flagged) for name, flagged in FLAGS.items()}
-AnalysisRun: Any = create_model("AnalysisRun", __base__=_AnalysisRun, **_SETTINGS)
+AnalysisRun: Any = create_model("AnalysisRun", __base__=_AnalysisRun, **fields())
 """Run config of the analysis: how to run, and a field for every setting that is also a flag."""
-
-
-def launchpad(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Run config that gives settings, by their dotted path, to the analysis."""
-    names = {flagged.path: name for name, flagged in FLAGS.items()}
-    return {names[path]: list(value) if isinstance(value, tuple) else value for path, value in settings.items()}
 
 
 def build(study: Study, partitions: StudyPartitions) -> list[dg.AssetsDefinition]:

@@ -1,27 +1,29 @@
 """The model of each fold, and the manifest of the arrays that it depends on."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Literal, Optional
+from typing import Any, Literal, Optional
 
 import dagster as dg
-from pydantic import Field
+from pydantic import Field, create_model
 
 from mist_dagster import metadata
+from mist_dagster.assets.launchpad import Overrides, fields
 from mist_dagster.instance import addresses, tensorboard
 from mist_dagster.instance.studies import owner_of_arrays
 from mist_dagster.partitions import StudyPartitions, fold_index
-from mist_dagster.provenance import CODE_VERSION, asset_key, interruptible
+from mist_dagster.provenance import CODE_VERSION, asset_key, interruptible, upstream_tags
 from mist_dagster.runtime.executors import GPU_QUEUE
 from mist_dagster.runtime.gpu import leased_devices
-from mist_dagster.runtime.locks import study_lock
+from mist_dagster.runtime.locks import settings_lock, study_lock
 from mist_dagster.runtime.progress import Progress
 from mist_dagster.stages import STAGES
+from mist_dagster.stages.settings import configure, overridden
 from mist_ops.analysis.analyze import find_leaks
 from mist_ops.analysis.folds import check_folds, make_fold
-from mist_ops.config import read_config
+from mist_ops.config import StudyConfig, read_config
 from mist_ops.dataset import Fold, read_train_paths
 from mist_ops.errors import ConfigError, DatasetError, counted, listing
 from mist_ops.files import file_hash, json_hash
@@ -48,6 +50,15 @@ class PretrainedWeights(dg.Config):
         return Pretrained(Path(self.weights), Path(self.config_file), self.input_channels)
 
 
+TrainingOverrides: Any = create_model(
+    "TrainingOverrides",
+    __base__=Overrides,
+    __doc__="Settings to change before the training.",
+    **fields(("epochs", "loss", "model", "learning_rate", "patch_size")),
+)
+"""Run config of the settings that are changed most often; None leaves config.json as it is."""
+
+
 class TrainingRun(dg.Config):
     """How to run the training of a fold; config.json says what is trained."""
 
@@ -60,6 +71,12 @@ class TrainingRun(dg.Config):
     gpus: int = Field(1, description="GPUs that train the fold together; 0 for all visible ones.")
     pretrained: Optional[PretrainedWeights] = Field(None, description="Start from other weights.")  # noqa: UP045
     figures: bool = Field(True, description="Draw the learning curves.")
+    settings: Optional[TrainingOverrides] = Field(  # noqa: UP045
+        None,
+        description="Settings to write to config.json before the training, as the flags of mist_train do; by default "
+        "it stays as it is. They are those of the study: models of other folds trained with other settings become "
+        "stale.",
+    )
 
 
 def build(study: Study, partitions: StudyPartitions) -> list[dg.AssetsDefinition]:
@@ -80,7 +97,8 @@ def _training_set(study: Study, partitions: StudyPartitions) -> dg.AssetsDefinit
     )
     def training_set(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         """Content of the arrays that train a fold, select its weights and are held out; its model depends on this."""
-        made_from = manifest(study, _fold(context, study, fold_index(context.partition_key)), read_config(study.config))
+        settings = read_config(study.config)
+        made_from = manifest(study, _fold(context, study, fold_index(context.partition_key), settings), settings)
         return dg.MaterializeResult(
             data_version=dg.DataVersion(json_hash(made_from)),
             metadata={
@@ -108,8 +126,9 @@ def _fold_model(study: Study, partitions: StudyPartitions) -> dg.AssetsDefinitio
     ) -> dg.MaterializeResult:
         """The weights with the best validation loss of a fold, with their passport and curves."""
         from mist_ops.training.fold import train_fold  # torch takes seconds to load
+        from mist_ops.training.transfer import check
 
-        settings, index = read_config(study.config), fold_index(context.partition_key)
+        index = fold_index(context.partition_key)
         source = config.pretrained.source() if config.pretrained else None
         with (
             interruptible(context),
@@ -121,19 +140,50 @@ def _fold_model(study: Study, partitions: StudyPartitions) -> dg.AssetsDefinitio
                 partitions=[context.partition_key],
                 writes=[index],
             ),
-            leased_devices(config.device, config.gpus, context, "training") as devices,
         ):
-            fold = _fold(context, study, index)
-            resume, done = _resumed(context, config, study, fold)
-            epochs = train_fold(study, settings, fold, device=devices, resume=resume, pretrained=source)
-            tracked = progress.track(epochs, f"Training fold {index}", settings.training.epochs, _losses, done)
-            _observe(context, study, tracked)
-        return _result(study, index, figures=config.figures)
+            given = config.settings.overrides() if config.settings else {}
+            settings = overridden(read_config(study.config), given)
+            fold = _fold(context, study, index, settings)
+            if source:
+                check(source, settings)
+            resume, done = _resumed(context, config, study, fold, settings)
+            settings, tags = _configured(context, study, given)
+            with leased_devices(config.device, config.gpus, context, "training") as devices:
+                epochs = train_fold(study, settings, fold, device=devices, resume=resume, pretrained=source)
+                tracked = progress.track(epochs, f"Training fold {index}", settings.training.epochs, _losses, done)
+                _observe(context, study, tracked)
+        return _result(study, index, tags, figures=config.figures)
 
     return fold_model
 
 
-def _fold(context: dg.AssetExecutionContext, study: Study, index: int) -> Fold:
+def _configured(
+    context: dg.AssetExecutionContext, study: Study, given: Mapping[str, Any]
+) -> tuple[StudyConfig, dict[str, str]]:
+    """Write the settings of the launchpad to config.json; return the configuration, and tags with its recorded version.
+
+    Dagster took the versions of the inputs when the step started, before the settings changed.
+    """
+    key = asset_key(study, "training_settings")
+    with settings_lock(study):
+        if not given:
+            return read_config(study.config), upstream_tags(context.instance, key)
+        settings = configure(context.instance, study, given, "launchpad")
+        tags = upstream_tags(context.instance, key)
+    _record_training_set(context, study, tags)
+    return settings, tags
+
+
+def _record_training_set(context: dg.AssetExecutionContext, study: Study, tags: Mapping[str, str]) -> None:
+    """Record the manifest that this run made before the settings changed as made with them: it has none of them."""
+    of_fold = dg.AssetRecordsFilter(asset_key(study, "training_set"), asset_partitions=[context.partition_key])
+    for record in context.instance.fetch_materializations(of_fold, 1).records:
+        made = record.asset_materialization
+        if made and record.run_id == context.run.run_id and not tags.items() <= (made.tags or {}).items():
+            context.log_event(made._replace(tags={**(made.tags or {}), **tags}))
+
+
+def _fold(context: dg.AssetExecutionContext, study: Study, index: int, config: StudyConfig) -> Fold:
     """The cases of a fold.
 
     Raises:
@@ -145,7 +195,7 @@ def _fold(context: dg.AssetExecutionContext, study: Study, index: int) -> Fold:
     leaks = find_leaks(study)
     if leaks:
         raise DatasetError(listing(leaks), code="folds-leak", file=study.train_paths, found=leaks)
-    training, assignment = read_config(study.config).training, read_train_paths(study.train_paths)
+    training, assignment = config.training, read_train_paths(study.train_paths)
     check_folds(assignment, training.nfolds)
     check_arrays(study, assignment.cases, owner_of_arrays(study))
     for warning in warnings:
@@ -153,33 +203,39 @@ def _fold(context: dg.AssetExecutionContext, study: Study, index: int) -> Fold:
     return make_fold(assignment, index, training.val_percent, training.seed, training.validation_cases)
 
 
-def _resumed(context: dg.AssetExecutionContext, config: TrainingRun, study: Study, fold: Fold) -> tuple[bool, int]:
+def _resumed(
+    context: dg.AssetExecutionContext, config: TrainingRun, study: Study, fold: Fold, settings: StudyConfig
+) -> tuple[bool, int]:
     """Whether a run resumes, and after how many epochs.
 
     A run that is executed again resumes what it began, also if it was asked to start from scratch at first.
     """
     from mist_ops.training.attempts import resumable
-    from mist_ops.training.state import epochs_done
+    from mist_ops.training.plan import run_settings
+    from mist_ops.training.state import changes_on_resuming, epochs_done
 
     attempt = study.attempt(fold.index)
     if config.resume:
         checkpoint = resumable(study, fold.index)
-        return True, epochs_done(checkpoint) if checkpoint else 0
+        if not checkpoint:
+            return True, 0
+        changes_on_resuming(checkpoint, run_settings(study, settings, fold))
+        return True, epochs_done(checkpoint)
     wanted = attempt.is_file() and (config.resume is None or _began(context, attempt))
-    if not wanted or not _matches(context, attempt, study, fold):
+    if not wanted or not _matches(context, attempt, study, fold, settings):
         return False, 0
     done = epochs_done(attempt)
     context.log.info(f"Fold {fold.index} resumes its unfinished training after {counted(done, 'epoch')}.")
     return True, done
 
 
-def _matches(context: dg.AssetExecutionContext, attempt: Path, study: Study, fold: Fold) -> bool:
+def _matches(context: dg.AssetExecutionContext, attempt: Path, study: Study, fold: Fold, settings: StudyConfig) -> bool:
     """Whether an unfinished training can be resumed with the present settings and data."""
     from mist_ops.training.plan import run_settings
     from mist_ops.training.state import changes_on_resuming
 
     try:
-        changes_on_resuming(attempt, run_settings(study, read_config(study.config), fold))
+        changes_on_resuming(attempt, run_settings(study, settings, fold))
     except ConfigError as error:
         context.log.info(f"Fold {fold.index} starts from scratch: {error.message}")
         return False
@@ -229,12 +285,13 @@ def _curves(study: Study, fold: int, passport: Passport) -> bytes:
     return curve_thumbnail(passport.history)
 
 
-def _result(study: Study, fold: int, *, figures: bool) -> dg.MaterializeResult:
+def _result(study: Study, fold: int, tags: Mapping[str, str], *, figures: bool) -> dg.MaterializeResult:
     passport = read_passport(study.model(fold))
     pretrained = passport.pretrained
     file = study.figure(f"learning_curves_fold_{fold}")
     return dg.MaterializeResult(
         data_version=dg.DataVersion(file_hash(study.model(fold))),
+        tags=tags,
         metadata={
             "curves": metadata.page(addresses.training(study)),
             **metadata.drawn(file, partial(_curves, study, fold, passport) if figures else None, "curve"),

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mist_dagster.assets.analysis import launchpad
+from mist_dagster.assets.launchpad import launchpad
 from mist_dagster.cli.options import (
     AcceptOptions,
     AnalyzeOptions,
@@ -36,12 +36,13 @@ from mist_dagster.launch import Launcher, others_first, submit
 from mist_dagster.partitions import fold_index, fold_key
 from mist_dagster.pipeline import Resources, in_order, make_current, run, show_status
 from mist_dagster.pipeline import analyze as analyze_study
+from mist_dagster.runtime.locks import settings_lock
 from mist_dagster.runtime.progress import shown
 from mist_dagster.stages import STAGES
-from mist_dagster.stages.settings import adopt_config
+from mist_dagster.stages.settings import configure
 from mist_ops.analysis.analyze import find_leaks
 from mist_ops.analysis.folds import check_folds, make_fold
-from mist_ops.config import NAMES, StudyConfig, check_names, edits, override, read_config, write_config
+from mist_ops.config import NAMES, StudyConfig, override, read_config
 from mist_ops.dataset import Assignment, Fold, read_description, read_paths, read_train_paths
 from mist_ops.errors import ConfigError, DatasetError, counted, few, listing
 from mist_ops.files import file_hash, write_text
@@ -475,17 +476,8 @@ def _study(options: StudyOptions, *, data: Path | None = None, numpy: Path | Non
 
 
 def _configure(launcher: Launcher, study: Study, settings: Settings) -> StudyConfig:
-    """Write flags to config.json once they are known to be valid, and report edits of the file to the graph."""
-    before = read_config(study.config)
-    config = override(before, settings)
-    if any(path.startswith(("model", "training", "spatial_config")) for path in settings):
-        check_names(config, settings)
-    changes = edits(before, config)
-    if changes:
-        write_config(study.config, config)
-    flags = ", ".join(f"{path} = {value}" for path, value in changes.items())
-    adopt_config(launcher.instance, study, config, f"flags: {flags}" if flags else "config.json was edited")
-    return config
+    with settings_lock(study):
+        return configure(launcher.instance, study, settings, "flags")
 
 
 def _folds_to_train(

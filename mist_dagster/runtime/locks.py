@@ -78,6 +78,13 @@ def study_lock(
         yield
 
 
+@contextlib.contextmanager
+def settings_lock(study: Study) -> Iterator[None]:
+    """Let no other process change config.json or lock the study while the block runs; keep it short."""
+    with reservations(_folder(study)):
+        yield
+
+
 def study_locks(study: Study) -> list[Json]:
     """The locks that runs hold on a study, of whatever home or machine."""
     return list(held(_folder(study)))

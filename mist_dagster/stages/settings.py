@@ -1,5 +1,6 @@
 """config.json as assets: the whole of it, the fold assignment, and the settings that each stage reads."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import dagster as dg
@@ -7,7 +8,7 @@ import dagster as dg
 from mist_dagster.provenance import asset_key, latest_tags, recorded_version, upstream_tags, version_tags
 from mist_dagster.stages import setting_assets
 from mist_ops.analysis.analyze import EDITED, fold_origins
-from mist_ops.config import StudyConfig
+from mist_ops.config import StudyConfig, check_names, edits, override, read_config, write_config
 from mist_ops.errors import counted, few
 from mist_ops.files import file_hash
 from mist_ops.steps import old_digest
@@ -27,6 +28,46 @@ def shown_settings(name: str, config: StudyConfig) -> dict[str, Any]:
     """The settings that an asset of the analysis represents."""
     stage = setting_assets().get(name)
     return config.model_dump(mode="json") if stage is None else stage.read_settings(config)
+
+
+def configure(instance: dg.DagsterInstance, study: Study, settings: Mapping[str, Any], source: str) -> StudyConfig:
+    """Write settings to config.json if they are valid and change it, and report its edits to the graph.
+
+    Call it in a block of ``settings_lock``.
+
+    Args:
+        instance: The records.
+        study: The study.
+        settings: Values by dotted path.
+        source: Where they were given, for the record.
+
+    Returns:
+        The configuration with the settings.
+
+    Raises:
+        ConfigError: A value is invalid, a name is unknown, the network does not support the patch size, or the loss
+            lacks distance maps. Nothing is written.
+    """
+    before = read_config(study.config)
+    config = overridden(before, settings)
+    changes = edits(before, config)
+    if changes:
+        write_config(study.config, config)
+    listed = ", ".join(f"{path} = {value}" for path, value in changes.items())
+    adopt_config(instance, study, config, f"{source}: {listed}" if listed else "config.json was edited")
+    return config
+
+
+def overridden(config: StudyConfig, settings: Mapping[str, Any]) -> StudyConfig:
+    """Return a validated copy with settings replaced.
+
+    Raises:
+        ConfigError: As ``configure`` does.
+    """
+    changed = override(config, settings)
+    if any(path.startswith(("model", "training", "spatial_config")) for path in settings):
+        check_names(changed, settings)
+    return changed
 
 
 def adopt_config(instance: dg.DagsterInstance, study: Study, config: StudyConfig, reason: str) -> list[str]:

@@ -8,9 +8,20 @@ import pytest
 import torch
 
 from mist_dagster import cli
+from mist_dagster.assets.launchpad import FLAGS
+from mist_dagster.assets.training import TrainingOverrides
+from mist_dagster.definitions import build_definitions
 from mist_dagster.instance.home import instance
-from mist_ops.config import read_config
+from mist_dagster.provenance import asset_key
+from mist_dagster.stages import job_name
+from mist_ops.analysis.folds import make_fold
+from mist_ops.config import edits, read_config
+from mist_ops.dataset import Fold, read_train_paths
+from mist_ops.records.comparison import why_stale
+from mist_ops.records.passport import read_passport
 from mist_ops.study import Study
+
+from .staleness import StaleStatus, staleness
 
 
 def where(study: Study) -> list[str]:
@@ -71,3 +82,89 @@ def test_a_loss_of_distance_maps_with_a_schedule_goes_from_flags_to_a_model(copi
     loss = read_config(study.config).training.loss
     assert (loss.name, loss.composite_loss_weighting["name"]) == ("bl", "linear")
     assert loss.composite_loss_weighting["params"]["init_pause"] == 5
+
+
+OVERRIDES = {"epochs": 2, "loss": "dice", "learning_rate": 0.002, "patch_size": [32, 32, 16]}
+
+
+def train_in_ui(
+    records: dg.DagsterInstance, study: Study, fold: int, settings: dict[str, object]
+) -> dg.ExecuteInProcessResult:
+    """Run what the launchpad of the job starts."""
+    config = {"ops": {f"{study.key}__fold_model": {"config": {"settings": settings}}}}
+    job = build_definitions([study]).resolve_job_def(job_name(study, "train"))
+    return job.execute_in_process(
+        instance=records, run_config=config, partition_key=f"fold_{fold}", raise_on_error=False
+    )
+
+
+def test_settings_of_the_launchpad_go_to_config_json_and_the_passport_once_for_all_folds(copied_study: Study) -> None:
+    study = copied_study
+    before = read_config(study.config)
+    assert cli.status([*where(study)[:4], "--study", study.key, "--rebuild"]) == 0
+    with instance() as records:
+        assert train_in_ui(records, study, 0, OVERRIDES).success
+        written = study.config.stat()
+        config = read_config(study.config)
+        expected = {
+            "training.epochs": 2,
+            "training.loss.name": "dice",
+            "training.learning_rate": 0.002,
+            "spatial_config.patch_size": [32, 32, 16],
+        }
+        assert edits(before, config) == expected
+        passport = read_passport(study.model(0))
+        assert len(passport.history) == 2
+        assert not why_stale(study, config, _fold(study, 0))
+        [event] = records.fetch_materializations(asset_key(study, "training_settings"), 1).records
+        assert event.asset_materialization is not None
+        assert str(event.asset_materialization.description).startswith("launchpad: ")
+        for name in ("training_set", "fold_model"):
+            assert staleness(study, records).get_status(asset_key(study, name), "fold_0") == StaleStatus.FRESH, name
+
+        assert train_in_ui(records, study, 1, OVERRIDES).success
+        after = study.config.stat()
+        assert (after.st_ino, after.st_mtime_ns) == (written.st_ino, written.st_mtime_ns)
+        [latest] = records.fetch_materializations(asset_key(study, "training_settings"), 1).records
+        assert latest.storage_id == event.storage_id
+
+
+@pytest.mark.parametrize(
+    "settings, code, words",
+    [
+        ({"epochs": 3, "loss": "dise"}, "unknown-loss", "dice"),
+        ({"loss": "bl"}, "distance-maps-missing", "--compute-dtms"),
+        ({"epochs": 0}, "value-invalid", "training.epochs"),
+        ({"model": "mednext-base", "patch_size": [33, 33, 33]}, "patch-size-unsupported", "33"),
+    ],
+)
+def test_an_invalid_setting_of_the_launchpad_ends_the_run_before_anything_changes(
+    copied_study: Study, settings: dict[str, object], code: str, words: str
+) -> None:
+    study = copied_study
+    before = study.config.read_bytes(), study.model(0).read_bytes(), study.passport(0).read_bytes()
+    with instance() as records:
+        result = train_in_ui(records, study, 0, settings)
+        failure = result.failure_data_for_node(f"{study.key}__fold_model")
+    assert not result.success
+    assert failure is not None
+    assert failure.error is not None
+    assert failure.error.cause is not None
+    assert f"[{code}]" in failure.error.cause.message
+    assert words in failure.error.cause.message
+    assert (study.config.read_bytes(), study.model(0).read_bytes(), study.passport(0).read_bytes()) == before
+
+
+def test_the_launchpad_describes_settings_as_the_configuration_does() -> None:
+    declared = {name: flagged.field.description for name, flagged in FLAGS.items()}
+    fields = TrainingOverrides.model_fields
+    assert {name: field.description for name, field in fields.items()} == {
+        name: declared[name] for name in OVERRIDES
+    } | {"model": declared["model"]}
+
+
+def _fold(study: Study, index: int) -> Fold:
+    training = read_config(study.config).training
+    return make_fold(
+        read_train_paths(study.train_paths), index, training.val_percent, training.seed, training.validation_cases
+    )

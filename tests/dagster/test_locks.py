@@ -1,12 +1,13 @@
 """Locks of runs on a study: which runs may work side by side, and how a refused one is reported."""
 
 import os
+import threading
 from pathlib import Path
 
 import pytest
 from expect import refuses
 
-from mist_dagster.runtime.locks import LockedError, study_lock
+from mist_dagster.runtime.locks import LockedError, settings_lock, study_lock
 from mist_ops.study import Study
 
 STUDY = Study("s", numpy=Path("numpy"), results=Path("results"))
@@ -49,3 +50,20 @@ def test_runs_work_side_by_side_unless_one_writes_weights_that_the_other_uses(
         except LockedError:
             assert not together
     assert list(Path("results/.locks").glob("*.reservation")) == []
+
+
+def test_settings_are_changed_by_one_run_at_a_time_and_the_others_wait() -> None:
+    order: list[str] = []
+
+    def change() -> None:
+        with study_lock("9876543210", STUDY, "training", writes=[1]), settings_lock(STUDY):
+            order.append("second")
+
+    other = threading.Thread(target=change)
+    with study_lock("0123456789", STUDY, "training", writes=[0]):
+        with settings_lock(STUDY):
+            other.start()
+            other.join(0.2)
+            order.append("first")
+        other.join(60)
+    assert order == ["first", "second"]
