@@ -279,10 +279,9 @@ def _observe(context: dg.AssetExecutionContext, study: Study, epochs: Iterable[E
 
 
 def _curves(study: Study, fold: int, passport: Passport) -> bytes:
-    from mist_ops.pictures import curve_thumbnail, learning_curves
+    from mist_ops.pictures import learning_curves
 
-    learning_curves(study.figure(f"learning_curves_fold_{fold}"), {fold: passport.history})
-    return curve_thumbnail(passport.history)
+    return learning_curves(study.figure(f"learning_curves_fold_{fold}"), {fold: passport.history})
 
 
 def _result(study: Study, fold: int, tags: Mapping[str, str], *, figures: bool) -> dg.MaterializeResult:

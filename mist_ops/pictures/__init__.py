@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mist_ops.pictures.case import case_picture, label_names, thumbnail
-from mist_ops.pictures.curves import curve_thumbnail, learning_curves
+from mist_ops.pictures.curves import learning_curves
 from mist_ops.pictures.ranking import RankedStrategy, ranking_plot
 from mist_ops.pictures.scores import MetricScores, score_plot
 
@@ -11,7 +11,6 @@ __all__ = [
     "MetricScores",
     "RankedStrategy",
     "case_picture",
-    "curve_thumbnail",
     "label_names",
     "learning_curves",
     "ranking_plot",

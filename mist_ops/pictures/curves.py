@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from mist_ops.pictures.canvas import DPI, LINES, THUMBNAIL_HEIGHT, line, new_figure, png, small_png, tidy, write_png
+from mist_ops.pictures.canvas import LINES, PLOT_BYTES, line, new_figure, small_png, tidy, write_png
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -35,12 +35,19 @@ class Epoch(Protocol):
         """Learning rate of its steps."""
 
 
-def learning_curves(path: Path, histories: Mapping[int, Sequence[Epoch]]) -> None:
+_SMALL_HEIGHT = 400
+"""Height in pixels of the reduced figure, whose texts are still legible."""
+
+
+def learning_curves(path: Path, histories: Mapping[int, Sequence[Epoch]]) -> bytes:
     """Write a PNG of training and validation losses, a color per fold, with the best epoch marked.
 
     Args:
         path: Output file.
         histories: The epochs of each fold.
+
+    Returns:
+        The figure as a PNG of 640 by 400 pixels and at most 30 KB.
     """
     figure = new_figure(8.0, 5.0, "white")
     losses, rates = figure.subplots(
@@ -60,27 +67,17 @@ def learning_curves(path: Path, histories: Mapping[int, Sequence[Epoch]]) -> Non
     handles, _ = losses.get_legend_handles_labels()
     styles = [line("#555555", "solid", "validation"), line("#BBBBBB", "solid", "training"), _best_marker()]
     losses.legend(handles=[*handles, *styles], frameon=False, fontsize=9, ncols=2, loc="upper right")
-    write_png(figure, path)
+    return small_png(write_png(figure, path), _SMALL_HEIGHT, PLOT_BYTES)
 
 
-def curve_thumbnail(history: Sequence[Epoch]) -> bytes:
-    """Return a PNG of at most 10 KB, 128 pixels high, of the losses of one fold. See ``learning_curves``."""
-    figure = new_figure(3 * 200 / DPI, 3 * THUMBNAIL_HEIGHT / DPI, "white")
-    axes = figure.add_axes((0.03, 0.05, 0.94, 0.9))
-    _draw_losses(axes, history, LINES[0], "", scale=2.2)
-    tidy(axes)
-    axes.tick_params(length=0, labelbottom=False, labelleft=False)
-    return small_png(png(figure))
-
-
-def _draw_losses(axes: Axes, history: Sequence[Epoch], color: str, name: str, scale: float = 1.0) -> None:
+def _draw_losses(axes: Axes, history: Sequence[Epoch], color: str, name: str) -> None:
     training = [epoch.training_loss for epoch in history]
-    axes.plot([epoch.index + 1 for epoch in history], training, color=color, lw=1.2 * scale, alpha=0.35)
+    axes.plot([epoch.index + 1 for epoch in history], training, color=color, lw=1.2, alpha=0.35)
     points = [(epoch.index + 1, epoch.validation_loss) for epoch in history if epoch.validation_loss is not None]
-    axes.plot([epoch for epoch, _ in points], [loss for _, loss in points], color=color, lw=1.6 * scale, label=name)
+    axes.plot([epoch for epoch, _ in points], [loss for _, loss in points], color=color, lw=1.6, label=name)
     if points:
         best, smallest = min(points, key=lambda point: point[1])
-        axes.plot(best, smallest, "o", color=color, ms=5 * scale, mec="white")
+        axes.plot(best, smallest, "o", color=color, ms=5, mec="white")
 
 
 def _best_marker() -> Line2D:
