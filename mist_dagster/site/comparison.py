@@ -35,6 +35,9 @@ _MOST_CHANGED = 6
 _SIZE = 260
 """Of a scatter plot, in its own units."""
 
+_SIGNIFICANT = 0.05
+"""Level of the corrected p-value below which a difference is called better or worse."""
+
 
 def compare(request: "Request") -> "Response":
     """The comparison of the studies in the query, ``study=a&study=b``; the first is the reference of the others."""
@@ -91,14 +94,13 @@ def _differences(
 def _row(each: PairedDifference, column: Column, corrected: float, widest: float) -> dict[str, Any]:
     unit = METRICS[column.metric].unit
     bounds = "" if each.low is None or each.high is None else f" [{each.low:+.3g}, {each.high:+.3g}]"
-    clear = each.low is not None and each.high is not None and not each.low <= 0 <= each.high
     better = each.difference * column.sign > 0
     own = max(abs(each.low or 0), abs(each.high or 0), abs(each.difference)) or 1
     return {
         "class_name": column.class_name,
         "metric": column.metric,
         "difference": f"{each.difference:+.3g}{bounds} {unit}".rstrip(),
-        "word": ("better" if better else "worse") if clear else "",
+        "word": ("better" if better else "worse") if corrected < _SIGNIFICANT else "",
         "p": f"{each.p:.2g}",
         "corrected": f"{corrected:.2g}",
         "better": each.better,
