@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import shutil
@@ -76,18 +77,31 @@ def trained(sound: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def hippocampus(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with eight training and two test patients of the Decathlon's hippocampus task."""
+    source, folder = shared / "data" / "Task04_Hippocampus", tmp_path_factory.mktemp("hippocampus")
+    task = folder / "Task04_Hippocampus"
+    task.mkdir()
+    for name in ("imagesTr", "labelsTr", "imagesTs"):
+        (task / name).symlink_to(source / name)
+    described = json.loads((source / "dataset.json").read_text(encoding="utf-8"))
+    few = {"training": described["training"][:8], "test": described["test"][:2]}
+    (task / "dataset.json").write_text(json.dumps({**described, **few}), encoding="utf-8")
+    return folder
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("page", RUN)
 def test_the_commands_of_a_page_succeed(
-    page: list[Block], empty: Path, trained: Path, empty_home: Path, tmp_path: Path
+    page: list[Block], empty_home: Path, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    prepared = {"empty": empty, "trained": trained}
     folder = tmp_path / "nothing"
     for number, block in enumerate(page):
         if block.folder is not None:
             folder = tmp_path / str(number) / "work"
-            shutil.copytree(prepared[block.folder], folder)
+            shutil.copytree(request.getfixturevalue(block.folder), folder, symlinks=True)
             shutil.copytree(empty_home, folder.parent / "home")
         environment = {
             **os.environ,

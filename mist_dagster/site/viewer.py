@@ -38,7 +38,7 @@ MOST_VOXELS = {"hardware": 2**25, "software": 2**22}
 
 _MOST_LESIONS = 500
 
-_STATUS = {"TP": "found", "FN": "missed", "FP": "false positive", "ignored": "ignored"}
+_STATUS = {"TP": "detected", "FN": "missed", "FP": "false positive", "ignored": "ignored"}
 
 _FORMS = ("unknown", "scanner", "aligned", "Talairach", "MNI 152", "template")
 

@@ -109,7 +109,7 @@ def test_lesions_have_status_volume_and_position(viewed: Study, case: Case) -> N
     answer = get(shown(viewed, case)["lesions"])
     labels, geometry = read_labels(case.mask)  # type: ignore[arg-type]
     (whole,) = [lesion for lesion in answer.json["lesions"] if lesion["class"] == "whole_lesion"]
-    assert whole["status"] == "found"
+    assert whole["status"] == "detected"
     assert whole["volume_ml"] == pytest.approx(np.count_nonzero(labels) * np.prod(geometry.spacing) / 1000)
     center = geometry.ras_affine @ (*np.argwhere(labels).mean(axis=0), 1)
     assert whole["center_mm"] == pytest.approx(center[:3].tolist())

@@ -32,21 +32,21 @@ def empty() -> LabelMap:
     return np.zeros(GRID.size, dtype=np.uint8)
 
 
-def test_a_found_a_missed_and_an_invented_lesion_have_status_volume_and_place(tmp_path: Path) -> None:
+def test_a_detected_a_missed_and_a_false_positive_lesion_have_status_volume_and_place(tmp_path: Path) -> None:
     truth, prediction = empty(), empty()
     truth[2:5, 3:6, 1:4] = 1  # 27 voxels around (3, 4, 2)
     truth[3, 4, 2] = 2  # one lesion, whatever its labels
     prediction[2:5, 3:6, 1:3] = 1
     truth[15, 20, 10:16] = 2  # 6 voxels; the middle lies between two voxels
     prediction[8:10, 25:29, 20] = 2  # 8 voxels around (8.5, 26.5, 20)
-    found, invented, missed = located_lesions(*written(tmp_path, truth, prediction), CLASSES)
-    assert (found.class_name, found.status, found.volume_ml) == ("lesion", "TP", pytest.approx(27 * 3 / 1000))
-    assert found.center == found.inside == pytest.approx((2 * 3 - 10, 5 - 4, 1.5 * 2))
+    detected, false_positive, missed = located_lesions(*written(tmp_path, truth, prediction), CLASSES)
+    assert (detected.class_name, detected.status, detected.volume_ml) == ("lesion", "TP", pytest.approx(27 * 3 / 1000))
+    assert detected.center == detected.inside == pytest.approx((2 * 3 - 10, 5 - 4, 1.5 * 2))
     assert (missed.status, missed.volume_ml) == ("FN", pytest.approx(6 * 3 / 1000))
     assert missed.center == pytest.approx((2 * 15 - 10, 5 - 20, 1.5 * 12.5))
     assert missed.inside in [pytest.approx((20, -15, 1.5 * k)) for k in (12, 13)]
-    assert (invented.status, invented.volume_ml) == ("FP", pytest.approx(8 * 3 / 1000))
-    assert invented.center == pytest.approx((2 * 8.5 - 10, 5 - 26.5, 1.5 * 20))
+    assert (false_positive.status, false_positive.volume_ml) == ("FP", pytest.approx(8 * 3 / 1000))
+    assert false_positive.center == pytest.approx((2 * 8.5 - 10, 5 - 26.5, 1.5 * 20))
 
 
 def test_the_place_to_look_at_a_ring_is_on_the_ring(tmp_path: Path) -> None:
