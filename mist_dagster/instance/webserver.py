@@ -29,8 +29,9 @@ from starlette.responses import PlainTextResponse, RedirectResponse
 from mist_dagster.dagster_private import daemon_command, web_application
 from mist_dagster.instance import addresses, children, tensorboard
 from mist_dagster.instance.home import CODE_LOCATION, announced_web_server, dagster_home, instance
+from mist_dagster.instance.studies import registered_studies
 from mist_dagster.instance.watch import CurrentPages, Watch
-from mist_ops.errors import ConfigError, MachineError
+from mist_ops.errors import ConfigError, MachineError, counted
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
@@ -123,6 +124,8 @@ def serve(port: int, pages: "ASGIApp") -> None:
         listener = stack.enter_context(_bound(port))
         records = stack.enter_context(instance())
         print(f"UI of {dagster_home()}: {url} (stop with Ctrl-C)", flush=True)  # noqa: T201
+        studies = counted(len(registered_studies()), "study", "studies")
+        print(f"Pages of {studies}: {url}{addresses.ROOT}", flush=True)  # noqa: T201
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mist_ui_")))
         address, workspace = folder / "code", folder / "workspace.yaml"
         server = {"grpc_server": {"socket": str(address), "location_name": CODE_LOCATION}}
