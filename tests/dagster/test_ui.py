@@ -135,7 +135,7 @@ def test_a_terminated_retraining_leaves_the_model_and_is_resumed(
         assert story.passport(0).read_bytes() == old.with_suffix(".json").read_bytes()
         shown = said(capfd, lambda: cli.status(where))
         assert "Unfinished training of fold 0: mist_train --resume continues it, --discard removes it." in shown
-        assert "Train fold 0: Settings changed: training.epochs was 1 and is now 30" in shown
+        assert "Train fold 0: epochs was 1 and is 30." in shown
         assert re.search(
             r"Fold 0 resumes its unfinished training after \d+ epoch", re_executed(browser, f"{address}/runs/{run}")
         )
