@@ -22,7 +22,8 @@ DRIVEN = [
 CHROMIUM_FLAGS = (
     "--headless=new",
     "--no-sandbox",
-    "--disable-gpu",
+    "--use-angle=swiftshader",
+    "--enable-unsafe-swiftshader",
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
