@@ -1,4 +1,4 @@
-"""A sensor that reports failed runs by mail or to a webhook. It is off until somebody starts it in the UI."""
+"""A sensor that reports failed runs by mail or to a webhook. It is off by default."""
 
 import json
 import os

@@ -55,7 +55,7 @@ def empty_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a finished study of four patients in two folds and a test patient, which nobody changes.
+    """A folder with a finished study of four patients in two folds and a test patient. Tests copy it.
 
     ``MIST_SOUND_STUDY`` names a folder that keeps it from one run of the tests to the next.
     """

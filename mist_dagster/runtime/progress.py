@@ -220,7 +220,7 @@ def rate(speed: float | None) -> str:
 
 
 def time_of(seconds: float) -> str:
-    """Format a duration in the largest unit of which it has at least one."""
+    """Format a duration in hours, minutes or seconds: ``1.3 h``, ``20.0 min``, ``45 s``."""
     for size, unit in ((3600, "h"), (60, "min")):
         if seconds >= size:
             return f"{seconds / size:.1f} {unit}"

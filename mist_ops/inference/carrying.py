@@ -64,7 +64,7 @@ class Scratch:
         return stored
 
     def read(self, stored: Stored) -> Tensor:
-        """An array, of which what is used is read; it takes memory until it is discarded."""
+        """Map an array of the file. Only what is used is read, and takes memory until the array is discarded."""
         return torch.from_numpy(np.memmap(self.stream, np.float32, "c", stored.offset, stored.shape))
 
 

@@ -24,7 +24,7 @@ Place: TypeAlias = Literal["memory", "disk", "nowhere"]
 
 
 class Span(NamedTuple):
-    """The values that a tile computes along an axis, of which some come from earlier tiles and some go to later ones.
+    """The values that a tile computes along an axis: some continue earlier tiles, some are continued by later ones.
 
     Attributes:
         begin: The first.

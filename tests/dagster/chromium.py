@@ -11,8 +11,6 @@ import pytest
 
 from .serving import wait_until
 
-selenium = pytest.importorskip("selenium.webdriver", reason="selenium drives the browser")
-
 DRIVEN = [
     pytest.mark.slow,
     pytest.mark.browser,
@@ -34,7 +32,8 @@ CHROMIUM_FLAGS = (
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """A headless Chromium."""
+    """A headless Chromium that draws WebGL without a graphics card."""
+    selenium = pytest.importorskip("selenium.webdriver", reason="selenium drives the browser")
     options = selenium.ChromeOptions()
     for flag in CHROMIUM_FLAGS:
         options.add_argument(flag)

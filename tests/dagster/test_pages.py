@@ -64,7 +64,7 @@ def shown(finished: Study, tmp_path_factory: pytest.TempPathFactory) -> tuple[St
         changed = {"history": tuple(epochs), "best_epoch": best, "seconds": sum(epoch.seconds for epoch in epochs)}
         write_passport(study.passport(fold), passport.model_copy(update=changed))
     write_epochs(study.attempt_epochs(1), history(80, 7, 0.22))
-    study.attempt(1).write_bytes(b"a checkpoint that nobody resumes")
+    study.attempt(1).write_bytes(b"an unfinished training")
     study.accepted_csv.write_text(altered(study, 3, -0.01))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DAGSTER_HOME", str(new / "dagster_home"))

@@ -28,25 +28,12 @@ from mist_ops.phantoms import write_phantoms
 from mist_ops.study import Study
 
 from .browsing import get
+from .chromium import DRIVEN, browser
 from .serving import free_port, wait_until
 
-CHROMIUM_FLAGS = (
-    "--headless=new",
-    "--no-sandbox",
-    "--use-angle=swiftshader",
-    "--enable-unsafe-swiftshader",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--window-size=1500,1400",
-)
+__all__ = ["browser"]  # a fixture
 
 _EDGE = 10  # pixels, in which the ring around a focused canvas is seen behind its round corners
-
-in_a_browser = [
-    pytest.mark.slow,
-    pytest.mark.browser,
-    pytest.mark.skipif(not shutil.which("chromedriver"), reason="there is no Chromium with its driver"),
-]
 
 
 @pytest.fixture(scope="module")
@@ -196,19 +183,6 @@ def address(viewed: Study) -> Iterator[str]:
     thread.join()
 
 
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    """A headless Chromium that draws WebGL without a graphics card."""
-    selenium = pytest.importorskip("selenium.webdriver", reason="selenium drives the browser")
-    options = selenium.ChromeOptions()
-    for flag in CHROMIUM_FLAGS:
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = selenium.Chrome(options=options, service=selenium.ChromeService(shutil.which("chromedriver")))
-    yield driver
-    driver.quit()
-
-
 class Viewer:
     """The viewer in the browser."""
 
@@ -248,12 +222,12 @@ class Viewer:
 
 
 @pytest.fixture
-def viewer(chromium: Any, address: str, viewed: Study, case: Case) -> Viewer:
-    return Viewer(chromium, address + addresses.patient(viewed, case.id))
+def viewer(browser: Any, address: str, viewed: Study, case: Case) -> Viewer:
+    return Viewer(browser, address + addresses.patient(viewed, case.id))
 
 
 class TestInChromium:
-    pytestmark = in_a_browser
+    pytestmark = DRIVEN
 
     def test_the_scan_is_drawn_and_nothing_is_blocked(self, viewer: Viewer) -> None:
         assert len(np.unique(viewer.pixels())) > 50
