@@ -7,10 +7,11 @@ A prediction has three parts: ``prepare`` reads and preprocesses, ``predict_prep
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -26,13 +27,17 @@ from mist_ops.imaging.geometry import CaseGeometry, Geometry
 from mist_ops.imaging.nifti import read_geometry, write_labels
 from mist_ops.imaging.vectors import write_vectors
 from mist_ops.inference.memory import Reservation, estimated_for, no_limit
-from mist_ops.inference.restore import restore_tiles
+from mist_ops.inference.restore import Probabilities, restore_tiles
 from mist_ops.inference.sliding_window import predict_tiles
 from mist_ops.postprocessing.strategy import Strategy, apply
 from mist_ops.preprocessing.case import preprocess
 from mist_ops.records.arrays import read_record
 from mist_ops.study import Study
 from mist_ops.types import Channels, LabelMap
+
+Visit: TypeAlias = Callable[[Probabilities, LabelMap, Geometry], None]
+"""Called with the probabilities of a case, an array in a file, with its dataset labels and their grid. It may change
+the probabilities, which are written afterwards."""
 
 
 @dataclass(frozen=True)
@@ -169,7 +174,7 @@ def predict_prepared(
 
 
 def predict_unreserved(
-    predictor: Predictor, prepared: Prepared, probabilities: Path | None = None
+    predictor: Predictor, prepared: Prepared, probabilities: Path | None = None, visit: Visit | None = None
 ) -> Integer[np.ndarray, "i j k"]:
     """As ``predict_prepared``, in memory that the caller reserved."""
     config, device, geometry = predictor.config, predictor.device, prepared.geometry
@@ -183,12 +188,16 @@ def predict_unreserved(
             )
         )
         tiles = predict_tiles(predictor.models, channels_first, config, device)
-        if probabilities is None:
+        if probabilities is None and visit is None:
             return restore_tiles(tiles, geometry, labels)
-        volumes = stack.enter_context(_on_disk(probabilities.parent, (len(labels), *geometry.original.size)))
+        folder = probabilities.parent if probabilities else Path(tempfile.gettempdir())
+        volumes = stack.enter_context(_on_disk(folder, (len(labels), *geometry.original.size)))
         volumes[0] = 1  # outside the foreground crop is background
         predicted = restore_tiles(tiles, geometry, labels, volumes)
-        write_vectors(probabilities, volumes, geometry.original)
+        if visit:
+            visit(volumes, predicted, geometry.original)
+        if probabilities:
+            write_vectors(probabilities, volumes, geometry.original)
     return predicted
 
 

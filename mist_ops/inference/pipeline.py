@@ -16,7 +16,7 @@ from pathlib import Path
 from mist_ops.dataset import Case
 from mist_ops.errors import MistError
 from mist_ops.imaging.geometry import Geometry
-from mist_ops.inference.case import Predictor, Prepared, predict_unreserved, prepare, write_mask
+from mist_ops.inference.case import Predictor, Prepared, Visit, predict_unreserved, prepare, write_mask
 from mist_ops.inference.memory import estimated_for, reading_bytes, writing_bytes
 from mist_ops.postprocessing.strategy import Strategy
 from mist_ops.study import Study
@@ -30,18 +30,20 @@ class Job:
 
     Attributes:
         case: The patient.
-        output: File of the mask.
+        output: File of the mask; not written if None.
         study: Predict the preprocessed arrays of this study; the image files of the case by default.
         strategy: Postprocessing steps for the mask.
         probabilities: File for the class probabilities; not written by default.
+        visit: Called with the probabilities and the labels, before any of them is written.
         around: Entered before the case is read; left once its mask is written, or with the error of the case.
     """
 
     case: Case
-    output: Path
+    output: Path | None
     study: Study | None = None
     strategy: Strategy = ()
     probabilities: Path | None = None
+    visit: Visit | None = None
     around: AbstractContextManager[object] = field(default_factory=nullcontext)
 
 
@@ -94,7 +96,7 @@ def predict_cases(predictor: Predictor, jobs: Iterable[Job]) -> Iterator[Outcome
                     memory = following and _beside(predictor, held, _reading(following, predictor))
                     if following and memory:
                         ahead = _Read(reader.submit(_read, predictor, following), memory)
-                    labels = predict_unreserved(predictor, prepared, job.probabilities)
+                    labels = predict_unreserved(predictor, prepared, job.probabilities, job.visit)
                     del prepared, reading
                     wait([behind.done] if behind else [])
                     memory, opened = _beside(predictor, held, writing_bytes(grids.original)), around.pop_all()
@@ -140,4 +142,5 @@ def _read(predictor: Predictor, job: Job) -> tuple[Prepared, ExitStack]:
 
 def _write(job: Job, labels: LabelMap, grid: Geometry, around: ExitStack) -> None:
     with around:
-        write_mask(job.output, labels, grid, job.strategy)
+        if job.output:
+            write_mask(job.output, labels, grid, job.strategy)

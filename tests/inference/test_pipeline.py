@@ -3,6 +3,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,9 @@ from torch import nn
 
 from mist_ops.dataset import Case
 from mist_ops.errors import CaseError
-from mist_ops.imaging.nifti import write_image
+from mist_ops.imaging.geometry import Geometry
+from mist_ops.imaging.nifti import read_labels, write_image
+from mist_ops.imaging.vectors import read_values
 from mist_ops.inference.case import Predictor, predict_case
 from mist_ops.inference.memory import Reservation, no_limit, reading_bytes, writing_bytes
 from mist_ops.inference.pipeline import Job, predict_cases
@@ -140,3 +143,37 @@ def test_leaving_early_predicts_no_other_case(jobs: list[Job]) -> None:
     next(outcomes)
     outcomes.close()  # type: ignore[attr-defined]
     assert network.calls < len(jobs)
+
+
+def test_probabilities_are_visited_before_they_are_written_and_a_mask_need_not_be(
+    jobs: list[Job], tmp_path: Path
+) -> None:
+    """With the images resampled, so that probabilities are interpolated onto the grid of the files."""
+    wide = Predictor([Threshold()], config(**{"spatial_config.target_spacing": [1.5, 1.5, 1.5]}), torch.device("cpu"))
+    written, seen = tmp_path / "probabilities.nii.gz", []
+
+    def visit(probabilities: np.ndarray, labels: np.ndarray, grid: Geometry) -> None:
+        seen.append((np.array(probabilities), np.array(labels), grid))
+        probabilities[:] = 0.25
+
+    [outcome] = predict_cases(wide, [replace(jobs[0], output=None, probabilities=written, visit=visit)])
+
+    assert outcome.error is None
+    predict_case(wide, jobs[0].case, tmp_path / "mask.nii.gz", probabilities=tmp_path / "unseen.nii.gz")
+    [(probabilities, labels, grid)] = seen
+    np.testing.assert_array_equal(probabilities, np.stack(list(read_values(tmp_path / "unseen.nii.gz"))))
+    np.testing.assert_array_equal(labels, read_labels(tmp_path / "mask.nii.gz")[0])
+    assert grid == GRID
+    assert {float(volume.min()) for volume in read_values(written)} == {0.25}
+    assert not jobs[0].output.exists()
+
+
+def test_a_visit_that_fails_is_the_failure_of_its_case_alone(jobs: list[Job]) -> None:
+    def refuse(probabilities: np.ndarray, labels: np.ndarray, grid: Geometry) -> None:
+        raise CaseError("a", "its mask is on another grid. Correct it.", code="grid-mismatch")
+
+    first, *others = jobs
+    outcomes = list(predict_cases(predictor(), [replace(first, visit=refuse), *others]))
+
+    assert [outcome.error is None for outcome in outcomes] == [False, True, True]
+    assert not first.output.exists()

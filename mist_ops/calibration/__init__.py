@@ -1,0 +1,1 @@
+"""Calibration of probabilities and of volumes: arrays and numbers in, fitted values out."""
