@@ -179,6 +179,11 @@ class Study:
         """Provenance and training curve of a fold's model."""
         return self.models / f"fold_{fold}.json"
 
+    @property
+    def guard(self) -> Path:
+        """What the guard knows of the training patients. It is beside the weights that it belongs to."""
+        return guard_beside(self.models)
+
     def checkpoint(self, fold: int) -> Path:
         """Everything needed to resume training of a fold."""
         return self.results / "checkpoints" / f"fold_{fold}_checkpoint.pt"
@@ -257,6 +262,16 @@ class Study:
         # No id starts with an underscore, and some file systems ignore case.
         name = f"_{case_id}" if case_id.lower() == "index" else check_id(case_id)
         return self.patient_index.with_name(f"{name}.html")
+
+
+def guard_beside(models: Path) -> Path:
+    """What the guard knows, in the folder of the weights that it belongs to."""
+    return models / "guard.json"
+
+
+def guard_report(mask: Path) -> Path:
+    """The report of the guard on the scan of a predicted mask, beside the mask."""
+    return mask.with_name(f"{mask.name.removesuffix('.nii.gz')}.guard.json")
 
 
 def analyzed_dataset(results: Path) -> str | None:

@@ -38,6 +38,7 @@ COMMANDS: Mapping[str, Command] = {
     "run_all": Command(options.RunAllOptions, "studies", ("analyze", "preprocess", "train")),
     "finalize": Command(options.FinalizeOptions, "studies"),
     "choose_postprocessing": Command(options.ChoosePostprocessingOptions, "studies"),
+    "guard": Command(options.GuardOptions, "studies"),
     "predict": Command(options.PredictOptions, "tools"),
     "evaluate": Command(options.EvaluateOptions, "tools"),
     "rank": Command(options.RankOptions, "tools"),
@@ -85,6 +86,11 @@ def finalize(arguments: Arguments = None) -> int:
 def choose_postprocessing(arguments: Arguments = None) -> int:
     """Search for the postprocessing strategy that improves the cross-validation predictions of a study."""
     return _run("choose_postprocessing", arguments)
+
+
+def guard(arguments: Arguments = None) -> int:
+    """Build the guard of a study, which reports at prediction whether a scan is like those of the training patients."""
+    return _run("guard", arguments)
 
 
 def predict(arguments: Arguments = None) -> int:

@@ -182,6 +182,15 @@ class ChoosePostprocessingOptions(StudyOptions):
     num_workers_postprocess: Workers = Field(1, description="Worker processes for postprocessing.")
 
 
+class GuardOptions(StudyOptions):
+    """Options of mist_guard."""
+
+    damages: NonNegativeInt = Field(
+        4, description="Damages to plant on each training patient; each takes as long as a prediction."
+    )
+    device: Device = Field(None, description="cpu, cuda or the number of a GPU (default: a GPU, else the CPU).")
+
+
 class StatusOptions(NumpyOptions):
     """Options of mist_status."""
 
@@ -202,8 +211,8 @@ class KeepOptions(NumpyOptions):
     change: str | None = Field(
         None, description="Only this change: a part of what mist_status says of it, such as target_spacing."
     )
-    stage: Literal["preprocess", "train", "predict", "evaluate", "choose_postprocessing", "test"] | None = Field(
-        None, description="Only what this stage made."
+    stage: Literal["preprocess", "train", "predict", "evaluate", "choose_postprocessing", "guard", "test"] | None = (
+        Field(None, description="Only what this stage made.")
     )
     only: list[str] | None = Field(None, description="Only these patients, folds (fold_0) or files (results.csv).")
     undo: bool = Field(False, description="Make stale again what was kept.")
@@ -233,6 +242,9 @@ class PredictOptions(Options):
     output: Path = Field(description="Folder for the predicted masks.")
     postprocess_strategy: Path | None = Field(None, description="Strategy (JSON) to postprocess the masks with.")
     output_probs: bool = Field(False, description="Also save the class probabilities.")
+    strict: bool = Field(
+        False, description="Write no mask of a scan that is unlike those of the training patients; requires a guard."
+    )
     device: Device = Field(None, description="cpu, cuda or the number of a GPU (default: a GPU, else the CPU).")
 
 

@@ -15,6 +15,7 @@ from mist_dagster.cli.options import (
     AnalyzeOptions,
     ChoosePostprocessingOptions,
     FinalizeOptions,
+    GuardOptions,
     KeepOptions,
     PlanOptions,
     PreprocessOptions,
@@ -48,6 +49,7 @@ from mist_ops.errors import ConfigError, DatasetError, counted, few, listing
 from mist_ops.files import file_hash, write_text
 from mist_ops.records.arrays import CORRUPTED, NO_DISTANCES, NOT_PREPROCESSED, stale_arrays
 from mist_ops.records.comparison import why_stale
+from mist_ops.records.guard import read_guard, summary
 from mist_ops.records.prediction import NOT_RECORDED, stale_predictions, stale_test_predictions
 from mist_ops.records.source import check_arrays, check_dataset
 from mist_ops.study import Study
@@ -363,6 +365,29 @@ def choose_postprocessing(launcher: Launcher, options: ChoosePostprocessingOptio
     gain = f"{found['before']:.4f} before, {found['after']:.4f} after"
     steps = counted(len(found["strategy"]), "step")
     launcher.progress.note(f"Mean overlap: {gain} ({steps}). Strategy: {shown(study.strategy)}")
+
+
+def guard(launcher: Launcher, options: GuardOptions, settings: Settings) -> None:
+    """Build the guard, and let it report on test patients that are predicted already."""
+    study = _study(options)
+    config = read_config(study.config)
+    untrained = [fold for fold in config.training.folds if not study.model(fold).exists()]
+    if untrained:
+        raise ConfigError(
+            f"The guard needs the models of all folds; without one: {few(untrained)}. Train them with mist_train.",
+            code="model-missing",
+            file=study.models,
+            found=untrained,
+        )
+    resources = _resources(options)
+    run(launcher, study, in_order({"guard": None}, {}, {"guard": {"damages": options.damages}}), resources)
+    for line in summary(read_guard(study.guard)):
+        launcher.progress.note(line)
+    launcher.progress.note(f"Guard: {shown(study.guard)}")
+    tests = read_paths(study.test_paths, config.dataset_info.images) if study.test_paths.exists() else []
+    predicted = [case.id for case in tests if study.test_prediction(case.id).exists()]
+    if predicted:
+        run(launcher, study, in_order({"test": predicted}, {}), resources)
 
 
 def _run_and_report(

@@ -33,6 +33,7 @@ def predict(launcher: Launcher, options: PredictOptions, settings: Settings) -> 
         "strategy": options.postprocess_strategy,
     }
     run = {**absolute(paths), **given("device", options.device), "probabilities": options.output_probs}
+    run |= {"strict": True} if options.strict else {}
     launcher.run_tool("prediction", options.output, run)
     launcher.progress.note(f"Predictions: {options.output}")
 

@@ -63,6 +63,11 @@ def patients(study: Study) -> str:
     return f"{home(study)}/patients"
 
 
+def guard(study: Study) -> str:
+    """What the guard knows of the training patients, and what it reports on test patients."""
+    return f"{home(study)}/guard"
+
+
 def patient(study: Study, case_id: str) -> str:
     """The page of a patient."""
     return f"{patients(study)}/{quote(case_id, safe='')}"

@@ -71,6 +71,17 @@ def _scored_masks(seen: Inspection) -> dict[str, str]:
     return content
 
 
+def _guarded(seen: Inspection) -> dict[str, str]:
+    """The weights, scans and masks that the guard is built from."""
+    classes = {name: scored.labels for name, scored in seen.config.evaluation.items()}
+    content = {"the evaluated classes": json_hash(classes)}
+    for fold in seen.config.training.folds:
+        content[f"the model of fold {fold}"] = seen.weights.get(fold, "")
+    for case in seen.assignment.cases:
+        content[f"the files of {case.id}"] = json_hash(input_hashes(seen.study, case))
+    return content
+
+
 _ROWS = (
     Stage(
         name="observe",
@@ -184,6 +195,22 @@ _ROWS = (
         follows=["predict"],
         optional=True,
         options=frozenset({"workers"}),
+        continues=True,
+    ),
+    Stage(
+        name="guard",
+        assets=["guard"],
+        description="Learn what scans of the training patients are like, to judge new ones.",
+        module="mist_dagster.assets.guard",
+        action="Build the guard",
+        doing="Building the guard",
+        step="test_prediction",
+        version=1,
+        locate=lambda study, _: study.guard,
+        reads=_guarded,
+        follows=["train"],
+        optional=True,
+        options=frozenset({"device"}),
         continues=True,
     ),
     Stage(

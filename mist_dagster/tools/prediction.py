@@ -17,6 +17,7 @@ from mist_ops.errors import ConfigError, DatasetError
 from mist_ops.files import remove_leftovers
 from mist_ops.postprocessing.strategy import read_strategy
 from mist_ops.records.source import check_table
+from mist_ops.study import guard_beside
 
 
 class PredictionTool(dg.Config):
@@ -29,6 +30,7 @@ class PredictionTool(dg.Config):
     probabilities: bool = Field(
         False, description="Also write probabilities; masks and probabilities then get a folder each."
     )
+    strict: bool = Field(False, description="Refuse scans that are unlike those of the training patients.")
     device: Optional[str] = Field(None, description="cpu, cuda or a GPU number; a GPU if there is one.")  # noqa: UP045
 
 
@@ -40,6 +42,7 @@ def prediction(
     from mist_ops.devices import resolve_device  # torch takes seconds to load
     from mist_ops.inference.case import Predictor
     from mist_ops.inference.compiling import compile_networks
+    from mist_ops.inference.guarding import checking, guarding_of
     from mist_ops.inference.models import load_models
     from mist_ops.inference.pipeline import Job, predict_cases
 
@@ -59,8 +62,10 @@ def prediction(
             code="table-empty",
             file=config.paths_csv,
         )
+    guarding = guarding_of(Path(config.models_dir), settings, strict=config.strict)
     inputs = hashed(
         models=sorted(Path(config.models_dir).glob("fold_*.pt")),
+        **({"guard": [guard_beside(Path(config.models_dir))]} if guarding else {}),
         config=[Path(config.config_file)],
         strategy=[Path(config.strategy)] if config.strategy else [],
         images=[path for case in cases for path in case.files],
@@ -71,7 +76,8 @@ def prediction(
 
     def job(case: Case) -> Job:
         target = output / "probabilities" / f"{case.id}.nii.gz" if config.probabilities else None
-        return Job(case, masks / f"{case.id}.nii.gz", strategy=strategy, probabilities=target)
+        mask = masks / f"{case.id}.nii.gz"
+        return Job(case, mask, strategy=strategy, probabilities=target, check=checking(guarding, case, mask))
 
     remove_leftovers(masks, output / "probabilities")
     with interruptible(context), leased_devices(config.device, 1, context) as [device]:

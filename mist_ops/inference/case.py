@@ -23,10 +23,11 @@ from mist_ops.dataset import Case
 from mist_ops.devices import catch_out_of_memory
 from mist_ops.errors import CaseError, MistError
 from mist_ops.files import read_array
+from mist_ops.guard.certainty import Certainty
 from mist_ops.imaging.geometry import CaseGeometry, Geometry
 from mist_ops.imaging.nifti import read_geometry, write_labels
 from mist_ops.imaging.vectors import write_vectors
-from mist_ops.inference.memory import Reservation, estimated_for, no_limit
+from mist_ops.inference.memory import Reservation, estimated_for, no_limit, watching_bytes
 from mist_ops.inference.restore import Probabilities, restore_tiles
 from mist_ops.inference.sliding_window import predict_tiles
 from mist_ops.postprocessing.strategy import Strategy, apply
@@ -162,19 +163,35 @@ def predict_raw(predictor: Predictor, case: Case, probabilities: Path | None = N
 
 
 def predict_prepared(
-    predictor: Predictor, prepared: Prepared, probabilities: Path | None = None
+    predictor: Predictor, prepared: Prepared, probabilities: Path | None = None, watch: Certainty | None = None
 ) -> Integer[np.ndarray, "i j k"]:  # not the grid of the arrays, so other letters
-    """Dataset labels on the grid of the files, within reserved memory; probabilities are written if given a file.
+    """Dataset labels on the grid of the files, within reserved memory.
+
+    Args:
+        predictor: The networks.
+        prepared: The case.
+        probabilities: File for the class probabilities; not written by default.
+        watch: See ``predict_tiles``.
 
     Raises:
         MachineError: A window does not fit into memory.
     """
-    with predictor.reserve(estimated_for(prepared.geometry, predictor.config, predictor.device, len(predictor.models))):
-        return predict_unreserved(predictor, prepared, probabilities)
+    with predictor.reserve(needed_for(predictor, prepared.geometry, watched=watch is not None)):
+        return predict_unreserved(predictor, prepared, probabilities, watch=watch)
+
+
+def needed_for(predictor: Predictor, geometry: CaseGeometry, *, watched: bool = False) -> int:
+    """Estimate the peak main memory of a prediction, and log it; see ``predict_prepared``."""
+    needed = estimated_for(geometry, predictor.config, predictor.device, len(predictor.models))
+    return needed + (watching_bytes(geometry, predictor.config) if watched else 0)
 
 
 def predict_unreserved(
-    predictor: Predictor, prepared: Prepared, probabilities: Path | None = None, visit: Visit | None = None
+    predictor: Predictor,
+    prepared: Prepared,
+    probabilities: Path | None = None,
+    visit: Visit | None = None,
+    watch: Certainty | None = None,
 ) -> Integer[np.ndarray, "i j k"]:
     """As ``predict_prepared``, in memory that the caller reserved."""
     config, device, geometry = predictor.config, predictor.device, prepared.geometry
@@ -187,7 +204,7 @@ def predict_unreserved(
                 "Lower inference.inferer.params.sw_batch_size in config.json, or predict with --device cpu.",
             )
         )
-        tiles = predict_tiles(predictor.models, channels_first, config, device)
+        tiles = predict_tiles(predictor.models, channels_first, config, device, watch=watch)
         if probabilities is None and visit is None:
             return restore_tiles(tiles, geometry, labels)
         folder = probabilities.parent if probabilities else Path(tempfile.gettempdir())

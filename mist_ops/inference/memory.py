@@ -14,7 +14,7 @@ from mist_ops.config import StudyConfig
 from mist_ops.dataset import Case
 from mist_ops.imaging.geometry import CaseGeometry, Geometry
 from mist_ops.imaging.nifti import read_geometry
-from mist_ops.inference.sliding_window import plan, window_batch
+from mist_ops.inference.sliding_window import MAIN_MEMORY, plan, window_batch
 from mist_ops.study import Study
 from mist_ops.types import Size, by
 
@@ -56,6 +56,12 @@ two sizes 5.5 to 10.5 with four (11 estimated)."""
 _WHILE_WRITING = 8
 """Bytes per voxel that are in memory while a mask is postprocessed, compressed and written."""
 
+_WHILE_WATCHING = 16
+"""Bytes per voxel of a tile while its likeliest classes are found: an index of eight bytes, and comparisons."""
+
+_WHILE_MEASURING = 24
+"""Bytes per voxel while a scan is measured: one channel in float64, differences of it, and masks."""
+
 
 def estimated_bytes(size: Size, original: Size, config: StudyConfig, device: torch.device, models: int = 1) -> int:
     """Estimate the peak main memory of predicting and restoring a volume, in bytes.
@@ -95,6 +101,13 @@ def estimated_for(geometry: CaseGeometry, config: StudyConfig, device: torch.dev
         found.place,
     )
     return needed
+
+
+def watching_bytes(geometry: CaseGeometry, config: StudyConfig) -> int:
+    """Estimate the main memory of watching a prediction, in bytes: a tile before and after a network, and the mask."""
+    voxels = math.prod(geometry.preprocessed.size)
+    tile = min(voxels, MAIN_MEMORY // (8 * config.model.params.out_channels))
+    return (8 * config.model.params.out_channels + _WHILE_WATCHING) * tile + _WHILE_MEASURING * voxels
 
 
 def reading_bytes(case: Case, study: Study | None, config: StudyConfig) -> int:

@@ -7,7 +7,7 @@ waits for more, and two processes never wait for each other.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from dataclasses import dataclass, field
@@ -15,9 +15,10 @@ from pathlib import Path
 
 from mist_ops.dataset import Case
 from mist_ops.errors import MistError
+from mist_ops.guard.certainty import Certainty
 from mist_ops.imaging.geometry import Geometry
-from mist_ops.inference.case import Predictor, Prepared, Visit, predict_unreserved, prepare, write_mask
-from mist_ops.inference.memory import estimated_for, reading_bytes, writing_bytes
+from mist_ops.inference.case import Predictor, Prepared, Visit, needed_for, predict_unreserved, prepare, write_mask
+from mist_ops.inference.memory import reading_bytes, writing_bytes
 from mist_ops.postprocessing.strategy import Strategy
 from mist_ops.study import Study
 from mist_ops.types import LabelMap
@@ -35,6 +36,7 @@ class Job:
         strategy: Postprocessing steps for the mask.
         probabilities: File for the class probabilities; not written by default.
         visit: Called with the probabilities and the labels, before any of them is written.
+        check: Given the case and what was seen of its prediction, before its mask is written; if it raises, none is.
         around: Entered before the case is read; left once its mask is written, or with the error of the case.
     """
 
@@ -44,6 +46,7 @@ class Job:
     strategy: Strategy = ()
     probabilities: Path | None = None
     visit: Visit | None = None
+    check: Callable[[Prepared, Certainty], None] | None = None
     around: AbstractContextManager[object] = field(default_factory=nullcontext)
 
 
@@ -91,13 +94,13 @@ def predict_cases(predictor: Predictor, jobs: Iterable[Job]) -> Iterator[Outcome
             try:
                 prepared, around = reading.result()
                 grids = prepared.geometry
-                needed = estimated_for(grids, predictor.config, predictor.device, len(predictor.models))
-                with around, predictor.reserve(needed):
+                watch = Certainty(grids.preprocessed.size) if job.check else None
+                with around, predictor.reserve(needed_for(predictor, grids, watched=watch is not None)):
                     memory = following and _beside(predictor, held, _reading(following, predictor))
                     if following and memory:
                         ahead = _Read(reader.submit(_read, predictor, following), memory)
-                    labels = predict_unreserved(predictor, prepared, job.probabilities, job.visit)
-                    del prepared, reading
+                    labels = _predicted(predictor, job, prepared, watch)
+                    del prepared, reading, watch
                     wait([behind.done] if behind else [])
                     memory, opened = _beside(predictor, held, writing_bytes(grids.original)), around.pop_all()
                     if memory:
@@ -138,6 +141,18 @@ def _read(predictor: Predictor, job: Job) -> tuple[Prepared, ExitStack]:
     with ExitStack() as around:
         around.enter_context(job.around)
         return prepare(predictor.config, job.case, job.study), around.pop_all()
+
+
+def _predicted(predictor: Predictor, job: Job, prepared: Prepared, watch: Certainty | None) -> LabelMap:
+    labels = predict_unreserved(predictor, prepared, job.probabilities, job.visit, watch)
+    if job.check and watch:
+        try:
+            job.check(prepared, watch)
+        except MistError:
+            if job.probabilities:
+                job.probabilities.unlink(missing_ok=True)
+            raise
+    return labels
 
 
 def _write(job: Job, labels: LabelMap, grid: Geometry, around: ExitStack) -> None:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from mist_ops.config import StudyConfig
 from mist_ops.devices import autocast
+from mist_ops.guard.certainty import Certainty
 from mist_ops.inference.carrying import Carried, box_of, scratch
 from mist_ops.inference.flips import flips
 from mist_ops.inference.stitching import Start, Turn, cut, importance
@@ -69,6 +70,7 @@ def predict_tiles(
     config: StudyConfig,
     device: torch.device,
     budget: int | None = None,
+    watch: Certainty | None = None,
 ) -> Iterator[tuple[Box, Volumes]]:
     """Yield the class probabilities of a preprocessed image tile by tile, float32, on the device if they fit there.
 
@@ -83,6 +85,7 @@ def predict_tiles(
         config: Gives the patch size, ``inference``, and the default batch of windows (see ``window_batch``).
         device: Where the networks run.
         budget: Bytes for probabilities and logits together; by default as in ``plan``.
+        watch: Is given the probabilities of each network alone and of all together.
 
     Raises:
         OSError: The disk is too full for temporary files.
@@ -103,12 +106,19 @@ def predict_tiles(
             borders.fill(volumes, spans)
             x, y, z = (slice(span.lead - span.begin, None) for span in spans)
             own = volumes[:, x, y, z]
-            for model, passes in zip(models, turns, strict=True):
+            for number, (model, passes) in enumerate(zip(models, turns, strict=True)):
                 model.to(device)
+                # The sum is continued, not added to, so that a watched mask is the same to the last voxel.
+                before = own.clone() if watch and number else 0
                 _add(own, space, model, passes, image, tile, config, device)
+                if watch:
+                    watch.alone(number, (own - before) / len(passes))
                 if len(models) > 1 and place != device:
                     model.to("cpu")
             own.div_(len(models) * len(turns[0]))
+            if watch:
+                first, second, third = (span.lead for span in spans)
+                watch.together(Box((first, second, third), box.stop), own)
             borders.keep(volumes, spans)
             yield box, volumes
             del volumes, own  # before the next one is computed

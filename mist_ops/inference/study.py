@@ -15,6 +15,7 @@ from mist_ops.errors import CaseError
 from mist_ops.files import file_hash
 from mist_ops.inference.case import Predictor
 from mist_ops.inference.compiling import compile_networks
+from mist_ops.inference.guarding import Guarding, checking
 from mist_ops.inference.memory import Reservation, no_limit
 from mist_ops.inference.models import load_models
 from mist_ops.inference.pipeline import Job, predict_cases
@@ -52,8 +53,9 @@ def predict_tests(
     """Predict test patients from their images by the models of all folds together; arguments as above."""
     config = read_config(study.config)
     models = _load(study, config, "test_prediction", config.training.folds, device, reserve)
+    guarding = Guarding.beside(study.guard, models.weights, config)
     cases = read_paths(study.test_paths, config.dataset_info.images)
-    yield from predict_cases(models.predictor, [models.test(case) for case in cases if case.id in ids])
+    yield from predict_cases(models.predictor, [models.test(case, guarding) for case in cases if case.id in ids])
 
 
 @dataclass(frozen=True)
@@ -78,9 +80,11 @@ class _Models:
         mask = self.study.cv_prediction(case.id)
         return Job(case, mask, self.study, around=self._recording_held_out(case, mask))
 
-    def test(self, case: Case) -> Job:
-        origin, mask = Origin(self.weights, self.config, images=case.images), self.study.test_prediction(case.id)
-        return Job(case, mask, around=recording(self.study.prediction_record("test", case.id), mask, origin))
+    def test(self, case: Case, guarding: Guarding | None) -> Job:
+        mask, content = self.study.test_prediction(case.id), guarding.content if guarding else ""
+        origin = Origin(self.weights, self.config, images=case.images, guard=content)
+        record = self.study.prediction_record("test", case.id)
+        return Job(case, mask, check=checking(guarding, case, mask), around=recording(record, mask, origin))
 
     @contextmanager
     def _recording_held_out(self, case: Case, mask: Path) -> Iterator[None]:

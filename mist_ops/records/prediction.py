@@ -33,6 +33,7 @@ class PredictionRecord(BaseModel):
         arrays: Hash of the patient's arrays that were read; empty if its images were read instead.
         images: SHA-256 of those images by channel.
         mask: SHA-256 of the mask.
+        guard: SHA-256 of the guard that reported on the scan; empty without one.
         stamps: Size and times of images and mask, so that unchanged files are not read again.
     """
 
@@ -44,6 +45,7 @@ class PredictionRecord(BaseModel):
     arrays: str
     images: dict[str, str]
     mask: str
+    guard: str = ""
     stamps: dict[str, list[int]]
 
 
@@ -56,6 +58,7 @@ class Origin:
         config: The settings.
         arrays: Hash of the patient's arrays; empty if its images are read instead.
         images: Those images by channel.
+        guard: SHA-256 of the guard that reports on the scan; a mask does not depend on it.
         same_arrays: All hashes by which these arrays may be on record.
     """
 
@@ -63,6 +66,7 @@ class Origin:
     config: StudyConfig
     arrays: str = ""
     images: Mapping[str, Path] = field(default_factory=dict)
+    guard: str = ""
     same_arrays: frozenset[str] = frozenset()
 
     @classmethod
@@ -99,6 +103,7 @@ def recording(record: Path, mask: Path, origin: Origin) -> Iterator[None]:
             arrays=origin.arrays,
             images=images,
             mask=file_hash(mask),
+            guard=origin.guard,
             stamps={**stamps, "mask": stamp(mask)},
         ),
     )

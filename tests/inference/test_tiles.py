@@ -125,8 +125,8 @@ def test_masks_and_probabilities_of_tiles_are_those_of_the_whole_volume(
 def test_no_tile_is_in_memory_while_the_next_is_computed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     earlier: list[weakref.ref[Tensor]] = []
 
-    def watched(*arguments: Any) -> Iterator[tuple[Box, Tensor]]:
-        for box, volumes in predict_tiles(*arguments, budget=0):
+    def watched(*arguments: Any, **named: Any) -> Iterator[tuple[Box, Tensor]]:
+        for box, volumes in predict_tiles(*arguments, budget=0, **named):
             assert not any(reference() is not None for reference in earlier)
             earlier.append(weakref.ref(volumes))
             yield box, volumes
