@@ -47,7 +47,7 @@ LEAST_PATIENTS = 5
 MOST_PATIENTS = 200
 """Patients that are measured; of more, some of each fold."""
 
-_MOST_DAMAGED = 400
+MOST_DAMAGED = 400
 _LARGER = 4
 """How many times as large a damaged scan may be at the target spacing: a wrong spacing can make it 8 times as large."""
 
@@ -82,7 +82,7 @@ def scan_patients(
     """
     config = read_config(study.config)
     chosen, kinds = _chosen(study, config), list(damages(len(config.dataset_info.images)).items())
-    damaged = min(damaged, math.ceil(_MOST_DAMAGED / max(len(chosen), 1)))
+    damaged = min(damaged, math.ceil(MOST_DAMAGED / max(len(chosen), 1)))
     place = 0
     for fold in config.training.folds:
         members = [case for case, of in chosen if of == fold]
@@ -159,7 +159,7 @@ class _Scanner:
             damage,
             measured(prepared, seen, self.config),
             certainty_of(classes, seen, self.config.dataset_info.labels),
-            {name: _dice(truth, labels, members) for name, members in classes.items()},
+            {name: dice_of(truth, labels, members) for name, members in classes.items()},
         )
 
 
@@ -176,7 +176,8 @@ def classes_of(config: StudyConfig) -> dict[str, tuple[int, ...]]:
     return {name: tuple(scored.labels) for name, scored in config.evaluation.items()}
 
 
-def _dice(truth: LabelMap, labels: LabelMap, members: Sequence[int]) -> float:
+def dice_of(truth: LabelMap, labels: LabelMap, members: Sequence[int]) -> float:
+    """Dice of some labels together; 1 if they are in neither mask."""
     found = dice(MaskPair(np.isin(truth, members), np.isin(labels, members), (1.0, 1.0, 1.0)))
     return 1.0 if math.isnan(found) else found
 
@@ -197,7 +198,7 @@ def build(study: Study, scanned: Mapping[str, Sequence[Scanned]]) -> Guard:
             expected=LEAST_PATIENTS,
         )
     config = read_config(study.config)
-    novelty, samples = _learned(scanned)
+    novelty, samples = learn(scanned)
     classes = classes_of(config)
     forecasts = {name: fit(samples, name) for name in classes}
     expected = {name: left_out_dice(samples, name) for name in classes}
@@ -222,7 +223,7 @@ def build(study: Study, scanned: Mapping[str, Sequence[Scanned]]) -> Guard:
     )
 
 
-def _learned(scanned: Mapping[str, Sequence[Scanned]]) -> tuple[Novelty, list[Sample]]:
+def learn(scanned: Mapping[str, Sequence[Scanned]]) -> tuple[Novelty, list[Sample]]:
     """What is usual, and all scans, each judged by the patients other than its own."""
     ids = list(scanned)
     clean = [scanned[case_id][0].measured for case_id in ids]

@@ -33,8 +33,8 @@ class PredictionRecord(BaseModel):
         arrays: Hash of the patient's arrays that were read; empty if its images were read instead.
         images: SHA-256 of those images by channel.
         mask: SHA-256 of the mask.
-        guard: SHA-256 of the guard that reported on the scan; empty without one.
         stamps: Size and times of images and mask, so that unchanged files are not read again.
+        guard: SHA-256 of the guard that reported on the scan; empty without one.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -45,8 +45,8 @@ class PredictionRecord(BaseModel):
     arrays: str
     images: dict[str, str]
     mask: str
-    guard: str = ""
     stamps: dict[str, list[int]]
+    guard: str = ""
 
 
 @dataclass(frozen=True)
@@ -103,8 +103,8 @@ def recording(record: Path, mask: Path, origin: Origin) -> Iterator[None]:
             arrays=origin.arrays,
             images=images,
             mask=file_hash(mask),
-            guard=origin.guard,
             stamps={**stamps, "mask": stamp(mask)},
+            guard=origin.guard,
         ),
     )
 

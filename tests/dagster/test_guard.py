@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from mist_dagster import cli
-from mist_dagster.definitions import build_definitions
 from mist_dagster.freshness.status import status
 from mist_dagster.instance import addresses
 from mist_dagster.instance.home import instance
 from mist_dagster.instance.studies import register
+from mist_dagster.provenance import asset_key
 from mist_ops.config import override, read_config, write_config
 from mist_ops.dataset import Case, read_paths, read_train_paths
 from mist_ops.files import file_hash, read_object, write_json
@@ -219,9 +219,6 @@ def test_a_study_without_a_guard_has_a_page_that_names_the_command(
 
 def test_the_asset_is_materialized_with_its_summary(built: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DAGSTER_HOME", str(built.results.parent / "dagster_home"))
-    from mist_dagster.provenance import asset_key
-
-    assert build_definitions()
     with instance() as records:
         event = records.get_latest_materialization_event(asset_key(built, "guard"))
     assert event

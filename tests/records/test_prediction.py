@@ -33,7 +33,7 @@ def test_a_prediction_is_current_while_its_inputs_are_the_same(made: tuple[Path,
 
 def test_the_keys_on_disk_are_stable(made: tuple[Path, Path, Origin]) -> None:
     content = json.loads(made[0].read_text())
-    assert list(content) == ["models", "settings", "version", "arrays", "images", "mask", "stamps"]
+    assert list(content) == ["models", "settings", "version", "arrays", "images", "mask", "stamps", "guard"]
     assert content["models"] == {"0": "aa", "1": "bb"}
 
 
