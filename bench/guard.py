@@ -3,7 +3,7 @@
 python bench/guard.py --results /path/to/results --labels /path/to/masks --output folder
 
 The study needs models of all folds and test patients; the folder has the mask of each test patient, ``<id>.nii.gz``.
-Damages of stated strengths are planted on every patient. For each kind are printed: AUROC against the scans as they are,
+Damages of stated strengths are planted on every patient. Printed for each kind: AUROC against the scans as they are,
 the share noticed at the limit of the guard, and how far the expected Dice is off. ``--test-time-flips`` keeps the flips
 of the study's predictions; without it they are predicted once, which takes an eighth of the time.
 """
