@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
 from multiprocessing import forkserver
-from typing import Generic, Protocol, TypeVar, cast
+from typing import Any, Generic, Protocol, TypeVar, cast
 
 from mist_ops.errors import CaseError, MistError, machine_error
 
@@ -114,32 +114,31 @@ def outcomes(
     takes the rest. Items are read, and results kept, a few ahead of the last one yielded. Leaving the iteration early,
     as Ctrl-C does, cancels pending items.
     """
-    attempt = partial(_attempt, function)
     if workers == 1:
-        yield from map(attempt, items)
+        yield from map(partial(_attempt, function), items)
         return
     prepare([_module(function)])
     left = iter(items)
     for item in left:
         rest = chain([item], left)
         try:
-            pool = _pool(workers)
+            pool = _pool(function, workers)
         except OSError as error:  # semaphores need /dev/shm, which some containers lack
             _LOG.warning("Worker processes are not available (%s); cases are processed one by one.", error)
-            yield from map(attempt, rest)
+            yield from map(partial(_attempt, function), rest)
             return
         with pool:
-            yield from _together(pool, attempt, rest, workers * AHEAD)
+            yield from _together(pool, function, rest, workers * AHEAD)
 
 
 def _together(
-    pool: ProcessPoolExecutor, attempt: Callable[[Item], Outcome[Item, Result]], items: Iterator[Item], ahead: int
+    pool: ProcessPoolExecutor, function: Callable[[Item], Result], items: Iterator[Item], ahead: int
 ) -> Iterator[Outcome[Item, Result]]:
     """Yield the outcomes of all items or, if a worker is killed, of those submitted; the rest stays in ``items``."""
     submitted: deque[tuple[Item, Future[Outcome[Item, Result]]]] = deque()
     try:
         while True:
-            submitted.extend((item, _submit(pool, attempt, item)) for item in islice(items, ahead - len(submitted)))
+            submitted.extend((item, _submit(pool, item)) for item in islice(items, ahead - len(submitted)))
             if not submitted:
                 return
             item, future = submitted.popleft()
@@ -147,18 +146,16 @@ def _together(
                 yield future.result()
             except BrokenProcessPool:
                 items = iter(())  # a new pool takes the rest
-                yield _alone(attempt, item)
+                yield _alone(function, item)
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _submit(
-    pool: ProcessPoolExecutor, attempt: Callable[[Item], Outcome[Item, Result]], item: Item
-) -> Future[Outcome[Item, Result]]:
+def _submit(pool: ProcessPoolExecutor, item: Item) -> Future[Outcome[Item, Any]]:
     try:
-        return pool.submit(attempt, item)
+        return pool.submit(_attempt_received, item)
     except BrokenProcessPool as error:
-        refused: Future[Outcome[Item, Result]] = Future()
+        refused: Future[Outcome[Item, Any]] = Future()
         refused.set_exception(error)
         return refused
 
@@ -174,10 +171,10 @@ def _attempt(function: Callable[[Item], Result], item: Item) -> Outcome[Item, Re
         return Outcome(item, error=error)
 
 
-def _alone(attempt: Callable[[Item], Outcome[Item, Result]], item: Item) -> Outcome[Item, Result]:
-    with _pool(1) as pool:
+def _alone(function: Callable[[Item], Result], item: Item) -> Outcome[Item, Result]:
+    with _pool(function, 1) as pool:
         try:
-            return pool.submit(attempt, item).result()
+            return pool.submit(_attempt_received, item).result()
         except BrokenProcessPool:
             error = MistError(
                 "The worker process was killed, probably because memory ran out. Use fewer workers.",
@@ -186,9 +183,23 @@ def _alone(attempt: Callable[[Item], Outcome[Item, Result]], item: Item) -> Outc
             return Outcome(item, error=error)
 
 
-def _pool(workers: int) -> ProcessPoolExecutor:
+def _pool(function: Callable[[Item], Result], workers: int) -> ProcessPoolExecutor:
+    """Workers that apply a function, which each of them receives once: it may hold tables of all cases."""
     # Not fork: the parent may run threads (Dagster, BLAS), which break in a forked child.
-    return ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("forkserver"))
+    context = multiprocessing.get_context("forkserver")
+    return ProcessPoolExecutor(workers, mp_context=context, initializer=_receive, initargs=(function,))
+
+
+_received: list[Callable[[Any], Any]] = []
+"""In a worker, the function that it applies."""
+
+
+def _receive(function: Callable[[Any], Any]) -> None:
+    _received.append(function)
+
+
+def _attempt_received(item: Item) -> Outcome[Item, Any]:
+    return _attempt(_received[-1], item)
 
 
 def prepare(modules: Iterable[str]) -> None:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -97,6 +98,27 @@ def test_several_workers_are_at_most_a_few_items_ahead() -> None:
     assert [next(found).result for _ in range(3)] == [1, 1 / 2, 1 / 3]
     assert len(drawn) == 2 * AHEAD + 2
     found.close()
+
+
+class _Table:
+    sent = 0
+
+    def __getstate__(self) -> dict[str, object]:
+        type(self).sent += 1
+        return {}
+
+    def doubled(self, number: int) -> int:
+        return 2 * number
+
+
+def _doubled(table: _Table, number: int) -> int:
+    return table.doubled(number)
+
+
+def test_each_worker_receives_the_function_once() -> None:
+    found = outcomes(partial(_doubled, _Table()), range(100), workers=2)
+    assert [outcome.result for outcome in found] == list(range(0, 200, 2))
+    assert 1 <= _Table.sent <= 2
 
 
 def _imported(_: int) -> set[str]:

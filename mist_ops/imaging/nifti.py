@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -27,7 +28,7 @@ from nibabel.spatialimages import HeaderDataError, HeaderTypeError, SpatialImage
 from nibabel.wrapstruct import WrapStructError
 
 from mist_ops.errors import ImageError, counted
-from mist_ops.files import atomic
+from mist_ops.files import atomic, stamp
 from mist_ops.imaging.formats import PAIRS, check_format
 from mist_ops.imaging.geometry import Geometry
 from mist_ops.imaging.header import GridHeader, in_mm, lengths_in_mm, units_of
@@ -63,6 +64,9 @@ _LEVEL = 1
 # Columns that are transposed at once, so that their cache lines are used again before they are evicted.
 _COLUMNS = 16
 
+# Headers that are kept: a case has at most this many files.
+_OPENED = 32
+
 # Preprocessing of 40 hippocampi and of scans of 240x240x155 voxels, rounded.
 _SECONDS_PER_FILE, _SECONDS_PER_VOXEL = 2e-3, 1e-8
 
@@ -76,7 +80,8 @@ def read_geometry(path: Path) -> Geometry:
     Raises:
         ImageError: The file is missing, not an image, not 3D, or has an unusable affine.
     """
-    return _geometry(open_image(path), path)
+    image = open_image(path)
+    return _grid(path, *stamp(path)) if _is_nifti(path) else grid_of(image, _size(image, path), path)
 
 
 def read_image(path: Path, box: Box | None = None) -> tuple[Image, Geometry]:
@@ -225,7 +230,7 @@ def split_channels(path: Path, channels: Sequence[Path]) -> None:
         )
     check_voxels(image, path)
     with readable(path):
-        whole: Any = (_unpacked(path, image) if _is_packed(path) else image).dataobj
+        whole: Any = _unpacked(path, image) if _is_packed(path) else voxels
         stored = whole.get_unscaled()
     for index, channel in enumerate(channels):
         volume = nib.Nifti1Image(stored[..., index], image.affine, image.header)
@@ -304,14 +309,12 @@ def open_image(path: Path) -> SpatialImage:
         raise ImageError(f"{path} does not exist. Restore it, or correct its path.", code="image-missing", file=path)
     if not path.stat().st_size:
         raise ImageError(f"{path} is empty. Copy or export it again.", code="image-unreadable", file=path)
+    if _is_nifti(path):
+        return _opened(path, *stamp(path))
     check_format(path)
     image: Any
-    with readable(path), np.errstate(all="ignore"):  # ``grid_of`` refuses affines that are not finite
-        if _is_nifti(path):
-            image = _nifti(str(path))
-        else:
-            with LoggingOutputSuppressor():  # its notices do not name the file
-                image = _pair(path) if path.name.lower().endswith(PAIRS) else nib.load(path)
+    with readable(path), np.errstate(all="ignore"), LoggingOutputSuppressor():  # its notices do not name the file
+        image = _pair(path) if path.name.lower().endswith(PAIRS) else nib.load(path)
     if not isinstance(image, SpatialImage):
         raise ImageError(
             f"{path} is a {type(image).__name__} and not a volume. Save it as NIfTI.",
@@ -320,6 +323,14 @@ def open_image(path: Path) -> SpatialImage:
             found=type(image).__name__,
         )
     return image
+
+
+@lru_cache(maxsize=_OPENED)
+def _opened(path: Path, *_: int) -> nib.Nifti1Image:
+    """Read a header; a case's are read several times, and whoever replaces a file gives it another stamp."""
+    check_format(path)
+    with readable(path), np.errstate(all="ignore"):  # ``grid_of`` refuses affines that are not finite
+        return _nifti(path)
 
 
 def check_voxels(image: SpatialImage, path: Path) -> None:
@@ -396,38 +407,40 @@ def _is_packed(path: Path) -> bool:
     return path.name.lower().endswith(".nii.gz")
 
 
-def _nifti(source: str | io.BytesIO) -> nib.Nifti1Image:
+def _nifti(path: Path) -> nib.Nifti1Image:
     """An image without its header extensions, which are not needed and may claim any length."""
-    with ImageOpener(source) as stream:
+    with ImageOpener(str(path)) as stream:
         start = stream.read(len(_NIFTI_2[0]))
         version: type[nib.Nifti1Header] = nib.Nifti2Header if start in _NIFTI_2 else nib.Nifti1Header
         header = version(start + stream.read(version.sizeof_hdr - len(start)), check=False)
     header.check_fix(logger=_SILENT)
     kind: type[nib.Nifti1Image] = nib.Nifti2Image if version is nib.Nifti2Header else nib.Nifti1Image
-    return kind(ArrayProxy(source, header), header.get_best_affine(), header)
+    return kind(ArrayProxy(str(path), header), header.get_best_affine(), header)
 
 
 def _read(path: Path) -> tuple[Num[np.ndarray, "x y z"], Geometry]:
-    image = open_image(path)
-    geometry = _geometry(image, path)
+    image, geometry = open_image(path), read_geometry(path)
     check_voxels(image, path)
     with readable(path), np.errstate(over="ignore", invalid="ignore"):
-        voxels = _unpacked(path, image).dataobj if _is_packed(path) else image.dataobj
+        voxels = _unpacked(path, image) if _is_packed(path) else image.dataobj
         raw: np.ndarray[Any, np.dtype[Any]] = np.asanyarray(voxels).reshape(geometry.size)
     return raw, geometry
 
 
-def _unpacked(path: Path, image: SpatialImage) -> nib.Nifti1Image:
-    """Read an image into memory up to the checksum at the end of its file, which nibabel does not verify."""
+def _unpacked(path: Path, image: SpatialImage) -> ArrayProxy:
+    """Read the voxels of an image into memory up to the checksum at the end of its file, which nibabel does not verify."""
     most = _claimed(image) + _PADDING
     with igzip.open(path) as stream:
         content = stream.read(most)
         if stream.read(1):
             raise ValueError(f"it decompresses to more than the {most:,} bytes that its header claims")
-    return _nifti(io.BytesIO(content))
+    voxels = image.dataobj  # the header of an image has neither its slope nor where its voxels start
+    return ArrayProxy(io.BytesIO(content), (voxels.shape, voxels.dtype, voxels.offset, voxels.slope, voxels.inter))
 
 
-def _geometry(image: SpatialImage, path: Path) -> Geometry:
+@lru_cache(maxsize=_OPENED)
+def _grid(path: Path, *stamps: int) -> Geometry:
+    image = _opened(path, *stamps)
     return grid_of(image, _size(image, path), path)
 
 

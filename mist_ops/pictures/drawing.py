@@ -62,12 +62,38 @@ class Canvas:
         for part in [points] if dashes is None else _dashed(points, *dashes):
             self._draw.line((FINE * part).ravel().tolist(), color, round(FINE * width), joint="curve")
 
+    def box(self, corner: Corner, opposite: Corner, color: str, width: float) -> None:
+        """Draw the edge of a rectangle between two of its corners."""
+        (left, top), (right, bottom) = corner, opposite
+        points = np.array([(left, top), (right, top), (right, bottom), (left, bottom), (left, top)], dtype=np.float64)
+        self.line(points, color, width)
+
+    def dots(self, centers: Points, color: str, radius: float, opacity: float) -> None:
+        """Draw discs of one color through which others can be seen."""
+        from PIL import ImageColor, ImageDraw
+
+        draw = ImageDraw.Draw(self._image, "RGBA")
+        fill = (*ImageColor.getrgb(color)[:3], round(255 * opacity))
+        for center in (FINE * centers).tolist():
+            draw.circle(center, FINE * radius, fill)
+
     def text(
         self, at: Corner, text: str, color: str, size: int, anchor: str, *, bold: bool = False, edge: str | None = None
     ) -> None:
         """Draw text, with an edge in another color; anchors are those of Pillow, such as "lm" for left and middle."""
         place, letters = (FINE * at[0], FINE * at[1]), font_of(FINE * size, bold=bold)
         self._draw.text(place, text, color, letters, anchor, stroke_width=FINE * bool(edge), stroke_fill=edge)
+
+    def vertical_text(self, at: Corner, text: str, color: str, size: int) -> None:
+        """Draw text that reads upwards and ends at a point."""
+        from PIL import Image, ImageDraw
+
+        letters = font_of(FINE * size)
+        across, up = round(letters.getlength(text)) or 1, round(1.4 * FINE * size)
+        mask = Image.new("L", (across, up))
+        ImageDraw.Draw(mask).text((across, up / 2), text, 255, letters, "rm")
+        turned = mask.rotate(90, expand=True)
+        self._image.paste(color, (round(FINE * at[0] - up / 2), round(FINE * at[1])), turned)
 
     def length(self, text: str, size: int) -> float:
         """Width of a text."""

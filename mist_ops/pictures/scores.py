@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from mist_ops.pictures.canvas import LINES, PLOT_BYTES, PLOT_HEIGHT, new_figure, small_png, tidy, write_png
+import numpy as np
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from mist_ops.files import atomic
+from mist_ops.pictures.canvas import LINES, PLOT_BYTES, PLOT_HEIGHT, small_png
+from mist_ops.pictures.drawing import Canvas
 
-_COLUMNS = 3
-_WORST = 3
-_WIDTH, _LEAST_WIDTH, _MOST_WIDTH, _HEIGHT = 2.7, 4.6, 24.0, 3.6
-"""In inches: width per class, least and greatest width of a panel (the latter also of all columns), and its height."""
+_COLUMNS, _WORST, _MOST_TICKS = 3, 3, 8
 
-_LABELED_WIDTH, _UPRIGHT_WIDTH = 1.2, 0.9
-"""Widths per class from which the worst patients are labeled, and class names are upright."""
+# Pixels.
+_CLASS_WIDTH, _LEAST_WIDTH, _MOST_WIDTH, _HEIGHT = 324, 552, 2880, 432
+"""Width per class, least and greatest width of a panel (the latter also of all panels in a row), and its height."""
+_LEFT, _RIGHT, _TOP, _BOTTOM, _HEADER = 84, 18, 42, 60, 48
+_TITLE, _TEXT, _ID = 20, 16, 12
+_DOT, _LINE = 3.4, 1.6
 
-_LEFT, _RIGHT, _TOP, _BOTTOM, _HEADER = 0.6, 0.15, 0.35, 0.5, 0.4
-"""Margins of a panel and height of the header, in inches. Measuring the texts would take longer than drawing them."""
+_SMALL_ROWS = 2
+"""More rows of panels share the height of as many in the thumbnail, as they would be reduced to fit the bytes anyway."""
+
+_LABELED_WIDTH = 144
+"""Width per class from which the worst patients are labeled."""
+
+_INK, _GRID, _FRAME, _LEADER = "#333333", "#E6E6E6", "#262626", "#AAAAAA"
 
 _GOLDEN = (math.sqrt(5) - 1) / 2
 """Multiples of this number modulo 1 are evenly spread: a deterministic jitter of the dots."""
@@ -45,87 +52,143 @@ class MetricScores:
     classes: Mapping[str, Mapping[str, float]]
 
 
+@dataclass(frozen=True)
+class _Panel:
+    """Where the scores of a metric are drawn: pixels of the frame, and the values at its lower and upper end."""
+
+    left: float | int
+    right: float | int
+    top: float | int
+    bottom: float | int
+    classes: int
+    low: float = 0.0
+    high: float = 1.0
+
+    def across(self, place: float | int) -> float:
+        """Column of a place; classes are one apart, from 0."""
+        return self.left + (self.right - self.left) * (place + 0.6) / (self.classes + 0.4)
+
+    def up(self, score: float) -> float:
+        """Row of a score."""
+        return self.bottom - (self.bottom - self.top) * (score - self.low) / (self.high - self.low)
+
+
 def score_plot(path: Path, metrics: Sequence[MetricScores], title: str) -> bytes:
     """Write a PNG with a panel for each metric; return a thumbnail of at most 30 KB.
 
-    Boxes show quartiles and median, dots the patients; the three worst of each class are labeled with their ids if
-    there is room. The number of patients without a score is below the class name.
+    Boxes show quartiles and median, whiskers the scores within 1.5 interquartile ranges, dots the patients; the three
+    worst of each class are labeled with their ids if there is room. The number of patients without a score is below the
+    class name.
     """
     most = max([1, *(len(metric.classes) for metric in metrics)])
-    width = min(max(_LEAST_WIDTH, _WIDTH * most), _MOST_WIDTH)
-    columns = max(1, min(_COLUMNS, len(metrics), int(_MOST_WIDTH // width)))
+    width = min(max(_LEAST_WIDTH, _CLASS_WIDTH * most), _MOST_WIDTH)
+    columns = max(1, min(_COLUMNS, len(metrics), _MOST_WIDTH // width))
     rows = math.ceil(len(metrics) / columns) or 1
-    upright = (width - _LEFT - _RIGHT) / most >= _UPRIGHT_WIDTH
-    longest = max((len(name) for metric in metrics for name in metric.classes), default=0)
-    bottom = _BOTTOM if upright else 0.2 + 0.085 * longest
+    room = (width - _LEFT - _RIGHT) / (most + 0.4)
+    names = [_tick(*item) for metric in metrics for item in metric.classes.items()]
+    upright = _widest(itertools.chain.from_iterable(names)) < room
+    bottom = _BOTTOM if upright else math.ceil(_widest(map(" ".join, names))) + _TEXT
     height = _HEIGHT - _BOTTOM + bottom
-    whole = width * columns, height * rows + _HEADER
-    figure = new_figure(*whole, "white")
-    figure.suptitle(title, x=0.01, y=1 - 0.1 / whole[1], ha="left", va="top", fontsize=12, weight="bold")
+    canvas = Canvas(width * columns, height * rows + _HEADER, "white")
+    canvas.text((12, 12), title, _FRAME, _TITLE, "lt", bold=True)
     for index, metric in enumerate(metrics):
         row, column = divmod(index, columns)
-        left, low = width * column + _LEFT, height * (rows - 1 - row) + bottom
-        across, up = width - _LEFT - _RIGHT, height - bottom - _TOP
-        axes = figure.add_axes((left / whole[0], low / whole[1], across / whole[0], up / whole[1]))
-        _draw(axes, metric, upright=upright, labeled=across / most >= _LABELED_WIDTH)
-    return small_png(write_png(figure, path), PLOT_HEIGHT * rows, PLOT_BYTES)
+        left, top = width * column, _HEADER + height * row
+        frame = left + _LEFT, left + width - _RIGHT, top + _TOP, top + height - bottom
+        _draw(canvas, _Panel(*frame, max(1, len(metric.classes))), metric, upright=upright, room=room)
+    image = canvas.png()
+    with atomic(path) as temporary:
+        temporary.write_bytes(image)
+    return small_png(image, PLOT_HEIGHT * min(rows, _SMALL_ROWS), PLOT_BYTES)
 
 
-def _draw(axes: Axes, metric: MetricScores, *, upright: bool, labeled: bool) -> None:
+def _widest(texts: Iterable[str]) -> float:
+    measure = Canvas(1, 1, "white")
+    return max((measure.length(text, _TEXT) for text in set(texts)), default=0.0)
+
+
+def _tick(name: str, scores: Mapping[str, float]) -> list[str]:
+    """The lines below a class."""
+    missing = sum(not math.isfinite(score) for score in scores.values())
+    return [name, f"({missing} missing)"] if missing else [name]
+
+
+def _draw(canvas: Canvas, frame: _Panel, metric: MetricScores, *, upright: bool, room: float) -> None:
     classes = [
         {case_id: score for case_id, score in scores.items() if math.isfinite(score)}
         for scores in metric.classes.values()
     ]
-    _draw_classes(axes, {place: list(scores.values()) for place, scores in enumerate(classes) if scores})
-    ticks = []
-    for (name, scores), known in zip(metric.classes.items(), classes, strict=True):
-        missing = len(scores) - len(known)
-        note = f"({missing} without a score)" if upright else f"({missing} missing)"
-        ticks.append(name + (f"\n{note}" if missing else ""))
-    axes.set_xticks(range(len(ticks)), ticks, rotation=0 if upright else 90)
-    axes.set_xlim(-0.6, len(ticks) - 0.2)
-    if labeled:
-        worst_last = not metric.higher_is_better
-        ordered = [sorted(scores.items(), key=lambda item: item[1], reverse=worst_last) for scores in classes]
-        _label_worst(axes, [patients[:_WORST] for patients in ordered])
+    known = [score for scores in classes for score in scores.values()]
+    low, high = (min(known), max(known)) if known else (0.0, 1.0)
+    margin = 0.05 * (high - low) or 0.05 * abs(high) or 0.05
+    panel = replace(frame, low=low - margin, high=high + margin)
+    _draw_frame(canvas, panel, metric)
+    for place, (name, scores) in enumerate(metric.classes.items()):
+        _draw_name(canvas, panel, place, _tick(name, scores), upright=upright)
+    for place, scores in enumerate(classes):
+        if scores:
+            _draw_class(canvas, panel, place, np.array(list(scores.values())))
+            if room >= _LABELED_WIDTH:
+                worst_first = sorted(scores.items(), key=lambda item: item[1], reverse=not metric.higher_is_better)
+                _label(canvas, panel, place, worst_first[:_WORST])
+
+
+def _draw_frame(canvas: Canvas, panel: _Panel, metric: MetricScores) -> None:
     better = "higher is better" if metric.higher_is_better else "lower is better"
-    axes.set_title(f"{metric.name}{f' ({metric.unit})' if metric.unit else ''}, {better}", fontsize=10)
-    tidy(axes)
-    axes.grid(visible=False, axis="x")
+    name = f"{metric.name}{f' ({metric.unit})' if metric.unit else ''}, {better}"
+    canvas.text(((panel.left + panel.right) / 2, panel.top - 14), name, _FRAME, _TEXT, "ms")
+    for tick in _ticks(panel.low, panel.high):
+        row = panel.up(tick)
+        canvas.line(np.array([[panel.left, row], [panel.right, row]]), _GRID, 1.0)
+        canvas.text((panel.left - 8, row), f"{tick:g}", _FRAME, _TEXT, "rm")
+    corner = [(panel.left, panel.top), (panel.left, panel.bottom), (panel.right, panel.bottom)]
+    canvas.line(np.array(corner, dtype=np.float64), _FRAME, 1.0)
 
 
-def _draw_classes(axes: Axes, scores: Mapping[int, Sequence[float]]) -> None:
-    """Draw a box and the dots of each class, by its place from left to right."""
-    if not scores:
+def _ticks(low: float, high: float) -> list[float]:
+    """Multiples of 1, 2 or 5 times a power of ten."""
+    least = (high - low) / _MOST_TICKS
+    power = 10.0 ** math.floor(math.log10(least))
+    step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= least)
+    return [round(step * index, 12) for index in range(math.ceil(low / step), math.floor(high / step) + 1)]
+
+
+def _draw_name(canvas: Canvas, panel: _Panel, place: int, lines: Sequence[str], *, upright: bool) -> None:
+    column = panel.across(place)
+    if not upright:
+        canvas.vertical_text((column, panel.bottom + 8), " ".join(lines), _FRAME, _TEXT)
         return
-    ink = {"color": "#333333", "linewidth": 1.2}
-    axes.boxplot(
-        list(scores.values()),
-        positions=list(scores),
-        widths=0.5,
-        showfliers=False,
-        manage_ticks=False,
-        medianprops=ink,
-        boxprops=ink,
-        whiskerprops=ink,
-        capprops=ink,
+    for row, text in enumerate(lines):
+        canvas.text((column, panel.bottom + 8 + 1.25 * _TEXT * row), text, _FRAME, _TEXT, "mt")
+
+
+def _draw_class(canvas: Canvas, panel: _Panel, place: int, scores: np.ndarray) -> None:
+    """Draw the dots and the box of a class."""
+    offsets = 0.36 * (np.arange(len(scores)) * _GOLDEN % 1.0) - 0.18
+    centers = np.array(
+        [(panel.across(place + offset), panel.up(score)) for offset, score in zip(offsets, scores, strict=True)]
     )
-    for place, values in scores.items():
-        offsets = [0.36 * (index * _GOLDEN % 1.0) - 0.18 for index in range(len(values))]
-        color = LINES[place % len(LINES)]
-        axes.scatter([place + offset for offset in offsets], values, s=12, color=color, alpha=0.6, lw=0)
+    canvas.dots(centers, LINES[place % len(LINES)], _DOT, 0.6)
+    first, median, third = np.percentile(scores, (25, 50, 75))
+    reach = 1.5 * (third - first)
+    lowest, highest = scores[scores >= first - reach].min(), scores[scores <= third + reach].max()
+    left, right = panel.across(place - 0.25), panel.across(place + 0.25)
+    canvas.box((left, panel.up(first)), (right, panel.up(third)), _INK, _LINE)
+    for score, half in ((median, 0.25), (lowest, 0.125), (highest, 0.125)):
+        row = panel.up(score)
+        canvas.line(np.array([[panel.across(place - half), row], [panel.across(place + half), row]]), _INK, _LINE)
+    for start, stop in ((first, lowest), (third, highest)):
+        column = panel.across(place)
+        canvas.line(np.array([[column, panel.up(start)], [column, panel.up(stop)]]), _INK, _LINE)
 
 
-def _label_worst(axes: Axes, worst: Sequence[Sequence[tuple[str, float]]]) -> None:
-    """Label the worst patients beside each box, without overlap of similar scores."""
-    from matplotlib.collections import LineCollection
-
-    low, high = axes.get_ylim()
-    step, lines = (high - low) * 0.055, []
-    for position, patients in enumerate(worst):
-        taken = -math.inf
-        for case_id, score in sorted(patients, key=lambda item: item[1]):
-            taken = max(score, taken + step)
-            lines.append([(position + 0.2, score), (position + 0.29, taken)])
-            axes.text(position + 0.3, taken, case_id, fontsize=7, va="center")
-    axes.add_collection(LineCollection(lines, colors="#AAAAAA", linewidths=0.6), autolim=False)
+def _label(canvas: Canvas, panel: _Panel, place: int, worst: Sequence[tuple[str, float]]) -> None:
+    """Label patients, the worst first, beside their box; labels of similar scores follow each other inwards."""
+    inwards = 1 if worst[-1][1] < worst[0][1] else -1  # down from the highest scores, up from the lowest
+    taken = -math.inf
+    for case_id, score in worst:
+        row = panel.up(score)
+        taken = max(inwards * row, taken + 1.5 * _ID)
+        leader = np.array([[panel.across(place + 0.2), row], [panel.across(place + 0.29), inwards * taken]])
+        canvas.line(leader, _LEADER, 0.8)
+        canvas.text((panel.across(place + 0.3), inwards * taken), case_id, _FRAME, _ID, "lm")

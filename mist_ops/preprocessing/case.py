@@ -264,6 +264,6 @@ def _write_arrays(study: Study, case_id: str, made: PreprocessedCase, files: Rep
         if array is None:
             files.remove(path)
         else:
-            written[name] = files.write(path)
+            written[name] = files.write(path, synced=False)  # the record has its hash and size
             save_array(written[name], array)
     return written

@@ -62,6 +62,14 @@ def test_labels_are_written_as_the_smallest_integers(tmp_path: Path, highest: in
     assert found.dtype == dtype
 
 
+def test_a_replaced_file_is_read_again(tmp_path: Path) -> None:
+    for spacing in (1.0, 2.0):
+        saved(tmp_path, np.full((4, 5, 6), spacing, dtype=np.float32), np.diag([spacing, spacing, spacing, 1.0]))
+        image, geometry = read_image(tmp_path / "image.nii.gz")
+        assert geometry.spacing == read_geometry(tmp_path / "image.nii.gz").spacing == (spacing,) * 3
+        assert (image == spacing).all()
+
+
 def test_slope_and_intercept_are_applied(tmp_path: Path) -> None:
     image = nib.Nifti1Image(np.ones((2, 2, 2), np.int16), np.eye(4))
     image.header.set_slope_inter(2.0, -1000.0)
