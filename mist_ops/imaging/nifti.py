@@ -428,13 +428,13 @@ def _read(path: Path) -> tuple[Num[np.ndarray, "x y z"], Geometry]:
 
 
 def _unpacked(path: Path, image: SpatialImage) -> ArrayProxy:
-    """Read the voxels of an image into memory up to the checksum at the end of its file, which nibabel does not verify."""
+    """Read the voxels of an image into memory, up to the checksum at the end, which nibabel does not verify."""
     most = _claimed(image) + _PADDING
     with igzip.open(path) as stream:
         content = stream.read(most)
         if stream.read(1):
             raise ValueError(f"it decompresses to more than the {most:,} bytes that its header claims")
-    voxels = image.dataobj  # the header of an image has neither its slope nor where its voxels start
+    voxels = cast(ArrayProxy, image.dataobj)  # the header of an image lacks its slope and where its voxels start
     return ArrayProxy(io.BytesIO(content), (voxels.shape, voxels.dtype, voxels.offset, voxels.slope, voxels.inter))
 
 

@@ -24,7 +24,7 @@ _TITLE, _TEXT, _ID = 20, 16, 12
 _DOT, _LINE = 3.4, 1.6
 
 _SMALL_ROWS = 2
-"""More rows of panels share the height of as many in the thumbnail, as they would be reduced to fit the bytes anyway."""
+"""Of panels, whose height all share in the thumbnail: more would be reduced to fit the bytes anyway."""
 
 _LABELED_WIDTH = 144
 """Width per class from which the worst patients are labeled."""

@@ -65,8 +65,8 @@ def test_labels_are_written_as_the_smallest_integers(tmp_path: Path, highest: in
 def test_a_replaced_file_is_read_again(tmp_path: Path) -> None:
     for spacing in (1.0, 2.0):
         saved(tmp_path, np.full((4, 5, 6), spacing, dtype=np.float32), np.diag([spacing, spacing, spacing, 1.0]))
-        image, geometry = read_image(tmp_path / "image.nii.gz")
-        assert geometry.spacing == read_geometry(tmp_path / "image.nii.gz").spacing == (spacing,) * 3
+        image, geometry = read_image(tmp_path / "scan.nii.gz")
+        assert geometry.spacing == read_geometry(tmp_path / "scan.nii.gz").spacing == (spacing,) * 3
         assert (image == spacing).all()
 
 
