@@ -133,6 +133,11 @@ class Study:
         return self.results / "postprocessing" / "search.json"
 
     @property
+    def calibration(self) -> Path:
+        """Calibration of probabilities and volumes, beside the folder of the models that it is for."""
+        return self.results / "calibration.json"
+
+    @property
     def kept(self) -> Path:
         """Stale artifacts that a person declared current."""
         return self.results / "records" / "kept.json"

@@ -39,6 +39,7 @@ COMMANDS: Mapping[str, Command] = {
     "finalize": Command(options.FinalizeOptions, "studies"),
     "choose_postprocessing": Command(options.ChoosePostprocessingOptions, "studies"),
     "guard": Command(options.GuardOptions, "studies"),
+    "calibrate": Command(options.CalibrateOptions, "studies"),
     "predict": Command(options.PredictOptions, "tools"),
     "evaluate": Command(options.EvaluateOptions, "tools"),
     "rank": Command(options.RankOptions, "tools"),
@@ -91,6 +92,11 @@ def choose_postprocessing(arguments: Arguments = None) -> int:
 def guard(arguments: Arguments = None) -> int:
     """Build the guard of a study, which reports at prediction whether a scan is like those of the training patients."""
     return _run("guard", arguments)
+
+
+def calibrate(arguments: Arguments = None) -> int:
+    """Calibrate the probabilities and volumes of a study's models on its held-out patients."""
+    return _run("calibrate", arguments)
 
 
 def predict(arguments: Arguments = None) -> int:

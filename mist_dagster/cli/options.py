@@ -191,6 +191,13 @@ class GuardOptions(StudyOptions):
     device: Device = Field(None, description="cpu, cuda or the number of a GPU (default: a GPU, else the CPU).")
 
 
+class CalibrateOptions(NumpyOptions):
+    """Options of mist_calibrate."""
+
+    no_figures: NoFigures = Field(False, description=NO_FIGURES)
+    device: Device = Field(None, description="cpu, cuda or the number of a GPU (default: a GPU, else the CPU).")
+
+
 class StatusOptions(NumpyOptions):
     """Options of mist_status."""
 
@@ -211,9 +218,10 @@ class KeepOptions(NumpyOptions):
     change: str | None = Field(
         None, description="Only this change: a part of what mist_status says of it, such as target_spacing."
     )
-    stage: Literal["preprocess", "train", "predict", "evaluate", "choose_postprocessing", "guard", "test"] | None = (
-        Field(None, description="Only what this stage made.")
-    )
+    stage: (
+        Literal["preprocess", "train", "predict", "evaluate", "choose_postprocessing", "guard", "calibrate", "test"]
+        | None
+    ) = Field(None, description="Only what this stage made.")
     only: list[str] | None = Field(None, description="Only these patients, folds (fold_0) or files (results.csv).")
     undo: bool = Field(False, description="Make stale again what was kept.")
 
@@ -244,6 +252,9 @@ class PredictOptions(Options):
     output_probs: bool = Field(False, description="Also save the class probabilities.")
     strict: bool = Field(
         False, description="Write no mask of a scan that is unlike those of the training patients; requires a guard."
+    )
+    calibrated: bool = Field(
+        False, description="Save calibrated probabilities, and volumes with intervals; needs mist_calibrate."
     )
     device: Device = Field(None, description="cpu, cuda or the number of a GPU (default: a GPU, else the CPU).")
 

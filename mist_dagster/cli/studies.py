@@ -13,6 +13,7 @@ from mist_dagster.assets.launchpad import launchpad
 from mist_dagster.cli.options import (
     AcceptOptions,
     AnalyzeOptions,
+    CalibrateOptions,
     ChoosePostprocessingOptions,
     FinalizeOptions,
     GuardOptions,
@@ -48,6 +49,7 @@ from mist_ops.dataset import Assignment, Fold, read_description, read_paths, rea
 from mist_ops.errors import ConfigError, DatasetError, counted, few, listing
 from mist_ops.files import file_hash, write_text
 from mist_ops.records.arrays import CORRUPTED, NO_DISTANCES, NOT_PREPROCESSED, stale_arrays
+from mist_ops.records.calibration import read_calibration, report_calibration
 from mist_ops.records.comparison import why_stale
 from mist_ops.records.guard import read_guard, summary
 from mist_ops.records.prediction import NOT_RECORDED, stale_predictions, stale_test_predictions
@@ -388,6 +390,22 @@ def guard(launcher: Launcher, options: GuardOptions, settings: Settings) -> None
     predicted = [case.id for case in tests if study.test_prediction(case.id).exists()]
     if predicted:
         run(launcher, study, in_order({"test": predicted}, {}), resources)
+
+
+def calibrate(launcher: Launcher, options: CalibrateOptions, settings: Settings) -> None:
+    """Fit the calibration of the models on their held-out patients, and report what it gains."""
+    study = _study(options, numpy=options.numpy)
+    config, assignment = read_config(study.config), read_train_paths(study.train_paths)
+    trained = [fold for fold in config.training.folds if study.model(fold).is_file()]
+    if not trained:
+        raise ConfigError(
+            f"{study.models} holds no model. Run mist_train first.", code="model-missing", file=study.models
+        )
+    check_arrays(study, assignment.cases, owner_of_arrays(study))
+    run(launcher, study, in_order({"calibrate": None}, {}), _resources(options))
+    for line in report_calibration(read_calibration(study.calibration)):
+        launcher.progress.note(line)
+    launcher.progress.note(f"Calibration: {shown(study.calibration)}")
 
 
 def _run_and_report(

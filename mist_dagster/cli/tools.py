@@ -32,10 +32,20 @@ def predict(launcher: Launcher, options: PredictOptions, settings: Settings) -> 
         "paths_csv": options.paths_csv,
         "strategy": options.postprocess_strategy,
     }
-    run = {**absolute(paths), **given("device", options.device), "probabilities": options.output_probs}
+    if options.calibrated and options.postprocess_strategy:
+        raise ConfigError(
+            "--calibrated and --postprocess-strategy contradict each other: the intervals are those of masks without "
+            "postprocessing. Give one of them.",
+            code="flags-contradict",
+            found=["--calibrated", "--postprocess-strategy"],
+        )
+    asked = {"probabilities": options.output_probs, "calibrated": options.calibrated}
+    run = {**absolute(paths), **given("device", options.device), **asked}
     run |= {"strict": True} if options.strict else {}
     launcher.run_tool("prediction", options.output, run)
     launcher.progress.note(f"Predictions: {options.output}")
+    if options.calibrated:
+        launcher.progress.note(f"Volumes: {options.output / 'volumes.csv'}")
 
 
 def evaluate(launcher: Launcher, options: EvaluateOptions, settings: Settings) -> None:

@@ -39,6 +39,16 @@ def epochs(study: Study) -> str:
     return f"{training(study)}.json"
 
 
+def calibration(study: Study) -> str:
+    """Reliability of probabilities and volumes."""
+    return f"{home(study)}/calibration"
+
+
+def calibration_picture(study: Study, name: str) -> str:
+    """A picture of the calibration: ``reliability`` or ``volumes``."""
+    return f"{calibration(study)}/{name}.png"
+
+
 def reviews(study: Study) -> str:
     """Where comments on patients are written."""
     return f"{home(study)}/reviews"

@@ -10,7 +10,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from mist_dagster.instance import addresses
-from mist_dagster.site import comparison, curves, guard, images, overview, patient, patients, viewer
+from mist_dagster.site import calibration, comparison, curves, guard, images, overview, patient, patients, viewer
 from mist_dagster.site.rendering import page
 from mist_ops.errors import MistError
 
@@ -49,6 +49,8 @@ def application() -> "ASGIApp":
         Route(f"{study}/training", curves.training),
         Route(f"{study}/training.json", curves.epochs),
         Route(f"{study}/guard", guard.guard),
+        Route(f"{study}/calibration", calibration.calibration),
+        Route(f"{study}/calibration/{{name}}.png", calibration.picture),
         Route(f"{study}/patients", patients.patients),
         Route(f"{study}/patients.json", patients.stale),
         Route(f"{study}/reviews", patients.review, methods=["POST"]),

@@ -54,6 +54,12 @@ def scores_picture(request: "Request") -> "Response":
     return _png(study, study.figure("scores"))
 
 
+def figure(request: "Request", name: str) -> "Response":
+    """A figure of a study."""
+    study = study_of(request)
+    return _png(study, study.figure(name))
+
+
 def _png(study: Study, path: Path) -> "Response":
     """A figure of a study, if it is one and lies in its results."""
     inside = path.is_file() and path.resolve().is_relative_to(study.results.resolve())

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import dagster as dg
 
-from mist_dagster.partitions import fold_index
+from mist_dagster.partitions import fold_index, fold_key
 from mist_dagster.provenance import asset_key
 from mist_dagster.stages import stale
 from mist_dagster.stages.inspection import Inspection
@@ -80,6 +80,12 @@ def _guarded(seen: Inspection) -> dict[str, str]:
     for case in seen.assignment.cases:
         content[f"the files of {case.id}"] = json_hash(input_hashes(seen.study, case))
     return content
+
+
+def _calibrated_on(seen: Inspection) -> dict[str, str]:
+    """The models, and the labels, masks and predictions of their held-out patients."""
+    models = {f"the model of fold {fold}": _weights_version(seen.study, fold_key(fold)) for fold in seen.weights}
+    return {**_scored_masks(seen), **{name: version or "" for name, version in models.items()}}
 
 
 _ROWS = (
@@ -211,6 +217,22 @@ _ROWS = (
         follows=["train"],
         optional=True,
         options=frozenset({"device"}),
+        continues=True,
+    ),
+    Stage(
+        name="calibrate",
+        assets=["calibration"],
+        description="Fit the calibration of probabilities and volumes on the held-out patients.",
+        module="mist_dagster.assets.calibration",
+        action="Calibrate",
+        doing="Calibrating",
+        step="prediction",
+        version=1,
+        locate=lambda study, _: study.calibration,
+        reads=_calibrated_on,
+        follows=["predict"],
+        optional=True,
+        options=frozenset({"device", "figures"}),
         continues=True,
     ),
     Stage(

@@ -41,7 +41,7 @@ def predict_held_out(
     """
     config, assignment = read_config(study.config), read_train_paths(study.train_paths)
     for fold in sorted({assignment.fold_of[case_id] for case_id in ids}):
-        models = _load(study, config, "prediction", [fold], device, reserve)
+        models = load_folds(study, config, "prediction", [fold], device, reserve)
         members = [case for case in assignment.cases if case.id in ids and assignment.fold_of[case.id] == fold]
         jobs = map(models.held_out, sorted(members, key=lambda case: case.id))
         yield from predict_cases(models.predictor, jobs)
@@ -52,14 +52,14 @@ def predict_tests(
 ) -> Iterator[Outcome[Case, None]]:
     """Predict test patients from their images by the models of all folds together; arguments as above."""
     config = read_config(study.config)
-    models = _load(study, config, "test_prediction", config.training.folds, device, reserve)
+    models = load_folds(study, config, "test_prediction", config.training.folds, device, reserve)
     guarding = Guarding.beside(study.guard, models.weights, config)
     cases = read_paths(study.test_paths, config.dataset_info.images)
     yield from predict_cases(models.predictor, [models.test(case, guarding) for case in cases if case.id in ids])
 
 
 @dataclass(frozen=True)
-class _Models:
+class FoldModels:
     """The models of some folds, with what the record of a prediction needs.
 
     Attributes:
@@ -77,32 +77,41 @@ class _Models:
     seen: frozenset[str]
 
     def held_out(self, case: Case) -> Job:
+        """Predict a training patient from its arrays."""
         mask = self.study.cv_prediction(case.id)
         return Job(case, mask, self.study, around=self._recording_held_out(case, mask))
 
     def test(self, case: Case, guarding: Guarding | None) -> Job:
+        """Predict a test patient from its images."""
         mask, content = self.study.test_prediction(case.id), guarding.content if guarding else ""
         origin = Origin(self.weights, self.config, images=case.images, guard=content)
         record = self.study.prediction_record("test", case.id)
         return Job(case, mask, check=checking(guarding, case, mask), around=recording(record, mask, origin))
 
     @contextmanager
-    def _recording_held_out(self, case: Case, mask: Path) -> Iterator[None]:
+    def refusing_seen(self, case: Case) -> Iterator[None]:
+        """Refuse a patient that trained one of the models."""
         if case.id in self.seen:
             raise CaseError(
                 case.id, "the model of its fold was trained with it. Retrain the fold.", code="model-saw-patient"
             )
-        origin = Origin.of_arrays(self.weights, self.config, self.study, case.id)
-        with recording(self.study.prediction_record("train", case.id), mask, origin):
-            yield
+        yield
+
+    @contextmanager
+    def _recording_held_out(self, case: Case, mask: Path) -> Iterator[None]:
+        with self.refusing_seen(case):
+            origin = Origin.of_arrays(self.weights, self.config, self.study, case.id)
+            with recording(self.study.prediction_record("train", case.id), mask, origin):
+                yield
 
 
-def _load(
+def load_folds(
     study: Study, config: StudyConfig, step: str, folds: Sequence[int], device: torch.device, reserve: Reservation
-) -> _Models:
+) -> FoldModels:
+    """Load the models of some folds, with the settings that a step reads."""
     models = compile_networks(load_models(study, config, folds), config, device)
     files = {fold: study.model(fold) for fold in folds}
-    return _Models(
+    return FoldModels(
         study,
         Predictor(models, view(config, step), device, reserve),
         config,
