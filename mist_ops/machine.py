@@ -1,8 +1,9 @@
-"""Memory of the machine, or of the container that this process runs in."""
+"""Memory of the machine, or of the container that this process runs in, and the packages that are installed."""
 
 from __future__ import annotations
 
 import os
+from importlib.metadata import distributions
 from pathlib import Path
 
 _LIMIT, _USED = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
@@ -22,3 +23,10 @@ def available_memory() -> int:
     free = found[0] if found else os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     limit = _LIMIT.read_text().strip() if _LIMIT.is_file() and _USED.is_file() else "max"
     return free if limit == "max" else max(0, min(free, int(limit) - int(_USED.read_text())))
+
+
+def installed_packages() -> dict[str, str]:
+    """Versions of all installed packages by name, sorted."""
+    # Of two with the same name, Python imports the first.
+    found = {package.name: package.version for package in reversed(list(distributions())) if package.name}
+    return dict(sorted(found.items()))

@@ -228,6 +228,16 @@ class Study:
         return self.results / "reviews.csv"
 
     @property
+    def history(self) -> Path:
+        """What people accepted, kept and judged, in order; only appended to."""
+        return self.results / "history.jsonl"
+
+    @property
+    def evidence(self) -> Path:
+        """Evidence pack of all models; written on request."""
+        return self.results / "evidence.zip"
+
+    @property
     def cv_predictions(self) -> Path:
         """Folder of the cross-validation predictions."""
         return self.results / "predictions" / "train" / "raw"

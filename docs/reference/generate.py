@@ -285,13 +285,17 @@ def transforms() -> str:
     return "\n".join(parts) + "\n"
 
 
+_ACTIONS = {"mist_passport": ("verify", "diff"), "mist_evidence": ("verify",)}
+"""The actions of commands that have several."""
+
+
 def commands() -> str:
     """Render the page of all commands."""
     project = tomllib.loads((HERE.parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     parts = [COMMANDS_INTRODUCTION]
     for name, entry in sorted(project["scripts"].items()):
         function = getattr(cli, entry.partition(":")[2])
-        calls = [["verify", "--help"], ["diff", "--help"]] if name == "mist_passport" else []
+        calls = [[action, "--help"] for action in _ACTIONS.get(name, ())]
         texts = [_help(function, arguments) for arguments in [["--help"], *calls]]
         parts.append(f"## {name}\n\n{function.__doc__}\n\n```text\n" + "\n".join(texts) + "```\n")
     return "\n".join(parts)

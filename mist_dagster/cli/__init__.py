@@ -56,7 +56,7 @@ COMMANDS: Mapping[str, Command] = {
     "phantoms": Command(options.PhantomsOptions),
     "ui": Command(options.UiOptions),
 }
-"""All commands except ``mist_passport`` and ``mist_completion``, which have parsers of their own."""
+"""All commands except ``mist_passport``, ``mist_evidence`` and ``mist_completion``, which have their own parsers."""
 
 
 def analyze(arguments: Arguments = None) -> int:
@@ -174,6 +174,13 @@ def passport(arguments: Arguments = None) -> int:
     from mist_dagster.cli.passports import run
 
     return run(arguments, passport.__doc__)
+
+
+def evidence(arguments: Arguments = None) -> int:
+    """Pack everything behind a model in one file that anyone can verify, or verify such a pack."""
+    from mist_dagster.cli.packs import run
+
+    return run(arguments, evidence.__doc__)
 
 
 def phantoms(arguments: Arguments = None) -> int:

@@ -18,12 +18,16 @@ def run(arguments: Sequence[str] | None, purpose: str | None) -> int:
         print(message, file=sys.stderr)  # noqa: T201
         return 1
     from mist_dagster import cli
-    from mist_dagster.cli import passports
+    from mist_dagster.cli import packs, passports
 
     flagged = [cli.parser(name) for name in cli.COMMANDS]
     for command in flagged:
         command.name_choices()
-    parsers: list[CommandParser] = [*flagged, passports.parser(cli.passport.__doc__)]
+    parsers: list[CommandParser] = [
+        *flagged,
+        passports.parser(cli.passport.__doc__),
+        packs.parser(cli.evidence.__doc__),
+    ]
     for each in parsers:
         print(shtab.complete(each, shell=shell))  # noqa: T201 - output of the command
     return 0

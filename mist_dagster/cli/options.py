@@ -219,7 +219,17 @@ class KeepOptions(NumpyOptions):
         None, description="Only this change: a part of what mist_status says of it, such as target_spacing."
     )
     stage: (
-        Literal["preprocess", "train", "predict", "evaluate", "choose_postprocessing", "guard", "calibrate", "test"]
+        Literal[
+            "preprocess",
+            "train",
+            "predict",
+            "evaluate",
+            "choose_postprocessing",
+            "guard",
+            "calibrate",
+            "test",
+            "evidence",
+        ]
         | None
     ) = Field(None, description="Only what this stage made.")
     only: list[str] | None = Field(None, description="Only these patients, folds (fold_0) or files (results.csv).")

@@ -3,9 +3,13 @@
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mist_dagster.cli.options import CommandParser
 from mist_ops.errors import MistError
+
+if TYPE_CHECKING:
+    from mist_ops.study import Study
 
 
 def parser(purpose: str | None) -> CommandParser:
@@ -39,14 +43,19 @@ def run(arguments: Sequence[str] | None, purpose: str | None) -> int:
 
 
 def _verify(model: Path, numpy: Path | None) -> list[str]:
-    from mist_dagster.instance.studies import registered_studies
     from mist_ops.records.comparison import verify
-    from mist_ops.study import Study
 
     weights = model.expanduser().resolve()
-    results = weights.parent.parent
+    return verify(weights, study_around(weights.parent.parent, numpy))
+
+
+def study_around(results: Path, numpy: Path | None) -> "Study":
+    """The study of a results folder, with the arrays that were named, else those on record, else ``./numpy``."""
+    from mist_dagster.instance.studies import registered_studies
+    from mist_ops.study import Study
+
     known = next((study.numpy for study in registered_studies() if study.results == results), Path("numpy"))
-    return verify(weights, Study("", numpy=(numpy or known).expanduser().resolve(), results=results))
+    return Study("", numpy=(numpy or known).expanduser().resolve(), results=results)
 
 
 def _kept(model: Path) -> list[str]:

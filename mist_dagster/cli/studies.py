@@ -52,6 +52,7 @@ from mist_ops.records.arrays import CORRUPTED, NO_DISTANCES, NOT_PREPROCESSED, s
 from mist_ops.records.calibration import read_calibration, report_calibration
 from mist_ops.records.comparison import why_stale
 from mist_ops.records.guard import read_guard, summary
+from mist_ops.records.history import record_accepted
 from mist_ops.records.prediction import NOT_RECORDED, stale_predictions, stale_test_predictions
 from mist_ops.records.source import check_arrays, check_dataset
 from mist_ops.study import Study
@@ -348,6 +349,7 @@ def accept(launcher: Launcher, options: AcceptOptions, settings: Settings) -> No
         )
     check_whole(study.results_csv, columns(read_config(study.config).evaluation))
     write_text(study.accepted_csv, study.results_csv.read_text(encoding="utf-8"))
+    record_accepted(study)
     launcher.progress.note(f"Accepted: {study.accepted_csv}. Later scores are compared with it.")
 
 

@@ -9,6 +9,7 @@ from mist_dagster.launch import Launcher
 from mist_dagster.stages import WHOLE, Inspection, Stage, stale_partitions, tracked, version_on_record
 from mist_dagster.stages.settings import adopt_config
 from mist_ops.errors import ConfigError, counted, few
+from mist_ops.records.history import record_kept
 from mist_ops.records.kept import KeptArtifact, read_kept, write_kept
 from mist_ops.records.passport import read_passport, write_passport
 from mist_ops.study import Study
@@ -68,6 +69,7 @@ def keep(launcher: Launcher, study: Study, choice: Choice, reason: str) -> list[
     if not made:
         raise ConfigError(_why_nothing(impossible, seen), code="nothing-to-keep", found=list(impossible))
     write_kept(study.kept, seen.kept.entries)
+    record_kept(study, [entry for _, entry in made], kept=True)
     _note_in_passports(study)
     _record(launcher, study, made, seen)
     return [entry for _, entry in made]
@@ -85,6 +87,7 @@ def undo(launcher: Launcher, study: Study, choice: Choice) -> list[KeptArtifact]
             f"Nothing that matches was kept in {study.results}. mist_status lists what was.", code="nothing-to-keep"
         )
     write_kept(study.kept, (entry for entry in entries if entry not in removed))
+    record_kept(study, removed, kept=False)
     _note_in_passports(study)
     seen = Inspection(study)
     for stage in tracked():

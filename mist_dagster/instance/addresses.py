@@ -49,6 +49,16 @@ def calibration_picture(study: Study, name: str) -> str:
     return f"{calibration(study)}/{name}.png"
 
 
+def evidence(study: Study) -> str:
+    """The evidence pack of a study, and what is in it."""
+    return f"{home(study)}/evidence"
+
+
+def evidence_file(study: Study) -> str:
+    """The pack itself."""
+    return f"{evidence(study)}.zip"
+
+
 def reviews(study: Study) -> str:
     """Where comments on patients are written."""
     return f"{home(study)}/reviews"

@@ -10,7 +10,18 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from mist_dagster.instance import addresses
-from mist_dagster.site import calibration, comparison, curves, guard, images, overview, patient, patients, viewer
+from mist_dagster.site import (
+    calibration,
+    comparison,
+    curves,
+    evidence,
+    guard,
+    images,
+    overview,
+    patient,
+    patients,
+    viewer,
+)
 from mist_dagster.site.rendering import page
 from mist_ops.errors import MistError
 
@@ -53,6 +64,8 @@ def application() -> "ASGIApp":
         Route(f"{study}/calibration/{{name}}.png", calibration.picture),
         Route(f"{study}/patients", patients.patients),
         Route(f"{study}/patients.json", patients.stale),
+        Route(f"{study}/evidence", evidence.evidence),
+        Route(f"{study}/evidence.zip", evidence.pack),
         Route(f"{study}/reviews", patients.review, methods=["POST"]),
         Route(one, patient.patient),
         Route(f"{one}/picture.png", images.picture),

@@ -88,6 +88,22 @@ def _calibrated_on(seen: Inspection) -> dict[str, str]:
     return {**_scored_masks(seen), **{name: version or "" for name, version in models.items()}}
 
 
+def _behind_models(seen: Inspection) -> dict[str, str]:
+    """The records that an evidence pack repeats."""
+    study, ids = seen.study, [case.id for case in seen.assignment.cases]
+    files = {path.name: path for path in (*sorted(study.models.glob("*.json")), study.results_csv)}
+    history = study.history.read_bytes().splitlines() if study.history.is_file() else []
+    predictions = {case_id: _prediction_version(study, "train", case_id) for case_id in ids}
+    tests = {case.id: _prediction_version(study, "test", case.id) for case in seen.test_cases}
+    return {
+        **{name: file_hash(path) for name, path in files.items() if path.is_file()},
+        "scans": json_hash({case.id: input_hashes(study, case) for case in seen.assignment.cases}),
+        "predictions": json_hash([predictions, tests]),
+        # Keeping the pack itself does not change what it holds.
+        "history.jsonl": json_hash([line.decode() for line in history if b'"step": "evidence"' not in line]),
+    }
+
+
 _ROWS = (
     Stage(
         name="observe",
@@ -251,6 +267,19 @@ _ROWS = (
         observes="observe_tests",
         options=frozenset({"device", "figures"}),
         continues=True,
+    ),
+    Stage(
+        name="evidence",
+        assets=["evidence_pack"],
+        description="Pack everything behind the models in one file that anyone can verify.",
+        module="mist_dagster.assets.evidence",
+        action="Pack evidence",
+        doing="Packing evidence",
+        version=1,
+        locate=lambda study, _: study.evidence,
+        reads=_behind_models,
+        follows=["train", "evaluate", "test"],
+        optional=True,
     ),
 )
 

@@ -14,6 +14,7 @@ from mist_dagster.tools.record import recorded, tool_asset
 from mist_ops.ranking.picture import draw_ranking
 from mist_ops.ranking.rank import check_outputs, rank, read_directions, write_ranking
 from mist_ops.ranking.tables import Missing
+from mist_ops.records.history import record_ranking
 
 MissingScore = Enum("MissingScore", get_args(Missing))  # type: ignore[misc]
 """The choices of the launchpad, which shows the names of an enumeration."""
@@ -54,6 +55,7 @@ def ranking(context: dg.AssetExecutionContext, config: RankingTool) -> dg.Materi
         significance=significance is not None,
     )
     write_ranking(ranked, output, detailed, significance)
+    record_ranking({name: Path(path) for name, path in ranked.facts["strategies"].items()}, output)
     rows = [{str(name): value for name, value in row.items()} for row in ranked.stability.to_dict("records")]
     figure = output.with_suffix(".png")
     shown: metadata.Metadata = {

@@ -141,6 +141,7 @@ class Passport(_Record):
         changes: Settings that changed when training was resumed, one message each.
         pretrained: Where the encoder comes from, if not from random initialization.
         versions: Of Python, CUDA and the packages that compute.
+        packages: Of all packages that were installed; empty in passports of version 1.0 and earlier.
         hardware: The machine.
         mist_version: Version that wrote config.json.
         device: Name of the GPU, or ``"cpu"``.
@@ -167,6 +168,7 @@ class Passport(_Record):
     changes: tuple[str, ...] = ()
     pretrained: Encoder | None = None
     versions: dict[str, str | None]
+    packages: dict[str, str] = {}
     hardware: Hardware | None = None
     mist_version: str
     device: str

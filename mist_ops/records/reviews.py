@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Literal, TypeAlias, get_args
 
 from mist_ops.errors import ConfigError, DatasetError
-from mist_ops.study import check_id
+from mist_ops.records.history import append
+from mist_ops.study import Study, check_id
 from mist_ops.tables import read_table, write_rows
 
 Verdict: TypeAlias = Literal["good", "poor", "fix mask", "fix image", "exclude"]
@@ -66,7 +67,7 @@ def read_reviews(path: Path) -> Mapping[str, Review]:
 def write_review(path: Path, review: Review) -> None:
     """Add a comment, or replace that on the same patient; one without verdict and note removes it.
 
-    Only one process may write at a time.
+    A new verdict is also appended to the history of the study. Only one process may write at a time.
 
     Raises:
         ConfigError: The verdict is unknown, or the note is too long.
@@ -93,9 +94,12 @@ def write_review(path: Path, review: Review) -> None:
             found=len(note),
             expected=MOST_CHARACTERS,
         )
-    reviews = {**read_reviews(path), review.id: Review(review.id, review.verdict, note)}
+    earlier = read_reviews(path)
+    reviews = {**earlier, review.id: Review(review.id, review.verdict, note)}
     kept = [asdict(each) for each in reviews.values() if each.verdict or each.note]
     if kept:
         write_rows(kept, path)
     else:
         path.unlink(missing_ok=True)
+    if review.verdict != (earlier[review.id].verdict if review.id in earlier else ""):
+        append(Study("", path.parent, path.parent), "verdict", {"patient": review.id, "verdict": review.verdict})

@@ -18,6 +18,7 @@ from torch.utils.tensorboard.writer import SummaryWriter
 from mist_ops.config import STEP_VERSIONS
 from mist_ops.errors import ConfigError, counted
 from mist_ops.files import file_hash, together
+from mist_ops.machine import installed_packages
 from mist_ops.models.weights import write_tensors
 from mist_ops.records.epochs import append_epoch, write_epochs
 from mist_ops.records.passport import Content, Epoch, Hardware, Passport, read_passport, write_passport
@@ -151,6 +152,7 @@ def _passport(
             **{name: version(name) for name in ("torch", "monai", "numpy")},
             "cuda": torch.version.cuda,
         },
+        packages=installed_packages(),
         hardware=_hardware(device),
         mist_version=config.mist_version,
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",

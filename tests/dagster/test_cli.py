@@ -31,6 +31,7 @@ COMMANDS = (
     "convert_csv",
     "average_weights",
     "passport",
+    "evidence",
     "accept",
     "status",
     "plan",

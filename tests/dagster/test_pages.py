@@ -214,7 +214,7 @@ def launched(browser: Any) -> bool:
     return "/runs/" in browser.current_url
 
 
-@pytest.mark.parametrize("page", [addresses.home, addresses.training, addresses.patients])
+@pytest.mark.parametrize("page", [addresses.home, addresses.training, addresses.patients, addresses.evidence])
 def test_pages_fit_at_200_percent(browser: Any, address: str, shown: tuple[Study, Study], page: Any) -> None:
     browser.set_window_size(800, 900)  # 1600 pixels at 200 %
     try:
