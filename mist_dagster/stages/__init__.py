@@ -91,7 +91,8 @@ def _calibrated_on(seen: Inspection) -> dict[str, str]:
 def _behind_models(seen: Inspection) -> dict[str, str]:
     """The records that an evidence pack repeats."""
     study, ids = seen.study, [case.id for case in seen.assignment.cases]
-    files = {path.name: path for path in (*sorted(study.models.glob("*.json")), study.results_csv)}
+    passports = [study.passport(fold) for fold in seen.config.training.folds]
+    files = {path.name: path for path in (*passports, study.results_csv, study.guard, study.calibration)}
     history = study.history.read_bytes().splitlines() if study.history.is_file() else []
     predictions = {case_id: _prediction_version(study, "train", case_id) for case_id in ids}
     tests = {case.id: _prediction_version(study, "test", case.id) for case in seen.test_cases}

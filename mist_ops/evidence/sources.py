@@ -31,7 +31,7 @@ class Evidence:
         config: config.json.
         passports: Passport of each model, by ``fold_0``.
         files: The passports as they are on disk.
-        beside: Hashes of what is made from all models together, such as the guard, by file name.
+        beside: Hashes of what is made from all models together, such as the guard and the calibration, by file name.
         arrays: Records of the arrays of each patient.
         held_out: Records of the predictions of held-out patients that the models made.
         tests: The same of test patients.
@@ -123,7 +123,7 @@ def gather(study: Study, weights: Sequence[Path]) -> Evidence:
         config=config,
         passports=named,
         files={f"fold_{passports[path].fold}": path.with_suffix(".json").read_bytes() for path in weights},
-        beside=_beside(weights),
+        beside=_beside(study, weights),
         arrays=arrays,
         held_out=held_out,
         tests=tests,
@@ -135,13 +135,12 @@ def gather(study: Study, weights: Sequence[Path]) -> Evidence:
     )
 
 
-def _beside(weights: Sequence[Path]) -> dict[str, str]:
-    """The hashes of the other records in the folder of the models, if these are all of its models."""
+def _beside(study: Study, weights: Sequence[Path]) -> dict[str, str]:
+    """The hashes of the guard and the calibration, if these are all models of the folder."""
     folder = weights[0].parent
     if not {path.name for path in folder.glob("*.pt")} <= {path.name for path in weights}:
         return {}
-    passports = {path.with_suffix(".json").name for path in weights}
-    return {path.name: file_hash(path) for path in sorted(folder.glob("*.json")) if path.name not in passports}
+    return {path.name: file_hash(path) for path in (study.calibration, study.guard) if path.is_file()}
 
 
 def _check(study: Study, weights: Path, passport: Passport) -> None:

@@ -71,8 +71,10 @@ def test_each_model_leads_to_the_hashes_of_the_scans(study: Study, pack: Path) -
 
 def test_what_is_made_from_all_models_is_in_their_pack_by_hash(study: Study, tmp_path: Path) -> None:
     study.guard.write_text("{}")
+    study.calibration.write_text("[]")
     pack = write(study, tmp_path / "all.zip")
-    assert read(pack, "provenance.json")["beside"] == {"guard.json": file_hash(study.guard)}
+    hashes = {path.name: file_hash(path) for path in (study.guard, study.calibration)}
+    assert read(pack, "provenance.json")["beside"] == hashes
     assert file_hash(study.guard) in read(pack, "model_card.md")
     assert read(write(study, tmp_path / "one.zip", study.model(0)), "provenance.json")["beside"] == {}
 
