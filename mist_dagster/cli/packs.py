@@ -68,7 +68,7 @@ def _write(chosen: argparse.Namespace) -> Iterator[str]:
     pack = write_pack(study, weights, output, key, overwrite=chosen.overwrite)
     yield from (f"Note: {note}" for note in pack.notes)
     models, patients = counted(pack.models, "model"), counted(pack.patients, "patient")
-    yield f"Evidence: {output} ({models}, {patients}, {pack.size / 1e6:.1f} MB)"
+    yield f"Evidence: {output} ({models}, {patients}, {pack.size / 1e3:,.0f} kB)"
     yield f"SHA-256: {pack.sha256}"
 
 
