@@ -19,7 +19,16 @@ MANIFEST = "manifest.json"
 FORMAT = "mist-evidence 1"
 _DIGITS = 64
 _FIRST_DAY = (1980, 1, 1, 0, 0, 0)
-_BROKEN = (ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile, NotImplementedError, EOFError)
+_BROKEN = (
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    zipfile.BadZipFile,
+    NotImplementedError,
+    EOFError,
+    RecursionError,
+)
 
 
 def sha256(content: bytes) -> str:
@@ -59,6 +68,8 @@ def unpacked(content: bytes, file: object) -> dict[str, bytes]:
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             names = archive.namelist()
+            if sum(entry.file_size for entry in archive.infolist()) > len(content):  # a pack is not compressed
+                raise ValueError("its members are larger than the file")
             members = {name: archive.read(name) for name in names}
         manifest = json.loads(members.pop(MANIFEST))
         listed = dict(manifest["members"])

@@ -20,7 +20,7 @@ from mist_ops.files import file_hash
 from mist_ops.records.arrays import ARRAYS
 from mist_ops.records.history import START
 
-_INVALID = (ValueError, KeyError, TypeError, AttributeError)
+_INVALID = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 
 
 @dataclass(frozen=True)

@@ -175,6 +175,28 @@ def test_members_that_are_not_those_of_a_pack_are_one_error(pack: Path) -> None:
         verify_pack(changed)
 
 
+def sealed(content: bytes) -> bytes:
+    """A file that ends with the hash of what is before."""
+    return content + sha256(content).encode()
+
+
+def test_a_pack_that_would_fill_the_memory_is_refused(tmp_path: Path) -> None:
+    bomb = tmp_path / "bomb.zip"
+    with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("manifest.json", b" " * 2**24)
+        archive.comment = b"0" * 64
+    bomb.write_bytes(sealed(bomb.read_bytes()[:-64]))
+    with refuses("pack-changed", names="larger than the file"):
+        verify_pack(bomb)
+
+
+@pytest.mark.parametrize("text", [b"[" * 100_000, b"[]", b"{}", b"\xff", b'{"models": 1}'])
+def test_records_of_any_other_form_are_one_error(pack: Path, text: bytes) -> None:
+    changed = with_members(pack, lambda members: members.update({"provenance.json": text}))
+    with refuses("pack-invalid", file=changed):
+        verify_pack(changed)
+
+
 def test_an_ordinary_zip_is_not_a_pack(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr("manifest.json", "{}")
