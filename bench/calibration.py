@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from mist_ops.calibration.conformal import interval
-from mist_ops.calibration.fitting import FITS, cross_fit, groups
+from mist_ops.calibration.fitting import FITS, cross_fit, groups, log_loss
 from mist_ops.calibration.held_out import Patient, Volumes, calibrate_probabilities, calibrate_volumes
 from mist_ops.calibration.reliability import class_curve, top_curve
 from mist_ops.calibration.scaling import Scaling
@@ -86,7 +86,9 @@ def _of_probabilities(
     voxels = {case_id: patient.voxels for case_id, patient in held_out.items() if patient.voxels}
     joined = Voxels.joined(list(voxels.values()))
     ensemble = Voxels.joined([patient.voxels for patient in tests.values() if patient.voxels]) if tests else None
-    yield "| | log loss | most probable class | each label, from the background |\n| --- | ---: | ---: | ---: |"
+    names = " | ".join(f"class {index}" for index in range(len(joined.probabilities)))
+    yield f"| expected calibration error | log loss | most probable class | {names} |"
+    yield "| --- " + "| ---: " * (len(joined.probabilities) + 2) + "|"
     found = calibrate_probabilities(held_out, folds)
     assert found
     yield f"| held out, as stated | {found.losses['none']:.4f} | {_errors(joined)} |"
@@ -98,9 +100,11 @@ def _of_probabilities(
         ]
         yield f"| held out, {kind} fitted on the other folds | {fits.loss:.4f} | {_errors(Voxels.joined(scaled))} |"
     if ensemble:
-        yield f"| tests, as stated | | {_errors(ensemble)} |"
+        yield f"| tests, as stated | {log_loss(ensemble):.4f} | {_errors(ensemble)} |"
         for kind, fit in FITS.items():
-            yield f"| tests, {kind} fitted on all held-out patients | | {_errors(ensemble, fit(joined))} |"
+            scaling = fit(joined)
+            how = f"tests, {kind} fitted on all held-out patients"
+            yield f"| {how} | {log_loss(ensemble, scaling):.4f} | {_errors(ensemble, scaling)} |"
     yield f"\nChosen: {found.kind}, {found.scaling}\n"
 
 

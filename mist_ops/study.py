@@ -64,12 +64,13 @@ class Study:
     def folders(self) -> list[Path]:
         """All folders that hold its files, whether they exist or not."""
         numpy = ("", "images", "labels", "dtms", "voxels", "geometry")
-        predictions = ("", "train", "train/raw", "test", "records/train", "records/test")
+        predictions = ("", "train", "train/raw", "test", "calibrated", "calibrated/probabilities")
+        records = ("records/train", "records/test")
         results = ("", "models", "checkpoints", "logs", "figures", "records", "postprocessing")
         return [
             *(self.numpy / name for name in numpy),
             *(self.results / name for name in results),
-            *(self.results / "predictions" / name for name in predictions),
+            *(self.results / "predictions" / name for name in (*predictions, *records)),
         ]
 
     @property
@@ -136,6 +137,15 @@ class Study:
     def calibration(self) -> Path:
         """Calibration of probabilities and volumes, beside the folder of the models that it is for."""
         return self.results / "calibration.json"
+
+    @property
+    def calibrated_volumes(self) -> Path:
+        """Volumes of the test cases with their intervals, beside the folder of their calibrated probabilities."""
+        return self.results / "predictions" / "calibrated" / "volumes.csv"
+
+    def calibrated_probabilities(self, case_id: str) -> Path:
+        """Calibrated probabilities of a test case by the models of all folds."""
+        return self.calibrated_volumes.parent / "probabilities" / f"{check_id(case_id)}.nii.gz"
 
     @property
     def kept(self) -> Path:

@@ -1,7 +1,7 @@
 """The calibration of a study's probabilities and volumes on its held-out patients."""
 
 from functools import partial
-from typing import Optional
+from typing import Any, Optional, cast
 
 import dagster as dg
 from pydantic import Field
@@ -18,7 +18,7 @@ from mist_dagster.runtime.progress import Progress
 from mist_dagster.stages import STAGES
 from mist_dagster.stages.records import recording
 from mist_ops.config import read_config
-from mist_ops.dataset import read_train_paths
+from mist_ops.dataset import read_paths, read_train_paths
 from mist_ops.errors import few
 from mist_ops.files import file_hash
 from mist_ops.records.calibration import Calibration, write_calibration
@@ -33,17 +33,18 @@ class CalibrationRun(dg.Config):
 
 
 def build(study: Study, partitions: StudyPartitions) -> list[dg.AssetsDefinition]:
-    """calibration.json."""
+    """calibration.json, and the calibrated test patients."""
+    return [_calibration(study), _calibrated_tests(study)]
+
+
+def _calibration(study: Study) -> dg.AssetsDefinition:
     upstream = ("fold_model", "cv_prediction", "preprocessed_case", "raw_case", "prediction_settings")
 
     @dg.asset(
         key=asset_key(study, "calibration"),
-        group_name=study.key,
         deps=[dg.AssetDep(asset_key(study, name)) for name in upstream],
-        code_version=CODE_VERSION,
         kinds={"json"},
-        pool="gpu",
-        op_tags=GPU_QUEUE,
+        **_described(study),
     )
     def calibration(
         context: dg.AssetExecutionContext, config: CalibrationRun, progress: dg.ResourceParam[Progress]
@@ -81,7 +82,50 @@ def build(study: Study, partitions: StudyPartitions) -> list[dg.AssetsDefinition
             },
         )
 
-    return [calibration]
+    return cast(dg.AssetsDefinition, calibration)
+
+
+def _calibrated_tests(study: Study) -> dg.AssetsDefinition:
+    upstream = ("calibration", "fold_model", "test_case", "test_prediction_settings")
+
+    @dg.asset(
+        key=asset_key(study, "calibrated_tests"),
+        deps=[dg.AssetDep(asset_key(study, name)) for name in upstream],
+        kinds={"csv"},
+        **_described(study),
+    )
+    def calibrated_tests(
+        context: dg.AssetExecutionContext, config: CalibrationRun, progress: dg.ResourceParam[Progress]
+    ) -> dg.MaterializeResult:
+        """Calibrated probabilities of the test patients, and their volumes with intervals."""
+        from mist_ops.devices import resolve_device
+        from mist_ops.inference.calibration import calibrate_tests, write_volumes
+
+        settings = read_config(study.config)
+        count = len(read_paths(study.test_paths, settings.dataset_info.images))
+        with (
+            interruptible(context),
+            study_lock(
+                context.run.run_id, study, "calibrating", stage="calibrate_tests", reads=settings.training.folds
+            ),
+            leased_devices(config.device, 1, context) as [device],
+            recording(study, STAGES["calibrate_tests"]),
+        ):
+            predicted = calibrate_tests(study, resolve_device(device), reserve)
+            rows, failures = collect(progress.track(predicted, "Predicting test patients", count), progress)
+            write_volumes(study.calibrated_volumes, rows, rows)
+        if failures:
+            raise dg.Failure(f"{len(failures)} of {count} patients failed: {few(list(failures))}.", allow_retries=False)
+        return dg.MaterializeResult(
+            data_version=dg.DataVersion(file_hash(study.calibrated_volumes)),
+            metadata={"volumes": metadata.path(study.calibrated_volumes), "patients": len(rows)},
+        )
+
+    return cast(dg.AssetsDefinition, calibrated_tests)
+
+
+def _described(study: Study) -> dict[str, Any]:
+    return {"group_name": study.key, "code_version": CODE_VERSION, "pool": "gpu", "op_tags": GPU_QUEUE}
 
 
 def _shown(study: Study, found: Calibration, *, drawn: bool) -> metadata.Metadata:

@@ -194,6 +194,7 @@ class GuardOptions(StudyOptions):
 class CalibrateOptions(NumpyOptions):
     """Options of mist_calibrate."""
 
+    tests: bool = Field(False, description="Also save calibrated probabilities and volumes of the test patients.")
     no_figures: NoFigures = Field(False, description=NO_FIGURES)
     device: Device = Field(None, description="cpu, cuda or the number of a GPU (default: a GPU, else the CPU).")
 
@@ -227,6 +228,7 @@ class KeepOptions(NumpyOptions):
             "choose_postprocessing",
             "guard",
             "calibrate",
+            "calibrate_tests",
             "test",
             "evidence",
         ]

@@ -404,10 +404,22 @@ def calibrate(launcher: Launcher, options: CalibrateOptions, settings: Settings)
             f"{study.models} holds no model. Run mist_train first.", code="model-missing", file=study.models
         )
     check_arrays(study, assignment.cases, owner_of_arrays(study))
+    if options.tests and (not study.test_paths.is_file() or len(trained) < len(config.training.folds)):
+        raise ConfigError(
+            "--tests needs test patients, and the models of all folds. Add test-data to dataset.json, or train the "
+            "other folds.",
+            code="tests-missing",
+            field="--tests",
+            found=trained,
+            expected=list(config.training.folds),
+        )
     run(launcher, study, in_order({"calibrate": None}, {}), _resources(options))
     for line in report_calibration(read_calibration(study.calibration)):
         launcher.progress.note(line)
     launcher.progress.note(f"Calibration: {shown(study.calibration)}")
+    if options.tests:
+        run(launcher, study, in_order({"calibrate_tests": None}, {}), _resources(options))
+        launcher.progress.note(f"Volumes of the test patients: {shown(study.calibrated_volumes)}")
 
 
 def _run_and_report(

@@ -88,6 +88,16 @@ def _calibrated_on(seen: Inspection) -> dict[str, str]:
     return {**_scored_masks(seen), **{name: version or "" for name, version in models.items()}}
 
 
+def _calibrated_tests(seen: Inspection) -> dict[str, str]:
+    """The calibration and the images of the test patients."""
+    study = seen.study
+    content = {"the calibration": file_hash(study.calibration) if study.calibration.is_file() else ""}
+    for case in seen.test_cases:
+        files = {name: file_hash(path) for name, path in case.images.items() if path.is_file()}
+        content[f"the files of {case.id}"] = json_hash(files)
+    return content
+
+
 def _behind_models(seen: Inspection) -> dict[str, str]:
     """The records that an evidence pack repeats."""
     study, ids = seen.study, [case.id for case in seen.assignment.cases]
@@ -250,6 +260,22 @@ _ROWS = (
         follows=["predict"],
         optional=True,
         options=frozenset({"device", "figures"}),
+        continues=True,
+    ),
+    Stage(
+        name="calibrate_tests",
+        assets=["calibrated_tests"],
+        description="Save calibrated probabilities and volumes of the test patients.",
+        action="Calibrate the test patients",
+        doing="Calibrating the test patients",
+        step="test_prediction",
+        version=1,
+        locate=lambda study, _: study.calibrated_volumes,
+        reads=_calibrated_tests,
+        follows=["calibrate"],
+        optional=True,
+        observes="observe_tests",
+        options=frozenset({"device"}),
         continues=True,
     ),
     Stage(

@@ -14,7 +14,7 @@ from mist_ops.calibration.conformal import COVERAGE
 from mist_ops.calibration.held_out import Patient, calibrate_probabilities, calibrate_volumes
 from mist_ops.calibration.voxels import MARGIN, most_voxels, sample
 from mist_ops.config import StudyConfig, read_config
-from mist_ops.dataset import Case, read_train_paths
+from mist_ops.dataset import Case, read_paths, read_train_paths
 from mist_ops.errors import CaseError, DatasetError, counted
 from mist_ops.files import file_hash
 from mist_ops.imaging.geometry import Geometry
@@ -25,7 +25,7 @@ from mist_ops.inference.memory import Reservation, no_limit
 from mist_ops.inference.pipeline import Job, predict_cases
 from mist_ops.inference.restore import Probabilities
 from mist_ops.inference.study import load_folds
-from mist_ops.records.calibration import Calibration, prediction_settings
+from mist_ops.records.calibration import Calibration, calibration_of, prediction_settings
 from mist_ops.study import Study
 from mist_ops.tables import write_rows
 from mist_ops.types import LabelMap
@@ -139,6 +139,34 @@ def fit_calibration(study: Study, patients: Mapping[str, Patient], config: Study
 
 
 Row = Mapping[str, object]
+
+
+def calibrate_tests(
+    study: Study, device: torch.device, reserve: Reservation = no_limit
+) -> Iterator[Outcome[Case, Sequence[Row]]]:
+    """Predict the test patients by the models of all folds together, and write their calibrated probabilities.
+
+    Yields:
+        The rows of each patient for ``write_volumes``.
+
+    Raises:
+        ConfigError: There is no calibration, or it is for other weights or settings.
+    """
+    config = read_config(study.config)
+    calibration = calibration_of(study.models, config)
+    models = load_folds(study, config, "test_prediction", config.training.folds, device, reserve)
+    rows: dict[str, Sequence[Row]] = {}
+    jobs = [
+        Job(
+            case,
+            None,
+            probabilities=study.calibrated_probabilities(case.id),
+            visit=calibrating(calibration, case.id, rows),
+        )
+        for case in read_paths(study.test_paths, config.dataset_info.images)
+    ]
+    for outcome in predict_cases(models.predictor, jobs):
+        yield Outcome(outcome.item, rows.get(outcome.item.id), outcome.error)
 
 
 def calibrating(calibration: Calibration, case_id: str, rows: MutableMapping[str, Sequence[Row]]) -> Visit:

@@ -108,7 +108,7 @@ def report_calibration(found: Calibration) -> Iterator[str]:
         low, high = (100 * (math.exp(error) - 1) for error in (volumes.interval.low, volumes.interval.high))
         inside, known = volumes.covered
         held_out = f"; {inside} of {known} held-out volumes are inside" if known else ""
-        yield f"  {name}: true volumes from {low:+.0f} % to {high:+.0f} % of the predicted ones{held_out}"
+        yield f"  {name}: true volumes are {low:+.0f} % to {high:+.0f} % off the predicted ones{held_out}"
 
 
 def calibration_beside(models: Path) -> Path:

@@ -86,6 +86,22 @@ def test_a_calibration_is_applied_to_new_patients(calibrated: Study) -> None:
         assert float(row["high_ml"]) == pytest.approx((volume + 0.01) * np.exp(0.25) - 0.01, rel=1e-4)
 
 
+def test_the_test_patients_of_a_study_are_calibrated_as_new_ones(calibrated: Study) -> None:
+    study = register(calibrated.results, numpy=calibrated.numpy)
+    where = ["--results", str(study.results), "--numpy", str(study.numpy), "--device", "cpu"]
+    assert cli.calibrate([*where, "--tests"]) == 0
+    assert predict(study, "out", "--calibrated") == 0
+
+    assert study.calibrated_volumes.read_bytes() == Path("out/volumes.csv").read_bytes()
+    for path in Path("out/probabilities").iterdir():
+        case_id = path.name.removesuffix(".nii.gz")
+        assert study.calibrated_probabilities(case_id).read_bytes() == path.read_bytes()
+    assert not status(study).of("calibrate_tests")
+    found = read_calibration(study.calibration)
+    write_calibration(study.calibration, found.model_copy(update={"coverage": 0.8}))
+    assert "the calibration changed" in status(study).of("calibrate_tests")["volumes.csv"]
+
+
 def test_a_calibration_measures_the_masks_of_the_cross_validation(copied_study: Study) -> None:
     study = copied_study
     assert cli.calibrate(["--results", str(study.results), "--numpy", str(study.numpy), "--device", "cpu"]) == 0
