@@ -143,8 +143,17 @@ def analyze(launcher: Launcher, study: Study, how: Mapping[str, Any]) -> None:
     launcher.progress.note(f"Analysis complete: {shown(study.config)}")
 
 
-def make_current(launcher: Launcher, study: Study, found: Status, resources: Resources) -> None:
+def make_current(
+    launcher: Launcher, study: Study, found: Status, resources: Resources, *, warm_start: bool = False
+) -> None:
     """Run what a status found stale, and nothing else.
+
+    Args:
+        launcher: Starts the runs.
+        study: The study.
+        found: What of it is stale.
+        resources: What the runs may use of the machine.
+        warm_start: Whether folds are trained from their present models.
 
     Raises:
         RunFailedError: A run failed; the following ones were not started.
@@ -159,9 +168,8 @@ def make_current(launcher: Launcher, study: Study, found: Status, resources: Res
         found = status(study, launcher.instance)  # arrays that came out as they were leave their models current
     fold_of = read_train_paths(study.train_paths).fold_of
     needed = {name: list(keys) if STAGES[name].partitions else None for name, keys in found.stale.items()}
-    run(
-        launcher, study, in_order({name: needed[name] for name in needed if not STAGES[name].reads}, fold_of), resources
-    )
+    first = {name: needed[name] for name in needed if not STAGES[name].reads}
+    run(launcher, study, in_order(first, fold_of, {"train": {"warm_start": warm_start}}), resources)
     for name in (name for name in STAGES if name in needed and STAGES[name].reads):
         if status(study, launcher.instance).of(name):  # not if what it reads came out as it was
             run(launcher, study, in_order({name: None}, {}), resources)
@@ -178,6 +186,7 @@ class PlanRun(dg.Config):
     """How to make a study current."""
 
     device: Optional[str] = Field(None, description="cpu, cuda or a GPU number; a GPU if there is one.")  # noqa: UP045
+    warm_start: bool = Field(False, description="Train stale folds from their present models.")
     preprocess_workers: int = Field(1, description="Processes that preprocess patients.")
     evaluate_workers: int = Field(1, description="Processes that score patients.")
 
@@ -206,7 +215,8 @@ def plan_job(study: Study, build: Build) -> dg.JobDefinition:
                 "evaluate": config.evaluate_workers,
             }
             launcher = Launcher(context.instance, progress, build, partial(_link, context))
-            make_current(launcher, study, found, Resources(config.device, workers))
+            resources = Resources(config.device, workers)
+            make_current(launcher, study, found, resources, warm_start=config.warm_start)
 
     @dg.job(
         name=job_name(study, "make_current"),

@@ -124,6 +124,16 @@ class Study:
         return self.results / "accepted.csv"
 
     @property
+    def review_queue(self) -> Path:
+        """Training patients whose mask may be wrong, the most suspicious first."""
+        return self.results / "review_queue.csv"
+
+    @property
+    def label_queue(self) -> Path:
+        """Test patients by how much the models of the folds disagree about them, those with most disagreement first."""
+        return self.results / "label_queue.csv"
+
+    @property
     def strategy(self) -> Path:
         """Postprocessing strategy chosen on the cross-validation predictions."""
         return self.results / "postprocessing" / "strategy.json"

@@ -31,7 +31,7 @@ from mist_ops.records.passport import Epoch, Passport, read_passport
 from mist_ops.records.source import check_arrays, check_dataset
 from mist_ops.study import Study
 from mist_ops.training.manifest import manifest
-from mist_ops.training.pretrained import Pretrained
+from mist_ops.training.pretrained import Pretrained, present_model
 
 SECONDS_BETWEEN_OBSERVATIONS = 15.0
 
@@ -70,6 +70,7 @@ class TrainingRun(dg.Config):
     device: Optional[str] = Field(None, description="cpu, cuda or a GPU number; a GPU if there is one.")  # noqa: UP045
     gpus: int = Field(1, description="GPUs that train the fold together; 0 for all visible ones.")
     pretrained: Optional[PretrainedWeights] = Field(None, description="Start from other weights.")  # noqa: UP045
+    warm_start: bool = Field(False, description="Start from the present model of the fold, if it has one.")
     figures: bool = Field(True, description="Draw the learning curves.")
     settings: Optional[TrainingOverrides] = Field(  # noqa: UP045
         None,
@@ -144,6 +145,8 @@ def _fold_model(study: Study, partitions: StudyPartitions) -> dg.AssetsDefinitio
             given = config.settings.overrides() if config.settings else {}
             settings = overridden(read_config(study.config), given)
             fold = _fold(context, study, index, settings)
+            if config.warm_start and source is None:
+                source = present_model(study, fold)
             if source:
                 check(source, settings)
             resume, done = _resumed(context, config, study, fold, settings)

@@ -53,6 +53,7 @@ COMMANDS: Mapping[str, Command] = {
     "plan": Command(options.PlanOptions, "studies"),
     "accept": Command(options.AcceptOptions, "studies"),
     "keep": Command(options.KeepOptions, "studies"),
+    "review": Command(options.ReviewOptions, "studies"),
     "phantoms": Command(options.PhantomsOptions),
     "ui": Command(options.UiOptions),
 }
@@ -169,6 +170,11 @@ def keep(arguments: Arguments = None) -> int:
     return _run("keep", arguments)
 
 
+def review(arguments: Arguments = None) -> int:
+    """List the training masks that are probably wrong, the most suspicious first, with reasons."""
+    return _run("review", arguments)
+
+
 def passport(arguments: Arguments = None) -> int:
     """Check what a model was made from, or say in which ways two models differ."""
     from mist_dagster.cli.passports import run
@@ -264,6 +270,7 @@ _WORK = {
     "num_workers_analyze": "mist_ops.analysis.fingerprint",
     "num_workers_preprocess": "mist_ops.preprocessing.case",
     "num_workers_evaluate": "mist_ops.evaluation.table",
+    "num_workers_review": "mist_ops.review.study",
     "num_workers_postprocess": "mist_ops.postprocessing.case",
     "num_workers_ensemble": "mist_ops.ensembling.case",
     "num_workers_conversion": "mist_ops.conversion.patients",

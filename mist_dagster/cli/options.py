@@ -153,6 +153,9 @@ class TrainOptions(NumpyOptions):
         description="First layer if the number of input channels differs: average of the pretrained channels, first "
         "channel only, or skip to keep the random initialization.",
     )
+    warm_start: Annotated[bool, _TRANSFER] = Field(
+        False, description="Start each fold from its present model instead of random weights."
+    )
     submit: Annotated[bool, _QUEUE] = Field(
         False, description="Submit the folds to the queue of a running mist_ui, and return."
     )
@@ -225,11 +228,13 @@ class KeepOptions(NumpyOptions):
             "train",
             "predict",
             "evaluate",
+            "review",
             "choose_postprocessing",
             "guard",
             "calibrate",
             "calibrate_tests",
             "test",
+            "label_next",
             "evidence",
         ]
         | None
@@ -242,6 +247,7 @@ class PlanOptions(NumpyOptions):
     """Options of mist_plan."""
 
     apply: bool = Field(False, description="Rebuild everything that is out of date.")
+    warm_start: bool = Field(False, description="With --apply, start stale folds from their present models.")
     what_if: Annotated[list[str], Repeatable()] = Field(
         [],
         description="Report what would be out of date after changes: settings such as training.epochs=200, or "
@@ -251,6 +257,19 @@ class PlanOptions(NumpyOptions):
     num_workers_evaluate: Workers = Field(1, description="Worker processes for the evaluation.")
     no_figures: NoFigures = Field(False, description=NO_FIGURES)
     device: Device = Field(None, description="cpu, cuda or the number of a GPU (default: all GPUs, else the CPU).")
+
+
+class ReviewOptions(NumpyOptions):
+    """Options of mist_review."""
+
+    length: PositiveInt = Field(10, description="Patients to list; review_queue.csv and label_queue.csv have all.")
+    tests: bool = Field(
+        False,
+        description="Also rank the test patients by how much the models of the folds disagree; takes as long as their "
+        "prediction.",
+    )
+    num_workers_review: Workers = Field(1, description="Worker processes that compare masks with predictions.")
+    device: Device = Field(None, description="For --tests: cpu, cuda or a GPU number (default: a GPU, else the CPU).")
 
 
 class PredictOptions(Options):

@@ -20,6 +20,7 @@ from mist_dagster.cli.options import (
     KeepOptions,
     PlanOptions,
     PreprocessOptions,
+    ReviewOptions,
     RunAllOptions,
     StatusOptions,
     StudyOptions,
@@ -30,7 +31,8 @@ from mist_dagster.freshness.keep import Choice, report_kept, undo
 from mist_dagster.freshness.keep import keep as keep_artifacts
 from mist_dagster.freshness.outputs import stale_outputs
 from mist_dagster.freshness.rebuild import rebuild, record_current
-from mist_dagster.freshness.status import Status, as_json, report, stale_results
+from mist_dagster.freshness.review import report_review, reviewed
+from mist_dagster.freshness.status import Status, as_json, duration, report, stale_results
 from mist_dagster.freshness.status import status as study_status
 from mist_dagster.instance.home import dagster_home
 from mist_dagster.instance.studies import owner_of_arrays, register
@@ -57,6 +59,7 @@ from mist_ops.records.prediction import NOT_RECORDED, stale_predictions, stale_t
 from mist_ops.records.source import check_arrays, check_dataset
 from mist_ops.study import Study
 from mist_ops.training.attempts import discard, resumable
+from mist_ops.training.pretrained import present_model
 
 _RETRIES = 2
 """How often a submitted run restarts after its worker was lost."""
@@ -144,6 +147,7 @@ def train(launcher: Launcher, options: TrainOptions, settings: Settings) -> None
     config = override(read_config(study.config), settings)
     _check_metrics(study, config)  # before hours of training
     folds, pretrained = _folds_to_train(study, config, assignment, options), _pretrained(options, config)
+    pretrained |= _warm_start(study, folds.values(), options)
     left = [index for index, fold in folds.items() if not options.resume or _is_left(launcher, study, config, fold)]
     _configure(launcher, study, settings)
     # Without either flag the folds are new; an unfinished training would have been refused.
@@ -182,6 +186,13 @@ def _check_flags(options: TrainOptions, settings: Settings) -> None:
         raise ConfigError(
             "--discard only removes unfinished trainings. Give it without --resume and --overwrite.",
             code="flags-contradict",
+        )
+    if options.warm_start and (options.resume or options.pretrained_weights):
+        other = "--resume" if options.resume else "--pretrained-weights"
+        raise ConfigError(
+            f"--warm-start and {other} start a training from different weights. Give one of them.",
+            code="flags-contradict",
+            found=["--warm-start", other],
         )
     if options.max_hours is not None and not options.submit:
         raise ConfigError("--max-hours needs --submit: the queue enforces it.", code="flags-incomplete")
@@ -300,13 +311,15 @@ def plan(launcher: Launcher, options: PlanOptions, settings: Settings) -> None:
             code="flags-contradict",
             found=["--apply", "--what-if"],
         )
+    if options.warm_start and not options.apply:
+        raise ConfigError("--warm-start needs --apply, which trains.", code="flags-incomplete", field="--warm-start")
     study = _study(options, numpy=options.numpy)
     found = study_status(study, launcher.instance, what_if=options.what_if)
     if options.what_if:
         launcher.progress.note(f"With {', '.join(options.what_if)}:")
     outputs = _report(launcher, study, found)
     if options.apply and (outputs or not found.current):
-        make_current(launcher, study, found, _resources(options))
+        make_current(launcher, study, found, _resources(options), warm_start=options.warm_start)
         _report_scores(launcher, study, read_config(study.config))
 
 
@@ -333,6 +346,37 @@ def keep(launcher: Launcher, options: KeepOptions, settings: Settings) -> None:
         launcher.progress.note(report_kept(keep_artifacts(launcher, study, choice, options.reason or ""), "Kept"))
     show_status(launcher, study)
     _report(launcher, study, study_status(study, launcher.instance))
+
+
+def review(launcher: Launcher, options: ReviewOptions, settings: Settings) -> None:
+    """Rank the masks where that is stale, and report the queue."""
+    study = _study(options, numpy=options.numpy)
+    found = study_status(study, launcher.instance)
+    needed = {"review": study.review_queue, **({"label_next": study.label_queue} if options.tests else {})}
+    if options.tests:
+        _check_tests(study)
+    stale: dict[str, None] = {name: None for name, path in needed.items() if not path.is_file() or found.of(name)}
+    if stale:
+        run(launcher, study, in_order(stale, {}), _resources(options))
+        show_status(launcher, study)
+    hours = duration(sum(found.hours.values())) if "train" in found.hours else ""
+    for line in report_review(study, reviewed(study, lambda: (found.stale, hours)), options.length):
+        launcher.progress.note(line)
+
+
+def _check_tests(study: Study) -> None:
+    """Refuse to rank test patients who do not exist, or are not predicted yet."""
+    config = read_config(study.config)
+    cases = read_paths(study.test_paths, config.dataset_info.images) if study.test_paths.exists() else []
+    missing = [case.id for case in cases if not study.test_prediction(case.id).is_file()]
+    if not cases or missing:
+        found = f"{few(missing)} need prediction. Run mist_finalize" if cases else "there are none. Add some"
+        raise ConfigError(
+            f"--tests ranks the test patients, but {found} first.",
+            code="predictions-missing",
+            field="--tests",
+            found=missing,
+        )
 
 
 def accept(launcher: Launcher, options: AcceptOptions, settings: Settings) -> None:
@@ -480,6 +524,7 @@ _WORKERS = {
     "analyze": "analyze",
     "preprocess": "preprocess",
     "evaluate": "evaluate",
+    "review": "review",
     "choose_postprocessing": "postprocess",
 }
 """The flag ``--num-workers-…`` of each stage that has workers."""
@@ -600,6 +645,22 @@ def _weighting(options: TrainOptions) -> Settings:
 
     name = options.composite_loss_weighting
     return {} if name is None else {"training.loss.composite_loss_weighting": weighting(name)}
+
+
+def _warm_start(study: Study, folds: Iterable[Fold], options: TrainOptions) -> dict[str, Any]:
+    """Run config of a training from the present models, after checking that there are some that fit."""
+    if not options.warm_start:
+        return {}
+    missing = [fold.index for fold in folds if present_model(study, fold) is None]
+    if missing:
+        raise ConfigError(
+            f"--warm-start starts each fold from its present model; without one: {few(missing)}. Train them first, or "
+            "choose others with --folds.",
+            code="model-missing",
+            file=study.models,
+            found=missing,
+        )
+    return {"warm_start": True}
 
 
 def _pretrained(options: TrainOptions, config: StudyConfig) -> dict[str, Any]:

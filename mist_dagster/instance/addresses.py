@@ -1,5 +1,6 @@
 """Addresses of the pages of studies in the UI; relative to it, so that a recorded link follows its port."""
 
+from collections.abc import Sequence
 from urllib.parse import quote
 
 from mist_dagster.instance.home import CODE_LOCATION
@@ -64,9 +65,19 @@ def reviews(study: Study) -> str:
     return f"{home(study)}/reviews"
 
 
+def review(study: Study) -> str:
+    """The queue of masks that may be wrong."""
+    return f"{home(study)}/review"
+
+
 def picture(study: Study, case_id: str) -> str:
     """The picture of a patient with its worst slice."""
     return f"{patient(study, case_id)}/picture.png"
+
+
+def test_picture(study: Study, case_id: str) -> str:
+    """The picture of a test patient with its prediction."""
+    return f"{home(study)}/tests/{quote(case_id, safe='')}/picture.png"
 
 
 def scores_picture(study: Study) -> str:
@@ -88,9 +99,10 @@ def guard(study: Study) -> str:
     return f"{home(study)}/guard"
 
 
-def patient(study: Study, case_id: str) -> str:
-    """The page of a patient."""
-    return f"{patients(study)}/{quote(case_id, safe='')}"
+def patient(study: Study, case_id: str, at: Sequence[float] | None = None) -> str:
+    """The page of a patient, with its viewer at a position in RAS mm."""
+    place = f"?at={','.join(f'{value:.1f}' for value in at)}" if at else ""
+    return f"{patients(study)}/{quote(case_id, safe='')}{place}"
 
 
 def volume(study: Study, case_id: str, name: str) -> str:

@@ -20,6 +20,7 @@ from mist_dagster.site import (
     overview,
     patient,
     patients,
+    review,
     viewer,
 )
 from mist_dagster.site.rendering import page
@@ -66,6 +67,8 @@ def application() -> "ASGIApp":
         Route(f"{study}/patients.json", patients.stale),
         Route(f"{study}/evidence", evidence.evidence),
         Route(f"{study}/evidence.zip", evidence.pack),
+        Route(f"{study}/review", review.review),
+        Route(f"{study}/tests/{{patient}}/picture.png", images.test_picture),
         Route(f"{study}/reviews", patients.review, methods=["POST"]),
         Route(one, patient.patient),
         Route(f"{one}/picture.png", images.picture),

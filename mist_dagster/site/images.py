@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse, StreamingResponse
 
-from mist_dagster.site.contents import case_of, study_of
-from mist_ops.dataset import Case
+from mist_dagster.site.contents import case_of, config_of, study_of
+from mist_ops.dataset import Case, read_paths
 from mist_ops.imaging.formats import is_nifti
 from mist_ops.study import Study
 
@@ -46,6 +46,16 @@ def picture(request: "Request") -> "Response":
     """The picture of a patient."""
     study = study_of(request)
     return _png(study, study.cv_figure(case_of(request, study).id))
+
+
+def test_picture(request: "Request") -> "Response":
+    """The picture of a test patient."""
+    study, case_id = study_of(request), request.path_params["patient"]
+    config = config_of(study)
+    known = read_paths(study.test_paths, config.dataset_info.images) if config and study.test_paths.exists() else []
+    if case_id not in {case.id for case in known}:
+        raise HTTPException(404, f"The study '{study.name}' has no test patient '{case_id}'.")
+    return _png(study, study.figure(f"test_{case_id}"))
 
 
 def scores_picture(request: "Request") -> "Response":

@@ -15,6 +15,7 @@ from mist_dagster.site.scores import Scored, scores_of
 from mist_dagster.site.state import state_of
 from mist_ops.dataset import Case
 from mist_ops.errors import ConfigError
+from mist_ops.records.arrays import input_hashes
 from mist_ops.records.reviews import MOST_CHARACTERS, VERDICTS, Review, read_reviews, write_review
 from mist_ops.study import Study
 
@@ -119,7 +120,8 @@ def _review(request: "Request", content: bytes) -> "Response":
     case = patient_named(study, values[0])
     try:
         with _writing:
-            write_review(study.reviews, Review(case.id, values[1], values[2]))
+            mask = input_hashes(study, case).get("mask", "")
+            write_review(study.reviews, Review(case.id, values[1], values[2], mask))
     except ConfigError as error:
         raise HTTPException(400, error.message) from error
     except OSError as error:

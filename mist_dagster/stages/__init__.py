@@ -62,7 +62,7 @@ def _prediction_version(study: Study, part: str, case_id: str) -> str | None:
 
 
 def _scored_masks(seen: Inspection) -> dict[str, str]:
-    """The labels, masks and predictions from which the strategy of postprocessing is chosen."""
+    """The labels, masks and predictions that are compared with each other."""
     content = {"labels": json_hash(seen.config.dataset_info.labels)}
     for case in seen.assignment.cases:
         if seen.study.cv_prediction(case.id).is_file():
@@ -113,6 +113,16 @@ def _behind_models(seen: Inspection) -> dict[str, str]:
         # Keeping the pack itself does not change what it holds.
         "history.jsonl": json_hash([line.decode() for line in history if b'"step": "evidence"' not in line]),
     }
+
+
+def _predicted_tests(seen: Inspection) -> dict[str, str]:
+    """The models of the folds and the images of the test patients, as the records of the test predictions have them."""
+    content = {"labels": json_hash(seen.config.dataset_info.labels)}
+    content |= {fold_key(fold): weights for fold, weights in seen.weights.items()}
+    for case in seen.test_cases:
+        record = read_prediction_record(seen.study.prediction_record("test", case.id))
+        content[f"the images of {case.id}"] = json_hash(record.images) if record else ""
+    return content
 
 
 _ROWS = (
@@ -215,6 +225,22 @@ _ROWS = (
         continues=True,
     ),
     Stage(
+        name="review",
+        assets=["review_queue"],
+        description="Rank the training patients by how unusually their mask disagrees with its held-out prediction.",
+        module="mist_dagster.assets.review",
+        action="Rank masks for review",
+        doing="Ranking masks for review",
+        step="evaluation",
+        version=1,
+        locate=lambda study, _: study.review_queue,
+        reads=_scored_masks,
+        follows=["predict"],
+        optional=True,
+        options=frozenset({"workers"}),
+        continues=True,
+    ),
+    Stage(
         name="choose_postprocessing",
         assets=["postprocessing_strategy"],
         description="Search for the postprocessing that raises the scores of held-out predictions.",
@@ -293,6 +319,22 @@ _ROWS = (
         follows=["train"],
         observes="observe_tests",
         options=frozenset({"device", "figures"}),
+        continues=True,
+    ),
+    Stage(
+        name="label_next",
+        assets=["label_queue"],
+        description="Rank the test patients by how much the models of the folds disagree on them.",
+        module="mist_dagster.assets.label_queue",
+        action="Rank test patients for labeling",
+        doing="Ranking test patients for labeling",
+        step="test_prediction",
+        version=1,
+        locate=lambda study, _: study.label_queue,
+        reads=_predicted_tests,
+        follows=["train", "test"],
+        optional=True,
+        options=frozenset({"device"}),
         continues=True,
     ),
     Stage(

@@ -74,7 +74,7 @@ class Source(_Record):
 
 
 class Encoder(_Record):
-    """The pretrained encoder that training started from.
+    """The pretrained weights that training started from.
 
     Attributes:
         weights: SHA-256 of the pretrained weights.
@@ -86,6 +86,7 @@ class Encoder(_Record):
         adapted: Tensors taken over with another number of channels.
         skipped: Tensors that kept their random initialization.
         passport: Of the pretrained weights, if they have one.
+        whole: Whether all of the network started from them, and not only its encoder.
     """
 
     weights: str
@@ -97,6 +98,7 @@ class Encoder(_Record):
     adapted: tuple[str, ...]
     skipped: tuple[str, ...]
     passport: Source | None = None
+    whole: bool = False
 
 
 class Hardware(_Record):
@@ -139,7 +141,7 @@ class Passport(_Record):
         version: Of the training code; see ``STEP_VERSIONS``.
         seed: Seed of everything random.
         changes: Settings that changed when training was resumed, one message each.
-        pretrained: Where the encoder comes from, if not from random initialization.
+        pretrained: Where the encoder or the whole network comes from, if not from random initialization.
         versions: Of Python, CUDA and the packages that compute.
         packages: Of all packages that were installed; empty in passports of version 1.0 and earlier.
         hardware: The machine.

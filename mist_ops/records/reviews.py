@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Literal, TypeAlias, get_args
 
@@ -32,11 +32,16 @@ class Review:
         id: The patient.
         verdict: One of ``VERDICTS``, or empty.
         note: Free text, or empty.
+        mask: SHA-256 of the mask that the verdict is about; empty if it is not on record.
     """
 
     id: str
     verdict: str = ""
     note: str = ""
+    mask: str = ""
+
+
+_COLUMNS = tuple(field.name for field in fields(Review))
 
 
 def read_reviews(path: Path) -> Mapping[str, Review]:
@@ -48,7 +53,7 @@ def read_reviews(path: Path) -> Mapping[str, Review]:
     if not path.exists():
         return {}
     table = read_table(path, required=("id",)).to_dict("records")
-    found = {row["id"]: Review(row["id"], row.get("verdict", ""), row.get("note", "")) for row in table}
+    found = {row["id"]: Review(*(row.get(name, "") for name in _COLUMNS)) for row in table}
     for review in found.values():
         if review.verdict not in ("", *VERDICTS):
             raise DatasetError(
@@ -95,7 +100,7 @@ def write_review(path: Path, review: Review) -> None:
             expected=MOST_CHARACTERS,
         )
     earlier = read_reviews(path)
-    reviews = {**earlier, review.id: Review(review.id, review.verdict, note)}
+    reviews = {**earlier, review.id: replace(review, note=note)}
     kept = [asdict(each) for each in reviews.values() if each.verdict or each.note]
     if kept:
         write_rows(kept, path)

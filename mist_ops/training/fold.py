@@ -69,8 +69,8 @@ def train_fold(
         resume: Resume an unfinished training, else the last one, if it has a checkpoint; otherwise start from scratch.
         workers: Processes that read ahead, for each device; by default decided from configuration and device. The
             weights do not depend on it.
-        pretrained: Weights to initialize the encoder with. A resumed run keeps those it started from, and other ones
-            are refused.
+        pretrained: Weights to initialize the network or its encoder with. A resumed run keeps those it started from,
+            and other ones are refused.
         processes: Number of processes that train together; by default one on a CPU and one per GPU.
 
     Raises:
@@ -179,7 +179,9 @@ def _settings(plan: Plan, model: nn.Module) -> Json:
     if plan.pretrained is None:
         return settings
     encoder = transfer(plan.pretrained, plan.settings, model)
-    return {**settings, "pretrained": encoder.model_dump(mode="json")}
+    # Unfinished trainings of earlier versions, which must match to be resumed, do not have it.
+    newer = set() if encoder.whole else {"whole"}
+    return {**settings, "pretrained": encoder.model_dump(mode="json", exclude=newer)}
 
 
 def _estimate(config: StudyConfig, model: nn.Module, loss: BatchLoss, ranks: Ranks) -> str:

@@ -1,4 +1,4 @@
-"""Transfer learning: initialize the encoder of a network with pretrained weights."""
+"""Transfer learning: initialize the encoder of a network, or all of it, with pretrained weights."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def check(pretrained: Pretrained, config: StudyConfig) -> None:
 
 
 def transfer(pretrained: Pretrained, config: StudyConfig, network: nn.Module) -> Encoder:
-    """Load the encoder of the pretrained weights into a network, and return its record.
+    """Load the encoder of the pretrained weights, or all of them, into a network, and return the record of that.
 
     Adapted channels are not scaled by the number of channels, since the normalization after the first convolution
     removes the scale.
@@ -69,7 +69,7 @@ def transfer(pretrained: Pretrained, config: StudyConfig, network: nn.Module) ->
     """
     check(pretrained, config)
     source, target = read_weights(pretrained.weights), network.state_dict()
-    encoder = {name: tensor for name, tensor in target.items() if _in_encoder(name, config)}
+    encoder = {name: tensor for name, tensor in target.items() if pretrained.whole or _in_encoder(name, config)}
     if not encoder:
         raise ConfigError(
             f"The architecture {config.model.architecture} declares no encoder, so it cannot use pretrained weights.",
@@ -85,7 +85,8 @@ def transfer(pretrained: Pretrained, config: StudyConfig, network: nn.Module) ->
             loaded[name] = found
         elif found is None or not _sees_image(found, tensor, channels):
             raise ConfigError(
-                f"{pretrained.weights} does not match the encoder: {_mismatch(name, found, tensor)}.",
+                f"{pretrained.weights} does not match the {'network' if pretrained.whole else 'encoder'}: "
+                f"{_mismatch(name, found, tensor)}.",
                 code="pretrained-mismatch",
                 file=pretrained.weights,
                 field=name,
@@ -105,6 +106,7 @@ def transfer(pretrained: Pretrained, config: StudyConfig, network: nn.Module) ->
         adapted=tuple(sorted(adapted)),
         skipped=tuple(skipped),
         passport=_source(pretrained.weights),
+        whole=pretrained.whole,
     )
 
 

@@ -26,7 +26,7 @@ from mist_ops.steps import digest
 from mist_ops.study import Study
 from mist_ops.training.attempts import discard, epochs_to_resume
 from mist_ops.training.fold import train_fold
-from mist_ops.training.pretrained import Pretrained
+from mist_ops.training.pretrained import Pretrained, present_model
 
 
 def trained(study: Study, config: StudyConfig | None = None, **options: Any) -> list[Epoch]:
@@ -415,6 +415,28 @@ def test_pretrained_weights_are_recorded_and_kept_when_resuming(study: Study, tm
         trained(study, pretrained=other, resume=True)
     assert len(trained(study, resume=True)) == 2
     assert read_passport(study.model(0)).pretrained == recorded
+
+
+def test_a_fold_starts_from_its_present_model_and_its_passport_says_so(study: Study) -> None:
+    assert present_model(study, FOLD) is None
+    trained(study)
+    write_config(study.config, small_config())
+    before, hashed = weights(study, checkpoint=False), file_hash(study.model(0))
+    still = small_config(epochs=1, learning_rate=1e-12, l2_penalty=0.0)
+    trained(study, still, pretrained=present_model(study, FOLD))
+    assert all(tensor.allclose(before[name]) for name, tensor in weights(study).items())  # and not only the encoder
+    recorded = read_passport(study.model(0)).pretrained
+    assert recorded
+    assert (recorded.whole, recorded.weights, recorded.loaded) == (True, hashed, len(before))
+    assert recorded.passport
+    assert set(recorded.passport.content.training) == {"a", "b", "c"}  # type: ignore[union-attr]
+
+
+def test_a_fold_does_not_start_from_a_model_that_saw_its_other_patients(study: Study) -> None:
+    trained(study)
+    for edited in (replace(FOLD, training=("b", "c"), validation=("a", "d")), replace(FOLD, held_out=("a", "d"))):
+        with refuses("model-saw-patient", ConfigError, file=study.model(0), found=["a"]):
+            present_model(study, edited)
 
 
 @pytest.mark.slow

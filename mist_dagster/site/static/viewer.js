@@ -17,7 +17,9 @@ const data = JSON.parse(place.dataset.viewer);
 const $ = (selector) => place.querySelector(selector);
 const notice = $(".notice");
 const legend = data.labels.map((entry) => ({ ...entry })); // labels without a name are added as they are found
-const whole = new URLSearchParams(location.search).has("full");
+const query = new URLSearchParams(location.search);
+const whole = query.has("full");
+const asked = (query.get("at") ?? "").split(",").map(Number); // a position in RAS mm
 const scans = new Map();
 const layers = {};
 let library, nv, scan, channel, most;
@@ -247,10 +249,11 @@ async function start() {
   notice.textContent = "";
   const size = data.images[data.channels[0]].size.join(" × "), shown = Array.from(scan.hdr.dims).slice(1, 4).join(" × ");
   if (size !== shown) {
-    notice.append(`Thinned from ${size} to ${shown} voxels to open quickly. `, element("a", { href: "?full", textContent: "Load all voxels" }));
+    notice.append(`Thinned from ${size} to ${shown} voxels to open quickly. `, element("a", { href: `?full&at=${query.get("at") ?? ""}`, textContent: "Load all voxels" }));
   }
   await painted();
   await addMasks();
+  if (asked.length === 3 && asked.every(Number.isFinite)) jump(asked);
   await addLesions();
   place.dataset.seconds = ((performance.now() - started) / 1000).toFixed(2);
   place.dataset.state = "ready";

@@ -1,0 +1,1 @@
+"""Which masks are probably wrong: masks compared with independent predictions of the same patients."""
