@@ -23,7 +23,6 @@ from mist_ops.calibration.conformal import interval
 from mist_ops.calibration.fitting import FITS, cross_fit, groups, log_loss
 from mist_ops.calibration.held_out import Patient, Volumes, calibrate_probabilities, calibrate_volumes
 from mist_ops.calibration.reliability import class_curve, top_curve
-from mist_ops.calibration.scaling import Scaling
 from mist_ops.calibration.voxels import Voxels, most_voxels, sample
 from mist_ops.config import StudyConfig, read_config
 from mist_ops.dataset import Case, read_paths, read_train_paths
@@ -74,10 +73,16 @@ def _compared(case: Case, mask: Path, probabilities: np.ndarray, config: StudyCo
     )
 
 
-def _errors(voxels: Voxels, scaling: Scaling | None = None) -> str:
-    scaled = replace(voxels, probabilities=scaling(voxels.probabilities)) if scaling else voxels
-    each = [class_curve(scaled, index).error for index in range(len(scaled.probabilities))]
-    return " | ".join(f"{value:.4f}" for value in (top_curve(scaled).error, *each))
+def _errors(voxels: Voxels) -> str:
+    each = [class_curve(voxels, index).error for index in range(len(voxels.probabilities))]
+    return " | ".join(f"{value:.4f}" for value in (top_curve(voxels).error, *each))
+
+
+def _doubtful(voxels: Voxels, scaled: Voxels) -> str:
+    """The error of voxels whose most probable class is stated with less than 0.9."""
+    chosen = voxels.probabilities.max(axis=0) < 0.9
+    error = top_curve(Voxels(scaled.probabilities[:, chosen], voxels.truth[chosen], voxels.weights[chosen])).error
+    return f"{error:.4f}"
 
 
 def _of_probabilities(
@@ -87,24 +92,28 @@ def _of_probabilities(
     joined = Voxels.joined(list(voxels.values()))
     ensemble = Voxels.joined([patient.voxels for patient in tests.values() if patient.voxels]) if tests else None
     names = " | ".join(f"class {index}" for index in range(len(joined.probabilities)))
-    yield f"| expected calibration error | log loss | most probable class | {names} |"
-    yield "| --- " + "| ---: " * (len(joined.probabilities) + 2) + "|"
+    yield f"| expected calibration error | log loss | most probable class | {names} | stated below 0.9 |"
+    yield "| --- " + "| ---: " * (len(joined.probabilities) + 3) + "|"
     found = calibrate_probabilities(held_out, folds)
     assert found
-    yield f"| held out, as stated | {found.losses['none']:.4f} | {_errors(joined)} |"
+    yield f"| held out, as stated | {found.losses['none']:.4f} | {_errors(joined)} | {_doubtful(joined, joined)} |"
     for kind, fit in FITS.items():
         fits = cross_fit(voxels, groups(folds), fit)
         scaled = [
             replace(some, probabilities=fits.scalings[folds[case_id]](some.probabilities))
             for case_id, some in voxels.items()
         ]
-        yield f"| held out, {kind} fitted on the other folds | {fits.loss:.4f} | {_errors(Voxels.joined(scaled))} |"
+        after = Voxels.joined(scaled)
+        errors = f"{_errors(after)} | {_doubtful(joined, after)}"
+        yield f"| held out, {kind} fitted on the other folds | {fits.loss:.4f} | {errors} |"
     if ensemble:
-        yield f"| tests, as stated | {log_loss(ensemble):.4f} | {_errors(ensemble)} |"
+        yield f"| tests, as stated | {log_loss(ensemble):.4f} | {_errors(ensemble)} | {_doubtful(ensemble, ensemble)} |"
         for kind, fit in FITS.items():
             scaling = fit(joined)
             how = f"tests, {kind} fitted on all held-out patients"
-            yield f"| {how} | {log_loss(ensemble, scaling):.4f} | {_errors(ensemble, scaling)} |"
+            after = replace(ensemble, probabilities=scaling(ensemble.probabilities))
+            errors = f"{_errors(after)} | {_doubtful(ensemble, after)}"
+            yield f"| {how} | {log_loss(ensemble, scaling):.4f} | {errors} |"
     yield f"\nChosen: {found.kind}, {found.scaling}\n"
 
 

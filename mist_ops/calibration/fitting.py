@@ -15,58 +15,75 @@ from mist_ops.calibration.voxels import Voxels
 _SLOPES = (0.05, 20.0)
 """Bounds of a slope. A class that is predicted without any mistake would have an infinite one."""
 
-_OFFSETS = (-10.0, 10.0)
+_BENDS, _OFFSETS = (0.0, 5.0), (-10.0, 10.0)
 
 _FLOOR = 1e-12
 """Probability that counts for the log loss of a voxel whose true class has none."""
 
 Fit = Callable[[Voxels], Scaling]
 
+_Values = Float64[np.ndarray, " _"]
+_Members = Float64[np.ndarray, "_ _"]
+
 
 def fit_temperature(voxels: Voxels) -> Scaling:
     """The temperature of all classes with the smallest log loss (Guo et al., 2017)."""
     n_classes = voxels.probabilities.shape[0]
-    found = _minimize(voxels, np.ones((1, n_classes)), np.zeros((0, n_classes)))
-    return Scaling((found[0],) * n_classes, (0.0,) * n_classes)
+    none = np.zeros((0, n_classes))
+    return _minimize(voxels, np.ones((1, n_classes)), none, none)
 
 
-def fit_vector(voxels: Voxels) -> Scaling:
-    """The slope and offset of each class with the smallest log loss; the offset of the background is 0."""
+def fit_bent(voxels: Voxels) -> Scaling:
+    """The slope and bend of all classes with the smallest log loss."""
     n_classes = voxels.probabilities.shape[0]
-    found = _minimize(voxels, np.eye(n_classes), np.eye(n_classes)[1:])
-    return Scaling(tuple(found[:n_classes]), (0.0, *found[n_classes:]))
+    return _minimize(voxels, np.ones((1, n_classes)), np.ones((1, n_classes)), np.zeros((0, n_classes)))
 
 
-FITS: Mapping[str, Fit] = {"temperature": fit_temperature, "vector": fit_vector}
+def fit_classes(voxels: Voxels) -> Scaling:
+    """The slope, bend and offset of each class with the smallest log loss; the offset of the background is 0."""
+    each = np.eye(voxels.probabilities.shape[0])
+    return _minimize(voxels, each, each, each[1:])
+
+
+FITS: Mapping[str, Fit] = {"temperature": fit_temperature, "bent": fit_bent, "classes": fit_classes}
 """The kinds of scaling, the simplest first."""
 
 
-def _minimize(voxels: Voxels, slopes: np.ndarray, offsets: np.ndarray) -> list[float]:
-    """Minimize the log loss, which is convex in slopes and offsets.
+def _minimize(voxels: Voxels, slopes: _Members, bends: _Members, offsets: _Members) -> Scaling:
+    """Minimize the log loss, which is convex in slopes, bends and offsets.
 
     Args:
         voxels: What to fit.
         slopes: The classes that each parameter is the slope of, one row per parameter.
-        offsets: Those that each further parameter is the offset of.
+        bends: Those that each further parameter is the bend of.
+        offsets: Those that each last parameter is the offset of.
     """
     logs = np.log(np.maximum(voxels.probabilities.astype(np.float64), _FLOOR))
+    squares, index = -(logs**2), np.arange(logs.shape[1])
     truth = np.arange(len(logs))[:, None] == voxels.truth
     weights = voxels.weights / voxels.weights.sum()
 
-    def loss(values: Float64[np.ndarray, " parameter"]) -> tuple[float, Float64[np.ndarray, " parameter"]]:
-        slope, offset = values[: len(slopes)] @ slopes, values[len(slopes) :] @ offsets
-        logits = slope[:, None] * logs + offset[:, None]
+    def parts(values: _Values) -> tuple[_Values, _Values, _Values]:
+        of_slopes, of_bends, of_offsets = np.split(values, [len(slopes), len(slopes) + len(bends)])
+        return of_slopes @ slopes, of_bends @ bends, of_offsets @ offsets
+
+    def loss(values: _Values) -> tuple[float, _Values]:
+        slope, bend, offset = (part[:, None] for part in parts(values))
+        logits = slope * logs + bend * squares + offset
         logits -= logits.max(axis=0)
         total = np.log(np.exp(logits).sum(axis=0))
-        mean = float(weights @ (total - logits[truth.argmax(axis=0), np.arange(logits.shape[1])]))
+        mean = float(weights @ (total - logits[voxels.truth, index]))
         residual = (np.exp(logits - total) - truth) * weights
-        return mean, np.concatenate([slopes @ (residual * logs).sum(axis=1), offsets @ residual.sum(axis=1)])
+        sums = (residual * logs).sum(axis=1), (residual * squares).sum(axis=1), residual.sum(axis=1)
+        return mean, np.concatenate(
+            [members @ one for members, one in zip((slopes, bends, offsets), sums, strict=True)]
+        )
 
-    start = np.concatenate([np.ones(len(slopes)), np.zeros(len(offsets))])
-    bounds = [_SLOPES] * len(slopes) + [_OFFSETS] * len(offsets)
+    start = np.concatenate([np.ones(len(slopes)), np.zeros(len(bends) + len(offsets))])
+    bounds = [_SLOPES] * len(slopes) + [_BENDS] * len(bends) + [_OFFSETS] * len(offsets)
     found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"ftol": 1e-10, "gtol": 1e-7})
-    values: list[float] = found.x.tolist()
-    return values
+    slope, bend, offset = (tuple(part.tolist()) for part in parts(found.x))
+    return Scaling(slope, bend, offset)
 
 
 def log_loss(voxels: Voxels, scaling: Scaling | None = None) -> float:

@@ -71,7 +71,7 @@ class Volume:
     @property
     def inside(self) -> bool | None:
         """Whether the true volume is in the interval."""
-        return None if self.low is None or self.high is None else self.low <= self.truth <= self.high
+        return None if self.low is None or self.high is None else bool(self.low <= self.truth <= self.high)
 
 
 @dataclass(frozen=True)

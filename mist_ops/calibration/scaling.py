@@ -1,4 +1,4 @@
-"""Scaling of class probabilities: one temperature for all classes, or a slope and an offset for each."""
+"""Scaling of class probabilities: by one temperature, by one curve for all classes, or by a curve for each class."""
 
 from __future__ import annotations
 
@@ -16,38 +16,47 @@ _AT_ONCE = 2**20
 
 @dataclass(frozen=True)
 class Scaling:
-    """Maps probabilities p to softmax(slope · log p + offset), voxel by voxel.
+    """Maps probabilities p to softmax(slope · log p - bend · (log p)² + offset), voxel by voxel.
 
-    With equal slopes and no offsets it is temperature scaling, with temperature 1/slope (Guo et al., 2017, "On
-    Calibration of Modern Neural Networks"), else vector scaling of log-probabilities (Kull et al., 2019, "Beyond
-    temperature scaling"). Probabilities of exactly 0 stay 0, so voxels outside the foreground crop stay background.
+    With equal slopes alone it is temperature scaling, with temperature 1/slope (Guo et al., 2017, "On Calibration of
+    Modern Neural Networks"); slopes and offsets for each class are vector scaling of log-probabilities (Kull et al.,
+    2019, "Beyond temperature scaling"). A bend lets nearly certain voxels be scaled otherwise than doubtful ones.
+    Probabilities of exactly 0 stay 0, so voxels outside the foreground crop stay background.
 
     Attributes:
         slopes: One per class, positive.
+        bends: One per class, not negative, so that larger probabilities stay larger.
         offsets: One per class.
     """
 
     slopes: tuple[float, ...]
+    bends: tuple[float, ...]
     offsets: tuple[float, ...]
 
     @classmethod
     def of_temperature(cls, temperature: float, n_classes: int) -> Scaling:
         """The scaling of all classes by one temperature; above 1, probabilities become less extreme."""
-        return cls((1 / temperature,) * n_classes, (0.0,) * n_classes)
+        return cls((1 / temperature,) * n_classes, (0.0,) * n_classes, (0.0,) * n_classes)
+
+    @property
+    def shared(self) -> bool:
+        """Whether all classes are scaled alike, so that the most probable one stays so."""
+        return len(set(self.slopes)) == 1 and len(set(self.bends)) == 1 and not any(self.offsets)
 
     @property
     def temperature(self) -> float | None:
-        """The temperature of all classes; None if classes are scaled differently."""
-        same = len(set(self.slopes)) == 1 and not any(self.offsets)
-        return 1 / self.slopes[0] if same else None
+        """The temperature of all classes; None if they have a bend or are scaled differently."""
+        return 1 / self.slopes[0] if self.shared and not any(self.bends) else None
 
     def __call__(self, probabilities: Probabilities) -> Probabilities:
         """Return scaled probabilities with the type of those given."""
-        with np.errstate(divide="ignore"):  # of log(0)
-            logits: Probabilities = np.log(probabilities)
         broadcast = (-1, *(1 for _ in probabilities.shape[1:]))
-        logits *= _like(self.slopes, probabilities).reshape(broadcast)
-        logits += _like(self.offsets, probabilities).reshape(broadcast)
+        slopes, bends, offsets = (
+            _like(values, probabilities).reshape(broadcast) for values in (self.slopes, self.bends, self.offsets)
+        )
+        logs: Probabilities = np.log(np.maximum(probabilities, np.finfo(probabilities.dtype).tiny))
+        logits: Probabilities = logs * (slopes - bends * logs) + offsets
+        logits[probabilities == 0] = -np.inf
         logits -= logits.max(axis=0)
         np.exp(logits, out=logits)
         logits /= logits.sum(axis=0)

@@ -99,7 +99,12 @@ def report_calibration(found: Calibration) -> Iterator[str]:
     if found.probabilities:
         before, after = (part.top.error for part in (found.probabilities.before, found.probabilities.after))
         temperature = found.probabilities.scaling.temperature
-        how = f"temperature {temperature:.3g}" if temperature else "a slope and an offset for each label"
+        shared = found.probabilities.scaling.shared
+        how = (
+            f"temperature {temperature:.3g}"
+            if temperature
+            else f"a curve for {'all labels' if shared else 'each label'}"
+        )
         yield f"Expected calibration error of held-out patients: {before:.4f} before, {after:.4f} after ({how})"
     for name, volumes in found.volumes.items():
         if volumes.interval is None:

@@ -34,8 +34,8 @@ def test_outside_the_crop_everything_stays_background() -> None:
     probabilities = np.zeros((3, 2, 2, 2), dtype=np.float32)
     probabilities[0] = 1
 
-    with np.errstate(all="raise"):
-        scaled = Scaling((0.5, 0.4, 2.0), (0.0, 3.0, -1.0))(probabilities)
+    with np.errstate(divide="raise", over="raise", invalid="raise"):
+        scaled = Scaling((0.5, 0.4, 2.0), (0.0, 0.2, 0.0), (0.0, 3.0, -1.0))(probabilities)
 
     np.testing.assert_array_equal(scaled, probabilities)
 
@@ -43,7 +43,7 @@ def test_outside_the_crop_everything_stays_background() -> None:
 @pytest.mark.parametrize("size", [(3, 4, 5), (70, 130, 140)])
 def test_a_volume_is_scaled_in_place_as_at_once(size: tuple[int, int, int]) -> None:
     volumes = softmax(np.random.default_rng(2).normal(0, 3, (2, *size))).astype(np.float32)
-    scaling = Scaling((0.5, 0.7), (0.0, 0.2))
+    scaling = Scaling((0.5, 0.7), (0.1, 0.0), (0.0, 0.2))
     expected = scaling(volumes)
 
     scaling.apply(volumes)
