@@ -35,6 +35,7 @@ COMMANDS = (
     "accept",
     "status",
     "plan",
+    "review",
     "ui",
 )
 
