@@ -412,7 +412,9 @@ def asset_names(stage: Stage) -> list[str]:
 
 def job_name(study: Study, stage: str) -> str:
     """Name of a stage's job."""
-    return f"{study.key}__{stage}"
+    # Dagster loads no code location in which a job has the name of an operation, and so of an asset.
+    named_as_asset = stage in STAGES and stage in STAGES[stage].assets
+    return f"{study.key}__{stage}_job" if named_as_asset else f"{study.key}__{stage}"
 
 
 def check_keys(study: Study) -> list[dg.AssetCheckKey]:

@@ -6,7 +6,7 @@ import dagster as dg
 import pytest
 
 from mist_dagster import cli
-from mist_dagster.definitions import build_definitions
+from mist_dagster.definitions import build_definitions, defs
 from mist_dagster.freshness.status import report, status
 from mist_dagster.instance.home import instance
 from mist_dagster.instance.studies import register
@@ -35,6 +35,12 @@ def summarized(copied_study: Study, monkeypatch: pytest.MonkeyPatch) -> Study:
     )
     monkeypatch.setitem(STAGES, "summarize", row)
     return copied_study
+
+
+def test_dagster_loads_the_code_location_of_a_study(home: Path, tmp_path: Path) -> None:
+    """It loads all jobs, of which none may have the name of an operation."""
+    register(tmp_path / "results", name="study")
+    defs().get_repository_def().load_all_definitions()
 
 
 def where(study: Study) -> list[str]:
