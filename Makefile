@@ -16,11 +16,12 @@ NUMERIC := $(addprefix tests/,models losses metrics augmentation inference imagi
 	training/test_step.py training/test_loop.py test_devices.py test_optimizers.py)
 OTHER_PYTHONS ?= python3.12 python3.13
 
-.PHONY: install demo test test-all test-portable retest coverage check ui bench screenshots vendor docs fuzz sbom audit release
+.PHONY: install demo test test-all test-cluster test-portable retest coverage check ui bench screenshots vendor docs fuzz sbom audit release
 install: $(INSTALLED)
 demo: $(INSTALLED) ; $(BIN)/python -m mist_dagster.demo
 test: check ; $(BIN)/pytest -m "not slow" --numprocesses 2 --dist loadfile --max-worker-restart 1
 test-all: check ; $(BIN)/pytest --numprocesses 2 --dist loadfile --max-worker-restart 1
+test-cluster: $(INSTALLED) ; $(BIN)/pytest -m cluster -rs
 coverage: $(INSTALLED) ; $(BIN)/pytest -m "not slow" --numprocesses 2 --dist loadfile --cov --cov-report=term --cov-report=xml
 retest: $(INSTALLED) ; $(BIN)/pytest -m "not slow" --last-failed --last-failed-no-failures none
 check: $(INSTALLED) ; $(BIN)/codespell && $(BIN)/ruff check && $(BIN)/ruff format --check && $(BIN)/mypy && $(BIN)/lint-imports

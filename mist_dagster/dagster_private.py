@@ -29,6 +29,7 @@ from dagster._core.definitions.job_base import InMemoryJob
 from dagster._core.definitions.source_asset import SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 from dagster._core.execution.api import execute_run
+from dagster._core.execution.plan.objects import StepFailureData
 from dagster._core.launcher import CheckRunHealthResult, LaunchRunContext, WorkerStatus
 from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus, AssetCheckPartitionInfo
@@ -90,12 +91,14 @@ __all__ = [
     "SqliteRunStorage",
     "SqliteScheduleStorage",
     "StepDependencyConfig",
+    "StepFailureData",
     "UnresolvedAssetJobDefinition",
     "WorkerStatus",
     "create_db_conn_string",
     "daemon_command",
     "execute_run",
     "extract_data_version_from_entry",
+    "follow_command",
     "get_input_data_version_tag",
     "get_input_event_pointer_tag",
     "link_run",
@@ -150,6 +153,17 @@ def run_of_step(packed: Any) -> str:
     from dagster_shared.serdes import unpack_value
 
     return unpack_value(packed, as_type=ExecuteStepArgs).run_id
+
+
+def follow_command(instance: "DagsterInstance", run: "DagsterRun", *, resume: bool) -> list[str]:
+    """Return the command of a process that executes a run, or that resumes one whose process is gone."""
+    from dagster._grpc.types import ExecuteRunArgs, ResumeRunArgs
+
+    if run.job_code_origin is None:
+        raise ValueError(f"Run {run.run_id} does not say which code it runs.")
+    kind = ResumeRunArgs if resume else ExecuteRunArgs
+    arguments = kind(job_origin=run.job_code_origin, run_id=run.run_id, instance_ref=instance.get_ref())
+    return list(arguments.get_command_args())
 
 
 @cache

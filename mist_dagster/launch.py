@@ -5,11 +5,11 @@ import getpass
 import json
 import re
 import urllib.request
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, NoReturn, Protocol, cast
 
 import dagster as dg
 
@@ -22,6 +22,7 @@ from mist_dagster.dagster_private import (
     RemoteJobOrigin,
     RemoteRepositoryOrigin,
     SerializableErrorInfo,
+    StepFailureData,
     execute_run,
 )
 from mist_dagster.instance import home
@@ -46,6 +47,8 @@ mutation ($parameters: ExecutionParams!) {
 }
 """
 
+
+TERMINATE = "mutation ($run: String!) { terminateRun(runId: $run) { __typename } }"
 
 _ERRNO = re.compile(r"\[Errno (?P<number>\d+)\] [^:]*(: '(?P<file>[^']+)')?")
 """An error of the operating system as its record reads."""
@@ -90,12 +93,14 @@ class Launcher:
         progress: What runs report to.
         build: Builds the definitions that hold the jobs.
         started: Called with each run before it starts.
+        together: Whether the partitions of a stage may be worked on side by side.
     """
 
     instance: dg.DagsterInstance
     progress: Progress
     build: Build
     started: Callable[[dg.DagsterRun], None] = lambda _: None
+    together: bool = False
     _built: dict[str, object] = field(default_factory=dict)
 
     def definitions(self, study: Study) -> dg.Definitions:
@@ -152,16 +157,26 @@ class Launcher:
         result = execute_run(InMemoryJob(job), run, self.instance, raise_on_error=False)
         if result.success:
             return
-        failures = [event.step_failure_data for event in result.all_events if event.is_step_failure]
-        if not failures or any(failure.error and _caused_by_interrupt(failure.error) for failure in failures):
-            raise RunCanceledError
-        failure = failures[0]
-        summary = failure.user_failure_data.description if failure.user_failure_data else None
-        error = failure.error or SerializableErrorInfo("unknown", [], None)
-        if summary:
-            raise PatientsFailedError(summary, error.to_string(), code="patients-failed")
-        message, code = _message(error)
-        raise RunFailedError(message, error.to_string(), code=code)
+        raise_failure([event.step_failure_data for event in result.all_events if event.is_step_failure])
+
+
+def raise_failure(failures: Sequence[StepFailureData]) -> NoReturn:
+    """Raise what the failed steps of a run amount to.
+
+    Raises:
+        PatientsFailedError: Some patients failed.
+        RunFailedError: The run failed.
+        RunCanceledError: It was interrupted.
+    """
+    if not failures or any(failure.error and _caused_by_interrupt(failure.error) for failure in failures):
+        raise RunCanceledError
+    failure = failures[0]
+    summary = failure.user_failure_data.description if failure.user_failure_data else None
+    error = failure.error or SerializableErrorInfo("unknown", [], None)
+    if summary:
+        raise PatientsFailedError(summary, error.to_string(), code="patients-failed")
+    message, code = _message(error)
+    raise RunFailedError(message, error.to_string(), code=code)
 
 
 @contextlib.contextmanager
@@ -246,16 +261,23 @@ def _kinds(kind: type[Exception]) -> Iterator[type[Exception]]:
 
 
 def submit(
-    study: Study, stage: str, config: Mapping[str, Any], partitions: Iterable[str], tags: Mapping[str, str]
+    study: Study,
+    stage: str,
+    config: Mapping[str, Any],
+    partitions: Sequence[str] | None,
+    tags: Mapping[str, str],
+    *,
+    known: Sequence[str] | None = None,
 ) -> Iterator[str]:
-    """Hand a run for each partition to the queue of this home's running instance; yield the addresses of their pages.
+    """Hand runs to the queue of this home's running instance; yield the addresses of their pages.
 
     Args:
         study: The study.
-        stage: A stage of the table.
+        stage: A stage of the table, or ``make_current``.
         config: Run config of the stage.
-        partitions: Patients or folds.
-        tags: Further tags of the run.
+        partitions: Patients or folds; None for a stage without partitions.
+        tags: Further tags of the runs.
+        known: All partitions of the stage in their order, for a run for each unbroken range instead of each partition.
 
     Raises:
         ConfigError: No ``mist_ui`` runs in this home, or it does not take a run.
@@ -263,16 +285,18 @@ def submit(
     address = home.web_server()
     selector = {"repositoryLocationName": CODE_LOCATION, "repositoryName": "__repository__"}
     own = {**tags, "mist/study": study.key, "mist/stage": stage, "user": getpass.getuser()}
+    name = _operation(study, stage) if stage in STAGES else f"{study.key}__rebuild_stale"
     parameters = {
         "selector": {**selector, "jobName": job_name(study, stage)},
-        "runConfigData": {"ops": {_operation(study, stage): {"config": dict(config)}}},
+        "runConfigData": {"ops": {name: {"config": dict(config)}}} if config else {},
     }
     try:
         if not address:
             raise FileNotFoundError
         _ask(address, RELOAD)  # it may not know the study yet, or not its folds
-        for partition in partitions:
-            given = [{"key": key, "value": value} for key, value in {**own, PARTITION_NAME_TAG: partition}.items()]
+        alone = [{PARTITION_NAME_TAG: partition} for partition in partitions or ()]
+        for chosen in alone if partitions is not None and known is None else _partition_tags(known or (), partitions):
+            given = [{"key": key, "value": value} for key, value in {**own, **chosen}.items()]
             launch = {"parameters": {**parameters, "executionMetadata": {"tags": given}}}
             answer = _ask(address, LAUNCH, launch)["launchRun"]
             if "run" not in answer:
@@ -285,6 +309,13 @@ def submit(
             code="ui-not-running",
             file=home.dagster_home(),
         ) from error
+
+
+def terminate(run_id: str) -> None:
+    """Ask this home's running instance to terminate a run."""
+    address = home.web_server()
+    if address:
+        _ask(address, TERMINATE, {"run": run_id})
 
 
 def _ask(address: str, query: str, variables: Mapping[str, Any] | None = None) -> Any:

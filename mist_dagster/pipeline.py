@@ -23,8 +23,10 @@ from mist_dagster.freshness.status import Status, report, report_unused, status,
 from mist_dagster.jobs import run_tags
 from mist_dagster.launch import Build, Launcher, others_first
 from mist_dagster.partitions import fold_key
+from mist_dagster.queued import QueueLauncher
 from mist_dagster.runtime.gpu import ALL_GPUS
 from mist_dagster.runtime.progress import Progress, shown
+from mist_dagster.slurm.tags import SLURM
 from mist_dagster.stages import STAGES, Inspection, job_name
 from mist_dagster.stages.settings import adopt_config
 from mist_ops.analysis.analyze import kept_settings, read_fingerprint
@@ -79,6 +81,8 @@ def in_order(
     needed: Mapping[str, Sequence[str] | None],
     fold_of: Mapping[str, int],
     config: Mapping[str, Mapping[str, Any]] | None = None,
+    *,
+    together: bool = False,
 ) -> Iterator[Work]:
     """Order what needs a run: each stage after those that it reads, and a fold's predictions right after its training.
 
@@ -86,13 +90,14 @@ def in_order(
         needed: Partitions by stage; None for a stage without partitions.
         fold_of: The fold that holds out each training patient.
         config: Run config of stages besides that of ``Resources``.
+        together: Whether all folds train side by side; all predictions follow them.
     """
     given = config or {}
     left = list(needed.get("predict") or ())
     for name, stage in STAGES.items():
         if name not in needed:
             continue
-        if name == "train":
+        if name == "train" and not together:
             for fold in needed[name] or ():
                 yield Work(name, [fold], given.get(name, {}))
                 held_out = [case_id for case_id in left if fold_key(fold_of[case_id]) == fold]
@@ -169,7 +174,8 @@ def make_current(
     fold_of = read_train_paths(study.train_paths).fold_of
     needed = {name: list(keys) if STAGES[name].partitions else None for name, keys in found.stale.items()}
     first = {name: needed[name] for name in needed if not STAGES[name].reads}
-    run(launcher, study, in_order(first, fold_of, {"train": {"warm_start": warm_start}}), resources)
+    how = {"train": {"warm_start": warm_start}}
+    run(launcher, study, in_order(first, fold_of, how, together=launcher.together), resources)
     for name in (name for name in STAGES if name in needed and STAGES[name].reads):
         if status(study, launcher.instance).of(name):  # not if what it reads came out as it was
             run(launcher, study, in_order({name: None}, {}), resources)
@@ -204,6 +210,13 @@ def plan_job(study: Study, build: Build) -> dg.JobDefinition:
 
     @dg.op(name=f"{study.key}__rebuild_stale", description="Find what is stale, and rebuild just that.")
     def plan(context: dg.OpExecutionContext, config: PlanRun, progress: dg.ResourceParam[Progress]) -> None:
+        launcher = Launcher(context.instance, progress, build, partial(_link, context))
+        if SLURM in context.run.tags:
+            queued = QueueLauncher(
+                context.instance, progress, build, launcher.started, together=True, run_id=context.run_id
+            )
+            queued.wait_for_earlier()
+            launcher = queued
         found = status(study, context.instance, context.run_id)
         outputs = stale_outputs(context.instance, study, found)
         for line in report(found, {output.path: reason for output, reason in outputs.items()}):
@@ -214,7 +227,6 @@ def plan_job(study: Study, build: Build) -> dg.JobDefinition:
                 "preprocess": config.preprocess_workers,
                 "evaluate": config.evaluate_workers,
             }
-            launcher = Launcher(context.instance, progress, build, partial(_link, context))
             resources = Resources(config.device, workers)
             make_current(launcher, study, found, resources, warm_start=config.warm_start)
 

@@ -6,6 +6,7 @@ no tags of its own. Every run of a home passes here when it is created, before i
 Dagster's own storage fails after the five seconds of Python's ``sqlite3``, so commands would fail while others write.
 """
 
+import contextlib
 import getpass
 from collections.abc import Collection
 from typing import Any
@@ -20,7 +21,12 @@ from mist_dagster.dagster_private import (
     create_db_conn_string,
 )
 from mist_dagster.instance.home import dagster_home
+from mist_dagster.instance.slurm_runs import study_on_slurm
 from mist_dagster.instance.stamps import is_stamped
+from mist_ops.errors import MistError
+
+MACHINE = "mist/machine"
+"""Run tag: ``here`` or ``slurm``, by which ``dagster.yaml`` limits how many runs of the queue work here."""
 
 
 class WaitingSqliteRunStorage(SqliteRunStorage):
@@ -49,8 +55,15 @@ class WaitingSqliteRunStorage(SqliteRunStorage):
 
 
 def tagged(run: DagsterRun) -> DagsterRun:
-    """Return a run with the tags that it lacks: its user, study and stage, and its place in the queue."""
-    return run.with_tags({**_tags(run), **run.tags})
+    """Return a run with the tags that it lacks: its user, study and stage, its place in the queue, and its machine."""
+    known = run.with_tags({**_tags(run), **run.tags})
+    return known.with_tags({**known.tags, MACHINE: "slurm" if _on_slurm(known) else "here"})
+
+
+def _on_slurm(run: DagsterRun) -> bool:
+    with contextlib.suppress(MistError):  # the launcher of the run reports invalid settings
+        return study_on_slurm(run) is not None
+    return False
 
 
 def _tags(run: DagsterRun) -> dict[str, str]:

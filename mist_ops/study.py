@@ -243,6 +243,19 @@ class Study:
         return self.logs(fold) / "previous.jsonl"
 
     @property
+    def jobs(self) -> Path:
+        """Folder of the jobs of a cluster, a folder for each run."""
+        return self.results / "jobs"
+
+    def job(self, run_id: str) -> Path:
+        """Folder of the jobs that a run submitted."""
+        return self.jobs / check_id(run_id)
+
+    def job_lock(self, run_id: str) -> Path:
+        """What a run with jobs locks, which outlives the process of the run."""
+        return self.job(run_id) / "lock.json"
+
+    @property
     def reviews(self) -> Path:
         """Comments of people on patients."""
         return self.results / "reviews.csv"

@@ -1,9 +1,10 @@
 """Scores of the cross-validation predictions."""
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 
 import dagster as dg
-from pydantic import Field
+from pydantic import Field, TypeAdapter
 
 from mist_dagster import metadata
 from mist_dagster.instance import addresses
@@ -11,13 +12,16 @@ from mist_dagster.partitions import StudyPartitions
 from mist_dagster.provenance import Inputs, asset_key, collect, hashed, interruptible, listed
 from mist_dagster.runtime.locks import study_lock
 from mist_dagster.runtime.progress import Progress
+from mist_dagster.runtime.slurm import allocation, patients
+from mist_dagster.slurm.settings import SlurmSettings
 from mist_dagster.stages import STAGES
 from mist_ops.errors import counted, few
 from mist_ops.evaluation.score import CaseScores
-from mist_ops.evaluation.study import Written, open_evaluation
-from mist_ops.evaluation.table import read_summary, worst_first
+from mist_ops.evaluation.study import StudyEvaluation, Written, open_evaluation
+from mist_ops.evaluation.table import Pair, read_summary, worst_first
 from mist_ops.files import file_hash
 from mist_ops.study import Study
+from mist_ops.workers import Outcome
 
 
 class EvaluationRun(dg.Config):
@@ -56,8 +60,9 @@ def build(study: Study, partitions: StudyPartitions) -> list[dg.AssetsDefinition
         task = open_evaluation(study)
         inputs = hashed(**task.inputs)
         with interruptible(context), study_lock(context.run.run_id, study, "evaluating", stage="evaluate"):
-            scored = progress.track(task.score(config.workers), "Evaluating", len(task.pairs))
-            rows, failures = collect(scored, progress)
+            slurm = allocation(context, study)
+            with _scored_in_jobs(context, task, slurm) if slurm else _scored_here(task, config) as outcomes:
+                rows, failures = collect(progress.track(outcomes, "Evaluating", len(task.pairs)), progress)
             written = task.write(rows, failures, inputs, figures=config.figures)
         if failures:
             patients = counted(len(task.pairs), "patient")
@@ -65,6 +70,25 @@ def build(study: Study, partitions: StudyPartitions) -> list[dg.AssetsDefinition
         return _result(study, rows, written, inputs)
 
     return [evaluation]
+
+
+def _scored_here(
+    task: StudyEvaluation, config: EvaluationRun
+) -> contextlib.AbstractContextManager[Iterator[Outcome[Pair, CaseScores]]]:
+    return contextlib.nullcontext(task.score(config.workers))
+
+
+@contextlib.contextmanager
+def _scored_in_jobs(
+    context: dg.AssetExecutionContext, task: StudyEvaluation, slurm: SlurmSettings
+) -> Iterator[Iterator[Outcome[Pair, CaseScores]]]:
+    task.prepare()
+    scores = TypeAdapter(CaseScores)
+    with patients(context, task.study, slurm, "evaluate", {pair.id: pair for pair in task.pairs}) as outcomes:
+        yield (
+            outcome if outcome.error else Outcome(outcome.item, scores.validate_python(outcome.result))
+            for outcome in outcomes
+        )
 
 
 def _plot(study: Study, thumbnail: bytes | None) -> metadata.Metadata:

@@ -1,8 +1,10 @@
 """The arrays that models train on: a partition per patient, any range of them in one run."""
 
+import contextlib
 import logging
 from collections.abc import Iterator
 from functools import partial
+from typing import Any
 
 import dagster as dg
 from pydantic import Field
@@ -13,6 +15,7 @@ from mist_dagster.partitions import StudyPartitions
 from mist_dagster.provenance import RANGE_IN_ONE_RUN, Materialized, asset_key, interruptible, materialize_each
 from mist_dagster.runtime.locks import study_lock
 from mist_dagster.runtime.progress import Progress
+from mist_dagster.runtime.slurm import allocation, patients
 from mist_dagster.stages import STAGES
 from mist_ops.config import read_config
 from mist_ops.dataset import Case, read_train_paths
@@ -20,6 +23,7 @@ from mist_ops.preprocessing.case import write_cases
 from mist_ops.records.arrays import describe_reduced, read_record, reduced, reduced_labels
 from mist_ops.records.source import check_same_dataset
 from mist_ops.study import Study
+from mist_ops.workers import Outcome
 
 _logger = logging.getLogger("mist")
 
@@ -55,12 +59,14 @@ def build(study: Study, partitions: StudyPartitions) -> list[dg.AssetsDefinition
             interruptible(context),
             study_lock(run_id, study, doing, stage="preprocess", partitions=ids, exclusive=True),
         ):
-            yield from materialize_each(
-                context,
-                progress.track(write_cases(study, cases, settings, config.workers), "Preprocessing", len(cases)),
-                progress,
-                partial(_made, study),
+            slurm = allocation(context, study)
+            here: contextlib.AbstractContextManager[Iterator[Outcome[Case, Any]]] = contextlib.nullcontext(
+                write_cases(study, cases, settings, config.workers)
             )
+            items = {case.id: case for case in cases}
+            with patients(context, study, slurm, "preprocess", items) if slurm else here as outcomes:
+                tracked = progress.track(outcomes, "Preprocessing", len(cases))
+                yield from materialize_each(context, tracked, progress, partial(_made, study))
             note = describe_reduced(reduced_labels(study, ids))
             if note:
                 _logger.warning("%s", note)

@@ -1,7 +1,8 @@
 """The model of each fold, and the manifest of the arrays that it depends on."""
 
+import contextlib
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Optional
@@ -16,9 +17,11 @@ from mist_dagster.instance.studies import owner_of_arrays
 from mist_dagster.partitions import StudyPartitions, fold_index
 from mist_dagster.provenance import CODE_VERSION, asset_key, interruptible, upstream_tags
 from mist_dagster.runtime.executors import GPU_QUEUE
-from mist_dagster.runtime.gpu import leased_devices
+from mist_dagster.runtime.gpu import leased_devices, pool_of
 from mist_dagster.runtime.locks import settings_lock, study_lock
 from mist_dagster.runtime.progress import Progress
+from mist_dagster.runtime.slurm import allocation, trained
+from mist_dagster.slurm.settings import SlurmSettings
 from mist_dagster.stages import STAGES
 from mist_dagster.stages.settings import configure, overridden
 from mist_ops.analysis.analyze import find_leaks
@@ -30,7 +33,9 @@ from mist_ops.files import file_hash, json_hash
 from mist_ops.records.passport import Epoch, Passport, read_passport
 from mist_ops.records.source import check_arrays, check_dataset
 from mist_ops.study import Study
+from mist_ops.training.attempts import epochs_to_resume
 from mist_ops.training.manifest import manifest
+from mist_ops.training.plan import Plan
 from mist_ops.training.pretrained import Pretrained, present_model
 
 SECONDS_BETWEEN_OBSERVATIONS = 15.0
@@ -118,7 +123,7 @@ def _fold_model(study: Study, partitions: StudyPartitions) -> dg.AssetsDefinitio
         partitions_def=partitions.folds,
         deps=[asset_key(study, "training_set"), asset_key(study, "training_settings")],
         code_version=STAGES["train"].code_version,
-        pool="gpu",
+        pool=pool_of(study),
         op_tags=GPU_QUEUE,
         kinds={"pytorch"},
     )
@@ -126,9 +131,6 @@ def _fold_model(study: Study, partitions: StudyPartitions) -> dg.AssetsDefinitio
         context: dg.AssetExecutionContext, config: TrainingRun, progress: dg.ResourceParam[Progress]
     ) -> dg.MaterializeResult:
         """The weights with the best validation loss of a fold, with their passport and curves."""
-        from mist_ops.training.fold import train_fold  # torch takes seconds to load
-        from mist_ops.training.transfer import check
-
         index = fold_index(context.partition_key)
         source = config.pretrained.source() if config.pretrained else None
         with (
@@ -147,17 +149,48 @@ def _fold_model(study: Study, partitions: StudyPartitions) -> dg.AssetsDefinitio
             fold = _fold(context, study, index, settings)
             if config.warm_start and source is None:
                 source = present_model(study, fold)
-            if source:
+            slurm = allocation(context, study)
+            resume, done = _to_resume(context, config, study, fold, settings, slurm)
+            if source and not slurm:
+                from mist_ops.training.transfer import check  # torch takes seconds to load
+
                 check(source, settings)
-            resume, done = _resumed(context, config, study, fold, settings)
             settings, tags = _configured(context, study, given)
-            with leased_devices(config.device, config.gpus, context, "training") as devices:
-                epochs = train_fold(study, settings, fold, device=devices, resume=resume, pretrained=source)
+            plan = Plan(study, settings, fold, resume, pretrained=source)
+            here = _trained_here(context, config, plan)
+            with trained(context, slurm, plan, config.device) if slurm else here as epochs:
                 tracked = progress.track(epochs, f"Training fold {index}", settings.training.epochs, _losses, done)
                 _observe(context, study, tracked)
         return _result(study, index, tags, figures=config.figures)
 
     return fold_model
+
+
+@contextlib.contextmanager
+def _trained_here(context: dg.AssetExecutionContext, config: TrainingRun, plan: Plan) -> Iterator[Iterable[Epoch]]:
+    """Train a fold on devices of this machine."""
+    from mist_ops.training.fold import train_fold  # torch takes seconds to load
+
+    with leased_devices(config.device, config.gpus, context, "training") as devices:
+        yield train_fold(
+            plan.study, plan.config, plan.fold, device=devices, resume=plan.resume, pretrained=plan.pretrained
+        )
+
+
+def _to_resume(
+    context: dg.AssetExecutionContext,
+    config: TrainingRun,
+    study: Study,
+    fold: Fold,
+    settings: StudyConfig,
+    slurm: SlurmSettings | None,
+) -> tuple[bool, int]:
+    """Whether a run resumes, and after how many epochs; without torch if a job of Slurm does the work."""
+    if not slurm:
+        return _resumed(context, config, study, fold, settings)
+    done = epochs_to_resume(study, settings, fold)
+    wanted = config.resume is None or config.resume or _began(context, study.attempt(fold.index))
+    return bool(config.resume) or (wanted and done > 0), done if wanted else 0
 
 
 def _configured(

@@ -54,6 +54,7 @@ COMMANDS: Mapping[str, Command] = {
     "accept": Command(options.AcceptOptions, "studies"),
     "keep": Command(options.KeepOptions, "studies"),
     "review": Command(options.ReviewOptions, "studies"),
+    "slurm": Command(options.SlurmOptions, "clusters"),
     "phantoms": Command(options.PhantomsOptions),
     "ui": Command(options.UiOptions),
 }
@@ -173,6 +174,11 @@ def keep(arguments: Arguments = None) -> int:
 def review(arguments: Arguments = None) -> int:
     """List the training masks that are probably wrong, the most suspicious first, with reasons."""
     return _run("review", arguments)
+
+
+def slurm(arguments: Arguments = None) -> int:
+    """Write the settings by which submitted runs use Slurm, or print the scripts that they would submit."""
+    return _run("slurm", arguments)
 
 
 def passport(arguments: Arguments = None) -> int:

@@ -24,7 +24,9 @@ def _line(command: str, **flags: Path | None) -> str:
 def _with_study(command: str, *names: str) -> Command:
     """The command with the folders of a study that were given and are not the default."""
 
-    def line(options: Options) -> str:
+    def line(options: Options) -> str | None:
+        if getattr(options, "submit", False):
+            return None  # it is not done
         fields = type(options).model_fields
         given = {name: getattr(options, name) for name in names if name in fields}
         return _line(command, **{name: path for name, path in given.items() if path != fields[name].default})

@@ -71,6 +71,7 @@ _SAVED = (
 Workers = Annotated[PositiveInt, _HARDWARE]
 Device = Annotated[str | None, _HARDWARE]
 Overwrite = Annotated[bool, _FILES]
+Submit = Annotated[bool, _QUEUE]
 NoFigures = Annotated[bool, _GENERAL]
 NO_FIGURES = "Draw no figures, and remove those of the files that are written again. Scores and masks are the same."
 
@@ -125,6 +126,7 @@ class PreprocessOptions(NumpyOptions):
 
     overwrite: Overwrite = Field(False, description="Replace existing arrays.")
     num_workers_preprocess: Workers = Field(1, description="Worker processes for preprocessing.")
+    submit: Submit = Field(False, description="Submit to the queue of a running mist_ui, and return.")
 
 
 class TrainOptions(NumpyOptions):
@@ -156,9 +158,7 @@ class TrainOptions(NumpyOptions):
     warm_start: Annotated[bool, _TRANSFER] = Field(
         False, description="Start each fold from its present model instead of random weights."
     )
-    submit: Annotated[bool, _QUEUE] = Field(
-        False, description="Submit the folds to the queue of a running mist_ui, and return."
-    )
+    submit: Submit = Field(False, description="Submit the folds to the queue of a running mist_ui, and return.")
     priority: Annotated[int, _QUEUE] = Field(0, description="Priority in the queue; higher ones start first.")
     max_hours: Annotated[float | None, Field(gt=0.0), _QUEUE] = Field(
         None, description="Terminate a submitted run after this many hours (default: no limit)."
@@ -248,6 +248,9 @@ class PlanOptions(NumpyOptions):
 
     apply: bool = Field(False, description="Rebuild everything that is out of date.")
     warm_start: bool = Field(False, description="With --apply, start stale folds from their present models.")
+    submit: Submit = Field(
+        False, description="With --apply, submit this to the queue of a running mist_ui, and return."
+    )
     what_if: Annotated[list[str], Repeatable()] = Field(
         [],
         description="Report what would be out of date after changes: settings such as training.epochs=200, or "
@@ -270,6 +273,16 @@ class ReviewOptions(NumpyOptions):
     )
     num_workers_review: Workers = Field(1, description="Worker processes that compare masks with predictions.")
     device: Device = Field(None, description="For --tests: cpu, cuda or a GPU number (default: a GPU, else the CPU).")
+
+
+class SlurmOptions(NumpyOptions):
+    """Options of mist_slurm."""
+
+    user: bool = Field(False, description="Write the settings of all your studies instead of those of one.")
+    overwrite: Overwrite = Field(False, description="Replace existing settings.")
+    dry_run: bool = Field(
+        False, description="Print the scripts of all stages that submitted runs would use, and write nothing."
+    )
 
 
 class PredictOptions(Options):

@@ -126,6 +126,9 @@ def preprocess(launcher: Launcher, options: PreprocessOptions, settings: Setting
     current = [case.id for case in cases if case.id not in reasons] if not options.overwrite else []
     record_current(launcher, study, STAGES["preprocess"], current)
     resources = Resources(workers={"preprocess": options.num_workers_preprocess})
+    if options.submit:
+        _submit_stage(launcher, study, "preprocess", resources, needed, [case.id for case in cases])
+        return
     run(launcher, study, in_order({"preprocess": needed}, {}), resources)
     patients = counted(len(cases), "patient")
     launcher.progress.note(
@@ -234,14 +237,38 @@ def _submit(
         launcher.progress.note("Nothing to submit: the models of all folds are current.")
         return
     gpus = read_config(study.config).training.hardware.num_gpus or 1
-    run_config = {**how, "gpus": gpus, "figures": not options.no_figures}
+    run_config = {**how, "gpus": gpus, "figures": not options.no_figures, **_device(options)}
     limit = {} if options.max_hours is None else {"dagster/max_runtime": str(round(3600 * options.max_hours))}
     # Dagster would restart a run that reached its limit, as it does when a worker is lost.
     retries = 0 if limit else _RETRIES
     tags = {"dagster/max_retries": str(retries), "dagster/priority": str(options.priority), **limit}
-    for fold, address in zip(folds, submit(study, "train", run_config, map(fold_key, folds), tags), strict=True):
+    for fold, address in zip(folds, submit(study, "train", run_config, list(map(fold_key, folds)), tags), strict=True):
         launcher.progress.note(f"Fold {fold}: {address}")
     launcher.progress.note("When they are trained: mist_finalize predicts and scores.")
+
+
+def _submit_stage(
+    launcher: Launcher, study: Study, stage: str, resources: Resources, needed: Sequence[str], known: Sequence[str]
+) -> None:
+    """Submit patients to the queue, a run for each unbroken range."""
+    if not needed:
+        launcher.progress.note(f"Nothing to submit: {counted(len(known), 'patient is', 'patients are')} current.")
+        return
+    for address in submit(study, stage, resources.config(study, stage), needed, {}, known=known):
+        launcher.progress.note(f"Submitted: {address}")
+
+
+def _submit_all(launcher: Launcher, study: Study, options: PlanOptions) -> None:
+    """Submit the run that rebuilds everything stale."""
+    workers = {f"{stage}_workers": getattr(options, f"num_workers_{stage}", 1) for stage in ("preprocess", "evaluate")}
+    device = {"device": options.device} if options.device else {}
+    how = {**workers, **device, "warm_start": options.warm_start}
+    for address in submit(study, "make_current", how, None, {}):
+        launcher.progress.note(f"Submitted: {address}")
+
+
+def _device(options: TrainOptions) -> dict[str, str]:
+    return {"device": options.device} if options.device else {}
 
 
 def finalize(launcher: Launcher, options: FinalizeOptions, settings: Settings) -> None:
@@ -305,6 +332,8 @@ def status(launcher: Launcher, options: StatusOptions, settings: Settings) -> No
 
 def plan(launcher: Launcher, options: PlanOptions, settings: Settings) -> None:
     """Report what is stale, and with --apply rebuild it: each stage for just the partitions that need it."""
+    if options.submit and not options.apply:
+        raise ConfigError("--submit needs --apply: it submits what --apply would do.", code="flags-incomplete")
     if options.apply and options.what_if:
         raise ConfigError(
             "--apply and --what-if contradict each other. Change the settings, then use --apply.",
@@ -318,7 +347,9 @@ def plan(launcher: Launcher, options: PlanOptions, settings: Settings) -> None:
     if options.what_if:
         launcher.progress.note(f"With {', '.join(options.what_if)}:")
     outputs = _report(launcher, study, found)
-    if options.apply and (outputs or not found.current):
+    if options.apply and options.submit and (outputs or not found.current):
+        _submit_all(launcher, study, options)
+    elif options.apply and (outputs or not found.current):
         make_current(launcher, study, found, _resources(options), warm_start=options.warm_start)
         _report_scores(launcher, study, read_config(study.config))
 
@@ -561,7 +592,7 @@ def run_all(launcher: Launcher, options: RunAllOptions, settings: Settings) -> N
         _analyze(launcher, study, options, settings)
     planned = override(read_config(study.config), settings)
     _folds_to_train(study, planned, read_train_paths(study.train_paths), options)
-    preprocess(launcher, options, settings)
+    preprocess(launcher, options.model_copy(update={"submit": False}), settings)  # of the folds alone
     train(launcher, options, settings)
 
 

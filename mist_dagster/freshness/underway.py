@@ -14,8 +14,10 @@ from mist_dagster.dagster_private import (
     ASSET_PARTITION_RANGE_START_TAG,
     PARTITION_NAME_TAG,
 )
+from mist_dagster.instance.slurm_runs import state_of
 from mist_dagster.provenance import asset_key
 from mist_dagster.runtime.locks import study_locks
+from mist_dagster.slurm.tags import SLURM
 from mist_dagster.stages import STAGES, WHOLE, Inspection, Stage, job_name, keys_of, tracked
 from mist_ops.study import Study
 
@@ -34,6 +36,7 @@ class Activity:
         run_id: The run.
         since: When it started or was queued.
         current: Whether what it replaces is current until then.
+        note: What its job on a cluster does.
     """
 
     stage: str
@@ -42,8 +45,11 @@ class Activity:
     run_id: str
     since: datetime
     current: bool = False
+    note: str = ""
 
     def __str__(self) -> str:
+        if self.note:
+            return f"{self.note} (run {self.run_id[:8]})"
         return f"{self.state} since {self.since:%Y-%m-%d %H:%M} (run {self.run_id[:8]})"
 
 
@@ -71,7 +77,8 @@ def _of_runs(seen: Inspection, instance: dg.DagsterInstance) -> Iterator[Activit
         state, since = ("queued", created) if run.status in _QUEUED else ("running", record.start_time or created)
         for stage in _stages(seen.study, run):
             partitions = partitions_of(run.tags, keys_of(stage, seen))
-            yield Activity(stage.name, partitions, state, run.run_id, datetime.fromtimestamp(since))
+            note = state_of(run) if SLURM in run.tags else ""
+            yield Activity(stage.name, partitions, state, run.run_id, datetime.fromtimestamp(since), note=note)
 
 
 def _stages(study: Study, run: dg.DagsterRun) -> Iterator[Stage]:

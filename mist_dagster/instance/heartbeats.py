@@ -79,6 +79,12 @@ def ended_here(folder: Path) -> Iterator[tuple[str, Path]]:
                 yield path.name.partition(".")[0], path
 
 
+def forget(folder: Path, run_id: str) -> None:
+    """Remove the heartbeats of a run whose processes are lost."""
+    for path in _files(folder, run_id):
+        path.unlink(missing_ok=True)
+
+
 class Watch:
     """Looks repeatedly at the heartbeats of runs.
 
@@ -100,6 +106,10 @@ class Watch:
                 if host != here and silent > SECONDS_UNTIL_LOST:
                     return f"a process of the run on {host} sent no heartbeat for {silent:.0f} s"
         return None
+
+    def exists(self, run_id: str) -> bool:
+        """Whether a run has a heartbeat."""
+        return any(True for _ in _files(self._folder, run_id))
 
     def _seconds_unchanged(self, path: Path, found: int) -> float:
         now = self._clock()

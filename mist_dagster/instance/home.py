@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mist_dagster.instance.heartbeats import ended_here
+from mist_dagster.slurm.tags import SLURM
 from mist_ops.files import write_text
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ _RENAMED = {
 
 
 _UNEDITED = (
+    "a2257ac3de3d73da051cfd3ec1c1cda14a1dd2f0b6c610350fa36783b02c66f4",
     "9622f21bfffef2042f9314d4e7b6ad93e45b4edbc6c8b6f6c7d73cfc02fc2e3f",
     "409bb69cb500695d15ee910ec72daf324dffa8fd42c5741d4922411cc6928ccd",
     "ec59c49c2eeb06cdfcc0924e0accbc2f35d562fee06b9a56d1e7d257ff72b583",
@@ -124,6 +126,8 @@ def _end_dead_runs(opened: "DagsterInstance") -> None:
         run = opened.get_run_by_id(run_id)
         if run and run.status == DagsterRunStatus.CANCELING:
             opened.report_run_canceled(run)
+        elif run and not run.is_finished and SLURM in run.tags:
+            continue  # its job continues, and mist_ui will follow it again
         elif run and not run.is_finished:
             opened.report_run_failed(run, "The process of this run no longer exists.")
         heartbeat.unlink(missing_ok=True)

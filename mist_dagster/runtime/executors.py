@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 import dagster as dg
 
 from mist_dagster.instance import heartbeats, home
+from mist_dagster.slurm.tags import SLURM
 from mist_ops.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -52,7 +53,10 @@ class _Alive(dg.Executor):
 
         def over() -> bool:
             run = instance.get_run_by_id(run_id)
-            return run is None or run.is_finished
+            if run is None or run.is_finished:
+                return True
+            # No signal reaches the process of a run on Slurm, which may be on another machine than mist_ui.
+            return SLURM in run.tags and run.status == dg.DagsterRunStatus.CANCELING
 
         def end() -> None:
             os.kill(os.getpid(), signal.SIGTERM)  # Dagster handles it as Ctrl-C, which a shell script may ignore

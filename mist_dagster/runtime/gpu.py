@@ -13,19 +13,24 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from mist_dagster.runtime.reservations import private_folder
+from mist_dagster.slurm.settings import find, most_jobs
 from mist_ops.errors import ConfigError, MistError, from_json, to_json
+from mist_ops.study import Study
 
 if TYPE_CHECKING:
     from dagster import AssetExecutionContext, DagsterInstance
 
 POOL = "gpu"
 """The pool of steps that need a device."""
+
+SLURM_POOL = "slurm"
+"""The pool of these steps in studies on Slurm: a slot for each job, as none of them needs a device here."""
 
 DEVICES = "MIST_DEVICES"
 """Environment variable: names of the devices to use, such as ``cuda:2,cuda:3``.
@@ -135,6 +140,15 @@ def _uuid(name: str) -> str:
     return str(torch.cuda.get_device_properties(resolve_device(name)).uuid)
 
 
+def pool_of(study: Study) -> str:
+    """The pool of a study's steps that need a device."""
+    try:
+        return SLURM_POOL if find(study.results) else POOL
+    except ConfigError as error:  # the launcher of runs reports it; the other studies stay usable
+        _logger.warning("%s", error)
+        return POOL
+
+
 def fit_pool(instance: "DagsterInstance") -> None:
     """Give the pool a slot for each device, unless the user has set another number.
 
@@ -143,13 +157,18 @@ def fit_pool(instance: "DagsterInstance") -> None:
     Raises:
         ConfigError: ``MIST_DEVICES`` names a device that does not exist.
     """
-    storage, recorded = instance.event_log_storage, "mist/slots of the pool"
+    _fit(instance, POOL, "mist/slots of the pool", lambda: max(1, _count()))
+    _fit(instance, SLURM_POOL, "mist/slots of the pool of Slurm", most_jobs)
+
+
+def _fit(instance: "DagsterInstance", pool: str, recorded: str, count: Callable[[], int]) -> None:
+    storage = instance.event_log_storage
     limits = {pool.name: pool.limit for pool in storage.get_pool_limits() if not pool.from_default}
     ours = instance.run_storage.get_cursor_values({recorded}).get(recorded)
-    if POOL in limits and str(limits[POOL]) != ours:
+    if pool in limits and str(limits[pool]) != ours:
         return
-    slots = max(1, _count())
-    storage.set_concurrency_slots(POOL, slots)
+    slots = count()
+    storage.set_concurrency_slots(pool, slots)
     instance.run_storage.set_cursor_values({recorded: str(slots)})
 
 

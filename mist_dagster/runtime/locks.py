@@ -12,9 +12,11 @@ from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
 
+from mist_dagster.instance.slurm_runs import queue_file
 from mist_dagster.runtime.reservations import add, held, reservations
+from mist_dagster.slurm.job import is_active
 from mist_ops.errors import MistError
-from mist_ops.files import remove_leftovers
+from mist_ops.files import read_object, remove_leftovers, write_json
 from mist_ops.study import Study
 from mist_ops.types import Json
 
@@ -64,7 +66,7 @@ def study_lock(
     folder = _folder(study)
     with ExitStack() as stack:
         with reservations(folder) as others:
-            for other in others:
+            for other in (*others, *_of_jobs(study, run_id)):
                 if _excludes(lock, other):
                     raise LockedError(
                         f"The study in {study.results} is locked: run {other['run']} is {other['doing']} it "
@@ -74,6 +76,8 @@ def study_lock(
                         found=other["run"],
                     )
             add(folder, lock, stack)
+            if study.job(run_id).is_dir():
+                write_json(study.job_lock(run_id), lock)
         remove_leftovers(*study.folders)
         yield
 
@@ -88,6 +92,17 @@ def settings_lock(study: Study) -> Iterator[None]:
 def study_locks(study: Study) -> list[Json]:
     """The locks that runs hold on a study, of whatever home or machine."""
     return list(held(_folder(study)))
+
+
+def _of_jobs(study: Study, run_id: str) -> Iterator[Json]:
+    """The locks of other runs whose jobs wait or run, although perhaps no process follows them now."""
+    for folder in study.jobs.glob("*"):
+        if folder.name == run_id or not study.job_lock(folder.name).is_file():
+            continue
+        with contextlib.suppress(OSError, ValueError):  # the run removes its folder as it ends
+            lock = read_object(study.job_lock(folder.name))
+            if any(is_active(path.parent, queue_file()) for path in folder.glob("*/job.json")):
+                yield lock
 
 
 def _folder(study: Study) -> Path:

@@ -93,9 +93,17 @@ class StudyEvaluation:
         Raises:
             DatasetError: The masks are those of another dataset.
         """
+        self.prepare()
+        return evaluate(self.pairs, self.config.evaluation, workers)
+
+    def prepare(self) -> None:
+        """Write the table of pairs.
+
+        Raises:
+            DatasetError: The masks are those of another dataset.
+        """
         check_same_dataset(self.study, self.assignment.cases)
         write_pairs(self.study.evaluation_paths, self.pairs)
-        return evaluate(self.pairs, self.config.evaluation, workers)
 
     def write(
         self,

@@ -20,7 +20,7 @@ COMMANDS = [
     if function.__module__ == cli.__name__ and not name.startswith("_") and name != "parser"
 ]
 CONVERTERS = {"convert_msd", "convert_nnunet", "convert_csv"}
-OVERWRITING = {"analyze", "preprocess", "train", "run_all", "average_weights", "evidence", *CONVERTERS}
+OVERWRITING = {"analyze", "preprocess", "train", "run_all", "average_weights", "evidence", "slurm", *CONVERTERS}
 
 
 def shown(capsys: pytest.CaptureFixture[str], command: str) -> str:
