@@ -13,7 +13,8 @@ from mist_ops.schema import Section, mistakes
 
 NAME = "mist_slurm.yaml"
 
-MOST_JOBS = 50
+MOST_JOBS = 20
+"""A process on the login node, of 390 MB, follows each run."""
 
 _TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<hours>\d+)(?::(?P<minutes>\d{1,2}))?(?::(?P<seconds>\d{1,2}))?")
 

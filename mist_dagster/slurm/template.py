@@ -28,7 +28,7 @@ stages:
 
 _NUMBERS = """
 # python: /shared/venv/bin/python   # on the nodes; by default that of mist_ui
-# jobs: 50               # runs with jobs at the same time; only in your own file, ~/.config/mist/mist_slurm.yaml
+# jobs: 20               # runs with jobs at the same time; only in your own file, ~/.config/mist/mist_slurm.yaml
 # poll_seconds: 30       # between two calls of squeue, which serve all jobs
 # warn_seconds: 120      # before the time limit, to finish an epoch or a patient
 # resubmissions: 20      # of a job whose node failed, or that was preempted, if Slurm does not requeue it
