@@ -413,9 +413,12 @@ def predict_files(
     device: str | None = None,
     strategy: str | Path | None = None,
     probabilities: bool = False,
+    strict: bool = False,
     progress: OnProgress | None = None,
 ) -> Processed:
     """Predict images of new patients with all models of a study together (``mist_predict``).
+
+    If the study has a guard, it writes ``<id>.guard.json`` beside each mask.
 
     Args:
         study: A study with trained folds.
@@ -426,16 +429,19 @@ def predict_files(
         strategy: Postprocessing strategy, a JSON file.
         probabilities: Also write class probabilities; masks are then in ``discrete`` and probabilities in
             ``probabilities`` below ``output``.
+        strict: Write no mask of a scan that is unlike those of the training patients; such a patient fails.
         progress: Called after each patient.
 
     Raises:
-        ConfigError: There is no model, a model does not match config.json, or ``output`` is a file.
+        ConfigError: There is no model or, with ``strict``, no guard of these models; a model does not match
+            config.json, or ``output`` is a file.
         DatasetError: The table cannot be used, or an id cannot name a file.
         MachineError: The disk is full.
     """
     from mist_ops.devices import resolve_device  # torch takes seconds to load
     from mist_ops.inference.case import Predictor
     from mist_ops.inference.compiling import compile_networks
+    from mist_ops.inference.guarding import checking, guarding_of
     from mist_ops.inference.models import load_models
     from mist_ops.inference.pipeline import Job, predict_cases
 
@@ -446,11 +452,13 @@ def predict_files(
     steps = read_strategy(_path(strategy)) if strategy else ()
     masks = folder / "discrete" if probabilities else folder
     place = resolve_device(device, "predicting")
+    guarding = guarding_of(study.models, config, strict=strict)
     predictor = Predictor(compile_networks(load_models(study, config), config, place), config, place)
 
     def job(case: Case) -> Job:
         target = folder / "probabilities" / f"{case.id}.nii.gz" if probabilities else None
-        return Job(case, masks / f"{case.id}.nii.gz", strategy=steps, probabilities=target)
+        mask = masks / f"{case.id}.nii.gz"
+        return Job(case, mask, strategy=steps, probabilities=target, check=checking(guarding, case, mask))
 
     predicted = predict_cases(predictor, map(job, cases))
     return _processed(_tracked(predicted, "Predicting", len(cases), progress), cases)

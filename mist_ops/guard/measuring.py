@@ -15,12 +15,16 @@ from mist_ops.guard.features import AXES, Feature, Layout, Measured
 from mist_ops.guard.structures import mask_features
 from mist_ops.guard.texture import edges, noise, shading
 from mist_ops.imaging.geometry import CaseGeometry
+from mist_ops.imaging.percentiles import percentiles
 from mist_ops.types import Channels, LabelMap
 
 CELLS = 8
 """Cells along each axis of the coarse picture of a channel."""
 
-_QUANTILES = (5, 25, 50, 75, 95)
+_QUANTILES = (5.0, 25.0, 50.0, 75.0, 95.0)
+
+_ENOUGH = 1_000_000
+"""Voxels for the percentiles of a channel: of a larger one, every other plane or fewer are used."""
 
 
 def measure(
@@ -66,8 +70,10 @@ def _grid(geometry: CaseGeometry) -> Iterator[Feature]:
 def _intensities(image: Channels, channels: Sequence[str]) -> Iterator[Feature]:
     for index, name in enumerate(channels):
         channel = image[..., index]
-        for percent, value in zip(_QUANTILES, np.percentile(channel, _QUANTILES), strict=True):
-            yield Feature("intensities", f"{name}: percentile {percent} of the normalized intensities", float(value))
+        for percent, value in zip(
+            _QUANTILES, percentiles(channel[:: channel.size // _ENOUGH + 1], _QUANTILES), strict=True
+        ):
+            yield Feature("intensities", f"{name}: percentile {percent:g} of the normalized intensities", float(value))
         yield Feature("intensities", f"{name}: noise", noise(channel), log=True, least=0.1)
         for axis, value in zip(AXES, edges(channel), strict=True):
             yield Feature("intensities", f"{name}: contrast of neighbors {axis}", value, log=True, least=0.1)
@@ -80,11 +86,11 @@ def _intensities(image: Channels, channels: Sequence[str]) -> Iterator[Feature]:
 
 def coarse(image: Channels) -> Layout:
     """The mean intensity of each of ``CELLS`` cells along each axis, channel first."""
-    cells = image.astype(np.float64)
+    cells: np.ndarray = image
     for axis in range(3):
         starts = np.linspace(0, cells.shape[axis], CELLS + 1).astype(int)
         widths = np.maximum(np.diff(starts), 1)  # of an axis with fewer voxels than cells, some are repeated
-        sums = np.add.reduceat(cells, np.minimum(starts[:-1], cells.shape[axis] - 1), axis=axis)
+        sums = np.add.reduceat(cells, np.minimum(starts[:-1], cells.shape[axis] - 1), axis=axis, dtype=np.float64)
         cells = sums / widths.reshape([-1 if dim == axis else 1 for dim in range(cells.ndim)])
     return np.moveaxis(cells, -1, 0)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.ndimage import binary_dilation
@@ -45,22 +46,50 @@ def mask_features(
 
 def _of_all(mask: Mask, center: np.ndarray, spacing: Spacing) -> Iterator[Feature]:
     """Features of all structures together."""
-    middle = np.multiply(np.subtract(mask.shape, 1) / 2, spacing)
+    middle, moments = np.multiply(np.subtract(mask.shape, 1) / 2, spacing), _Moments.of(mask, spacing)
     for axis, value in zip(AXES, center - middle, strict=True):
         yield Feature("orientation", f"offset of the structures from the middle {axis}", float(value), "mm", least=1.0)
-    points = np.argwhere(mask) * np.asarray(spacing)
-    spread = np.cov(points.T) if len(points) > 1 else np.full((3, 3), math.nan)
-    deviations = np.sqrt(np.maximum(np.diag(spread), 1e-6))
-    for axis, value in zip(AXES, deviations, strict=True):
-        yield Feature("structures", f"length of the structures {axis}", float(value), "mm", log=True)
-    for one, other in _PAIRS:
-        value = float(spread[one, other] / (deviations[one] * deviations[other]))
+    for axis, value in zip(AXES, moments.deviations, strict=True):
+        yield Feature("structures", f"length of the structures {axis}", value, "mm", log=True)
+    for (one, other), value in zip(_PAIRS, moments.correlations, strict=True):
         yield Feature("orientation", f"tilt {AXES[one]} against {AXES[other]}", value)
-    skewness = np.mean(((points - center) / deviations) ** 3, axis=0) if len(points) > 1 else np.full(3, math.nan)
-    for axis, value in zip(AXES, skewness, strict=True):
-        yield Feature("orientation", f"asymmetry of the structures {axis}", float(value))
+    for axis, value in zip(AXES, moments.skewness, strict=True):
+        yield Feature("orientation", f"asymmetry of the structures {axis}", value)
     yield Feature("structures", "separate structures", float(len(components(mask))), log=True, least=0.3)
     yield Feature("structures", "share of the structures at the border of the scan", _at_border(mask), least=0.01)
+
+
+@dataclass(frozen=True)
+class _Moments:
+    """Moments of the voxels of a mask: standard deviation in mm and skewness along each axis, and correlations."""
+
+    deviations: tuple[float, ...]
+    skewness: tuple[float, ...]
+    correlations: tuple[float, ...]
+
+    @classmethod
+    def of(cls, mask: Mask, spacing: Spacing) -> _Moments:
+        """Compute them from projections, so that no list of all voxels is needed; NaN for an empty mask."""
+        count = int(np.count_nonzero(mask))
+        if not count:
+            return cls((math.nan,) * 3, (math.nan,) * 3, (math.nan,) * 3)
+        planes = {pair: mask.sum(axis=3 - sum(pair), dtype=np.int64) for pair in _PAIRS}
+        lines = [planes[0, 1].sum(axis=1), planes[0, 1].sum(axis=0), planes[0, 2].sum(axis=0)]
+        along = [np.arange(len(line)) - float(np.arange(len(line)) @ line) / count for line in lines]
+        deviations = [
+            max(math.sqrt(float(line @ place**2) / count), 1e-3) for line, place in zip(lines, along, strict=True)
+        ]
+        return cls(
+            tuple(deviation * length for deviation, length in zip(deviations, spacing, strict=True)),
+            tuple(
+                float(line @ place**3) / count / deviation**3
+                for line, place, deviation in zip(lines, along, deviations, strict=True)
+            ),
+            tuple(
+                float(along[one] @ planes[one, other] @ along[other]) / count / (deviations[one] * deviations[other])
+                for one, other in _PAIRS
+            ),
+        )
 
 
 def _volume(mask: Mask, spacing: Spacing) -> float:
@@ -69,10 +98,12 @@ def _volume(mask: Mask, spacing: Spacing) -> float:
 
 
 def _center(mask: Mask, spacing: Spacing) -> np.ndarray:
-    places = np.nonzero(mask)
-    if not places[0].size:
+    count = int(np.count_nonzero(mask))
+    if not count:
         return np.full(3, math.nan)
-    return np.array([along.mean() for along in places]) * spacing
+    plane = mask.sum(axis=2, dtype=np.int64)
+    lines = (plane.sum(axis=1), plane.sum(axis=0), mask.sum(axis=(0, 1), dtype=np.int64))
+    return np.array([float(np.arange(len(line)) @ line) / count for line in lines]) * spacing
 
 
 def _at_border(mask: Mask) -> float:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import mist_ops
 from mist_dagster import cli
 from mist_dagster.freshness.status import status
 from mist_dagster.instance import addresses
@@ -122,6 +123,16 @@ def test_a_strict_prediction_refuses_a_scan_and_predicts_the_others(
         f"{ODD}.guard.json",
     }
     assert {path.name for path in (tmp_path / "masks/probabilities").iterdir()} == {f"{ALIKE}.nii.gz"}
+
+
+def test_the_api_reports_and_refuses_as_the_command_does(guarded: Study, new: list[str], tmp_path: Path) -> None:
+    done = mist_ops.predict_files(guarded, tmp_path / "new.csv", tmp_path / "masks", device="cpu", strict=True)
+    assert (list(done.done), list(done.failures)) == ([ALIKE], [ODD])
+    assert {path.name for path in (tmp_path / "masks").iterdir()} == {
+        f"{ALIKE}.nii.gz",
+        f"{ALIKE}.guard.json",
+        f"{ODD}.guard.json",
+    }
 
 
 def test_a_mask_is_the_same_with_and_without_a_guard_whose_report_goes_with_it(
