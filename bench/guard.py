@@ -3,7 +3,7 @@
 python bench/guard.py --results /path/to/results --labels /path/to/masks --output folder
 
 The study needs models of all folds and test patients; the folder has the mask of each test patient, ``<id>.nii.gz``.
-Damages of stated strengths are planted on every patient. Printed for each kind: AUROC against the scans as they are,
+Damages of stated strengths are planted. Printed for each kind: AUROC against the scans as they are,
 the share noticed at the limit of the guard, and how far the expected Dice is off. ``--test-time-flips`` keeps the flips
 of the study's predictions; without it they are predicted once, which takes an eighth of the time.
 """
@@ -13,8 +13,10 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+import tempfile
+from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from rich.table import Table
 
 from mist_ops.config import StudyConfig, override, read_config, write_config
 from mist_ops.dataset import Case, read_paths
+from mist_ops.files import file_hash
 from mist_ops.guard import damage
 from mist_ops.guard.certainty import Certainty
 from mist_ops.guard.damage import Damage, Scan
@@ -45,14 +48,18 @@ CLEAN = ""
 STRENGTHS: Mapping[str, Damage] = {
     "inverted contrast": damage.inverted,
     "T2-like contrast": damage.other_contrast,
-    **{f"spacing x {factor:.2g}": partial(damage.wrong_spacing, factor=factor) for factor in (2 / 3, 1.5, 2.0)},
-    **{
-        f"flipped {name}": partial(damage.mirrored, axis=axis)
-        for axis, name in enumerate(("left-right", "front-back", "bottom-top"))
-    },
-    **{f"cropped by {share:.0%}": partial(damage.cropped, share=share) for share in (0.1, 0.25, 0.5)},
-    **{f"noise of {level:.0%}": partial(damage.noisy, level=level) for level in (0.05, 0.1, 0.2)},
-    **{f"shading 1:{ratio:g}": partial(damage.biased, ratio=ratio) for ratio in (1.5, 2.0, 4.0)},
+    "spacing x 1.5": partial(damage.wrong_spacing, factor=1.5),
+    "flipped left-right": partial(damage.mirrored, axis=0),
+    "flipped front-back": partial(damage.mirrored, axis=1),
+    "flipped bottom-top": partial(damage.mirrored, axis=2),
+    "cropped by 25 %": partial(damage.cropped, share=0.25),
+    "noise of 10 %": partial(damage.noisy, level=0.1),
+    "shading 1:2": partial(damage.biased, ratio=2.0),
+    "shading 1:4": partial(damage.biased, ratio=4.0),
+    "noise of 20 %": partial(damage.noisy, level=0.2),
+    "spacing x 0.67": partial(damage.wrong_spacing, factor=2 / 3),
+    "cropped by 10 %": partial(damage.cropped, share=0.1),
+    "noise of 5 %": partial(damage.noisy, level=0.05),
 }
 """Noise in percent of the range of intensities, shading from one end to the other in a random direction."""
 
@@ -65,6 +72,9 @@ def main() -> None:
     )
     parser.add_argument("--labels", type=Path, required=True, help="folder with the masks of the test patients")
     parser.add_argument("--output", type=Path, required=True, help="folder for the rows that the tables are made from")
+    parser.add_argument(
+        "--damages", type=int, default=len(STRENGTHS), help="damages of a training patient, in rotation"
+    )
     parser.add_argument("--test-time-flips", action="store_true")
     options = parser.parse_args()
     study = Study("bench", options.results.parent / "numpy", options.results)
@@ -73,27 +83,27 @@ def main() -> None:
     options.output.mkdir(parents=True, exist_ok=True)
     rows = options.output / "training.json"
     if not rows.exists():
-        rows.write_text(json.dumps(_training(study)))
-    tests = options.output / "tests.json"
-    if not tests.exists():
-        tests.write_text(json.dumps(list(_tests(study, options.labels))))
+        rows.write_text(json.dumps(_training(study, options.damages)))
+    tests = options.output / "tests.jsonl"
+    _append_tests(study, options.labels, tests)
     known = json.loads(rows.read_text())
     usual = [row["score"] for row in known if row["kind"] == CLEAN]
     limit = known[0]["limit"]
     _print("Training patients, each judged by the others", known, usual, limit)
-    found = json.loads(tests.read_text())
+    found = [json.loads(line) for line in tests.read_text().splitlines()]
     _print("Test patients", found, [*usual, *(row["score"] for row in found if row["kind"] == CLEAN)], limit)
 
 
-def _training(study: Study) -> list[dict[str, Any]]:
-    """Build the guard, with every damage planted on every training patient."""
+def _training(study: Study, damages: int) -> list[dict[str, Any]]:
+    """Build the guard, with some damages planted on every training patient."""
     guard_study.MOST_DAMAGED = sys.maxsize
     guard_study.damages = lambda channels: STRENGTHS
     scanned = {}
-    for outcome in scan_patients(study, CPU, len(STRENGTHS)):
+    for outcome in scan_patients(study, CPU, damages):
         if outcome.error:
             raise outcome.error
         scanned[outcome.item.id] = outcome.result or []
+        Console(stderr=True).print(f"{len(scanned)}: {outcome.item.id}")
     write_guard(study.guard, build(study, scanned))
     novelty, samples = learn(scanned)
     expected = {name: left_out_dice(samples, name) for name in samples[0].dice}
@@ -116,32 +126,38 @@ def _row(sample: Sample, limit: float, expected: Mapping[str, float]) -> dict[st
     }
 
 
-def _tests(study: Study, labels: Path) -> Iterator[dict[str, Any]]:
-    """Predict each test patient by all folds, as it is and with every damage."""
+def _append_tests(study: Study, labels: Path, rows: Path) -> None:
+    """Predict each test patient by all folds, as it is and with every damage; what is in the file is kept."""
     config = read_config(study.config)
-    models = {fold: guard_study.file_hash(study.model(fold)) for fold in config.training.folds}
+    models = {fold: file_hash(study.model(fold)) for fold in config.training.folds}
     guarding = Guarding.open(study.guard, models, config)
     predictor = Predictor(load_models(study, config), config, CPU)
-    for case in read_paths(study.test_paths, config.dataset_info.images):
-        images = {name: read_image(path) for name, path in case.images.items()}
-        grid = next(iter(images.values()))[1]
-        scan = Scan(
-            {name: image for name, (image, _) in images.items()}, read_labels(labels / f"{case.id}.nii.gz")[0], grid
-        )
-        for kind, plant in {CLEAN: _as_it_is, **STRENGTHS}.items():
+    done = (
+        {(row["patient"], row["kind"]) for row in map(json.loads, rows.read_text().splitlines())}
+        if rows.exists()
+        else ()
+    )
+    cases = read_paths(study.test_paths, config.dataset_info.images)
+    with rows.open("a") as stream:
+        for kind, case in product((CLEAN, *STRENGTHS), cases):
+            if (case.id, kind) in done:
+                continue
             generator = np.random.default_rng([*case.id.encode(), *kind.encode()])
-            yield _predicted(guarding, predictor, case.id, kind, plant(scan, generator), config)
+            scan = _read(case, labels / f"{case.id}.nii.gz")
+            changed = STRENGTHS[kind](scan, generator) if kind else scan
+            stream.write(json.dumps(_predicted(guarding, predictor, case.id, kind, changed, config)) + "\n")
+            stream.flush()
 
 
-def _as_it_is(scan: Scan, generator: np.random.Generator) -> Scan:
-    return scan
+def _read(case: Case, mask: Path) -> Scan:
+    images = {name: read_image(path) for name, path in case.images.items()}
+    grid = next(iter(images.values()))[1]
+    return Scan({name: image for name, (image, _) in images.items()}, read_labels(mask)[0], grid)
 
 
 def _predicted(
     guarding: Guarding, predictor: Predictor, case_id: str, kind: str, scan: Scan, config: StudyConfig
 ) -> dict[str, Any]:
-    import tempfile
-
     with tempfile.TemporaryDirectory() as folder:
         case: Case = write_scan(scan, case_id, Path(folder))
         prepared = prepare(config, case)

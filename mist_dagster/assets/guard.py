@@ -10,10 +10,12 @@ from mist_dagster.partitions import StudyPartitions
 from mist_dagster.provenance import asset_key, collect, interruptible
 from mist_dagster.runtime.executors import GPU_QUEUE
 from mist_dagster.runtime.gpu import leased_devices
+from mist_dagster.runtime.locks import study_lock
 from mist_dagster.runtime.memory import reserve
 from mist_dagster.runtime.progress import Progress
 from mist_dagster.stages import STAGES
 from mist_dagster.stages.records import recording
+from mist_ops.config import read_config
 from mist_ops.errors import few
 from mist_ops.files import file_hash
 from mist_ops.records.guard import Guard, summary, write_guard
@@ -46,8 +48,10 @@ def build(study: Study, partitions: StudyPartitions) -> list[dg.AssetsDefinition
         from mist_ops.devices import resolve_device  # torch takes seconds to load
         from mist_ops.inference.guard_study import build, scan_patients, scanned_ids
 
+        folds = read_config(study.config).training.folds
         with (
             interruptible(context),
+            study_lock(context.run.run_id, study, "building its guard", stage="guard", reads=folds),
             leased_devices(config.device, 1, context) as [device],
             recording(study, STAGES["guard"]),
         ):

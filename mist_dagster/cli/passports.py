@@ -32,7 +32,7 @@ def run(arguments: Sequence[str] | None, purpose: str | None) -> int:
     except MistError as error:
         print(f"Error: {error}", file=sys.stderr)  # noqa: T201 - output of the command
         return 1
-    notes = _kept(chosen.model) if chosen.command == "verify" else []
+    notes = [*_kept(chosen.model), *_guard(chosen.model)] if chosen.command == "verify" else []
     for message in (*messages, *notes):
         print(message)  # noqa: T201 - output of the command
     if chosen.command == "verify" and not messages:
@@ -62,6 +62,24 @@ def _kept(model: Path) -> list[str]:
     from mist_ops.records.passport import read_passport
 
     return [f"The model is {entry}." for entry in read_passport(model.expanduser()).kept]
+
+
+def _guard(model: Path) -> list[str]:
+    """Whether the guard beside a model belongs to it; nothing without a guard."""
+    from mist_ops.records.guard import read_guard
+    from mist_ops.records.passport import read_passport
+    from mist_ops.study import guard_beside
+
+    path = guard_beside(model.expanduser().parent)
+    if not path.is_file():
+        return []
+    try:
+        passport, guard = read_passport(model.expanduser()), read_guard(path)
+    except MistError as error:
+        return [error.message]
+    if guard.models.get(passport.fold) == passport.weights:
+        return [f"{path} belongs to the model."]
+    return [f"{path} belongs to other weights. Build the guard again with mist_guard."]
 
 
 def _diff(first: Path, second: Path) -> list[str]:

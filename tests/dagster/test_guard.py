@@ -179,6 +179,17 @@ def test_the_guard_is_stale_when_settings_or_weights_change_and_no_mask_is_when_
         assert "tta" in status(guarded, records).stale["guard"]["guard.json"]
 
 
+def test_the_verification_of_a_model_reports_whether_the_guard_belongs_to_it(
+    guarded: Study, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["verify", str(guarded.model(0)), "--numpy", str(guarded.numpy)]
+    assert cli.passport(command) == 0
+    assert f"{guarded.guard} belongs to the model." in capsys.readouterr().out
+    write_json(guarded.guard, {**read_object(guarded.guard), "models": {"0": "other"}})
+    assert cli.passport(command) == 0
+    assert "belongs to other weights" in capsys.readouterr().out
+
+
 def test_the_guard_needs_the_models_of_all_folds(guarded: Study, capfd: pytest.CaptureFixture[str]) -> None:
     before = guarded.guard.read_bytes()
     guarded.model(1).unlink()
