@@ -37,7 +37,7 @@ from mist_ops.imaging.nifti import read_image, read_labels
 from mist_ops.inference import guard_study
 from mist_ops.inference.case import Predictor, predict_prepared, prepare
 from mist_ops.inference.guard_study import build, classes_of, dice_of, learn, scan_patients, write_scan
-from mist_ops.inference.guarding import Guarding, measured
+from mist_ops.inference.guarding import Guarding, certainty_of, measured
 from mist_ops.inference.models import load_models
 from mist_ops.records.guard import write_guard
 from mist_ops.study import Study
@@ -169,6 +169,7 @@ def _predicted(
         "kind": kind,
         "score": verdict.score,
         "novelty": dict(verdict.novelty),
+        "certainty": certainty_of(classes_of(config), seen, config.dataset_info.labels),
         "limit": verdict.threshold,
         "dice": {name: dice_of(scan.labels, labels, members) for name, members in classes_of(config).items()},
         "expected": {name: expected.dice for name, expected in verdict.dice.items()},

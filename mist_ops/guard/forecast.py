@@ -14,11 +14,14 @@ from mist_ops.guard.features import GROUPS, Group
 COVERAGE = 0.9
 """Share of the masks whose Dice coefficient is within its interval."""
 
-_RIDGE = 1.0
+_RIDGE, _WIDTH = 0.1, 0.5
+"""Strength of the penalty, and width of the kernel in standard deviations of an input."""
+
 _MOST_UNUSUAL = 6.0
 """Beyond it, more standard deviations say no more about the mask."""
 
 Rows = Float64[np.ndarray, "sample input"]
+Inputs = Float64[np.ndarray, " input"]
 
 
 @dataclass(frozen=True)
@@ -61,21 +64,31 @@ class Expected:
 
 @dataclass(frozen=True)
 class Forecast:
-    """A linear model of the Dice of a class.
+    """Kernel ridge regression of the Dice of a class.
 
     Attributes:
-        weights: Of one, certainty, whether the class is missing, and novelty in each group.
+        center: Mean of each input: certainty, whether the class is missing, and novelty in each group.
+        scale: Standard deviation of each input.
+        points: Standardized inputs of the samples.
+        weights: Of the kernel at each sample.
+        mean: Mean Dice of the samples.
         like: For scans like those of the training patients.
         unlike: For others.
     """
 
+    center: tuple[float, ...]
+    scale: tuple[float, ...]
+    points: tuple[tuple[float, ...], ...]
     weights: tuple[float, ...]
+    mean: float
     like: Interval
     unlike: Interval
 
     def expect(self, novelty: Mapping[Group, float], certainty: float, unlike: bool) -> Expected:
         """The expected Dice of a mask."""
-        dice = float(np.clip(_inputs(novelty, certainty) @ self.weights, 0, 1))
+        inputs = (_inputs(novelty, certainty) - self.center) / self.scale
+        near = _kernel(inputs[None], np.asarray(self.points))[0]
+        dice = float(np.clip(self.mean + near @ self.weights, 0, 1))
         interval = self.unlike if unlike else self.like
         low, high = np.clip([dice + interval.below, dice + interval.above], 0, 1).tolist()
         return Expected(dice, low, high)
@@ -86,8 +99,16 @@ def fit(samples: Sequence[Sample], name: str) -> Forecast:
     rows, dice = _table(samples, name)
     errors = dice - left_out_dice(samples, name)
     unlike = np.array([sample.unlike for sample in samples])
+    center, scale = _scaling(rows)
+    points = (rows - center) / scale
     return Forecast(
-        tuple(_ridge(rows, dice).tolist()), _interval(errors[~unlike], errors), _interval(errors[unlike], errors)
+        tuple(center.tolist()),
+        tuple(scale.tolist()),
+        tuple(map(tuple, points.tolist())),
+        tuple(_weights(points, dice).tolist()),
+        float(dice.mean()),
+        _interval(errors[~unlike], errors),
+        _interval(errors[unlike], errors),
     )
 
 
@@ -97,7 +118,11 @@ def left_out_dice(samples: Sequence[Sample], name: str) -> Float64[np.ndarray, "
     ids = np.array([sample.patient for sample in samples])
     expected = np.empty(len(samples))
     for one in dict.fromkeys(ids.tolist()):
-        expected[ids == one] = rows[ids == one] @ _ridge(rows[ids != one], dice[ids != one])
+        others, known = rows[ids != one], dice[ids != one]
+        center, scale = _scaling(others)
+        points = (others - center) / scale
+        near = _kernel((rows[ids == one] - center) / scale, points)
+        expected[ids == one] = known.mean() + near @ _weights(points, known)
     return np.clip(expected, 0, 1)
 
 
@@ -106,21 +131,27 @@ def _table(samples: Sequence[Sample], name: str) -> tuple[Rows, Float64[np.ndarr
     return np.array(rows), np.array([sample.dice[name] for sample in samples])
 
 
-def _inputs(novelty: Mapping[Group, float], certainty: float) -> Float64[np.ndarray, " input"]:
+def _inputs(novelty: Mapping[Group, float], certainty: float) -> Inputs:
     missing = math.isnan(certainty)
     unusual = [min(max(novelty.get(group, 0.0), 0.0), _MOST_UNUSUAL) for group in GROUPS]
-    return np.array([1.0, 0.0 if missing else certainty, float(missing), *unusual])
+    return np.array([0.0 if missing else certainty, float(missing), *unusual])
 
 
-def _ridge(rows: Rows, dice: np.ndarray) -> Float64[np.ndarray, " input"]:
-    """Weights of inputs, shrunk in units of their deviations; the first input is one, and its weight is not shrunk."""
-    scale = np.maximum(rows.std(axis=0), 1e-3)
-    scaled = (rows - rows.mean(axis=0)) / scale
-    scaled[:, 0] = 0
-    weights = np.linalg.solve(scaled.T @ scaled + _RIDGE * np.eye(rows.shape[1]), scaled.T @ (dice - dice.mean()))
-    weights = weights / scale
-    weights[0] = dice.mean() - rows[:, 1:].mean(axis=0) @ weights[1:]
-    return np.asarray(weights)
+def _scaling(rows: Rows) -> tuple[Inputs, Inputs]:
+    return rows.mean(axis=0), np.maximum(rows.std(axis=0), 1e-3)
+
+
+def _kernel(
+    some: Float64[np.ndarray, "one input"], others: Float64[np.ndarray, "other input"]
+) -> Float64[np.ndarray, "one other"]:
+    """Likeness of standardized inputs: a Gaussian of their mean squared difference."""
+    differences = np.square(some[:, None] - others[None]).mean(axis=-1)
+    return np.asarray(np.exp(-differences / (2 * _WIDTH**2)))
+
+
+def _weights(points: Rows, dice: np.ndarray) -> Float64[np.ndarray, " sample"]:
+    likeness = _kernel(points, points) + _RIDGE * np.eye(len(points))
+    return np.asarray(np.linalg.solve(likeness, dice - dice.mean()))
 
 
 def _interval(errors: np.ndarray, otherwise: np.ndarray) -> Interval:
