@@ -34,7 +34,7 @@ def test_every_command_of_ours_is_accepted(block: Block) -> None:
             words = shlex.split(part, comments=True)
             name = words[0].removeprefix("mist_") if words and words[0].startswith("mist_") else ""
             if name in cli.COMMANDS and not {"--help", "--describe"} & set(words) and "..." not in words:
-                cli.parser(name).parsed([word for word in words[1:] if word not in "><|"])
+                cli.parser(name).parsed([word for word in words[1:] if word not in "><|&"])
             elif name:
                 assert callable(getattr(cli, name))
 
