@@ -6,13 +6,15 @@ from mist_dagster import metadata
 from mist_dagster.dagster_private import UnresolvedAssetJobDefinition
 from mist_dagster.instance import addresses
 from mist_dagster.provenance import asset_key
-from mist_dagster.stages import STAGES, Stage, asset_names, check_keys, gate_keys, job_name
+from mist_dagster.stages import STAGES, Stage, asset_names, check_keys, gate_keys, job_name, stages_of
 from mist_ops.study import Study
 
 
 def study_jobs(study: Study) -> list[UnresolvedAssetJobDefinition]:
     """The jobs of a study, in the order of its stages."""
-    jobs = [_job(study, stage.name, _selection(study, stage), stage.description) for stage in STAGES.values()]
+    jobs = [_job(study, stage.name, _selection(study, stage), stage.description) for stage in stages_of(study)]
+    if study.original:
+        return jobs
     gates = dg.AssetSelection.checks(*gate_keys(study))
     return [*jobs, _job(study, "verify", gates, "Read every file of every patient and check it.")]
 
@@ -32,4 +34,5 @@ def _job(study: Study, stage: str, selection: dg.AssetSelection, description: st
 def _selection(study: Study, stage: Stage) -> dg.AssetSelection:
     """The assets of a stage with their checks, except those that inspect the whole study."""
     assets = dg.AssetSelection.assets(*(asset_key(study, name) for name in asset_names(stage)))
-    return assets - dg.AssetSelection.checks(*check_keys(study), *gate_keys(study))
+    inspecting = [*check_keys(study), *([] if study.original else gate_keys(study))]
+    return assets - dg.AssetSelection.checks(*inspecting)

@@ -28,7 +28,7 @@ from mist_dagster.dagster_private import (
 from mist_dagster.instance import home
 from mist_dagster.instance.home import CODE_LOCATION
 from mist_dagster.runtime.progress import Progress
-from mist_dagster.stages import STAGES, job_name
+from mist_dagster.stages import STAGES, job_name, owner
 from mist_ops.errors import UNDERSTOOD, ConfigError, MistError, explained
 from mist_ops.files import stamp
 from mist_ops.study import Study
@@ -105,11 +105,12 @@ class Launcher:
 
     def definitions(self, study: Study) -> dg.Definitions:
         """The definitions of a study as its files are now; a stage may have changed the patients and folds."""
-        files = (study.config, study.train_paths, study.test_paths)
+        whole = [study.original, study] if study.original else [study]  # a replica depends on assets of the original
+        files = (*(part.config for part in whole), study.train_paths, study.test_paths)
         now = (study, *(tuple(stamp(path)) if path.is_file() else None for path in files))
         # Before an analysis the patients are folders, which have no stamp.
         if self._built.get("of") != now or not study.train_paths.is_file():
-            self._built.update(of=now, definitions=self.build([study], self.progress))
+            self._built.update(of=now, definitions=self.build(whole, self.progress))
         return cast(dg.Definitions, self._built["definitions"])
 
     def run_stage(
@@ -128,6 +129,7 @@ class Launcher:
             RunFailedError: A run failed; the following ones were not started.
             RunCanceledError: A run was interrupted.
         """
+        study = owner(study, stage)
         job = self.definitions(study).resolve_job_def(job_name(study, stage))
         run_config = {"ops": {_operation(study, stage): {"config": dict(config)}}} if config else {}
         known = job.partitions_def.get_partition_keys() if job.partitions_def else []

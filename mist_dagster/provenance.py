@@ -32,9 +32,20 @@ CODE_VERSION = "1"
 """Version of the assets that are in no row of the table of stages."""
 
 
+SHARED = frozenset(
+    {"dataset", "raw_case", "test_case", "study_config", "fold_assignment", "data_dump", "preprocessed_case"}
+)
+"""Assets that the replicas of a study share with it, besides the settings of all stages but the training."""
+
+
+def is_shared(name: str) -> bool:
+    """Whether the replicas of a study share an asset with it."""
+    return name in SHARED or (name.endswith("_settings") and name != "training_settings")
+
+
 def asset_key(study: Study, name: str) -> dg.AssetKey:
-    """Return the key of a study's asset."""
-    return dg.AssetKey([study.key, name])
+    """Return the key of a study's asset; for a replica, that of the original for an asset that they share."""
+    return dg.AssetKey([(study.original or study).key if is_shared(name) else study.key, name])
 
 
 Inputs: TypeAlias = Mapping[str, Mapping[str, str]]

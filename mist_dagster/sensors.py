@@ -11,6 +11,7 @@ from mist_dagster.freshness.status import status
 from mist_dagster.freshness.underway import runs_under_way
 from mist_dagster.stages import job_name
 from mist_ops.analysis.changes import Analyzed, pending_update, read_analyzed
+from mist_ops.config import settings_file
 from mist_ops.errors import MistError
 from mist_ops.files import json_hash, stamp
 from mist_ops.study import Study
@@ -88,7 +89,7 @@ def _inputs_now(study: Study) -> dict[str, object]:
 
 def _outputs_now(study: Study) -> dict[str, tuple[int, int]]:
     """Size and modification time of each file in the folders of a study, checkpoints and curves of a training apart."""
-    skipped = {study.checkpoint(0).parent, study.curves, study.results / ".locks"}
+    skipped = {study.checkpoint(0).parent, study.curves, study.results / ".locks", study.replicas_folder}
     return {path: found for folder in (study.numpy, study.results) for path, found in _files(folder, skipped)}
 
 
@@ -106,6 +107,6 @@ def _files(folder: Path, skipped: set[Path]) -> Iterator[tuple[str, tuple[int, i
 
 def _inputs(study: Study, analyzed: Analyzed) -> Iterator[Path]:
     """Files that users edit: settings, folds, images and masks."""
-    yield from (study.config, study.train_paths, study.test_paths)
+    yield from (study.config, settings_file(study.config), study.train_paths, study.test_paths)
     for case in (*analyzed.assignment.cases, *analyzed.tests):
         yield from case.files

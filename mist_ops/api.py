@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
@@ -179,7 +179,8 @@ def open_study(
             code="config-missing",
             file=folder / "config.json",
         )
-    return Study(name or folder.name, _path(numpy), folder, find_dataset(folder) if data is None else _path(data))
+    study = Study(name or folder.name, _path(numpy), folder)
+    return replace(study, data=find_dataset(study.analysis) if data is None else _path(data))
 
 
 def analyze(
@@ -334,7 +335,7 @@ def _fold(study: Study, config: StudyConfig, index: int) -> Fold:
     for warning in check_dataset(study):
         _LOG.warning("%s", warning)
     check_arrays(study, assignment.cases)
-    return make_fold(assignment, index, training.val_percent, training.seed, training.validation_cases)
+    return make_fold(assignment, index, training.val_percent, training.seed_of_validation, training.validation_cases)
 
 
 def predict(

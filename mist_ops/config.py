@@ -36,6 +36,7 @@ from mist_ops.files import read_object, write_json
 from mist_ops.losses.blending import completed
 from mist_ops.registry import AUGMENTATIONS, LOSSES, MODELS, OPTIMIZERS, SCHEDULERS, Registry
 from mist_ops.schema import Flag, Section, read_checked, refusal
+from mist_ops.study import Study
 from mist_ops.types import Json
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
@@ -228,6 +229,11 @@ class TrainingConfig(Section):
         exclude_if=lambda cases: cases is None,
         description="Validate on at most this many cases of a fold, drawn once; null for all.",
     )
+    validation_seed: NonNegativeInt | None = Field(
+        None,
+        exclude_if=lambda seed: seed is None,
+        description="Random seed of the draw of validation cases; null is seed. Replicas have that of the original.",
+    )
 
     @model_validator(mode="after")
     def _check_folds(self) -> TrainingConfig:
@@ -239,6 +245,11 @@ class TrainingConfig(Section):
         if len(set(self.folds)) != len(self.folds):
             raise ValueError(f"folds lists a fold twice: {', '.join(map(str, self.folds))}")
         return self
+
+    @property
+    def seed_of_validation(self) -> int:
+        """Seed of the draw of validation cases."""
+        return self.seed if self.validation_seed is None else self.validation_seed
 
     def steps_per_epoch(self, cases: int, processes: int = 1) -> int:
         """Steps of an epoch: enough to use every case once, and at least ``min_steps_per_epoch``."""
@@ -330,6 +341,19 @@ class StudyConfig(Section):
         return found
 
 
+class ReplicaSeeds(Section):
+    """What a replica has otherwise than the original: the content of ``replica`` in its config.json."""
+
+    seed: NonNegativeInt
+    validation_seed: NonNegativeInt | None = None
+
+
+class _ReplicaConfig(Section):
+    """config.json of a replica."""
+
+    replica: ReplicaSeeds
+
+
 STEPS = ("preprocessing", "training", "prediction", "test_prediction", "evaluation")
 """The steps of a study that have settings; see ``mist_ops.steps`` for these."""
 
@@ -338,7 +362,14 @@ STEP_VERSIONS: dict[str, int] = dict.fromkeys(STEPS, 1)
 
 
 def read_config(path: Path) -> StudyConfig:
-    """Read a config.json; an error lists every mistake in it."""
+    """Read a config.json; an error lists every mistake in it.
+
+    That of a replica holds only its seeds; all other settings are those of the original.
+    """
+    base = settings_file(path)
+    if base != path:
+        seeds = read_checked(path, _ReplicaConfig, ConfigError).replica
+        return override(read_config(base), {f"training.{name}": seed for name, seed in seeds.model_dump().items()})
     if not path.is_file():
         raise ConfigError(
             f"{path} does not exist. Run mist_analyze first, or pass its folder with --results.",
@@ -354,6 +385,17 @@ def read_config(path: Path) -> StudyConfig:
         raise ConfigError(
             f"{error.message} The file was written by a later version, {writer}; use that one.", **error.facts
         ) from error
+
+
+def settings_file(path: Path) -> Path:
+    """The file that holds the settings of a config.json: for that of a replica, the one of the original."""
+    study = Study("", path.parent, path.parent)
+    return study.original.config if study.original and study.config == path and path.is_file() else path
+
+
+def write_replica(path: Path, seeds: ReplicaSeeds) -> None:
+    """Write the config.json of a replica, atomically."""
+    write_json(path, {"replica": seeds.model_dump(mode="json")})
 
 
 def _later_version(path: Path) -> str | None:
@@ -375,7 +417,20 @@ def _numbers(text: str) -> list[int]:
 
 
 def write_config(path: Path, config: StudyConfig) -> None:
-    """Write a config.json in MIST's layout, atomically."""
+    """Write a config.json in MIST's layout, atomically.
+
+    Raises:
+        ConfigError: It is that of a replica.
+    """
+    base = settings_file(path)
+    if base != path:
+        raise ConfigError(
+            f"{path.parent} is a replica: its settings are those of {base}. Change them there, or give --results "
+            f"{base.parent}.",
+            code="replica-settings",
+            file=path,
+            expected=base,
+        )
     write_json(path, config.model_dump(mode="json"))
 
 

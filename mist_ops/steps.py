@@ -73,7 +73,10 @@ def _training(config: StudyConfig) -> Iterator[str]:
         yield "training.augmentation.flip_axes"
 
 
-_OF_FOLDS = ("training.nfolds", "training.folds", "training.val_percent", "training.validation_cases")
+_OF_FOLDS = (
+    *("training.nfolds", "training.folds", "training.val_percent"),
+    *("training.validation_cases", "training.validation_seed"),
+)
 """Settings that decide only which cases a fold has, which passports list."""
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from mist_ops.errors import DatasetError
@@ -14,6 +15,11 @@ from mist_ops.files import read_object, write_json
 # File names have at most 255 bytes; 35 are reserved for prefixes and suffixes of an id.
 _MOST_BYTES = 220
 _SHOWN = 40
+
+_REPLICAS = "replicas"
+"""Folder of the replicas of a study, in its results."""
+
+_REPLICA = re.compile(r"seed_(0|[1-9][0-9]{0,9})")
 
 _SAFE_ID = re.compile(r"[^\W_][\w.+@ -]{0,127}")
 
@@ -47,6 +53,9 @@ def check_id(case_id: str, source: Path | None = None) -> str:
 class Study:
     """A dataset.json and its two output folders: ``numpy`` (arrays) and ``results`` (everything else).
 
+    A replica is the same study trained with another seed. It has its own models, predictions and scores, and shares
+    dataset, analysis and arrays with the original, in whose results it is.
+
     ``data`` is None if the dataset.json is unknown, as for a copied results folder.
     """
 
@@ -59,6 +68,39 @@ class Study:
     def key(self) -> str:
         """The name as an identifier: letters, digits and underscores."""
         return re.sub(r"\W", "_", self.name, flags=re.ASCII)
+
+    @cached_property
+    def seed(self) -> int | None:
+        """The seed of a replica; None for other studies."""
+        found = _REPLICA.fullmatch(self.results.name) if self.results.parent.name == _REPLICAS else None
+        return int(found[1]) if found else None
+
+    @cached_property
+    def original(self) -> Study | None:
+        """The study that a replica repeats; None for other studies."""
+        if self.seed is None:
+            return None
+        return replace(self, name=self.name.removesuffix(_suffix(self.seed)), results=self.results.parent.parent)
+
+    def replica(self, seed: int) -> Study:
+        """The replica with a seed, whether it exists or not."""
+        return replace(self, name=f"{self.name}{_suffix(seed)}", results=self.results / _REPLICAS / f"seed_{seed}")
+
+    @property
+    def replicas(self) -> list[Study]:
+        """The replicas that exist, by seed."""
+        found = [_REPLICA.fullmatch(path.parent.name) for path in self.replicas_folder.glob("*/config.json")]
+        return [self.replica(seed) for seed in sorted(int(match[1]) for match in found if match)]
+
+    @property
+    def replicas_folder(self) -> Path:
+        """Folder of the replicas, a folder each."""
+        return self.results / _REPLICAS
+
+    @property
+    def analysis(self) -> Path:
+        """Folder of what the analysis wrote: for a replica, the results of the original."""
+        return self.original.results if self.original else self.results
 
     @property
     def folders(self) -> list[Path]:
@@ -75,38 +117,38 @@ class Study:
 
     @property
     def config(self) -> Path:
-        """All settings of the study."""
+        """All settings of the study; of a replica, only those that differ from the original."""
         return self.results / "config.json"
 
     @property
     def fingerprint(self) -> Path:
         """Measurements of the analysis, and the settings derived from them."""
-        return self.results / "fingerprint.json"
+        return self.analysis / "fingerprint.json"
 
     @property
     def train_paths(self) -> Path:
         """Table of training cases: id, fold, mask, images."""
-        return self.results / "train_paths.csv"
+        return self.analysis / "train_paths.csv"
 
     @property
     def test_paths(self) -> Path:
         """Table of test cases: id, images. Absent if the dataset has none."""
-        return self.results / "test_paths.csv"
+        return self.analysis / "test_paths.csv"
 
     @property
     def fg_bboxes(self) -> Path:
         """Table of foreground boxes, in voxel indices of the files."""
-        return self.results / "fg_bboxes.csv"
+        return self.analysis / "fg_bboxes.csv"
 
     @property
     def data_dump(self) -> Path:
         """Statistics of the training data; written on request, like ``data_dump_md``."""
-        return self.results / "data_dump.json"
+        return self.analysis / "data_dump.json"
 
     @property
     def data_dump_md(self) -> Path:
         """The data dump as a Markdown report."""
-        return self.results / "data_dump.md"
+        return self.analysis / "data_dump.md"
 
     @property
     def evaluation_paths(self) -> Path:
@@ -320,6 +362,10 @@ def guard_beside(models: Path) -> Path:
 def guard_report(mask: Path) -> Path:
     """The report of the guard on the scan of a predicted mask, beside the mask."""
     return mask.with_name(f"{mask.name.removesuffix('.nii.gz')}.guard.json")
+
+
+def _suffix(seed: int) -> str:
+    return f"_seed_{seed}"
 
 
 def analyzed_dataset(results: Path) -> str | None:

@@ -9,23 +9,25 @@ from typing import TypeAlias
 import dagster as dg
 
 from mist_dagster import metadata
+from mist_dagster.assets import replica
 from mist_dagster.assets.checks import data_checks, raw_case_gates
 from mist_dagster.instance import addresses
 from mist_dagster.instance.studies import owners
 from mist_dagster.partitions import StudyPartitions
-from mist_dagster.stages import STAGES
+from mist_dagster.stages import stages_of
 from mist_ops.study import Study
 
 Asset: TypeAlias = dg.AssetsDefinition | dg.SourceAsset
 
 
 def study_assets(study: Study, partitions: StudyPartitions) -> dg.Definitions:
-    """The assets of a study and the checks of its data."""
-    modules = [importlib.import_module(stage.module) for stage in STAGES.values() if stage.module]
+    """The assets of a study and the checks of its data; of a replica, those that it does not share."""
+    modules = [importlib.import_module(stage.module) for stage in stages_of(study) if stage.module]
+    modules += [replica] if study.original else []
     named = owners(study)
     return dg.Definitions(
         assets=[_described(study, asset, named) for module in modules for asset in module.build(study, partitions)],
-        asset_checks=[raw_case_gates(study), *data_checks(study)],
+        asset_checks=[*([] if study.original else [raw_case_gates(study)]), *data_checks(study)],
     )
 
 

@@ -121,7 +121,8 @@ def data_checks(study: Study) -> list[dg.AssetChecksDefinition]:
         found = regressions(study.results_csv, study.accepted_csv, read_config(study.config).evaluation)
         return _result([asdict(worse) for worse in found], dg.AssetCheckSeverity.WARN)
 
-    return [usable_cases, no_leakage, labels_kept, finite_losses, no_worse_than_accepted]
+    of_training = [finite_losses, no_worse_than_accepted]
+    return of_training if study.original else [usable_cases, no_leakage, labels_kept, *of_training]
 
 
 def _result(

@@ -236,7 +236,7 @@ def _fold(context: dg.AssetExecutionContext, study: Study, index: int, config: S
     check_arrays(study, assignment.cases, owner_of_arrays(study))
     for warning in warnings:
         context.log.warning(warning)
-    return make_fold(assignment, index, training.val_percent, training.seed, training.validation_cases)
+    return make_fold(assignment, index, training.val_percent, training.seed_of_validation, training.validation_cases)
 
 
 def _resumed(

@@ -43,6 +43,7 @@ COMMANDS: Mapping[str, Command] = {
     "predict": Command(options.PredictOptions, "tools"),
     "evaluate": Command(options.EvaluateOptions, "tools"),
     "rank": Command(options.RankOptions, "tools"),
+    "compare": Command(options.CompareOptions, "tools"),
     "postprocess": Command(options.PostprocessOptions, "tools"),
     "ensemble": Command(options.EnsembleOptions, "tools"),
     "convert_msd": Command(options.ConvertMsdOptions, "tools"),
@@ -114,6 +115,11 @@ def evaluate(arguments: Arguments = None) -> int:
 def rank(arguments: Arguments = None) -> int:
     """Rank models or strategies by their scores on the same patients."""
     return _run("rank", arguments)
+
+
+def compare(arguments: Arguments = None) -> int:
+    """Compare methods by the scores of their runs: is B better than A, or is the difference noise?"""
+    return _run("compare", arguments)
 
 
 def postprocess(arguments: Arguments = None) -> int:

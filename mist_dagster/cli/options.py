@@ -42,6 +42,13 @@ class Repeatable:
     """Marks an option whose flag may be given several times; of other flags the last one counts."""
 
 
+@dataclass(frozen=True)
+class Positional:
+    """Marks an option as arguments without a flag, which ``--help`` shows as these words."""
+
+    shown: str
+
+
 _FILES, _OPTIONS, _HARDWARE = Group("Input and output"), Group("Options"), Group("Hardware")
 _ANALYSIS, _PREPROCESSING = Group("Analysis"), Group("Preprocessing")
 _MODEL, _LOSS, _TRAINING, _TRANSFER = map(Group, ("Model", "Loss function", "Training loop", "Transfer learning"))
@@ -140,6 +147,14 @@ class TrainOptions(NumpyOptions):
         None, description="Schedule that weights the terms of a composite loss (default: equal weights)."
     )
     folds: Annotated[list[int] | None, _TRAINING] = Field(None, description="Folds to train (default: all).")
+    seeds: Annotated[list[NonNegativeInt] | None, _TRAINING] = Field(
+        None,
+        description="Train once with each seed. Runs with another seed than that of config.json are replicas, in "
+        "replicas/seed_N of the results. Trained folds are kept.",
+    )
+    redraw_validation: Annotated[bool, _TRAINING] = Field(
+        False, description="Let new replicas draw other validation patients, too."
+    )
     resume: Annotated[bool, _TRAINING] = Field(False, description="Resume from the last checkpoints.")
     discard: Annotated[bool, _TRAINING] = Field(
         False, description="Remove unfinished trainings, keep the models of earlier ones, and do nothing else."
@@ -337,6 +352,21 @@ class RankOptions(Options):
     )
 
 
+class CompareOptions(Options):
+    """Options of mist_compare."""
+
+    sides: Annotated[list[str], _FILES, Positional("A B")] = Field(
+        description="Two or more methods; each is compared with the first. A method is the results folder of a study, "
+        "with its replicas, or tables of scores separated by commas, one for each run."
+    )
+    output_csv: Annotated[Path, _FILES] = Field(Path("comparison.csv"), description="Table of differences to write.")
+    names: list[str] | None = Field(None, description="A name for each method (default: its folder or file).")
+    noise: str | None = Field(
+        None,
+        description="Another method, given in the same way, whose runs also show how much runs differ.",
+    )
+
+
 class PostprocessOptions(Options):
     """Options of mist_postprocess."""
 
@@ -425,7 +455,7 @@ def _option_flags(options: type[Options]) -> Iterator[FlaggedField]:
         yield FlaggedField(name, flag, "", field)
 
 
-Marker = TypeVar("Marker", Flag, Group, NameIn, Repeatable)
+Marker = TypeVar("Marker", Flag, Group, NameIn, Positional, Repeatable)
 
 
 def _marker(field: FieldInfo, kind: type[Marker]) -> Marker | None:
@@ -463,7 +493,7 @@ class FlagParser(CommandParser, Generic[Chosen]):
         self._flagged = [*settings, *own]
         self._required = [flagged for flagged in own if flagged.field.is_required()]
         self._named: dict[argparse.Action, Registry[Any]] = {}
-        needed = "".join(f" {flagged.flag} {_shape(flagged)['metavar']}" for flagged in self._required)
+        needed = "".join(f" {_usage(flagged)}" for flagged in self._required)
         super().__init__(
             prog=command,
             usage=f"%(prog)s{needed} [flags]",
@@ -484,6 +514,10 @@ class FlagParser(CommandParser, Generic[Chosen]):
                 section.add_argument("-h", "--help", action="help", help="Show this help and exit.")
 
     def _add(self, section: "argparse._ArgumentGroup", flagged: FlaggedField) -> None:
+        positional = _marker(flagged.field, Positional)
+        if positional:
+            section.add_argument(flagged.path, nargs="+", metavar=positional.shown, help=flagged.field.description)
+            return
         names = [flagged.flag]
         if flagged.field.annotation is bool and "." in flagged.path:  # may be on in config.json
             names.append(_opposite(flagged.flag))
@@ -595,6 +629,11 @@ def _group(flagged: FlaggedField) -> Group:
     return _FILES if _plain(flagged.field.annotation) in (Path, list[Path]) else _OPTIONS
 
 
+def _usage(flagged: FlaggedField) -> str:
+    positional = _marker(flagged.field, Positional)
+    return f"{positional.shown} [...]" if positional else f"{flagged.flag} {_shape(flagged)['metavar']}"
+
+
 def _opposite(flag: str) -> str:
     return f"--{flag.removeprefix('--no-')}" if flag.startswith("--no-") else f"--no-{flag.removeprefix('--')}"
 
@@ -607,7 +646,7 @@ def _shape(flagged: FlaggedField) -> dict[str, Any]:
     if get_origin(kind) is tuple:
         return {"nargs": len(get_args(kind)), "metavar": "X Y Z"}
     if get_origin(kind) is list:
-        metavar = _METAVARS[get_args(kind)[0]]
+        metavar = _METAVARS[_plain(get_args(kind)[0])]
         action = {"action": "extend"} if _marker(flagged.field, Repeatable) else {}
         return {"nargs": "+", "metavar": f"{metavar} [{metavar} ...]", **action}
     return {"metavar": _choices(get_args(kind)) if get_origin(kind) is Literal else _METAVARS[kind]}

@@ -32,7 +32,7 @@ from mist_dagster.freshness.keep import keep as keep_artifacts
 from mist_dagster.freshness.outputs import stale_outputs
 from mist_dagster.freshness.rebuild import rebuild, record_current
 from mist_dagster.freshness.review import report_review, reviewed
-from mist_dagster.freshness.status import Status, as_json, duration, report, stale_results
+from mist_dagster.freshness.status import Status, as_json, duration, of_replica, report, stale_results
 from mist_dagster.freshness.status import status as study_status
 from mist_dagster.instance.home import dagster_home
 from mist_dagster.instance.studies import owner_of_arrays, register
@@ -57,6 +57,7 @@ from mist_ops.records.guard import read_guard, summary
 from mist_ops.records.history import record_accepted
 from mist_ops.records.prediction import NOT_RECORDED, stale_predictions, stale_test_predictions
 from mist_ops.records.source import check_arrays, check_dataset
+from mist_ops.replicas import replica_seeds, replicate
 from mist_ops.study import Study
 from mist_ops.training.attempts import discard, resumable
 from mist_ops.training.pretrained import present_model
@@ -140,13 +141,38 @@ def train(launcher: Launcher, options: TrainOptions, settings: Settings) -> None
     """Train folds, predict their held-out patients, score the predictions, and predict the test set."""
     _check_flags(options, settings)
     study = _study(options, numpy=options.numpy)
+    if options.seeds:
+        train_seeds(launcher, study, options, {**settings, **_weighting(options)})
+    else:
+        _train(launcher, study, options, {**settings, **_weighting(options)})
+
+
+def train_seeds(launcher: Launcher, study: Study, options: TrainOptions, settings: Settings) -> None:
+    """Train a study once with each seed. The settings are those of the original, so the flags change them there."""
+    seeds, own = replica_seeds(study, options.seeds or ()), read_config(study.config).training.seed
+    kept = options.model_copy(update={"resume": not options.overwrite and not options.discard})
+    with others_first() as holding_back:
+        if own in seeds:
+            with holding_back():
+                _train(launcher, study, kept, settings)
+        elif not options.discard:
+            _configure(launcher, study, settings)
+        for seed in (seed for seed in seeds if seed != own):
+            if options.discard and not study.replica(seed).config.exists():
+                continue
+            replica = replicate(study, seed, redraw=options.redraw_validation, overwrite=options.overwrite)
+            launcher.progress.note(f"Seed {seed}: {shown(replica.results)}")
+            with holding_back():
+                _train(launcher, register(replica.results), kept, {})
+
+
+def _train(launcher: Launcher, study: Study, options: TrainOptions, settings: Settings) -> None:
     if options.discard:
         _discard(launcher, study, options.folds)
         return
     assignment = read_train_paths(study.train_paths)
     _check_dataset(launcher, study)
     check_arrays(study, assignment.cases, owner_of_arrays(study))
-    settings = {**settings, **_weighting(options)}
     config = override(read_config(study.config), settings)
     _check_metrics(study, config)  # before hours of training
     folds, pretrained = _folds_to_train(study, config, assignment, options), _pretrained(options, config)
@@ -196,6 +222,16 @@ def _check_flags(options: TrainOptions, settings: Settings) -> None:
             f"--warm-start and {other} start a training from different weights. Give one of them.",
             code="flags-contradict",
             found=["--warm-start", other],
+        )
+    if options.warm_start and options.seeds:
+        raise ConfigError(
+            "Runs that start from the same weights (--warm-start) are no replicas. Give it without --seeds.",
+            code="flags-contradict",
+            found=["--warm-start", "--seeds"],
+        )
+    if options.redraw_validation and not options.seeds:
+        raise ConfigError(
+            "--redraw-validation is for replicas. Give their seeds with --seeds.", code="flags-incomplete"
         )
     if options.max_hours is not None and not options.submit:
         raise ConfigError("--max-hours needs --submit: the queue enforces it.", code="flags-incomplete")
@@ -318,13 +354,19 @@ def status(launcher: Launcher, options: StatusOptions, settings: Settings) -> No
     """Report what is stale."""
     study = _study(options, numpy=options.numpy)
     found = study_status(study, launcher.instance)
+    replicas = [register(replica.results) for replica in study.replicas]
     if options.rebuild:
         count = rebuild(launcher, study, found)
-        show_status(launcher, study)
+        count += sum(rebuild(launcher, replica, study_status(replica, launcher.instance)) for replica in replicas)
+        for each in (study, *replicas):
+            show_status(launcher, each)
         artifacts = counted(count, "artifact")
         launcher.progress.note(f"Recorded {artifacts} of {study.results} in {dagster_home()}.")
     if options.json_output:
         known = as_json(found, _outputs(launcher, study, found))
+        known["replicas"] = {
+            str(replica.seed): as_json(of_replica(study_status(replica, launcher.instance))) for replica in replicas
+        }
         sys.stdout.write(json.dumps(known, indent=2) + "\n")
     else:
         _report(launcher, study, found)
@@ -346,19 +388,30 @@ def plan(launcher: Launcher, options: PlanOptions, settings: Settings) -> None:
     found = study_status(study, launcher.instance, what_if=options.what_if)
     if options.what_if:
         launcher.progress.note(f"With {', '.join(options.what_if)}:")
-    outputs = _report(launcher, study, found)
+    outputs = _report(launcher, study, found, options.what_if)
     if options.apply and options.submit and (outputs or not found.current):
         _submit_all(launcher, study, options)
     elif options.apply and (outputs or not found.current):
         make_current(launcher, study, found, _resources(options), warm_start=options.warm_start)
         _report_scores(launcher, study, read_config(study.config))
+    for replica in study.replicas if options.apply else ():
+        stale = study_status(replica, launcher.instance)
+        if not stale.current and options.submit:
+            launcher.progress.note(
+                f"Seed {replica.seed} is not submitted: mist_plan --results {shown(replica.results)}."
+            )
+        elif not stale.current:
+            make_current(launcher, register(replica.results), stale, _resources(options))
 
 
-def _report(launcher: Launcher, study: Study, found: Status) -> bool:
-    """Report what is stale; return whether outputs of tools are."""
+def _report(launcher: Launcher, study: Study, found: Status, what_if: Sequence[str] = ()) -> bool:
+    """Report what is stale, also of the replicas of a study; return whether outputs of tools are."""
     outputs = _outputs(launcher, study, found)
     for line in report(found, outputs):
         launcher.progress.note(line)
+    for replica in study.replicas:
+        for line in report(of_replica(study_status(replica, launcher.instance, what_if=what_if))):
+            launcher.progress.note(f"Seed {replica.seed}: {line[0].lower()}{line[1:]}")
     return bool(outputs)
 
 
@@ -640,7 +693,7 @@ def _folds_to_train(
             found=begun,
         )
     return {
-        fold: make_fold(assignment, fold, training.val_percent, training.seed, training.validation_cases)
+        fold: make_fold(assignment, fold, training.val_percent, training.seed_of_validation, training.validation_cases)
         for fold in folds
     }
 

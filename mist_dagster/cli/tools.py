@@ -9,6 +9,7 @@ from typing import Any
 
 from mist_dagster.cli.options import (
     AverageWeightsOptions,
+    CompareOptions,
     ConvertCsvOptions,
     ConvertMsdOptions,
     ConvertNnunetOptions,
@@ -73,6 +74,27 @@ def rank(launcher: Launcher, options: RankOptions, settings: Settings) -> None:
     names = {"names": options.names} if options.names else {}
     launcher.run_tool("ranking", options.output_csv, {**run, **names, "results": _absolute(options.results)})
     launcher.progress.note(f"Ranking: {options.output_csv}")
+
+
+def compare(launcher: Launcher, options: CompareOptions, settings: Settings) -> None:
+    """Compare methods by the scores of their runs, and report the verdicts."""
+    from mist_ops.comparison.report import read_lines  # imports SciPy
+    from mist_ops.comparison.sides import absolute_side
+
+    if len(options.sides) < 2:
+        raise ConfigError(
+            f"mist_compare needs two or more methods; got {len(options.sides)}. Give the results folders of two "
+            "studies, or tables of scores.",
+            code="too-few-inputs",
+            found=options.sides,
+        )
+    run: dict[str, Any] = {"sides": [absolute_side(side) for side in options.sides]}
+    run |= {"noise": absolute_side(options.noise)} if options.noise else {}
+    run |= {"names": options.names} if options.names else {}
+    launcher.run_tool("comparison", options.output_csv, run)
+    for line in read_lines(options.output_csv):
+        launcher.progress.note(line)
+    launcher.progress.note(f"Comparison: {options.output_csv}")
 
 
 def postprocess(launcher: Launcher, options: PostprocessOptions, settings: Settings) -> None:

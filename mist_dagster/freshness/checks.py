@@ -25,7 +25,7 @@ from mist_dagster.freshness.underway import partitions_of
 from mist_dagster.jobs import run_tags
 from mist_dagster.partitions import StudyPartitions, study_partitions
 from mist_dagster.provenance import asset_key
-from mist_dagster.stages import IN_SYNC, WHOLE, Stage, check_keys, job_name, tracked
+from mist_dagster.stages import IN_SYNC, WHOLE, Stage, check_keys, job_name, tracked_of
 from mist_ops.errors import counted
 from mist_ops.files import json_hash
 from mist_ops.study import Study
@@ -36,7 +36,7 @@ warnings.filterwarnings("ignore", category=dg.PreviewWarning)
 
 def status_checks(study: Study, partitions: StudyPartitions) -> list[dg.AssetChecksDefinition]:
     """The ``in_sync`` checks of a study."""
-    return [_check(study, stage, partitions) for stage in tracked()]
+    return [_check(study, stage, partitions) for stage in tracked_of(study)]
 
 
 def _check(study: Study, stage: Stage, partitions: StudyPartitions) -> dg.AssetChecksDefinition:
@@ -99,7 +99,7 @@ class Report:
 
     def changes(self) -> Iterator[dg.AssetCheckEvaluation]:
         """Evaluations of all checks that changed."""
-        for stage in tracked():
+        for stage in tracked_of(self._study):
             # The one of the whole comes last: the UI takes the severity of all from the latest.
             yield from self.partitions(stage)
             yield from self.whole(stage)

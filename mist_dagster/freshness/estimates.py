@@ -77,7 +77,9 @@ def _training(seen: Inspection, folds: Mapping[str, str]) -> float | None:
 
 def _fold(seen: Inspection, index: int, speed: _Speed) -> float:
     training = seen.config.training
-    fold = make_fold(seen.assignment, index, training.val_percent, training.seed, training.validation_cases)
+    fold = make_fold(
+        seen.assignment, index, training.val_percent, training.seed_of_validation, training.validation_cases
+    )
     done = min(epochs_to_resume(seen.study, seen.config, fold), training.epochs)
     steps = (training.epochs - done) * training.steps_per_epoch(len(fold.training), speed.processes)
     epochs = {*range(0, training.epochs, training.validation_every), training.epochs - 1}

@@ -8,7 +8,7 @@ from mist_dagster.dagster_private import DATA_VERSION_TAG
 from mist_dagster.freshness.status import Status
 from mist_dagster.launch import Launcher
 from mist_dagster.provenance import asset_key, provenance_tags, recorded_version, version_tags
-from mist_dagster.stages import WHOLE, Inspection, Stage, keys_of, tracked, version_on_record
+from mist_dagster.stages import WHOLE, Inspection, Stage, keys_of, tracked_of, version_on_record
 from mist_dagster.stages.settings import config_versions
 from mist_ops.study import Study
 
@@ -25,7 +25,7 @@ def rebuild(launcher: Launcher, study: Study, found: Status) -> int:
     for name, version in config_versions(study, seen.config).items():
         recorder.record(name, None, version, current=True)
         count += 1
-    for stage in tracked():
+    for stage in tracked_of(study):
         for key in keys_of(stage, seen) if stage.name != "analyze" else ():
             existing = version_on_record(stage, study, key)
             if existing is not None:

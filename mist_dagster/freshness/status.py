@@ -1,9 +1,10 @@
 """What of a study is stale, all the way down: the rows of the table of stages, compared with the files."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import dagster as dg
 
@@ -232,6 +233,23 @@ def stale_results(study: Study, found: Status) -> Status:
             for existing in [{key: why for key, why in reasons.items() if _exists(STAGES[name], study, key)}]
             if existing
         }
+    )
+
+
+def of_replica(found: Status) -> Status:
+    """A status without the stages that a replica shares with the original, whose status has them."""
+
+    def own(parts: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: part for name, part in parts.items() if not STAGES[name].shared}
+
+    return replace(
+        found,
+        stale=own(found.stale),
+        under_way=own(found.under_way),
+        waiting=own(found.waiting),
+        hours=own(found.hours),
+        kept=own(found.kept),
+        unused=[],
     )
 
 

@@ -70,6 +70,10 @@ def register(results: Path, *, numpy: Path | None = None, data: Path | None = No
             ``./numpy`` holds those of another study.
     """
     results = results.expanduser().resolve()
+    replica = Study("", results, results)
+    if replica.seed is not None and replica.original and replica.original.config.is_file():
+        original = register(replica.original.results, numpy=numpy, data=data)
+        return _recorded(original.replica(replica.seed), name)
     studies = registered_studies()
     known = next((study for study in studies if study.results == results), None)
     if known and name not in (None, known.name):
@@ -94,10 +98,32 @@ def register(results: Path, *, numpy: Path | None = None, data: Path | None = No
         raise _taken(name, _read(path))
     _check_key(study, (other for other in studies if other != known))
     if study != known:
-        record = StudyRecord(results=study.results, numpy=study.numpy, data=study.data, owners=owners(study))
-        write_text(path, yaml.safe_dump(record.model_dump(mode="json"), sort_keys=False))
-        tensorboard.show(study)
+        _write_record(study)
     return study
+
+
+def _recorded(replica: Study, name: str | None) -> Study:
+    """Register a replica, whose name is that of the original and its seed."""
+    if name not in (None, replica.name):
+        raise ConfigError(
+            f"{replica.results} is a replica, whose name is '{replica.name}'. Omit --study.",
+            code="study-registered",
+            field="--study",
+            found=name,
+            expected=replica.name,
+        )
+    studies = registered_studies()
+    if replica not in studies:
+        _checked(replica.name)
+        _check_key(replica, (other for other in studies if other.results != replica.results))
+        _write_record(replica)
+    return replica
+
+
+def _write_record(study: Study) -> None:
+    record = StudyRecord(results=study.results, numpy=study.numpy, data=study.data, owners=owners(study))
+    write_text(_path(study.name), yaml.safe_dump(record.model_dump(mode="json"), sort_keys=False))
+    tensorboard.show(study)
 
 
 def _keep_dataset(study: Study) -> None:
@@ -111,8 +137,13 @@ def _keep_dataset(study: Study) -> None:
 
 
 def owner_of_arrays(study: Study) -> str:
-    """Another registered study with the same folder of arrays, for an error message; empty if there is none."""
-    others = [other for other in registered_studies() if other.numpy == study.numpy and other.results != study.results]
+    """Another registered study with the same folder of arrays, for an error message; empty if there is none.
+
+    Replicas share their arrays by design.
+    """
+    others = [
+        other for other in registered_studies() if other.numpy == study.numpy and other.analysis != study.analysis
+    ]
     return f"the study '{others[0].name}' ({others[0].results})" if others else ""
 
 

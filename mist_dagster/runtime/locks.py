@@ -57,6 +57,7 @@ def study_lock(
         "stage": stage,
         "partitions": None if partitions is None else sorted(partitions),
         "exclusive": exclusive,
+        "seed": study.seed,
         "writes": sorted(writes),
         "reads": sorted(reads),
         "run": run_id[:8],
@@ -91,7 +92,7 @@ def settings_lock(study: Study) -> Iterator[None]:
 
 def study_locks(study: Study) -> list[Json]:
     """The locks that runs hold on a study, of whatever home or machine."""
-    return list(held(_folder(study)))
+    return [lock for lock in held(_folder(study)) if lock["exclusive"] or lock.get("seed") == study.seed]
 
 
 def _of_jobs(study: Study, run_id: str) -> Iterator[Json]:
@@ -106,10 +107,11 @@ def _of_jobs(study: Study, run_id: str) -> Iterator[Json]:
 
 
 def _folder(study: Study) -> Path:
-    return study.results / ".locks"
+    # A replica shares arrays and tables with the original.
+    return study.analysis / ".locks"
 
 
 def _excludes(one: Json, other: Json) -> bool:
     pairs = ((one, other), (other, one))
     same_fold = any(set(writer["writes"]) & {*user["writes"], *user["reads"]} for writer, user in pairs)
-    return one["exclusive"] or other["exclusive"] or same_fold
+    return one["exclusive"] or other["exclusive"] or (same_fold and one.get("seed") == other.get("seed"))

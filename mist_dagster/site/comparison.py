@@ -1,13 +1,13 @@
-"""The comparison of studies on the patients that they share."""
+"""The comparison of studies, with their replicas, on the patients that they share."""
 
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
-import numpy as np
 import yaml
 from starlette.responses import HTMLResponse
 
@@ -16,12 +16,14 @@ from mist_dagster.instance.studies import registered_studies
 from mist_dagster.site.contents import assignment_of, config_of, study_named, written
 from mist_dagster.site.rendering import page
 from mist_dagster.site.scores import Scored, scores_of
-from mist_ops.errors import ConfigError, MistError
-from mist_ops.evaluation.paired import PairedDifference, paired_differences
+from mist_ops.comparison.compare import Pair, Verdict
+from mist_ops.comparison.compare import compare as compare_sides
+from mist_ops.comparison.report import notes
+from mist_ops.comparison.sides import open_side, tables_of
+from mist_ops.errors import ConfigError, MistError, counted
 from mist_ops.evaluation.standings import Column, formatted
 from mist_ops.files import stamp
 from mist_ops.ranking.rank import rank
-from mist_ops.ranking.significance import holm
 from mist_ops.records.comparison import differences
 from mist_ops.records.passport import read_passport
 from mist_ops.registry import METRICS
@@ -35,9 +37,6 @@ _MOST_CHANGED = 6
 _SIZE = 260
 """Of a scatter plot, in its own units."""
 
-_SIGNIFICANT = 0.05
-"""Level of the corrected p-value below which a difference is called better or worse."""
-
 
 def compare(request: "Request") -> "Response":
     """The comparison of the studies in the query, ``study=a&study=b``; the first is the reference of the others."""
@@ -49,67 +48,81 @@ def compare(request: "Request") -> "Response":
     return HTMLResponse(
         page(
             "compare.html",
-            studies=registered_studies(),
+            studies=[study for study in registered_studies() if not study.original or study.key in keys],
             chosen=keys,
             without=[study.name for study in chosen if study.key not in scored],
             first=first,
             made={study.key: written(study.results_csv) for study in known},
             ranks=_ranks(known) if others else None,
-            pairs=[_pair(first, other, scored[first.key], scored[other.key]) for other in others if first],
-            ranking=_launchpad(known) if others else "",
+            pairs=[_pair(known, place, scored) for place in range(1, len(known))],
+            launchpads=_launchpads(known) if others else {},
         )
     )
 
 
-def _pair(first: Study, second: Study, one: Scored, other: Scored) -> dict[str, Any]:
-    """Everything on two studies: A and B."""
-    found = _differences(first, second, tuple(stamp(first.results_csv)), tuple(stamp(second.results_csv)))
-    corrected = holm(np.array([each.p for each in found])) if found else np.array([])
-    widest = max((abs(bound or 0) for each in found for bound in (each.low, each.high)), default=1) or 1
+def _pair(studies: Sequence[Study], place: int, scored: Mapping[str, Scored]) -> dict[str, Any]:
+    """Everything on two studies: A, the first one, and B, the one at a place."""
+    first, second = studies[0], studies[place]
+    one, other = scored[first.key], scored[second.key]
+    shared: dict[str, Any] = {"study": second, "passports": _passports(first, second)}
+    try:
+        pair = _compared(tuple(studies), _stamps(studies))[place - 1]
+    except MistError as error:
+        return {**shared, "problem": error.message, "rows": []}
+    found = pair.verdicts
     return {
-        "study": second,
-        "common": max((each.patients for each in found), default=0),
-        "rows": [
-            _row(each, one.columns[each.column], float(p), widest) for each, p in zip(found, corrected, strict=True)
-        ],
+        **shared,
+        "runs": (len(pair.first.runs), counted(len(pair.second.runs), "run")),
+        "notes": list(notes([pair])),
+        "rows": [_row(each) for each in found],
         "scatter": [
             _scatter(second, each.column, one.columns[each.column], other.columns[each.column], each.by_patient)
             for each in found
             if each.column in one.first
         ],
         "changed": _changed(first, second, one, found),
-        "passports": _passports(first, second),
     }
 
 
+def _stamps(studies: Sequence[Study]) -> tuple[tuple[int, ...], ...]:
+    """Stamps of all tables of some studies and their replicas."""
+    tables = [path for study in studies for path in _tables(study)]
+    return tuple(tuple(stamp(path)) for path in tables)
+
+
+def _tables(study: Study) -> list[Path]:
+    """The tables of a study with those of its replicas; of a replica, its own."""
+    return [study.results_csv] if study.original else tables_of(str(study.results))
+
+
 @lru_cache(maxsize=32)
-def _differences(
-    first: Study, second: Study, before: tuple[int, ...], after: tuple[int, ...]
-) -> Sequence[PairedDifference]:
-    """The differences between two studies, kept for their stamps: the bootstrap takes a second for 2,000 patients."""
-    one, other = scores_of(first), scores_of(second)
-    return paired_differences(one.columns, other.columns) if one and other else ()
+def _compared(studies: tuple[Study, ...], stamps: tuple[tuple[int, ...], ...]) -> Sequence[Pair]:
+    """The comparison of studies, kept for the stamps of their tables."""
+    return compare_sides([open_side(study.name, _tables(study)) for study in studies])
 
 
-def _row(each: PairedDifference, column: Column, corrected: float, widest: float) -> dict[str, Any]:
-    unit = METRICS[column.metric].unit
-    bounds = "" if each.low is None or each.high is None else f" [{each.low:+.3g}, {each.high:+.3g}]"
-    better = each.difference * column.sign > 0
-    own = max(abs(each.low or 0), abs(each.high or 0), abs(each.difference)) or 1
+def _row(each: Verdict) -> dict[str, Any]:
+    unit, found = METRICS[each.metric].unit, each.difference
+    low, high = found.interval or (None, None)
+    bounds = "" if low is None or high is None else f" [{low:+.3g}, {high:+.3g}]"
+    own = max(abs(low or 0), abs(high or 0), abs(found.mean)) or 1
+    detectable = found.detectable(each.tests)
     return {
-        "class_name": column.class_name,
-        "metric": column.metric,
-        "difference": f"{each.difference:+.3g}{bounds} {unit}".rstrip(),
-        "word": ("better" if better else "worse") if corrected < _SIGNIFICANT else "",
-        "p": f"{each.p:.2g}",
-        "corrected": f"{corrected:.2g}",
+        "class_name": each.class_name,
+        "metric": each.metric,
+        "difference": f"{found.mean:+.3g}{bounds} {unit}".rstrip(),
+        "word": each.word,
+        "advice": each.advice,
+        "p": "" if found.p is None else f"{found.p:.2g}",
+        "corrected": "" if each.corrected is None else f"{each.corrected:.2g}",
+        "detectable": "" if detectable is None else f"{detectable:.2g} {unit}".rstrip(),
         "better": each.better,
         "worse": each.worse,
-        "patients": each.patients,
+        "patients": len(each.by_patient),
         # From worse, at the left, to better; each row has its own unit, so zero is in the middle.
         "places": {
-            name: f"{50 + 46 * column.sign * value / own:.1f}"
-            for name, value in (("low", each.low), ("high", each.high), ("mean", each.difference))
+            name: f"{50 + 46 * each.sign * value / own:.1f}"
+            for name, value in (("low", low), ("high", high), ("mean", found.mean))
             if value is not None
         },
     }
@@ -145,7 +158,7 @@ def _scatter(second: Study, name: str, one: Column, other: Column, ids: Mapping[
     }
 
 
-def _changed(first: Study, second: Study, one: Scored, found: Sequence[PairedDifference]) -> list[dict[str, Any]]:
+def _changed(first: Study, second: Study, one: Scored, found: Sequence[Verdict]) -> list[dict[str, Any]]:
     """The patients whose first score of any class changed most, in units of its spread over the patients."""
     sizes: dict[str, tuple[float, str]] = {}
     for each in found:
@@ -207,13 +220,23 @@ def _ranked(studies: tuple[Study, ...], stamps: tuple[tuple[int, ...], ...]) -> 
     }
 
 
-def _launchpad(studies: Sequence[Study]) -> str:
-    """The launchpad of the job of rankings, filled in for these studies."""
-    config = {"results": [str(study.results_csv) for study in studies], "names": [study.name for study in studies]}
-    output = studies[0].results / f"ranking_{'_'.join(study.key for study in studies)}.csv"
+def _launchpads(studies: Sequence[Study]) -> dict[str, str]:
+    """The launchpads that record what the page shows."""
+    tables = [str(study.results_csv) for study in studies]
+    sides = [table if study.original else str(study.results) for study, table in zip(studies, tables, strict=True)]
+    return {
+        "comparison": _launchpad("comparison", studies, {"sides": sides}),
+        "ranking": _launchpad("ranking", studies, {"results": tables}),
+    }
+
+
+def _launchpad(tool: str, studies: Sequence[Study], config: Mapping[str, Sequence[str]]) -> str:
+    """The launchpad of the job of a tool, filled in for these studies."""
+    named = {**config, "names": [study.name for study in studies]}
+    output = studies[0].results / f"{tool}_{'_'.join(study.key for study in studies)}.csv"
     query = {
-        "config": yaml.safe_dump({"ops": {"tools__ranking": {"config": config}}}, sort_keys=False),
+        "config": yaml.safe_dump({"ops": {f"tools__{tool}": {"config": named}}}, sort_keys=False),
         "tags[0][key]": "dagster/partition",
         "tags[0][value]": str(output),
     }
-    return f"{addresses.job('ranking')}/setup?{urlencode(query)}"
+    return f"{addresses.job(tool)}/setup?{urlencode(query)}"

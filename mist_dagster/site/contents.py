@@ -75,7 +75,10 @@ def config_of(study: Study) -> StudyConfig | None:
     Raises:
         ConfigError: They are invalid.
     """
-    return read_once(read_config, study.config) if study.config.exists() else None
+    if not study.config.exists():
+        return None
+    # That of a replica changes with that of the original.
+    return read_config(study.config) if study.original else read_once(read_config, study.config)
 
 
 def case_of(request: "Request", study: Study) -> Case:

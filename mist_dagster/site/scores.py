@@ -3,18 +3,15 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from statistics import fmean
 
 from mist_dagster.site.contents import read_once
-from mist_ops.errors import DatasetError
+from mist_ops.evaluation.columns import read_columns, read_summary_columns
 from mist_ops.evaluation.standings import Column, Ranking, formatted
-from mist_ops.evaluation.table import summary_path
-from mist_ops.files import read_object
 from mist_ops.registry import METRICS
 from mist_ops.study import Study
-from mist_ops.tables import SUMMARY_ROWS, read_table
 from mist_ops.types import Json
 
 
@@ -76,39 +73,5 @@ def scores_of(study: Study) -> Scored | None:
 
 
 def _read(path: Path) -> Scored:
-    table = read_table(path, required=("id",))
-    rows = table[~table["id"].isin(SUMMARY_ROWS)]
-    ids = [str(case_id) for case_id in rows["id"]]
-    summary = _summary(summary_path(path))
-    columns = {}
-    for name in map(str, rows.columns):
-        metric = summary.get(name, {}).get("metric") or _metric(name)
-        if metric in METRICS:
-            values = map(partial(_number, path, name), rows[name])
-            columns[name] = Column(name.removesuffix(f"_{metric}"), metric, dict(zip(ids, values, strict=True)))
-    return Scored(columns, summary, ids)
-
-
-def _number(path: Path, name: str, cell: str) -> float:
-    try:
-        return float(cell or math.nan)
-    except ValueError as error:
-        raise DatasetError(
-            f"{path}: column '{name}' has the cell '{cell}', which is not a number. Run mist_finalize.",
-            code="score-not-number",
-            file=path,
-            field=name,
-            found=cell,
-        ) from error
-
-
-def _metric(column: str) -> str:
-    """The longest metric in whose name a column ends."""
-    return max((name for name in METRICS if column.endswith(f"_{name}")), key=len, default="")
-
-
-def _summary(path: Path) -> Mapping[str, Json]:
-    try:
-        return dict(read_object(path).get("columns", {}))
-    except (OSError, ValueError, TypeError):  # of an earlier version, or missing
-        return {}
+    ids, columns = read_columns(path)
+    return Scored(columns, read_summary_columns(path), ids)

@@ -35,9 +35,12 @@ __all__ = [
     "gate_keys",
     "job_name",
     "keys_of",
+    "owner",
     "setting_assets",
+    "stages_of",
     "stale_partitions",
     "tracked",
+    "tracked_of",
     "version_on_record",
 ]
 
@@ -361,6 +364,7 @@ TOOLS = (
     "ensemble",
     "evaluation",
     "ranking",
+    "comparison",
     "converted_msd",
     "converted_nnunet",
     "converted_csv",
@@ -375,6 +379,16 @@ IN_SYNC = "in_sync"
 def tracked() -> list[Stage]:
     """The stages whose artifacts can be stale."""
     return [stage for stage in STAGES.values() if stage.stale or stage.reads]
+
+
+def stages_of(study: Study) -> list[Stage]:
+    """The stages of a study; of a replica, those that it does not share with the original."""
+    return [stage for stage in STAGES.values() if not (study.original and stage.shared)]
+
+
+def tracked_of(study: Study) -> list[Stage]:
+    """The stages of a study whose artifacts can be stale."""
+    return [stage for stage in tracked() if stage in stages_of(study)]
 
 
 def stale_partitions(stage: Stage, seen: Inspection) -> Mapping[str, str]:
@@ -411,15 +425,21 @@ def asset_names(stage: Stage) -> list[str]:
 
 
 def job_name(study: Study, stage: str) -> str:
-    """Name of a stage's job."""
+    """Name of a stage's job; for a replica, that of the original for a stage that they share."""
     # Dagster loads no code location in which a job has the name of an operation, and so of an asset.
     named_as_asset = stage in STAGES and stage in STAGES[stage].assets
-    return f"{study.key}__{stage}_job" if named_as_asset else f"{study.key}__{stage}"
+    key = owner(study, stage).key
+    return f"{key}__{stage}_job" if named_as_asset else f"{key}__{stage}"
+
+
+def owner(study: Study, stage: str) -> Study:
+    """The study whose job runs a stage: the original of a replica, if they share the stage."""
+    return study.original if study.original and stage in STAGES and STAGES[stage].shared else study
 
 
 def check_keys(study: Study) -> list[dg.AssetCheckKey]:
     """Keys of the ``in_sync`` checks."""
-    return [dg.AssetCheckKey(asset_key(study, stage.target), IN_SYNC) for stage in tracked()]
+    return [dg.AssetCheckKey(asset_key(study, stage.target), IN_SYNC) for stage in tracked_of(study)]
 
 
 def gate_keys(study: Study) -> list[dg.AssetCheckKey]:

@@ -43,7 +43,7 @@ class Inspection:
     def __init__(
         self, study: Study, change: Callable[[State], State] = lambda state: state, *, as_analyzed: bool = False
     ) -> None:
-        settle(study.numpy, study.results)
+        settle(study.numpy, study.analysis, study.results)
         self.study, self.analyzed = study, read_analyzed(study)
         update = Update(self.analyzed) if as_analyzed else pending_update(study, self.analyzed)
         self.test_cases = update.result.tests

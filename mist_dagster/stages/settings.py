@@ -5,7 +5,7 @@ from typing import Any
 
 import dagster as dg
 
-from mist_dagster.provenance import asset_key, latest_tags, recorded_version, upstream_tags, version_tags
+from mist_dagster.provenance import asset_key, is_shared, latest_tags, recorded_version, upstream_tags, version_tags
 from mist_dagster.stages import setting_assets
 from mist_ops.analysis.analyze import EDITED, fold_origins
 from mist_ops.config import StudyConfig, check_names, edits, override, read_config, write_config
@@ -16,7 +16,13 @@ from mist_ops.study import Study
 
 
 def config_versions(study: Study, config: StudyConfig) -> dict[str, str]:
-    """Data versions of config.json, of the fold assignment, and of the settings of each stage."""
+    """Data versions of config.json, of the fold assignment, and of the settings of each stage.
+
+    Of a replica, only of those that it does not share with the original.
+    """
+    if study.original:
+        of_stages = {name: stage.settings_version(config) for name, stage in setting_assets().items()}
+        return {name: version for name, version in of_stages.items() if not is_shared(name)}
     return {
         "study_config": file_hash(study.config),
         "fold_assignment": file_hash(study.train_paths),
@@ -79,6 +85,8 @@ def adopt_config(instance: dg.DagsterInstance, study: Study, config: StudyConfig
     versions = config_versions(study, config)
     old = {name: latest_tags(instance, asset_key(study, name)) for name in versions}
     for name, stage in setting_assets().items():
+        if name not in versions:
+            continue
         # Versions that an earlier release recorded of the same settings stay, so that nothing becomes stale.
         if stage.step and recorded_version(old[name]) == old_digest(config, stage.step):
             versions[name] = recorded_version(old[name])

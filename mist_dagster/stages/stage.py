@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from mist_dagster.provenance import is_shared
 from mist_dagster.stages.inspection import Inspection
 from mist_ops.config import STEP_VERSIONS, StudyConfig
 from mist_ops.errors import MistError
@@ -81,6 +82,11 @@ class Stage:
     def target(self) -> str:
         """The asset that has the ``in_sync`` check and the partitions."""
         return self.checked or self.assets[-1]
+
+    @property
+    def shared(self) -> bool:
+        """Whether the replicas of a study share its artifacts, so that its runs are those of the original."""
+        return is_shared(self.assets[-1])
 
     @property
     def operation(self) -> str:

@@ -56,7 +56,9 @@ def _of_fold(seen: Inspection, index: int) -> Iterator[str]:
         yield f"the origin of its model is not on record ({study.passport(index)} is missing)"
         return
     try:
-        fold = make_fold(seen.assignment, index, training.val_percent, training.seed, training.validation_cases)
+        fold = make_fold(
+            seen.assignment, index, training.val_percent, training.seed_of_validation, training.validation_cases
+        )
         stale = seen.arrays_changed(arrays_read(study.model(index)))
         yield from _stale_parts(fold, stale)
         yield from fold_changes(study.model(index), fold, seen.assignment.fold_of)

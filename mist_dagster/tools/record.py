@@ -1,8 +1,8 @@
 """What the assets of all tools share: their place in the graph, and what is recorded of an output."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import dagster as dg
 
@@ -12,8 +12,10 @@ from mist_dagster.provenance import CODE_VERSION, Inputs, listed
 from mist_ops.errors import few
 from mist_ops.files import file_hash, json_hash
 
+Decorator: TypeAlias = Callable[[Callable[..., Any]], dg.AssetsDefinition]
 
-def tool_asset(kind: str, pool: str | None = None) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
+
+def tool_asset(kind: str, pool: str | None = None, **checks: str) -> Decorator:
     """Decorate the asset of a tool.
 
     It has no upstream assets, as its inputs may be any files: the UI would warn of those that were never materialized.
@@ -22,7 +24,18 @@ def tool_asset(kind: str, pool: str | None = None) -> Callable[[Callable[..., An
     Args:
         kind: What an output is, for the icon in the UI.
         pool: Dagster's pool that limits how many run at once.
+        checks: Descriptions of the checks that the asset evaluates, by name.
     """
+
+    def decorated(function: Callable[..., Any]) -> dg.AssetsDefinition:
+        key = dg.AssetKey(["tools", function.__name__])
+        specs = [dg.AssetCheckSpec(name, asset=key, description=text) for name, text in checks.items()]
+        return _asset(kind, pool, specs)(function)
+
+    return decorated
+
+
+def _asset(kind: str, pool: str | None, checks: Sequence[dg.AssetCheckSpec]) -> Decorator:
     return dg.asset(
         key_prefix=["tools"],
         group_name="tools",
@@ -30,6 +43,7 @@ def tool_asset(kind: str, pool: str | None = None) -> Callable[[Callable[..., An
         code_version=CODE_VERSION,
         kinds={kind},
         pool=pool,
+        check_specs=checks or None,
     )
 
 
@@ -41,7 +55,11 @@ def finish(collected: tuple[Mapping[str, object], Mapping[str, str]]) -> None:
 
 
 def recorded(
-    context: dg.AssetExecutionContext, output: Path, inputs: Inputs, shown: metadata.Metadata | None = None
+    context: dg.AssetExecutionContext,
+    output: Path,
+    inputs: Inputs,
+    shown: metadata.Metadata | None = None,
+    checks: Sequence[dg.AssetCheckResult] = (),
 ) -> dg.MaterializeResult:
     """Record an output with the content of its inputs and their provenance.
 
@@ -60,4 +78,5 @@ def recorded(
             "inputs": listed(inputs),
             "provenance": dg.MetadataValue.json(origins),
         },
+        check_results=checks,
     )

@@ -13,7 +13,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from mist_ops.config import DatasetInfo, EvaluationClass
+from mist_ops.config import DatasetInfo, EvaluationClass, settings_file
 from mist_ops.errors import ConfigError, ImageError, MistError, counted, few, listing
 from mist_ops.evaluation.lesions import LesionRow, lesion_rows
 from mist_ops.imaging.components import label_boxes
@@ -98,7 +98,7 @@ def read_evaluation(path: Path) -> Evaluation:
             file=path,
             field="--config",
         )
-    config = read_checked(path, _Config, ConfigError)
+    config = read_checked(settings_file(path), _Config, ConfigError)
     if not columns(config.evaluation):
         raise ConfigError(
             f"{path}: no class in 'evaluation' has a metric. Add one.",

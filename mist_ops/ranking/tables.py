@@ -52,7 +52,7 @@ def read_scores(
             field="--results",
             found=len(paths),
         )
-    names = default_names(paths) if names is None else _checked_names(names, len(paths))
+    names = default_names(paths) if names is None else check_names(names, len(paths))
     tables = [_read(path, id_column) for path in paths]
     _same_columns(paths, tables)
     patients = sorted(set().union(*(table.index for table in tables)))
@@ -94,7 +94,12 @@ def default_names(paths: Sequence[Path]) -> list[str]:
     )
 
 
-def _checked_names(names: Sequence[str], tables: int) -> list[str]:
+def check_names(names: Sequence[str], tables: int) -> list[str]:
+    """Check that there is a name for each table, and return them.
+
+    Raises:
+        DatasetError: There are more or fewer, or a name is given twice.
+    """
     if len(names) != tables:
         raise DatasetError(
             f"--names has {counted(len(names), 'name')} for {counted(tables, 'table')}. Give one for each table.",

@@ -74,7 +74,7 @@ def check_same_dataset(study: Study, cases: Iterable[Case]) -> None:
             different.append(case_id)
     if not different:
         return
-    found, original = find_dataset(study.results), recorded_dataset(study.results)
+    found, original = find_dataset(study.analysis), recorded_dataset(study.analysis)
     known = original if original and original != found and original.is_file() else None
     meant = f"{known}, which was analyzed" if known else "the dataset that was analyzed"
     raise DatasetError(

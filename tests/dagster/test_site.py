@@ -21,6 +21,7 @@ from mist_dagster.runtime.locks import study_lock
 from mist_dagster.site.curves import curves
 from mist_dagster.stages import STAGES
 from mist_ops.analysis.folds import assign_folds
+from mist_ops.config import ReplicaSeeds, write_replica
 from mist_ops.dataset import Assignment, find_training_cases, read_description, read_train_paths, write_train_paths
 from mist_ops.evaluation.table import summary_path
 from mist_ops.files import read_object
@@ -341,13 +342,27 @@ def test_two_studies_are_compared_on_their_common_patients(scored: Study, tmp_pa
         page = get(addresses.COMPARISON, query=f"study={scored.key}&study={other.key}")
         assert page.status == 200
         # 0, 0.25 and 0.5 became 0.75.
-        assert "+0.5 [+0.25, +0.75]" in page.text
+        assert ">+0.5<" in page.text
+        assert "One run of each does not show how much runs differ" in page.text
         assert page.text.count("<circle") == 3
         assert "over the 3 patients with all scores" in page.text
-        assert f"{addresses.job('ranking')}/setup?config=" in page.text
+        for tool in ("comparison", "ranking"):
+            assert f"{addresses.job(tool)}/setup?config=" in page.text
+        # Replicas of one of them show the noise; without differences between patients, both scores are certain.
+        for seed, dice in ((7, 0.76), (8, 0.74)):
+            replica = scored.replica(seed)
+            replica.results.mkdir(parents=True)
+            write_replica(replica.config, ReplicaSeeds(seed=seed))
+            rows = [f"{case_id},{dice - 0.5},{30 + seed}" for case_id in ids]
+            replica.results_csv.write_text("\n".join(["id,lesion_dice,lesion_haus95", *rows, ""]))
+        page = get(addresses.COMPARISON, query=f"study={scored.key}&study={other.key}")
+        assert "3 and 1 run" in page.text
+        assert f"{other.name} has a single run" in page.text
+        assert "[+" in page.text or "[-" in page.text
         assert get(addresses.COMPARISON).status == get(addresses.COMPARISON, query=f"study={scored.key}").status == 200
         assert get(addresses.COMPARISON, query="study=../x").status == 404
     finally:
+        shutil.rmtree(scored.replicas_folder, ignore_errors=True)
         (dagster_home() / "studies" / f"{other.name}.yaml").unlink()
 
 
