@@ -159,8 +159,7 @@ def follow_command(instance: "DagsterInstance", run: "DagsterRun", *, resume: bo
     """Return the command of a process that executes a run, or that resumes one whose process is gone."""
     from dagster._grpc.types import ExecuteRunArgs, ResumeRunArgs
 
-    if run.job_code_origin is None:
-        raise ValueError(f"Run {run.run_id} does not say which code it runs.")
+    assert run.job_code_origin is not None  # as of every run that was queued
     kind = ResumeRunArgs if resume else ExecuteRunArgs
     arguments = kind(job_origin=run.job_code_origin, run_id=run.run_id, instance_ref=instance.get_ref())
     return list(arguments.get_command_args())
