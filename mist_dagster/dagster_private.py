@@ -160,8 +160,8 @@ def follow_command(instance: "DagsterInstance", run: "DagsterRun", *, resume: bo
     from dagster._grpc.types import ExecuteRunArgs, ResumeRunArgs
 
     assert run.job_code_origin is not None  # as of every run that was queued
-    kind = ResumeRunArgs if resume else ExecuteRunArgs
-    arguments = kind(job_origin=run.job_code_origin, run_id=run.run_id, instance_ref=instance.get_ref())
+    asked = ResumeRunArgs if resume else ExecuteRunArgs
+    arguments = asked(job_origin=run.job_code_origin, run_id=run.run_id, instance_ref=instance.get_ref())
     return list(arguments.get_command_args())
 
 
