@@ -234,6 +234,8 @@ def test_a_comment_is_saved_and_shown(listed: Study, first: str) -> None:
         assert "&lt;b&gt;left&lt;/b&gt; lobe" in get(page).text
     assert post(addresses.reviews(listed), {"id": first, "verdict": "", "note": ""}).status == 200
     assert not listed.reviews.exists()
+    assert len(listed.history.read_text().splitlines()) == 2
+    listed.history.unlink()  # other tests compare the files of the study
 
 
 @pytest.mark.parametrize(
