@@ -24,16 +24,16 @@ _SECONDS_TO_REPORT = 6.0
 """For which a message, or the number of a job that continues another, may arrive after Slurm reported the end."""
 
 _SECONDS_TO_APPEAR = 1.0
-"""In which the queue shows a job that was submitted."""
+"""Within which the queue shows a submitted job."""
 
 _SECONDS_TO_CHAIN = 90.0
-"""In which an unfinished job is requeued, or submits the next one."""
+"""Within which an unfinished job is requeued, or submits the next one."""
 
 _SECONDS_BETWEEN_REPORTS = 30.0
-"""Of a state that stays the same but for the time left."""
+"""Between two reports of a state in which only the remaining time changes."""
 
 _SECONDS_OF_LOCK = 10.0
-"""For which an answer of squeue says whether a job is over."""
+"""How long an answer of squeue shows whether a job is over."""
 
 _MOST_BLAMED = 3
 """Patients of a task that are given up, one after another, because the task ended while it handled them."""
@@ -108,7 +108,7 @@ class Job:
 
     @property
     def numbers(self) -> list[str]:
-        """The numbers of its jobs, of which the later ones continue the earlier ones."""
+        """The numbers of its jobs; each continues the one before."""
         return [submission.job for submission in self._submitted]
 
     @property

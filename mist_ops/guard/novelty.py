@@ -95,7 +95,7 @@ def threshold_of(scores: Sequence[float]) -> float:
 
 
 def bound(found: int, patients: int, confidence: float = 0.95) -> float:
-    """Upper bound of a share of which ``found`` of ``patients`` were observed. (Clopper and Pearson, 1934)."""
+    """Upper confidence bound of a share, from ``found`` of ``patients`` (Clopper and Pearson, 1934)."""
     from scipy.stats import beta
 
     return 1.0 if found >= patients else float(beta.ppf(confidence, found + 1, patients - found))

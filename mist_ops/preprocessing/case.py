@@ -92,7 +92,7 @@ def write_case(study: Study, case: Case, config: StudyConfig, box: Box | None, m
     used = None if made.geometry.box is None else box
     with together(study.numpy) as files:
         arrays = _write_arrays(study, case.id, made, files)
-        path = files.write(study.geometry(case.id))
+        path = files.write(study.geometry(case.id), synced=False)  # ``restamp`` replaces it
         record = write_record(
             path, arrays, inputs, made.geometry, config, labels=made.labels, volumes=made.volumes, foreground=used
         )

@@ -162,7 +162,7 @@ def write_record(
 def restamp(study: Study, case_id: str, record: ArraysRecord) -> None:
     """Record the times of arrays that were just moved to their place, so that they need not be read again."""
     stamps = record.stamps.model_copy(update={"arrays": _stamps(_arrays(study, case_id))})
-    _write(study.geometry(case_id), record.model_copy(update={"stamps": stamps}), synced=False)
+    _write(study.geometry(case_id), record.model_copy(update={"stamps": stamps}))
 
 
 def read_record(study: Study, case_id: str) -> ArraysRecord:
@@ -498,6 +498,6 @@ def _combined(hashes: Iterable[str]) -> str:
     return hashlib.sha256(b"".join(map(bytes.fromhex, hashes))).hexdigest()
 
 
-def _write(path: Path, record: ArraysRecord, *, synced: bool = True) -> None:
+def _write(path: Path, record: ArraysRecord) -> None:
     # Keys that an older version did not write stay absent.
-    write_json(path, record.model_dump(mode="json", exclude_unset=True), synced=synced)
+    write_json(path, record.model_dump(mode="json", exclude_unset=True))

@@ -11,6 +11,7 @@ from mist_ops.dataset import Assignment, read_train_paths
 from mist_ops.errors import CaseError, ConfigError, MistError
 from mist_ops.evaluation.score import check_classes
 from mist_ops.evaluation.structures import Structures, structures_of
+from mist_ops.evaluation.study import StudyEvaluation
 from mist_ops.evaluation.table import Pair
 from mist_ops.imaging.nifti import seconds_for
 from mist_ops.records.arrays import input_hashes
@@ -39,10 +40,7 @@ class StudyReview:
     @cached_property
     def pairs(self) -> Sequence[Pair]:
         """The masks with a held-out prediction."""
-        pairs = [
-            Pair(case.id, case.mask, self.study.cv_prediction(case.id)) for case in self.assignment.cases if case.mask
-        ]
-        return [pair for pair in pairs if pair.prediction.is_file()]
+        return StudyEvaluation(self.study, self.config, self.assignment).pairs
 
     def masks(self, ids: Iterable[str]) -> dict[str, str]:
         """SHA-256 of the masks of some patients as they are now; patients who are gone are skipped."""

@@ -33,7 +33,7 @@ _LEAST = {"overlap": 0.01, "volume": 0.05, **dict.fromkeys(get_args(Kind), 0.01)
 """Smallest spread of each measure that is divided by: differences below are never remarkable."""
 
 _MOST = 100.0
-"""Largest score, such as that of a structure of which the mask has nothing."""
+"""Largest score, for example of a structure that is missing from the mask."""
 
 _NOTABLE = 3.0
 """Score from which a measure is a reason."""

@@ -38,7 +38,7 @@ def summarized(copied_study: Study, monkeypatch: pytest.MonkeyPatch) -> Study:
 
 
 def test_dagster_loads_the_code_location_of_a_study(home: Path, tmp_path: Path) -> None:
-    """It loads all jobs, of which none may have the name of an operation."""
+    """It loads all jobs, and no job may have the name of an operation."""
     register(tmp_path / "results", name="study")
     defs().get_repository_def().load_all_definitions()
 

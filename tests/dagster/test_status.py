@@ -148,7 +148,7 @@ def test_the_checks_in_the_ui_say_what_the_command_says(edited: tuple[Study, str
         latest = opened.event_log_storage.get_latest_asset_check_execution_by_key(check_keys(study))
     found = {key.asset_key.path[-1]: record.evaluation for key, record in latest.items()}
     assert {name: made.passed for name, made in found.items() if made} == {
-        # What nobody asked for is not stale.
+        # A missing optional artifact is not stale.
         stage.target: stage.name == "analyze" or (stage.optional and stage.name != "choose_postprocessing")
         for stage in tracked()
     }

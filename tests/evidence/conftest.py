@@ -1,4 +1,4 @@
-"""A finished study with a history, of which a test may change a copy."""
+"""A finished study with a history; tests change copies of it."""
 
 from __future__ import annotations
 
