@@ -15,9 +15,9 @@ from itertools import combinations
 from pathlib import Path
 
 import numpy as np
+import scipy
 from rich.console import Console
 from rich.table import Table
-from scipy.stats import wilcoxon
 
 from mist_ops import api
 from mist_ops.comparison.difference import compare_scores
@@ -105,7 +105,7 @@ def _of_runs(first: np.ndarray, second: np.ndarray) -> float:
 
 def _of_patients(first: np.ndarray, second: np.ndarray) -> float:
     difference = second.mean(axis=0) - first.mean(axis=0)
-    return float(wilcoxon(difference).pvalue) if difference.any() else 1.0
+    return float(scipy.stats.wilcoxon(difference).pvalue) if difference.any() else 1.0
 
 
 def _different(sides: Iterator[tuple[Values, Values]], test: Test) -> tuple[int, int, int]:

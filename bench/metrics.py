@@ -21,9 +21,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import scipy
 from rich.console import Console
 from rich.table import Table
-from scipy.ndimage import gaussian_filter
 
 from mist_ops.imaging.nifti import read_labels, write_labels
 
@@ -164,7 +164,7 @@ def _brains() -> list[np.ndarray]:
     generator = np.random.default_rng(0)
     x, y, z = np.ogrid[: BRAIN[0], : BRAIN[1], : BRAIN[2]]
     radius = np.sqrt(((x - 120) / 71) ** 2 + ((y - 118) / 83) ** 2 + ((z - 77) / 64) ** 2)
-    folds, errors = (gaussian_filter(generator.standard_normal(BRAIN), sigma) for sigma in (4, 2))
+    folds, errors = (scipy.ndimage.gaussian_filter(generator.standard_normal(BRAIN), sigma) for sigma in (4, 2))
     surface = radius + 0.03 * folds / folds.std()
     return [surface < 1, surface + 0.012 * errors / errors.std() < 1]
 

@@ -32,7 +32,7 @@ def write_boxes(study: Study, boxes: Mapping[str, Box], sizes: Mapping[str, Size
 def read_boxes(study: Study) -> dict[str, Box]:
     """Read foreground boxes by id."""
     table = read_table(study.fg_bboxes, required=("id", *_EDGES))
-    return {row["id"]: _box([row[name] for name in _EDGES], study.fg_bboxes) for row in table.to_dict("records")}
+    return {row["id"]: _box([row[name] for name in _EDGES], study.fg_bboxes) for row in table.rows}
 
 
 def read_sizes(study: Study) -> dict[str, Size]:
@@ -40,7 +40,7 @@ def read_sizes(study: Study) -> dict[str, Size]:
     table = read_table(study.fg_bboxes, required=("id",))
     if not set(_SIZES) <= set(table.columns):
         return {}
-    return {row["id"]: _size([row[name] for name in _SIZES], study.fg_bboxes) for row in table.to_dict("records")}
+    return {row["id"]: _size([row[name] for name in _SIZES], study.fg_bboxes) for row in table.rows}
 
 
 def _edges(box: Box) -> list[int]:

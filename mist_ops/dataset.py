@@ -11,14 +11,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
 
-import pandas as pd
 from pydantic import BeforeValidator, ConfigDict, Field, StrictInt, model_validator
 
 from mist_ops.errors import DatasetError, counted, few
 from mist_ops.files import read_object
 from mist_ops.schema import Section, read_checked
 from mist_ops.study import check_id
-from mist_ops.tables import Locator, integers, read_table, write_rows
+from mist_ops.tables import Locator, Table, integers, read_table, write_rows
 
 RESERVED = ("id", "fold", "mask", "prediction", "group")
 """Columns of the tables, which are not allowed as names of channels."""
@@ -198,14 +197,14 @@ def read_patient_table(description: DatasetDescription) -> PatientTable:
         return PatientTable()
     table = read_table(description.patients, required=("id",))
     columns = {
-        name: {row["id"]: row[name].strip() for row in table.to_dict("records") if row[name].strip()}
+        name: {row["id"]: row[name] for row in table.rows if row[name]}
         for name in ("fold", "group", "stratum")
         if name in table.columns
     }
     if not columns:
         raise DatasetError(
             f"{description.patients} needs at least one of the columns fold, group and stratum. "
-            f"It has: {few(list(table.columns), 20)}.",
+            f"It has: {few(table.columns, 20)}.",
             code="table-column-missing",
             file=description.patients,
             found=list(table.columns),
@@ -429,10 +428,10 @@ def write_train_paths(path: Path, assignment: Assignment, relative_to: Path | No
 def read_train_paths(path: Path) -> Assignment:
     """Read train_paths.csv; ids are text, and paths are those of ``Locator``."""
     table = read_table(path, required=("id", "fold", "mask"))
-    if table.empty:
+    if not table.rows:
         raise DatasetError(f"{path} has no rows. Run the analysis again.", code="table-empty", file=path)
-    fold_of = dict(zip(table["id"], integers(list(table["fold"]), path, "fold"), strict=True))
-    group_of = {row["id"]: row["group"] for row in table.to_dict("records") if row.get("group")}
+    fold_of = dict(zip(table["id"], integers(table["fold"], path, "fold"), strict=True))
+    group_of = {row["id"]: row["group"] for row in table.rows if row.get("group")}
     return Assignment(tuple(_cases_of(table, path)), fold_of, group_of)
 
 
@@ -450,8 +449,8 @@ def _cells(files: Mapping[str, Path | None], relative_to: Path | None) -> dict[s
     return {name: os.path.relpath(path, relative_to) if relative_to and path else path for name, path in files.items()}
 
 
-def _cases_of(table: pd.DataFrame, path: Path, channels: Sequence[str] | None = None) -> list[Case]:
-    names = [str(name) for name in table.columns if name not in RESERVED] if channels is None else channels
+def _cases_of(table: Table, path: Path, channels: Sequence[str] | None = None) -> list[Case]:
+    names = [name for name in table.columns if name not in RESERVED] if channels is None else channels
     located = Locator(path)
     return [
         Case(
@@ -459,5 +458,5 @@ def _cases_of(table: pd.DataFrame, path: Path, channels: Sequence[str] | None = 
             {name: located(row[name]) for name in names if row[name]},
             located(row["mask"]) if row.get("mask") else None,
         )
-        for row in table.to_dict("records")
+        for row in table.rows
     ]

@@ -1,10 +1,17 @@
-"""Memory of the machine, or of the container that this process runs in, and the packages that are installed."""
+"""The memory of the machine or container and of this process, and the packages that are installed."""
 
 from __future__ import annotations
 
+import ctypes
 import os
+from contextlib import suppress
 from importlib.metadata import distributions
 from pathlib import Path
+
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+"""Parameters of mallopt(3)."""
+
+_KEPT = 256 * 2**20
 
 _LIMIT, _USED = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
 
@@ -23,6 +30,18 @@ def available_memory() -> int:
     free = found[0] if found else os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     limit = _LIMIT.read_text().strip() if _LIMIT.is_file() and _USED.is_file() else "max"
     return free if limit == "max" else max(0, min(free, int(limit) - int(_USED.read_text())))
+
+
+def keep_freed_memory() -> None:
+    """Let this process keep 256 MiB of freed memory for its next arrays, where the C library is glibc.
+
+    By default, large arrays are returned to the system, which clears the pages of the next one: an eighth of the CPU
+    time of preprocessing.
+    """
+    with suppress(AttributeError, OSError):  # other C libraries have no mallopt
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(_MMAP_THRESHOLD, _KEPT)
+        mallopt(_TRIM_THRESHOLD, _KEPT)
 
 
 def installed_packages() -> dict[str, str]:

@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import scipy
 from jaxtyping import Float
-from scipy.ndimage import gaussian_filter
-from scipy.spatial.transform import Rotation
 
 from mist_ops.files import write_json
 from mist_ops.imaging.geometry import Geometry
@@ -116,7 +115,7 @@ def _scan_grid(generator: np.random.Generator, size: Size) -> Geometry:
     jittered = np.array(size) + generator.integers(-2, 3, size=3)
     in_plane = generator.uniform(1.0, 1.3)
     spacing = np.array([in_plane, in_plane, generator.uniform(1.0, 1.8)]).round(3)
-    tilt = Rotation.from_rotvec(generator.uniform(-1, 1, size=3) * np.deg2rad(10) / np.sqrt(3))
+    tilt = scipy.spatial.transform.Rotation.from_rotvec(generator.uniform(-1, 1, size=3) * np.deg2rad(10) / np.sqrt(3))
     order = generator.permutation(3)
     axes = tilt.as_matrix()[:, order] * generator.choice([-1.0, 1.0], size=3)
     origin = generator.uniform(-80, 80, size=3).round(2)
@@ -176,8 +175,8 @@ def _bias_field(generator: np.random.Generator, relative: Points) -> Field:
 
 def _scan(generator: np.random.Generator, signal: Field, field: Field, blur: Vector) -> Image:
     """Simulate a scan of a signal: texture, blur, bias field, and the magnitude of complex noise."""
-    texture = 1 + 0.25 * gaussian_filter(generator.normal(size=signal.shape), 1.0)
-    clean = gaussian_filter(signal * texture, blur) * field
+    texture = 1 + 0.25 * scipy.ndimage.gaussian_filter(generator.normal(size=signal.shape), 1.0)
+    clean = scipy.ndimage.gaussian_filter(signal * texture, blur) * field
     real, imaginary = generator.normal(scale=_NOISE, size=(2, *signal.shape))
     magnitude: Image = np.hypot(clean + real, imaginary).astype(np.float32)
     return magnitude

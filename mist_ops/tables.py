@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import math
 import os
 import re
-import warnings
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import pandas as pd
-
-from mist_ops.errors import DatasetError, few, listing
+from mist_ops.errors import DatasetError, counted, few, listing
 from mist_ops.files import atomic
 from mist_ops.study import analyzed_dataset, check_id, find_dataset
 
 _UNKNOWN = "?"
 """Stands for the name of a folder that is not on record."""
+
+_DELIMITERS = ",;\t"
 
 _INTEGER = re.compile(r"\s*-?[0-9]+\s*")
 
@@ -24,34 +28,65 @@ SUMMARY_ROWS = ("Mean", "Std", "25th Percentile", "Median", "75th Percentile")
 """Ids of the summary rows at the end of a table of scores."""
 
 
-def read_cells(path: Path) -> pd.DataFrame:
-    """Read a CSV file as text; missing cells at the end of a row are empty.
+@dataclass(frozen=True)
+class Table:
+    """A table as text.
+
+    Attributes:
+        columns: Names of the columns.
+        rows: The cells of each row by column, without white space around them; empty where a row ends early.
+    """
+
+    columns: tuple[str, ...]
+    rows: tuple[Mapping[str, str], ...]
+
+    def __getitem__(self, column: str) -> list[str]:
+        return [row[column] for row in self.rows]
+
+
+def read_cells(path: Path) -> Table:
+    """Read a table separated by commas, semicolons or tabs; blank rows are skipped.
 
     Raises:
-        DatasetError: The file is missing or not a table, or a row has extra columns.
+        DatasetError: The file is missing or not a table, a column is duplicate, or a row has extra cells.
     """
+    path = path.expanduser()
     if not path.is_file():
         raise DatasetError(f"{path} does not exist. Check the path.", code="table-missing", file=path)
     try:
-        with warnings.catch_warnings():
-            # pandas only warns of extra columns; without ``index_col=False`` it shifts the others.
-            warnings.simplefilter("error", pd.errors.ParserWarning)
-            return pd.read_csv(
-                path, dtype=str, keep_default_na=False, encoding="utf-8-sig", skipinitialspace=True, index_col=False
-            ).fillna("")
-    except (pd.errors.ParserWarning, pd.errors.ParserError) as error:
-        # The parser reports the line only where an earlier one has fewer cells.
-        line = re.search(r"in line (\d+), saw", str(error))
-        if isinstance(error, ValueError) and not line:
-            raise unreadable(path, error) from error
-        raise DatasetError(
-            f"{path} has extra columns in {f'line {line[1]}' if line else 'a row'}. Remove them.",
-            code="table-extra-column",
-            file=path,
-            found=int(line[1]) if line else None,
-        ) from error
-    except (OSError, ValueError) as error:
+        text = path.read_text(encoding="utf-8-sig")
+        delimiter = max(_DELIMITERS, key=text.partition("\n")[0].count)
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True)
+        lines = [(reader.line_num, [cell.strip() for cell in line]) for line in reader]
+    except (OSError, ValueError, csv.Error) as error:
         raise unreadable(path, error) from error
+    (_, head), *body = [(number, line) for number, line in lines if any(line)] or [(1, [])]
+    columns = tuple(_without_empty_end(head))
+    if not columns:
+        raise unreadable(path, ValueError("It is empty."))
+    twice = [name or "without a name" for name, count in Counter(columns).items() if count > 1]
+    if twice:
+        raise DatasetError(
+            f"{path} has two columns {few(twice)}. Remove one.", code="column-duplicate", file=path, found=twice
+        )
+    rows = []
+    for number, line in body:
+        cells = _without_empty_end(line)
+        if len(cells) > len(columns):
+            raise DatasetError(
+                f"{path} has {len(cells)} cells for {counted(len(columns), 'column')} in line {number}. Remove the "
+                "extra cells.",
+                code="table-extra-column",
+                file=path,
+                found=number,
+            )
+        rows.append(dict(zip(columns, [*cells, *[""] * (len(columns) - len(cells))], strict=True)))
+    return Table(columns, tuple(rows))
+
+
+def _without_empty_end(cells: Sequence[str]) -> Sequence[str]:
+    filled = [index for index, cell in enumerate(cells) if cell]
+    return cells[: filled[-1] + 1] if filled else []
 
 
 def unreadable(path: Path, error: Exception) -> DatasetError:
@@ -63,8 +98,8 @@ def unreadable(path: Path, error: Exception) -> DatasetError:
     )
 
 
-def read_table(path: Path, required: Sequence[str]) -> pd.DataFrame:
-    """Read a CSV file as text, with required columns and unique ids.
+def read_table(path: Path, required: Sequence[str]) -> Table:
+    """Read a table with required columns and unique ids.
 
     Raises:
         DatasetError: As ``read_cells``, or a column is missing, an id is duplicate or unsafe, or a cell is empty.
@@ -72,17 +107,21 @@ def read_table(path: Path, required: Sequence[str]) -> pd.DataFrame:
     table = read_cells(path)
     missing = [name for name in required if name not in table.columns]
     if missing:
-        merged = any(separator in name for name in table.columns for separator in ";\t")
         raise DatasetError(
             f"{path} lacks the {'column' if len(missing) == 1 else 'columns'} {', '.join(missing)}. "
-            f"It has: {few(list(table.columns), 20)}. {'Separate them by commas' if merged else 'Add or rename them'}.",
+            f"It has: {few(table.columns, 20) or 'none'}. Add or rename them.",
             code="table-column-missing",
             file=path,
             found=list(table.columns),
             expected=missing,
         )
-    twice = sorted(set(table["id"][table["id"].duplicated()]))
-    empty = [f"row {row + 2}, column '{name}'" for name in required for row in table.index[table[name] == ""]]
+    twice = sorted(case_id for case_id, count in Counter(table["id"]).items() if count > 1)
+    empty = [
+        f"row {number}, column '{name}'"
+        for name in required
+        for number, row in enumerate(table.rows, start=2)
+        if not row[name]
+    ]
     if twice or empty:
         problems = [f"duplicate id '{case_id}'" for case_id in twice] + [f"{cell} is empty" for cell in empty]
         raise DatasetError(
@@ -180,7 +219,21 @@ def integers(cells: Sequence[str], table: Path, columns: str) -> list[int]:
     return [int(cell) for cell in cells]
 
 
-def write_rows(rows: Sequence[Mapping[str, object]], path: Path) -> None:
-    """Write a table atomically, with the columns of its first row."""
-    with atomic(path) as temporary:
-        pd.DataFrame(rows).to_csv(temporary, index=False)
+def write_rows(rows: Iterable[Mapping[str, object]], path: Path, columns: Sequence[str] | None = None) -> None:
+    """Write a table atomically.
+
+    Args:
+        rows: Cells by column; None and NaN are written as empty cells, as is a missing one.
+        path: The table.
+        columns: Its columns; those of the first row if None.
+    """
+    rows = list(rows)
+    header = list(rows[0]) if columns is None and rows else list(columns or ())
+    with atomic(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.DictWriter(stream, header, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
+
+
+def _cell(value: object) -> object:
+    return "" if isinstance(value, float) and math.isnan(value) else value

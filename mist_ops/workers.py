@@ -17,6 +17,7 @@ from multiprocessing import forkserver
 from typing import Any, Generic, Protocol, TypeVar, cast
 
 from mist_ops.errors import CaseError, MistError, machine_error
+from mist_ops.machine import keep_freed_memory
 
 AHEAD = 8
 """Items per worker that may be processed ahead of the last one yielded."""
@@ -115,6 +116,7 @@ def outcomes(
     as Ctrl-C does, cancels pending items.
     """
     if workers == 1:
+        keep_freed_memory()
         yield from map(partial(_attempt, function), items)
         return
     prepare([_module(function)])
@@ -195,6 +197,7 @@ _received: list[Callable[[Any], Any]] = []
 
 
 def _receive(function: Callable[[Any], Any]) -> None:
+    keep_freed_memory()
     _received.append(function)
 
 

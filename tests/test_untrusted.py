@@ -224,9 +224,8 @@ def tables_of(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("row", ["a,0,m.nii.gz,t1.nii.gz,surplus", "a,0,m.nii.gz,t1.nii.gz,"])
-def test_a_row_with_an_extra_column_is_refused(tmp_path: Path, row: str) -> None:
-    (tmp_path / "train_paths.csv").write_text(f"id,fold,mask,t1\n{row}\n")
+def test_a_row_with_an_extra_cell_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "train_paths.csv").write_text("id,fold,mask,t1\na,0,m.nii.gz,t1.nii.gz,surplus\n")
     with refuses("table-extra-column", DatasetError, file=tmp_path / "train_paths.csv"):
         read_train_paths(tmp_path / "train_paths.csv")
 

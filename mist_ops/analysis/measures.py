@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.ndimage import find_objects
+import scipy
 
 from mist_ops.analysis.intensities import Intensities, measure_intensities
 from mist_ops.analysis.shapes import Shape, measure_shape
@@ -122,7 +122,7 @@ def _intensities(case: Case, channel: str, labeled: Mask, grid: Geometry) -> Int
 
 def _measure_labels(mask: LabelMap, spacing: Spacing) -> dict[int, LabelMeasures]:
     measures = {}
-    for label, box in enumerate(find_objects(mask), start=1):
+    for label, box in enumerate(scipy.ndimage.find_objects(mask), start=1):
         if box is not None:
             inside = mask[box] == label
             measures[label] = LabelMeasures(int(np.count_nonzero(inside)), measure_shape(inside, spacing))

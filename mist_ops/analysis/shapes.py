@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
 import numpy as np
+import skimage
 from jaxtyping import Float
-from skimage.morphology import skeletonize
 
 from mist_ops.types import Mask, Spacing
 
@@ -126,4 +126,4 @@ def _covariance(mask: Mask) -> Float[np.ndarray, "3 3"]:
 
 def _skeleton_voxels(mask: Mask) -> int:
     """Number of voxels of the skeleton by Lee, Kashyap and Chu (CVGIP 1994)."""
-    return int(np.count_nonzero(skeletonize(mask, method="lee")))
+    return int(np.count_nonzero(skimage.morphology.skeletonize(mask, method="lee")))

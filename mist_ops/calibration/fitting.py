@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 from jaxtyping import Float64
-from scipy.optimize import minimize
 
 from mist_ops.calibration.scaling import Scaling
 from mist_ops.calibration.voxels import Voxels
@@ -81,7 +81,9 @@ def _minimize(voxels: Voxels, slopes: _Members, bends: _Members, offsets: _Membe
 
     start = np.concatenate([np.ones(len(slopes)), np.zeros(len(bends) + len(offsets))])
     bounds = [_SLOPES] * len(slopes) + [_BENDS] * len(bends) + [_OFFSETS] * len(offsets)
-    found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"ftol": 1e-10, "gtol": 1e-7})
+    found = scipy.optimize.minimize(
+        loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"ftol": 1e-10, "gtol": 1e-7}
+    )
     slope, bend, offset = (tuple(part.tolist()) for part in parts(found.x))
     return Scaling(slope, bend, offset)
 

@@ -6,9 +6,8 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 from jaxtyping import Float64
-from scipy.stats import nct
-from scipy.stats import t as student
 
 from mist_ops.comparison.noise import Noise, Stratum
 
@@ -62,8 +61,8 @@ class Uncertainty:
         if not variance:
             return float(difference != 0)
         freedom = max(self.freedom(first, second), first + second - 2)
-        size, critical = abs(difference) / math.sqrt(variance), student.isf(level / 2, freedom)
-        return float(nct.sf(critical, freedom, size) + nct.cdf(-critical, freedom, size))
+        size, critical = abs(difference) / math.sqrt(variance), scipy.stats.t.isf(level / 2, freedom)
+        return float(scipy.stats.nct.sf(critical, freedom, size) + scipy.stats.nct.cdf(-critical, freedom, size))
 
 
 @dataclass(frozen=True)
@@ -96,7 +95,7 @@ class Difference:
         error, freedom = self._error
         if not error:
             return float(self.mean == 0)
-        return float(2 * student.sf(abs(self.mean) / error, freedom))
+        return float(2 * scipy.stats.t.sf(abs(self.mean) / error, freedom))
 
     @property
     def interval(self) -> tuple[float, float] | None:
@@ -104,7 +103,7 @@ class Difference:
         if self._error is None:
             return None
         error, freedom = self._error
-        margin = float(student.isf((1 - LEVEL) / 2, freedom)) * error
+        margin = float(scipy.stats.t.isf((1 - LEVEL) / 2, freedom)) * error
         return self.mean - margin, self.mean + margin
 
     def detectable(self, tests: int = 1) -> float | None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,13 +22,11 @@ from mist_ops.conversion.patients import (
     refuse_existing,
     write_patient,
 )
-from mist_ops.errors import DatasetError, counted, few
+from mist_ops.errors import DatasetError, few
 from mist_ops.imaging.foreign import store_as_nifti
 from mist_ops.study import check_id
-from mist_ops.tables import Locator, unreadable
+from mist_ops.tables import Locator, Table, read_cells
 from mist_ops.types import Json
-
-_DELIMITERS = ",;\t"
 
 
 @dataclass(frozen=True)
@@ -38,18 +34,6 @@ class CsvEntry(Patient):
     """A patient of a table: files by column, None for an empty cell."""
 
     files: Mapping[str, Path | None]
-
-
-@dataclass(frozen=True)
-class _Table:
-    """Rows of a table: a cell per column, as stripped text."""
-
-    path: Path
-    columns: tuple[str, ...]
-    rows: tuple[Mapping[str, str], ...]
-
-    def images(self) -> list[str]:
-        return [name for name in self.columns if name not in ("id", "mask")]
 
 
 def convert_csv(
@@ -79,36 +63,38 @@ def convert_csv(
             training patient could be converted (at the end).
     """
     train = _read_table(train_csv, ("id", "mask"))
-    entries = _entries(train, output / TRAIN)
+    images = [name for name in train.columns if name not in ("id", "mask")]
+    entries = _entries(train_csv, train, output / TRAIN)
     if test_csv is not None:
         test = _read_table(test_csv, ("id",))
-        if set(test.columns) - {"id"} != set(train.images()):
-            raise _columns_missing(test_csv, test.columns, ["id", *train.images()], f", as {train_csv.name}")
-        entries += _entries(test, output / TEST)
+        if set(test.columns) - {"id"} != set(images):
+            raise _columns_missing(test_csv, test.columns, ["id", *images], f", as {train_csv.name}")
+        entries += _entries(test_csv, test, output / TEST)
     refuse_existing(output, overwrite)
     _refuse_own_files(entries, output)
-    return convert(entries, _convert_entry, partial(_dataset_json, train.images()), output, workers)
+    return convert(entries, _convert_entry, partial(_dataset_json, images), output, workers)
 
 
-def _read_table(path: Path, leading: Sequence[str]) -> _Table:
-    columns, rows = _read_rows(path)
-    missing = [name for name in leading if name not in columns]
-    if missing or len(columns) <= len(leading):
-        raise _columns_missing(path, columns, leading, " and one per channel")
-    if not rows:
+def _read_table(path: Path, leading: Sequence[str]) -> Table:
+    table = read_cells(path)
+    missing = [name for name in leading if name not in table.columns]
+    if missing or len(table.columns) <= len(leading):
+        raise _columns_missing(path, table.columns, leading, " and one per channel")
+    if not table.rows:
         raise DatasetError(f"{path} has no rows. Add one per patient.", code="table-empty", file=path)
-    problems = [
-        *channel_problems(name for name in columns if name not in leading),
-        *_duplicates(columns, leading, rows),
-    ]
-    for case_id in {row["id"]: None for row in rows}:
+    problems = channel_problems(name for name in table.columns if name not in leading)
+    for case_id, count in Counter(table["id"]).items():
+        if count > 1:
+            problems.append(
+                DatasetError(f"duplicate id '{case_id}'; remove one", code="patient-duplicate", found=case_id)
+            )
         try:
             check_id(case_id)
         except DatasetError as error:
             problems.append(error)
     if problems:
         raise DatasetError.of(str(path), problems)
-    return _Table(path, columns, rows)
+    return table
 
 
 def _columns_missing(path: Path, found: Sequence[str], expected: Sequence[str], suffix: str) -> DatasetError:
@@ -122,51 +108,8 @@ def _columns_missing(path: Path, found: Sequence[str], expected: Sequence[str], 
     )
 
 
-def _duplicates(
-    columns: Sequence[str], leading: Sequence[str], rows: Sequence[Mapping[str, str]]
-) -> Iterator[DatasetError]:
-    for name in leading:
-        if columns.count(name) > 1:
-            yield DatasetError(f"duplicate column '{name}'; remove one", code="column-duplicate", found=name)
-    for case_id, count in Counter(row["id"] for row in rows).items():
-        if count > 1:
-            yield DatasetError(f"duplicate id '{case_id}'; remove one", code="patient-duplicate", found=case_id)
-
-
-def _read_rows(path: Path) -> tuple[tuple[str, ...], tuple[Mapping[str, str], ...]]:
-    """Read column names and nonblank rows; cells beyond the last column must be empty."""
-    if not path.expanduser().is_file():
-        raise DatasetError(f"{path} does not exist. Check the path.", code="table-missing", file=path)
-    try:
-        text = path.expanduser().read_text(encoding="utf-8-sig")
-        delimiter = max(_DELIMITERS, key=text.partition("\n")[0].count)
-        reader = csv.reader(io.StringIO(text), delimiter=delimiter, skipinitialspace=True, strict=True)
-        lines = [(reader.line_num, [cell.strip() for cell in line]) for line in reader]
-    except (OSError, ValueError, csv.Error) as error:
-        raise unreadable(path, error) from error
-    (_, head), *body = [(number, line) for number, line in lines if any(line)] or [(1, [])]
-    columns = tuple(_without_empty_end(head))
-    rows = []
-    for number, line in body:
-        cells = _without_empty_end(line)
-        if len(cells) > len(columns):
-            raise DatasetError(
-                f"{path} has {len(cells)} cells for {counted(len(columns), 'column')} in line {number}. Correct it.",
-                code="table-extra-column",
-                file=path,
-                found=number,
-            )
-        rows.append(dict(zip(columns, [*cells, *[""] * (len(columns) - len(cells))], strict=True)))
-    return columns, tuple(rows)
-
-
-def _without_empty_end(cells: Sequence[str]) -> Sequence[str]:
-    filled = [index for index, cell in enumerate(cells) if cell]
-    return cells[: filled[-1] + 1] if filled else []
-
-
-def _entries(table: _Table, folder: Path) -> list[CsvEntry]:
-    located = Locator(table.path)
+def _entries(path: Path, table: Table, folder: Path) -> list[CsvEntry]:
+    located = Locator(path)
     return [
         CsvEntry(
             row["id"],

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import pandas as pd
 
 from mist_ops.errors import DatasetError, counted, few
 from mist_ops.evaluation.score import Classes
@@ -56,10 +56,11 @@ def changes(results: Path, accepted: Path, classes: Classes) -> list[Change]:
         for name, scored in classes.items()
         for metric in scored.metrics
     }
-    new, old = _scores(results), _scores(accepted)
-    columns = [column for column in directions if column in new and column in old]
-    ids = new.index.intersection(old.index)
-    differences = (new.loc[ids, columns] - old.loc[ids, columns]).to_numpy(dtype=np.float64)
+    (new, new_columns), (old, old_columns) = _scores(results), _scores(accepted)
+    columns = [column for column in directions if column in new_columns and column in old_columns]
+    ids = [case_id for case_id in new if case_id in old]
+    differences = np.array([[_number(new[i][column]) - _number(old[i][column]) for column in columns] for i in ids])
+    differences = differences.reshape(len(ids), len(columns))
     return [
         Change(column, interval.mean, interval.low, interval.high, int(np.isfinite(values).sum()), directions[column])
         for column, interval, values in zip(columns, intervals(differences), differences.T, strict=True)
@@ -82,18 +83,18 @@ def check_whole(results: Path, columns: Sequence[str]) -> None:
     Raises:
         DatasetError: As ``read_table``, or a column or the scores of a patient are missing, or there are no patients.
     """
-    scores = read_table(results, required=("id",)).pipe(lambda table: table[~table["id"].isin(SUMMARY_ROWS)])
-    missing = [name for name in columns if name not in scores]
+    scores, known = _scores(results)
+    missing = [name for name in columns if name not in known]
     if missing:
         raise DatasetError(
             f"{results} lacks {counted(len(missing), 'column')} of config.json: {few(missing)}. Run mist_finalize.",
             code="table-column-missing",
             file=results,
-            found=list(scores.columns),
+            found=list(known),
             expected=missing,
         )
-    failed = [row["id"] for row in scores.to_dict("records") if all(row[name] == "" for name in columns)]
-    if scores.empty or failed:
+    failed = [case_id for case_id, row in scores.items() if not any(row[name] for name in columns)]
+    if failed or not scores:
         whose = f" of {few(failed)}" if failed else ""
         raise DatasetError(
             f"{results} has no scores{whose}. Run mist_finalize and fix what it reports.",
@@ -103,7 +104,14 @@ def check_whole(results: Path, columns: Sequence[str]) -> None:
         )
 
 
-def _scores(path: Path) -> pd.DataFrame:
-    table = read_table(path, required=("id",)).set_index("id")
-    patients = table.loc[~table.index.isin(SUMMARY_ROWS)]
-    return pd.DataFrame({column: pd.to_numeric(patients[column], errors="coerce") for column in patients.columns})
+def _scores(path: Path) -> tuple[dict[str, Mapping[str, str]], tuple[str, ...]]:
+    """The rows of the patients by id, and the columns."""
+    table = read_table(path, required=("id",))
+    return {row["id"]: row for row in table.rows if row["id"] not in SUMMARY_ROWS}, table.columns
+
+
+def _number(cell: str) -> float:
+    try:
+        return float(cell)
+    except ValueError:
+        return math.nan

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 
 from mist_ops.errors import DatasetError
@@ -23,14 +22,14 @@ def read_columns(path: Path) -> tuple[Sequence[str], dict[str, Column]]:
         DatasetError: The table cannot be read, or a score is not a number.
     """
     table = read_table(path, required=("id",))
-    rows = table[~table["id"].isin(SUMMARY_ROWS)]
-    ids = [str(case_id) for case_id in rows["id"]]
+    patients = [row for row in table.rows if row["id"] not in SUMMARY_ROWS]
+    ids = [row["id"] for row in patients]
     summary = read_summary_columns(path)
     columns = {}
-    for name in map(str, rows.columns):
+    for name in table.columns:
         metric = summary.get(name, {}).get("metric") or _metric(name)
         if metric in METRICS:
-            values = map(partial(_number, path, name), rows[name])
+            values = [_number(path, name, row[name]) for row in patients]
             columns[name] = Column(name.removesuffix(f"_{metric}"), metric, dict(zip(ids, values, strict=True)))
     return ids, columns
 

@@ -7,14 +7,12 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Literal
 
-import pandas as pd
-
-from mist_ops.files import atomic
 from mist_ops.metrics import Metric
 from mist_ops.metrics.lesions import ScoredLesion, scored_lesions
 from mist_ops.metrics.lesions.matching import Status
 from mist_ops.metrics.lesions.rules import Rules
 from mist_ops.metrics.pair import MaskPair
+from mist_ops.tables import write_rows
 from mist_ops.types import Json
 
 
@@ -86,6 +84,5 @@ def _row(class_name: str, scored: ScoredLesion, metrics: str) -> LesionRow:
 
 def write_lesions(path: Path, rows: Mapping[str, Sequence[LesionRow]]) -> None:
     """Write the lesions of all patients atomically; only a header if there are none."""
-    table = pd.DataFrame([(case_id, *asdict(row).values()) for case_id, found in rows.items() for row in found])
-    with atomic(path) as temporary:
-        table.set_axis(_COLUMNS[: len(table.columns)], axis=1).reindex(columns=_COLUMNS).to_csv(temporary, index=False)
+    cells = ((case_id, *asdict(row).values()) for case_id, found in rows.items() for row in found)
+    write_rows((dict(zip(_COLUMNS, row, strict=True)) for row in cells), path, _COLUMNS)

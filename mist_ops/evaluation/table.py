@@ -13,18 +13,18 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import pandas as pd
+import numpy as np
 
 from mist_ops.errors import CaseError, ConfigError, DatasetError, MistError, few
 from mist_ops.evaluation.lesions import write_lesions
 from mist_ops.evaluation.score import Absent, CaseScores, Classes, columns, score_case
 from mist_ops.evaluation.summary import summary
-from mist_ops.files import atomic, together, write_json
+from mist_ops.files import together, write_json
 from mist_ops.imaging.nifti import seconds_for
 from mist_ops.records.scores import ScoreInputs
 from mist_ops.records.source import check_table
 from mist_ops.registry import METRICS
-from mist_ops.tables import SUMMARY_ROWS, Locator, read_table
+from mist_ops.tables import SUMMARY_ROWS, Locator, Table, read_cells, read_table, write_rows
 from mist_ops.workers import Outcome, outcomes, worthwhile
 
 _LOG = logging.getLogger(__name__)
@@ -49,9 +49,8 @@ def read_pairs(path: Path) -> list[Pair]:
     table = read_table(path, required=("id", "mask", "prediction"))
     check_table(path)
     _check_rows(path, table)
-    rows = table[["id", "mask", "prediction"]].itertuples(index=False)
     located = Locator(path)
-    return [Pair(case_id, *map(located, files)) for case_id, *files in rows]
+    return [Pair(row["id"], located(row["mask"]), located(row["prediction"])) for row in table.rows]
 
 
 def read_masks(path: Path) -> dict[str, Path]:
@@ -66,8 +65,8 @@ def read_masks(path: Path) -> dict[str, Path]:
     return dict(zip(table["id"], map(Locator(path), table["mask"]), strict=True))
 
 
-def _check_rows(path: Path, table: pd.DataFrame) -> None:
-    if table.empty:
+def _check_rows(path: Path, table: Table) -> None:
+    if not table.rows:
         raise DatasetError(f"{path} has no rows. Add one for each patient.", code="table-empty", file=path)
     taken = sorted(set(table["id"]) & set(SUMMARY_ROWS))
     if taken:
@@ -84,8 +83,8 @@ def _check_rows(path: Path, table: pd.DataFrame) -> None:
 def write_pairs(path: Path, pairs: Sequence[Pair]) -> None:
     """Write a table of pairs with the columns id, mask and prediction; paths as ``Locator.cell`` gives them."""
     cell = Locator(path).cell
-    rows = [(pair.id, cell(pair.mask), cell(pair.prediction)) for pair in pairs]
-    _write(path, pd.DataFrame(rows, columns=["id", "mask", "prediction"]))
+    rows = ({"id": pair.id, "mask": cell(pair.mask), "prediction": cell(pair.prediction)} for pair in pairs)
+    write_rows(rows, path, ("id", "mask", "prediction"))
 
 
 def evaluate(
@@ -108,33 +107,39 @@ def _scored(classes: Classes, known: Sequence[int] | None, absent: Absent, pair:
         raise CaseError.of(pair.id, error) from error
 
 
-def results_table(
+def results_rows(
     rows: Mapping[str, CaseScores], columns: Sequence[str], order: Sequence[str] | None = None
-) -> pd.DataFrame:
-    """The table of results: a row for each id, then the summary rows if any patient was scored.
+) -> list[dict[str, str | float]]:
+    """The rows of the table of results: one for each id, then the summary rows if any patient was scored.
 
-    ``Std`` is the population standard deviation, percentiles are interpolated linearly. Empty cells are excluded.
+    ``Std`` is the population standard deviation, percentiles are interpolated linearly. NaN is excluded.
 
     Args:
         rows: Scores by id.
         columns: Columns of the scores, from ``score.columns``.
-        order: All ids, by default those of ``rows``; ids without scores get empty cells.
+        order: All ids, by default those of ``rows``; ids without scores get NaN.
     """
     ids = list(rows if order is None else order)
-    scores = pd.DataFrame([rows[case_id].scores if case_id in rows else {} for case_id in ids], index=ids)
-    scores = scores.reindex(columns=list(columns)).astype(float)
-    if rows:
-        summary = [scores.mean(), scores.std(ddof=0), *(scores.quantile(q) for q in (0.25, 0.5, 0.75))]
-        scores = pd.concat([scores, pd.DataFrame(summary, index=list(SUMMARY_ROWS))])
-    scores.insert(0, "id", scores.index)
-    return scores.reset_index(drop=True)
+    scores = {case_id: rows[case_id].scores if case_id in rows else {} for case_id in ids}
+    listed = [[float(scores[case_id].get(column, math.nan)) for column in columns] for case_id in ids]
+    summarized = zip(*map(_summary, zip(*listed, strict=True)), strict=True) if rows else ()
+    named = [*zip(ids, listed, strict=True), *zip(SUMMARY_ROWS, summarized, strict=False)]
+    return [{"id": name, **dict(zip(columns, values, strict=True))} for name, values in named]
+
+
+def _summary(column: Sequence[float]) -> tuple[float, ...]:
+    """The summary rows of a column."""
+    known = np.array([value for value in column if not math.isnan(value)])
+    if not known.size:
+        return (math.nan,) * len(SUMMARY_ROWS)
+    return (float(known.mean()), float(known.std()), *map(float, np.percentile(known, (25, 50, 75))))
 
 
 def write_results(
     path: Path, rows: Mapping[str, CaseScores], columns: Sequence[str], order: Sequence[str] | None = None
 ) -> None:
-    """Write results.csv atomically; see ``results_table``."""
-    _write(path, results_table(rows, columns, order))
+    """Write results.csv atomically; see ``results_rows``."""
+    write_rows(results_rows(rows, columns, order), path, ("id", *columns))
 
 
 def write_evaluation(
@@ -226,11 +231,5 @@ def _first_score(row: Mapping[str, str | float]) -> tuple[bool, float]:
 
 def read_summary(path: Path, row: str = "Mean") -> dict[str, float]:
     """Read a summary row of results.csv, by column; NaN for empty cells, empty if no case was scored."""
-    table = pd.read_csv(path, dtype=str, keep_default_na=False).set_index("id")
-    [values] = table.loc[table.index == row].to_dict("records") or [{}]
-    return {str(column): float(value or math.nan) for column, value in values.items()}
-
-
-def _write(path: Path, table: pd.DataFrame) -> None:
-    with atomic(path) as temporary:
-        table.to_csv(temporary, index=False)
+    values = next((values for values in read_cells(path).rows if values["id"] == row), {})
+    return {column: float(value or math.nan) for column, value in values.items() if column != "id"}

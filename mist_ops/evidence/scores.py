@@ -58,11 +58,11 @@ def read_scores(
         summary = read_object(summary_path(study.results_csv))
         inputs = ScoreInputs.model_validate(summary["inputs"])
         described = dict(summary["columns"])
-        table = read_table(study.results_csv, required=("id",)).to_dict("records")
+        table = read_table(study.results_csv, required=("id",)).rows
     except (OSError, ValueError, KeyError, TypeError, MistError):
         return "the study has no scores with a record of their inputs"
     cells = {
-        str(row["id"]): {column: str(row.get(column, "")) for column in described}
+        row["id"]: {column: row.get(column, "") for column in described}
         for row in table
         if row["id"] not in SUMMARY_ROWS
     }

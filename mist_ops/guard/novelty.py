@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 
 from mist_ops.guard.features import Group, Measured
 from mist_ops.guard.gaussian import Population, population
@@ -86,16 +87,13 @@ def threshold_of(scores: Sequence[float]) -> float:
     The largest of several deviations follows a Gumbel distribution. Its quantile is used, with the mean of the scores
     and an upper bound of their deviation, as few patients say little of one in fifty.
     """
-    from scipy.stats import chi2, gumbel_r
-
+    chi2, gumbel = scipy.stats.chi2, scipy.stats.gumbel_r
     count = len(scores)
     deviation = float(np.std(scores, ddof=1)) * math.sqrt((count - 1) / chi2.ppf(1 - _CONFIDENCE, count - 1))
-    quantile = (gumbel_r.ppf(1 - FALSE_ALARMS) - gumbel_r.mean()) / gumbel_r.std()
+    quantile = (gumbel.ppf(1 - FALSE_ALARMS) - gumbel.mean()) / gumbel.std()
     return float(np.mean(scores)) + deviation * float(quantile)
 
 
 def bound(found: int, patients: int, confidence: float = 0.95) -> float:
     """Upper confidence bound of a share, from ``found`` of ``patients`` (Clopper and Pearson, 1934)."""
-    from scipy.stats import beta
-
-    return 1.0 if found >= patients else float(beta.ppf(confidence, found + 1, patients - found))
+    return 1.0 if found >= patients else float(scipy.stats.beta.ppf(confidence, found + 1, patients - found))

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.ndimage import binary_dilation
+import scipy
 
 from mist_ops.guard.features import AXES, Feature
 from mist_ops.imaging.components import components
@@ -116,7 +116,7 @@ def _contrasts(image: Channels, channels: Sequence[str], mask: Mask, everything:
     """Mean intensity of a structure, and how much brighter it is than the background next to it."""
     box = bounding_box(mask)
     part = _grown(box, mask.shape).slices if box else None
-    shell = binary_dilation(mask[part], iterations=_SHELL) & ~everything[part] if part else None
+    shell = scipy.ndimage.binary_dilation(mask[part], iterations=_SHELL) & ~everything[part] if part else None
     for index, name in enumerate(channels):
         inside = around = math.nan
         if part is not None and shell is not None:

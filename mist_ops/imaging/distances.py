@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import edt
 import numpy as np
+import scipy
 from jaxtyping import Float16
-from scipy import ndimage
 
 from mist_ops.imaging.foreground import bounding_box
 from mist_ops.types import Image, LabelMap, Mask, Spacing
@@ -67,7 +67,7 @@ def _boundary(mask: Mask) -> Mask:
         starts, stops = np.maximum(box.start, others.start) - 2, np.minimum(box.stop, others.stop) + 2
         near = tuple(slice(max(0, start), stop) for start, stop in zip(starts.tolist(), stops.tolist(), strict=True))
         inside = mask[near]
-        boundary[near] = inside & ~ndimage.minimum_filter(inside, size=3, mode="nearest")
+        boundary[near] = inside & ~scipy.ndimage.minimum_filter(inside, size=3, mode="nearest")
     return boundary
 
 

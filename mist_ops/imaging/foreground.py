@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import skimage
 
 from mist_ops.imaging.percentiles import percentiles
 from mist_ops.types import Box, Image, Mask
@@ -24,14 +25,12 @@ def foreground_box(image: Image) -> Box:
 
 def _otsu(image: Image, low: float, high: float) -> float:
     """Otsu's threshold of an image that is clipped to a range."""
-    from skimage.filters import threshold_otsu  # takes 0.1 s to import, and bounding boxes of masks do not need it
-
     # Most voxels are clipped, and need no search for their bin.
     between = image[(image > low) & (image < high)].astype(np.float64)
     counts, edges = np.histogram(between, bins=_BINS, range=(low, high))
     counts[0] += np.count_nonzero(image <= low)
     counts[-1] += np.count_nonzero(image >= high)
-    return float(threshold_otsu(hist=(counts, (edges[:-1] + edges[1:]) / 2)))
+    return float(skimage.filters.threshold_otsu(hist=(counts, (edges[:-1] + edges[1:]) / 2)))
 
 
 def bounding_box(mask: Mask) -> Box | None:

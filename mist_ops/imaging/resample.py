@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
+import scipy
 from jaxtyping import Bool, Float, Float32, Float64, Integer, Shaped, UInt8
-from scipy import ndimage
 
 from mist_ops.imaging.components import components, label_boxes
 from mist_ops.imaging.geometry import Geometry
@@ -104,7 +104,7 @@ def resample_classes(
         return classes.astype(np.uint8)
     operators = _operators(_linear, classes, spacing, target_spacing, rules)
     result = np.zeros([len(operator) for operator in operators], dtype=np.uint8)
-    boxes = ndimage.find_objects(classes, max_label=n_classes - 1)
+    boxes = scipy.ndimage.find_objects(classes, max_label=n_classes - 1)
     reached = {index: _reach(operators, box) for index, box in enumerate(boxes, start=1) if box is not None}
     if not reached:
         return result
@@ -228,7 +228,7 @@ def _linear(positions: Positions, voxels: int) -> Weights:
 
 def _cubic(positions: Positions, voxels: int) -> Weights:
     """Interpolating cubic B-spline, mirrored at the border (Unser, 1999)."""
-    columns = [ndimage.map_coordinates(unit, [positions], order=3, mode="mirror") for unit in np.eye(voxels)]
+    columns = [scipy.ndimage.map_coordinates(unit, [positions], order=3, mode="mirror") for unit in np.eye(voxels)]
     return np.stack(columns, axis=1)
 
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 
 import numpy as np
+import skimage
 
 from mist_ops.imaging.components import components
 from mist_ops.metrics import Metric
@@ -30,12 +31,15 @@ def centerlines(mask: Mask) -> Mask:
     The skeletonization of scikit-image removes straight vessels with an even diameter in voxels. Such a component is
     first thinned by one voxel along each axis; one that then disappears is its own centerline.
     """
-    from skimage.morphology import skeletonize  # takes 0.3 s to import, and rankings do not need it
-
-    found: Mask = skeletonize(mask)
-    for thinned in (lambda lost: skeletonize(_thinner(lost)), lambda lost: lost):
+    found = _skeleton(mask)
+    for thinned in (lambda lost: _skeleton(_thinner(lost)), lambda lost: lost):
         found |= _of_lost(mask, found, thinned)
     return found
+
+
+def _skeleton(mask: Mask) -> Mask:
+    skeleton: Mask = skimage.morphology.skeletonize(mask)
+    return skeleton
 
 
 def _of_lost(mask: Mask, found: Mask, thinned: Callable[[Mask], Mask]) -> Mask:

@@ -9,6 +9,7 @@ from itertools import product
 from typing import Any, TypeVar, cast
 
 import numpy as np
+import scipy
 from jaxtyping import Bool, Float64, Int
 
 from mist_ops.imaging.foreground import bounding_box
@@ -105,11 +106,9 @@ def _distances(elements: Surface, targets: Surface, spacing: Spacing) -> Distanc
         return np.full(len(elements.corners), np.inf)
     distances, open_ = _near(elements.corners, targets.corners, spacing)
     if len(open_):
-        from scipy.spatial import cKDTree  # loads for 0.4 s, which a ranking need not wait for
-
         corners = elements.corners[open_]
         # Balanced trees of concentric surfaces are four times slower. A distance transform was faster only on noise.
-        tree = cKDTree(targets.corners * np.array(spacing), balanced_tree=False, compact_nodes=False)
+        tree = scipy.spatial.cKDTree(targets.corners * np.array(spacing), balanced_tree=False, compact_nodes=False)
         _, nearest = tree.query(corners * np.array(spacing))
         # Computed from index differences, so that equal distances are equal to the last bit.
         distances[open_] = _lengths(corners - targets.corners[nearest], spacing)

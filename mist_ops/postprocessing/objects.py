@@ -10,17 +10,16 @@ import math
 from typing import Annotated
 
 import numpy as np
+import skimage
 from jaxtyping import Bool, Integer
 from pydantic import Field
-from scipy import ndimage
-from skimage.segmentation import watershed
 
 from mist_ops.imaging.components import components
 from mist_ops.postprocessing import Region, Transform
 from mist_ops.registry import TRANSFORMS
 from mist_ops.types import LabelMap, Mask
 
-_CUBE = ndimage.generate_binary_structure(3, 3)
+_CUBE = np.ones((3, 3, 3), dtype=bool)
 
 _ROUNDING = 1e-6
 """Relative tolerance: headers store spacings in single precision, where 0.7 mm is 0.699999988."""
@@ -110,7 +109,9 @@ def _dropped_by_cleaning(mask: Mask, number: int, iterations: int, restore: bool
     chosen = _among_largest(found.voxels, number)
     if restore:
         # All objects grow at the same rate, so a voxel is assigned to the nearest one within the mask.
-        owners = watershed(np.zeros(mask.shape, np.uint8), found.map.astype(np.int32), connectivity=_CUBE, mask=mask)
+        owners = skimage.segmentation.watershed(
+            np.zeros(mask.shape, np.uint8), found.map.astype(np.int32), connectivity=_CUBE, mask=mask
+        )
         outside = ~_where(owners, chosen)
     else:
         outside = _eroded(~_where(found.map, chosen), iterations)

@@ -14,6 +14,7 @@ from functools import partial
 from typing import TypeAlias
 
 import numpy as np
+import scipy
 from jaxtyping import Bool, Float64
 
 from mist_ops.errors import CaseError, DatasetError, MistError, counted
@@ -247,9 +248,7 @@ def _trial(place: int, step: Step, before: Scores, after: Scores, tried: int) ->
 
 def _p_value(gains: Scores) -> float:
     """One-sided signed-rank test for gains (Wilcoxon, 1945); 1 if nothing changed."""
-    from scipy.stats import wilcoxon  # takes 0.5 s to import
-
-    return float(wilcoxon(gains, alternative="greater").pvalue) if gains.any() else 1.0
+    return float(scipy.stats.wilcoxon(gains, alternative="greater").pvalue) if gains.any() else 1.0
 
 
 def _held_out(table: _Table, steps: Sequence[Step], folds: Mapping[str, int], rules: Rules) -> float:

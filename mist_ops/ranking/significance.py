@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-from scipy.stats import wilcoxon
+import scipy
 
 from mist_ops.ranking.ranks import Ranks
 
@@ -30,7 +30,7 @@ def _better(first: np.ndarray, second: np.ndarray) -> float:
     difference = first - second
     if not difference.any():
         return 1.0
-    return float(wilcoxon(difference, alternative="less", zero_method="wilcox", correction=False).pvalue)
+    return float(scipy.stats.wilcoxon(difference, alternative="less", zero_method="wilcox", correction=False).pvalue)
 
 
 def holm_table(significance: pd.DataFrame) -> pd.DataFrame:

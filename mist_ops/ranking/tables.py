@@ -120,7 +120,8 @@ def check_names(names: Sequence[str], tables: int) -> list[str]:
 
 
 def _read(path: Path, id_column: str) -> pd.DataFrame:
-    raw = read_cells(path)
+    cells = read_cells(path)
+    raw = pd.DataFrame(cells.rows, columns=list(cells.columns))
     if id_column not in raw.columns:
         advice = "Give --id-column." if len(raw.columns) > 1 else "Separate columns by commas."
         raise DatasetError(

@@ -410,6 +410,8 @@ def _affected(path: str, recorded: Settings, labels: Sequence[int] | None, now: 
         return frozenset({"label", "dtm"})
     if path == _LABELS:
         before, after = recorded[path], now.settings[path]
+        if not isinstance(before, list):  # damaged
+            return frozenset(ARRAYS)
         present = before if labels is None else labels
         if [_index(label, before) for label in present] != [_index(label, after) for label in present]:
             return frozenset({"label", "dtm"})
@@ -429,7 +431,7 @@ _OF_IMAGES = (
 """Settings that affect nothing but images."""
 
 
-def _index(label: int, labels: list[int]) -> int | None:
+def _index(label: object, labels: list[Any]) -> int | None:
     return labels.index(label) if label in labels else None
 
 

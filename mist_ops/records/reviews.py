@@ -52,7 +52,7 @@ def read_reviews(path: Path) -> Mapping[str, Review]:
     """
     if not path.exists():
         return {}
-    table = read_table(path, required=("id",)).to_dict("records")
+    table = read_table(path, required=("id",)).rows
     found = {row["id"]: Review(*(row.get(name, "") for name in _COLUMNS)) for row in table}
     for review in found.values():
         if review.verdict not in ("", *VERDICTS):

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import scipy
 from jaxtyping import Bool, Int, UInt8
-from scipy import ndimage
 
 from mist_ops.imaging.foreground import bounding_box, union_box
 from mist_ops.imaging.geometry import Geometry
@@ -91,18 +91,18 @@ def _tried(
     yield "grown", "a voxel too large on all sides", agreement(_eroded(truth), predicted)
 
 
-_FACES = ndimage.generate_binary_structure(3, 1)
+_FACES = np.abs(np.indices((3, 3, 3)) - 1).sum(axis=0) <= 1
 
 
 def _dilated(labels: Indices) -> Indices:
     """Labels with one voxel more on the outside of all of them together."""
-    more: Indices = ndimage.grey_dilation(labels, footprint=_FACES)
+    more: Indices = scipy.ndimage.grey_dilation(labels, footprint=_FACES)
     return np.where(labels, labels, more)
 
 
 def _eroded(labels: Indices) -> Indices:
     """Labels with one voxel less on the outside of all of them together."""
-    return np.where(ndimage.binary_erosion(labels > 0, _FACES), labels, 0).astype(labels.dtype)
+    return np.where(scipy.ndimage.binary_erosion(labels > 0, _FACES), labels, 0).astype(labels.dtype)
 
 
 def _indices(found: LabelMap, labels: Sequence[int]) -> Indices:
@@ -137,7 +137,7 @@ def _shift(truth: Indices, predicted: Indices) -> Size:
     common = sorted(set(np.unique(truth).tolist()) & set(np.unique(predicted).tolist()) - {0})
     if not common:
         return 0, 0, 0
-    centers = (np.array(ndimage.center_of_mass(found > 0, found, common)) for found in (predicted, truth))
+    centers = (np.array(scipy.ndimage.center_of_mass(found > 0, found, common)) for found in (predicted, truth))
     x, y, z = np.rint(np.subtract(*centers).mean(axis=0)).astype(int).tolist()
     return x, y, z
 

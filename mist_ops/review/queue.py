@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,7 +55,7 @@ def read_queue(path: Path) -> list[Entry]:
     """
     table = read_table(path, required=("id", "score"))
     try:
-        return [_entry(row) for row in table.reindex(columns=list(_COLUMNS), fill_value="").to_dict("records")]
+        return [_entry({name: row.get(name, "") for name in _COLUMNS}) for row in table.rows]
     except ValueError as error:
         raise DatasetError(
             f"{path} has a cell that is not a number. Delete the file, and run mist_review. ({error})",
@@ -64,7 +64,7 @@ def read_queue(path: Path) -> list[Entry]:
         ) from error
 
 
-def _entry(row: Mapping[Hashable, str]) -> Entry:
+def _entry(row: Mapping[str, str]) -> Entry:
     cells = [row[name] for name in ("x_mm", "y_mm", "z_mm")]
     x, y, z = (float(cell or 0) for cell in cells)
     place, reasons = (x, y, z) if all(cells) else None, tuple(row["reasons"].splitlines())

@@ -156,10 +156,10 @@ def test_other_patients_are_converted_if_one_fails(tmp_path: Path, row: str, cod
         (["id,mask,../t1", "p,a,b"], "channel-unsafe", "../t1"),
         (["id,mask,Fold", "p,a,b"], "channel-reserved", "Fold"),
         (["id,mask,t1,T1", "p,a,b,c"], "channel-duplicate", "T1"),
-        (["id,mask,mask,t1", "p,a,b,c"], "column-duplicate", "mask"),
+        (["id,mask,mask,t1", "p,a,b,c"], "column-duplicate", ["mask"]),
         (["id,mask,t1", "p,a,b,c"], "table-extra-column", 2),
         (["id,mask,t1", 'p,"a,b'], "table-unreadable", None),
-        ([], "table-column-missing", []),
+        ([], "table-unreadable", None),
     ],
 )
 def test_an_invalid_table_is_refused_before_anything_is_written(

@@ -20,7 +20,7 @@ from mist_ops.evaluation.table import (
     lesions_path,
     read_pairs,
     read_summary,
-    results_table,
+    results_rows,
     summary_path,
     worst_first,
     write_evaluation,
@@ -67,10 +67,10 @@ def test_a_case_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
 
 
 def test_rows_keep_their_order_and_are_followed_by_five_summary_rows() -> None:
-    table = results_table(ROWS, ["C_dice"])
-    assert list(table["id"]) == ["007", "b", "a", *SUMMARY_ROWS]
+    rows = results_rows(ROWS, ["C_dice"])
+    assert [row["id"] for row in rows] == ["007", "b", "a", *SUMMARY_ROWS]
     spread = np.std([0.5, 1.0, 0.75])
-    np.testing.assert_allclose(table["C_dice"], [0.5, 1.0, 0.75, 0.75, spread, 0.625, 0.75, 0.875])
+    np.testing.assert_allclose([row["C_dice"] for row in rows], [0.5, 1.0, 0.75, 0.75, spread, 0.625, 0.75, 0.875])
 
 
 def test_a_patient_that_failed_has_an_empty_row_and_is_excluded_from_the_mean(tmp_path: Path) -> None:
@@ -123,9 +123,9 @@ def test_a_table_of_lesions_of_an_earlier_run_is_removed(tmp_path: Path) -> None
     assert not lesions_path(tmp_path / "r.csv").exists()
 
 
-def test_a_table_without_rows_has_no_summary() -> None:
-    table = results_table({}, ["C_dice"])
-    assert (list(table.columns), len(table)) == (["id", "C_dice"], 0)
+def test_a_table_without_rows_has_no_summary(tmp_path: Path) -> None:
+    write_results(tmp_path / "results.csv", {}, ["C_dice"])
+    assert (tmp_path / "results.csv").read_text() == "id,C_dice\n"
 
 
 def test_ids_stay_text_in_the_results(tmp_path: Path) -> None:
