@@ -67,7 +67,7 @@ def read_cells(path: Path) -> Table:
     twice = [name or "without a name" for name, count in Counter(columns).items() if count > 1]
     if twice:
         raise DatasetError(
-            f"{path} has two columns {few(twice)}. Remove one.", code="column-duplicate", file=path, found=twice
+            f"{path} has the column {few(twice)} twice. Remove one.", code="column-duplicate", file=path, found=twice
         )
     rows = []
     for number, line in body:

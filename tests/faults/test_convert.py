@@ -176,7 +176,7 @@ TABLES = [
     Fault(f"convert-csv/{key}", words, breaks, says, others_done=nothing_written, again=key == "table-missing")
     for key, words, breaks, says in [
         ("table-missing", "a missing table", lambda box: remove(table(box)), "[table-missing]"),
-        ("table-empty", "an empty table", lambda box: fill(table(box)), ("[table-column-missing]", "train.csv")),
+        ("table-empty", "an empty table", lambda box: fill(table(box)), ("[table-unreadable]", "train.csv")),
         (
             "table-header-only",
             "a table without patients",
@@ -201,7 +201,7 @@ TABLES = [
             rename_column("mask", "seg"),
             ("[table-column-missing]", "train.csv", "id, mask"),
         ),
-        ("column-twice", "a duplicate column", rename_column("t2", "t1"), ("[channel-duplicate]", "'t1'")),
+        ("column-twice", "a duplicate column", rename_column("t2", "t1"), ("[column-duplicate]", "t1")),
         ("column-reserved", "a channel called fold", rename_column("t2", "fold"), ("[channel-reserved]", "'fold'")),
         (
             "column-dotdot",
