@@ -36,11 +36,11 @@ _FULL = 2**16
 
 
 @contextmanager
-def atomic(path: Path) -> Iterator[Path]:
+def atomic(path: Path, *, synced: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside ``path`` that replaces it, synced to disk, if the block succeeds.
 
     The temporary name ends in the name of ``path``, so writers that look at the suffix see the right one. A path of
-    ``together`` is temporary itself and yielded as it is.
+    ``together`` is temporary itself and yielded as it is. ``synced`` is that of ``Replacement.write``.
 
     Raises:
         OSError: The file cannot be written; a full disk is reported as such, whatever the block raised.
@@ -53,7 +53,7 @@ def atomic(path: Path) -> Iterator[Path]:
     try:
         with _no_space(path):
             yield temporary
-            _complete(temporary, synced=True)
+            _complete(temporary, synced=synced)
             temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -298,10 +298,10 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON atomically, indented by two, keys in the given order; ``NaN`` is refused."""
+def write_json(path: Path, value: Any, *, synced: bool = True) -> None:
+    """Write JSON as ``atomic`` does, indented by two, keys in the given order; ``NaN`` is refused."""
     # Streamed: as one string, the fingerprint of thousands of CTs takes hundreds of MiB.
-    with atomic(path) as temporary, temporary.open("w", encoding="utf-8") as stream:
+    with atomic(path, synced=synced) as temporary, temporary.open("w", encoding="utf-8") as stream:
         json.dump(value, stream, indent=2, allow_nan=False)
 
 
