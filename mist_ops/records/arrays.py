@@ -502,5 +502,5 @@ def _combined(hashes: Iterable[str]) -> str:
 
 def _write(path: Path, record: ArraysRecord) -> None:
     # Keys that an older version did not write stay absent. Not synced: without its record, a case counts as not
-    # preprocessed, and a record tells the sizes of its arrays.
+    # preprocessed, and a record has the sizes of its arrays.
     write_json(path, record.model_dump(mode="json", exclude_unset=True), synced=False)
