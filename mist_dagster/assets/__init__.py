@@ -14,7 +14,7 @@ from mist_dagster.assets.checks import data_checks, raw_case_gates
 from mist_dagster.instance import addresses
 from mist_dagster.instance.studies import owners
 from mist_dagster.partitions import StudyPartitions
-from mist_dagster.stages import stages_of
+from mist_dagster.stages import STAGES, stages_of
 from mist_ops.study import Study
 
 Asset: TypeAlias = dg.AssetsDefinition | dg.SourceAsset
@@ -32,10 +32,19 @@ def study_assets(study: Study, partitions: StudyPartitions) -> dg.Definitions:
 
 
 def _described(study: Study, asset: Asset, named: list[str]) -> Asset:
-    """Link the page of the study from an asset, and name its owners; sources have neither in Dagster."""
+    """Link the page of the study from an asset, and name its owners; sources have neither in Dagster.
+
+    Optional assets get a group of their own, so that the graph of the others is smaller, and *Materialize all* there
+    makes what every user wants.
+    """
     if not isinstance(asset, dg.AssetsDefinition):
         return asset
     linked = {"study page": metadata.page(addresses.home(study))}
+    optional = {name for stage in STAGES.values() if stage.optional for name in stage.assets}
     return asset.map_asset_specs(
-        lambda spec: spec.replace_attributes(metadata={**spec.metadata, **linked}, owners=named or spec.owners)
+        lambda spec: spec.replace_attributes(
+            metadata={**spec.metadata, **linked},
+            owners=named or spec.owners,
+            group_name=f"{study.key}__optional" if spec.key.path[-1] in optional else spec.group_name,
+        )
     )

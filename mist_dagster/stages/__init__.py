@@ -160,6 +160,7 @@ _ROWS = (
         description="Describe the dataset in data_dump.json and data_dump.md.",
         module="mist_dagster.assets.data_dump",
         locate=lambda study, _: study.data_dump,
+        optional=True,
         options=frozenset({"workers"}),
     ),
     Stage(

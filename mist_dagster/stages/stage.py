@@ -46,7 +46,8 @@ class Stage:
         follows: Stages whose artifacts this one is made from. It waits for their runs; with ``reads``, it is stale
             where they are.
         stale: Partitions that need a run, with the reason of each.
-        optional: Whether a missing artifact is not stale, because only some users want it.
+        optional: Whether only some users want it: a missing artifact is not stale, and the assets are in a group of
+            their own.
         observes: Stage that records the state of the source files before this one runs.
         options: Run config of the stage that the machine decides, of ``workers``, ``device`` and ``figures``.
         continues: Whether stages after this one run although some of its patients failed.
