@@ -162,13 +162,13 @@ def compare_scans(verified: Verified, data: Path, key: bytes | None = None) -> l
         DatasetError: The dataset.json cannot be used.
         ConfigError: The folder does not exist.
     """
-    files = list(_files(data))
-    present = {file_hash(path) for path in files}
-    folders = {path.parent.name for path in files}
-    known = set(map(Names(folders, key), folders))
+    found = {path: file_hash(path) for path in _files(data)}
+    present, expected = set(found.values()), {scan.sha256 for scan in verified.scans}
+    folders = {path.parent.name for path, digest in found.items() if digest not in expected}
+    changed = set(map(Names(folders, key), folders))
     absent = "differs or is missing" if verified.pseudonyms and key is None else "is missing"
     return [
-        f"{scan.patient}: {scan.channel} {'differs' if scan.patient in known else absent}."
+        f"{scan.patient}: {scan.channel} {'differs' if scan.patient in changed else absent}."
         for scan in verified.scans
         if scan.sha256 not in present
     ]

@@ -224,11 +224,13 @@ def test_scans_that_differ_or_are_missing_are_named(study: Study, pack: Path) ->
     with (data / "train" / "phantom_002" / "t1.nii.gz").open("ab") as stream:
         stream.write(b"\0")
     shutil.rmtree(data / "train" / "phantom_003")
+    (data / "train" / "phantom_004" / "t2.nii.gz").unlink()
     missing = [f"phantom_003: {name} is missing." for name in ("mask", "t1", "t2")]
-    assert compare_scans(verified, data) == ["phantom_002: t1 differs.", *missing]
+    assert compare_scans(verified, data) == ["phantom_002: t1 differs.", *missing, "phantom_004: t2 is missing."]
     assert [line.split(" ", 2)[:2] for line in standalone.problems(pack, data)] == [
         ["phantom_002:", "t1"],
         *(["phantom_003:", name] for name in ("mask", "t1", "t2")),
+        ["phantom_004:", "t2"],
     ]
     with refuses("folder-missing"):
         compare_scans(verified, data / "none")
