@@ -67,9 +67,13 @@ def status_job(study: Study) -> dg.JobDefinition:
 
     @dg.op(name=f"{study.key}__status_op", description="Find what is stale, and mark what changed.")
     def report(context: dg.OpExecutionContext) -> None:
+        from mist_dagster.instance.event_log import gathering  # loads SQLAlchemy
+
         found = Report(context.instance, study, status(study, context.instance))
-        for evaluation in found.changes():
-            context.log_event(evaluation)  # type: ignore[arg-type]  # Dagster accepts it
+        changes = list(found.changes())  # first, as to read the records stores what is gathered
+        with gathering(context.instance):
+            for evaluation in changes:
+                context.log_event(evaluation)  # type: ignore[arg-type]  # Dagster accepts it
         found.remember()
 
     # Not on a worker: a queue without one would fill up with runs of the sensor.

@@ -44,6 +44,7 @@ _UNEDITED = (
     "37015700ee9787d033fa01fe9b89e179329709a3dd86d07d9cd27e8ce3a8caa8",
     "ff90e6c17d807be69b4608149fa6cefba1c43bc8413f0b566a0d842ac648c171",
     "e754545d53d2391d7b5dcd6f55fd5e69b6d4e0a448b7f6d20c01c224d0353994",
+    "0f56de7b3eca978c56d2c2af7e7e497dc07a16e2663cfafefc1a83bca0e6ccc2",
 )
 """SHA-256 of each ``dagster.yaml`` that an earlier version created, with present names."""
 
