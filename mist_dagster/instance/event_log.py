@@ -44,7 +44,11 @@ _OF_ASSETS = (
     DagsterEventType.ASSET_MATERIALIZATION_PLANNED,
     DagsterEventType.ASSET_OBSERVATION,
 )
-_GATHERED = (DagsterEventType.ASSET_MATERIALIZATION, DagsterEventType.ASSET_CHECK_EVALUATION)
+_GATHERED = (
+    DagsterEventType.ASSET_MATERIALIZATION,
+    DagsterEventType.ASSET_OBSERVATION,
+    DagsterEventType.ASSET_CHECK_EVALUATION,
+)
 
 _POOL_SIZE = 8
 """The index and the latest runs; each run has a file of its own, and a web server reads thousands."""
@@ -178,7 +182,7 @@ class PooledSqliteEventLog(SqliteEventLogStorage):
 
     @contextmanager
     def gathering(self) -> Iterator[None]:
-        """Store materializations and checks of a block in few transactions, before anything else is written or read.
+        """Store the events of assets and checks of a block in few transactions, before anything else is written or read.
 
         A killed process may lose those of the last half second; the files that they record remain.
         """

@@ -125,6 +125,8 @@ def test_gathered_events_are_those_of_dagster(home: Path) -> None:
                 report(opened, f"{index:03d}")
             assert len(opened.get_materialized_partitions(KEY)) == 30  # whoever reads stores them first
             report(opened, "last")
+            observed = dg.AssetObservation(KEY, partition="007", tags={"dagster/data_version": "seen"})
+            opened.report_runless_asset_event(observed)
         events = opened.fetch_materializations(KEY, limit=100).records
         assert [event.partition_key for event in reversed(events)] == [*(f"{index:03d}" for index in range(30)), "last"]
         latest = opened.get_latest_materialization_event(KEY)
@@ -133,6 +135,8 @@ def test_gathered_events_are_those_of_dagster(home: Path) -> None:
     own = SqliteEventLogStorage(str(home / "history" / "runs"))
     tags = own.get_latest_tags_by_partition(KEY, dg.DagsterEventType.ASSET_MATERIALIZATION, ["dagster/data_version"])
     assert tags["007"] == {"dagster/data_version": "version of 007"}
+    seen = own.get_latest_tags_by_partition(KEY, dg.DagsterEventType.ASSET_OBSERVATION, ["dagster/data_version"])
+    assert seen == {"007": {"dagster/data_version": "seen"}}
     recorded = own.get_asset_records([KEY])[0].asset_entry.last_materialization_record
     assert recorded is not None
     assert recorded.storage_id == max(event.storage_id for event in events)
