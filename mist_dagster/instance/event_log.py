@@ -182,7 +182,7 @@ class PooledSqliteEventLog(SqliteEventLogStorage):
 
     @contextmanager
     def gathering(self) -> Iterator[None]:
-        """Store the events of assets and checks of a block in few transactions, before anything else is written or read.
+        """Store events of assets and checks of a block in few transactions, before anything else is written or read.
 
         A killed process may lose those of the last half second; the files that they record remain.
         """
