@@ -8,6 +8,7 @@ names a module that registers them on import.
 from __future__ import annotations
 
 import ast
+import contextlib
 import difflib
 import importlib.util
 import pkgutil
@@ -78,24 +79,44 @@ class Registry(Mapping[str, T], Generic[T]):
         """
         names: set[str] = set()
         for module in (self.home, *_modules_of(self.home)):
-            found = set(self._registered_in(module))
+            found = {name for name, _ in self._registered_in(module)}
             if None in found:
                 importlib.import_module(module)
             names |= {name for name in found if name is not None}
         return sorted(names | self._entries.keys())
 
-    def _registered_in(self, module: str) -> Iterator[str | None]:
-        """The names that a module registers here; None for one that is not a literal."""
+    def declared(self, name: str, field: str, default: object) -> object:
+        """A field of an entry, without importing torch if the source of the home gives it as a literal.
+
+        Args:
+            name: Name of the entry.
+            field: Name of the field.
+            default: Its value where the source does not give it.
+        """
+        for module in (self.home, *_modules_of(self.home)) if not self._loaded else ():
+            for found, entry in self._registered_in(module):
+                if found == name and entry is not None and len(entry.args) == 1:
+                    given = {word.arg: word.value for word in entry.keywords}
+                    with contextlib.suppress(ValueError):  # not a literal
+                        return ast.literal_eval(given[field]) if field in given else default
+        return getattr(self[name], field)
+
+    def _registered_in(self, module: str) -> Iterator[tuple[str | None, ast.Call | None]]:
+        """What a module registers here: names, None where it is not a literal, and the calls that make the entries."""
         spec = importlib.util.find_spec(module)
         if spec is None or not (spec.origin or "").endswith(".py"):
-            yield None
+            yield None, None
             return
         source = Path(str(spec.origin)).read_text(encoding="utf-8")
-        for node in ast.walk(ast.parse(source)) if ".register(" in source else ():
+        nodes = list(ast.walk(ast.parse(source))) if ".register(" in source else []
+        applied = {id(node.func): node.args[0] for node in nodes if isinstance(node, ast.Call) and node.args}
+        for node in nodes:
             match node:
                 case ast.Call(func=ast.Attribute(value=ast.Name(id=registry), attr="register"), args=[name]):
                     if globals().get(registry) is self:
-                        yield str(name.value) if isinstance(name, ast.Constant) else None
+                        entry = applied.get(id(node))
+                        literal = str(name.value) if isinstance(name, ast.Constant) else None
+                        yield literal, entry if isinstance(entry, ast.Call) else None
 
     def __getitem__(self, name: str) -> T:
         entries = self._load()

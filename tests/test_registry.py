@@ -53,6 +53,22 @@ def test_names_read_from_the_source_are_those_of_the_entries(parts: Registry[obj
     assert listed.split() == list(parts)
 
 
+def test_what_losses_need_is_read_without_torch() -> None:
+    code = (
+        "import sys; from mist_ops.registry import LOSSES; names = LOSSES.builtin_names();"
+        "print(*(f'{name} {sorted(LOSSES.declared(name, \"needs\", set()))}' for name in names), sep='\\n');"
+        "assert 'torch' not in sys.modules"
+    )
+    listed = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert listed.splitlines() == [f"{name} {sorted(loss.needs)}" for name, loss in LOSSES.items()]
+
+
+def test_a_field_that_the_source_does_not_give_is_that_of_the_entry() -> None:
+    assert MODELS.declared("nnunet", "topology", None) == MODELS["nnunet"].topology
+    with refuses("unknown-loss", UnknownName, found="nothing"):
+        LOSSES.declared("nothing", "needs", set())
+
+
 def _variable(parts: Registry[object]) -> str:
     return next(name for name, value in vars(registry).items() if value is parts)
 

@@ -41,5 +41,5 @@ def dilation_kernel(spacing: Spacing) -> Size:
 
 
 # Not native: at coarser resolutions the tolerance would be two or four times as wide.
-LOSSES.register("volumetric_sddl")(Loss(surface_dilation, {"spacing"}, blended_with="dice_ce", native=False))
-LOSSES.register("vessel_sddl")(Loss(surface_dilation, {"spacing"}, blended_with="cldice", native=False))
+LOSSES.register("volumetric_sddl")(Loss(surface_dilation, needs={"spacing"}, blended_with="dice_ce", native=False))
+LOSSES.register("vessel_sddl")(Loss(surface_dilation, needs={"spacing"}, blended_with="cldice", native=False))

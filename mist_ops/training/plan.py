@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import cast
 
 from mist_ops.config import StudyConfig
 from mist_ops.dataset import Fold
@@ -61,7 +62,9 @@ class Plan:
 
 def read_arrays(config: StudyConfig) -> tuple[str, ...]:
     """The arrays of a case that training reads: with distance maps if the loss needs them."""
-    return ARRAYS if "dtm" in LOSSES[config.training.loss.name].needs else LABELED
+    # Not by the entry itself: the process that follows a job on a cluster need not load torch.
+    needs = LOSSES.declared(config.training.loss.name, "needs", frozenset())
+    return ARRAYS if "dtm" in cast("frozenset[str]", needs) else LABELED
 
 
 def run_settings(study: Study, config: StudyConfig, fold: Fold) -> Json:
