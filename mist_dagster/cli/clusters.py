@@ -50,7 +50,7 @@ def _print(launcher: Launcher, study: Study | None) -> None:
     """Print the script of each stage, with what is proposed for it."""
     if study is None:
         raise ConfigError("--dry-run shows the scripts of a study. Give it without --user.", code="flags-contradict")
-    settings = find(study.results) or SlurmSettings(executor="slurm")
+    settings = find(study) or SlurmSettings(executor="slurm")
     proposals = propose(study, launcher.instance)
     for stage in STAGES:
         folder = JobFolder(Path(study.job("run")) / stage)

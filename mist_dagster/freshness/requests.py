@@ -44,7 +44,7 @@ class Proposal:
 def propose(study: Study, instance: dg.DagsterInstance | None = None) -> dict[str, Proposal]:
     """Propose the request of each stage of an analyzed study."""
     seen = Inspection(study, as_analyzed=True)
-    settings = find(study.results) or SlurmSettings(executor="slurm")
+    settings = find(study) or SlurmSettings(executor="slurm")
     return {stage: _of_stage(seen, settings, stage, instance) for stage in STAGES}
 
 

@@ -44,7 +44,7 @@ def study_on_slurm(run: dg.DagsterRun) -> Study | None:
     if not set(stages) & {*STAGES, "make_current"}:
         return None
     study = next((study for study in registered_studies() if study.key == run.tags.get("mist/study")), None)
-    return study if study and find(study.results) else None
+    return study if study and find(study) else None
 
 
 def start_following(instance: "DagsterInstance", run: dg.DagsterRun, study: Study, *, resume: bool) -> None:

@@ -143,7 +143,7 @@ def _uuid(name: str) -> str:
 def pool_of(study: Study) -> str:
     """The pool of a study's steps that need a device."""
     try:
-        return SLURM_POOL if find(study.results) else POOL
+        return SLURM_POOL if find(study) else POOL
     except ConfigError as error:  # the launcher of runs reports it; the other studies stay usable
         _logger.warning("%s", error)
         return POOL

@@ -4,6 +4,7 @@ import contextlib
 import os
 import shutil
 import signal
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from statistics import fmean
@@ -11,6 +12,7 @@ from typing import Any
 
 import dagster as dg
 
+from mist_dagster.dagster_private import PARTITION_NAME_TAG
 from mist_dagster.instance.slurm_runs import queue_file
 from mist_dagster.runtime.progress import logger, time_of
 from mist_dagster.slurm.job import CanceledError, Job, Report
@@ -24,6 +26,9 @@ from mist_ops.study import Study
 from mist_ops.training.plan import Plan
 from mist_ops.workers import IdentifiedT, Outcome
 
+_SECONDS_KEPT = 30 * 86400.0
+"""After which the files of jobs that failed are removed, if no run succeeded at the same before."""
+
 
 def allocation(context: dg.AssetExecutionContext, study: Study) -> SlurmSettings | None:
     """The settings by which a step works in a job of Slurm; None if it works in its own process.
@@ -36,7 +41,7 @@ def allocation(context: dg.AssetExecutionContext, study: Study) -> SlurmSettings
     run = context.instance.get_run_by_id(context.run.run_id)
     if run is None or SLURM not in run.tags:
         return None
-    settings = find(study.results)
+    settings = find(study)
     if settings is None:
         raise ConfigError(
             f"The run was submitted to Slurm, but {NAME} no longer says executor: slurm. Restore it, or launch the run "
@@ -57,7 +62,7 @@ def followed(
     """Submit a job, or find that of an earlier process of this run, and yield its messages while the block runs.
 
     If the run is terminated or fails, the job is canceled. If only this process ends, the job continues, and the next
-    process of the run follows it. The files of a job that succeeded are removed.
+    process of the run follows it. The files of a job that succeeded are removed; see ``remove_files``.
 
     Args:
         context: The step.
@@ -90,7 +95,26 @@ def followed(
         with contextlib.suppress(Exception):  # the error counts
             job.cancel()
         raise
+    remove_files(instance, study, run_id)
+
+
+def remove_files(instance: dg.DagsterInstance, study: Study, run_id: str) -> None:
+    """Remove the files of the jobs of a run that succeeded, and those of runs that failed at the same or long ago."""
     shutil.rmtree(study.job(run_id), ignore_errors=True)
+    succeeded = instance.get_run_by_id(run_id)
+    for folder in study.jobs.glob("*"):
+        run = instance.get_run_by_id(folder.name)  # None for a run of another home
+        if run and not run.is_finished:
+            continue
+        with contextlib.suppress(OSError):  # another run may remove it, too
+            changed = max(path.stat().st_mtime for path in (folder, *folder.rglob("*")))
+            if time.time() - changed > _SECONDS_KEPT or (run and succeeded and _purpose(run) == _purpose(succeeded)):
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _purpose(run: dg.DagsterRun) -> tuple[str | None, str | None]:
+    stage = run.tags.get("mist/stage")
+    return stage, run.tags.get(PARTITION_NAME_TAG) if stage == "train" else None
 
 
 def interrupted_for_good(instance: dg.DagsterInstance, run_id: str) -> None:

@@ -48,6 +48,8 @@ class _Submission(BaseModel):
 
     job: str
     tasks: tuple[int, ...] | None = None
+    failed: bool = False
+    """Whether the job before it failed; else that one was unfinished."""
 
     def key(self, task: int, *, array: bool) -> str:
         return f"{self.job}_{task}" if array else self.job
@@ -159,8 +161,8 @@ class Job:
                 return dict(states)
             time.sleep(_SECONDS_BETWEEN_LOOKS)
 
-    def _add(self, job: str, tasks: Sequence[int] | None = None) -> None:
-        self._learn(_Submission(job=job, tasks=None if tasks is None else tuple(tasks)))
+    def _add(self, job: str, tasks: Sequence[int] | None = None, *, failed: bool = False) -> None:
+        self._learn(_Submission(job=job, tasks=None if tasks is None else tuple(tasks), failed=failed))
         write_json(
             self._folder.record,
             _Record(run=self._run_id, stage=self._stage, submitted=tuple(self._submitted)).model_dump(mode="json"),
@@ -217,6 +219,7 @@ class Job:
                 task.leaving = True
             elif kind == "exit":
                 task.exit_status = int(message["status"])
+                task.leaving = task.leaving and task.exit_status == UNFINISHED
             elif kind == "error":
                 raise _error(message)
             elif kind == "end":
@@ -273,14 +276,15 @@ class Job:
                 again.append(task)
         if not again:
             return
-        if len(self._submitted) > self._settings.resubmissions:
+        failed = not all(task.leaving or task.exit_status == UNFINISHED for task in again)
+        if failed and sum(submission.failed for submission in self._submitted) >= self._settings.resubmissions:
             end = words.end_of(self._state(again[0], time.time(), states), again[0].exit_status)
             raise self._failure(again[0], end)
         for task in again:
-            task.ended_at = None
+            task.ended_at, task.leaving, task.exit_status = None, False, None
         numbers = [task.number for task in again]
         array = ",".join(map(str, numbers)) if self._array else None
-        self._add(commands.submit(str(self._folder.script), array), numbers if self._array else None)
+        self._add(commands.submit(str(self._folder.script), array), numbers if self._array else None, failed=failed)
         self._report.note(f"Submitted the rest again: Slurm job {self.numbers[-1]}.")
 
     def _blame(self, task: _Task, end: words.End) -> bool:
@@ -311,15 +315,15 @@ class Job:
         )
 
     def _describe(self, tasks: Sequence[_Task], states: Sequence[State]) -> None:
-        said, now = words.describe(states), time.monotonic()
+        doing, now = words.describe(states), time.monotonic()
         restarts = max((task.restarts for task in tasks), default=0)
-        again = f", requeued {counted(restarts, 'time')}" if restarts else ""
-        if said and (said != self._said or now - self._said_at > _SECONDS_BETWEEN_REPORTS):
+        said = f"{doing}, requeued {counted(restarts, 'time')}" if restarts else doing
+        if doing and (said != self._said or now - self._said_at > _SECONDS_BETWEEN_REPORTS):
             if said != self._said:
-                self._report.note(f"Slurm job {self.numbers[-1]}: {said}{again}.")
+                self._report.note(f"Slurm job {self.numbers[-1]}: {said}.")
             self._said, self._said_at = said, now
             left = words.time_left(states)
-            self._report.state(self.numbers, f"{said}{again}{left and f', time limit in {left}'}")
+            self._report.state(self.numbers, f"{said}{left and f', time limit in {left}'}")
 
 
 def is_active(folder: Path, queue: Path) -> bool:

@@ -13,6 +13,8 @@ _BODY = """\
 # Settings of mist_slurm.yaml: setup
 {setup}
 export {grace}={seconds}{path}
+# A warning that comes before the program handles it would end it.
+trap '' USR1
 messages={folder}/messages-${{SLURM_ARRAY_TASK_ID:-0}}.jsonl
 {program} -m mist_ops.jobs {folder} &
 child=$!

@@ -10,11 +10,12 @@ from pydantic import AfterValidator, Field, NonNegativeInt, PositiveInt, Validat
 
 from mist_ops.errors import ConfigError, listing
 from mist_ops.schema import Section, mistakes
+from mist_ops.study import Study
 
 NAME = "mist_slurm.yaml"
 
 MOST_JOBS = 20
-"""A process on the login node, of 390 MB, follows each run."""
+"""A process on the login node, of 190 MB, follows each run."""
 
 _TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<hours>\d+)(?::(?P<minutes>\d{1,2}))?(?::(?P<seconds>\d{1,2}))?")
 
@@ -139,13 +140,16 @@ def user_file() -> Path:
     return (Path(configured) if configured else Path.home() / ".config") / "mist" / NAME
 
 
-def find(results: Path) -> SlurmSettings | None:
-    """The settings that apply to a study: those in its results folder, else those of the user; None if Slurm is off.
+def find(study: Study) -> SlurmSettings | None:
+    """The settings that apply to a study, or None if Slurm is off.
+
+    They are those in its results folder, for a replica else those of the original, else those of the user.
 
     Raises:
         ConfigError: The file is invalid.
     """
-    for path in (results / NAME, user_file()):
+    originals = [study.original.results] if study.original else []
+    for path in (*(folder / NAME for folder in (study.results, *originals)), user_file()):
         if path.is_file():
             found = read(path)
             return found if found.executor == "slurm" else None

@@ -1,13 +1,17 @@
 """Settings, scripts and states of Slurm jobs, with recorded output of Slurm's commands; no Slurm is needed."""
 
+import os
 import re
 import subprocess
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import dagster as dg
 import pytest
 from expect import refuses
 
+from mist_dagster.runtime.slurm import remove_files
 from mist_dagster.slurm import commands, job, words
 from mist_dagster.slurm.job import CanceledError, Job, Report
 from mist_dagster.slurm.queue import Queue, State, parse
@@ -15,6 +19,8 @@ from mist_dagster.slurm.script import render
 from mist_dagster.slurm.settings import SlurmSettings, find, read, seconds_of
 from mist_ops.errors import CaseError, ConfigError, MistError, from_json
 from mist_ops.jobs.folder import JobFolder, Work, Writer
+from mist_ops.jobs.leaving import UNFINISHED
+from mist_ops.study import Study
 
 SQUEUE = f"""\
 2_1|{words.CANCELED}|None|n1|2026-11-28T17:30:52|0:44|a.sh
@@ -136,13 +142,19 @@ def test_mistakes_in_the_settings_are_named(tmp_path: Path, text: str, says: str
 
 
 def test_the_settings_of_a_study_come_before_those_of_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = Study("study", tmp_path / "numpy", tmp_path)
+    replica = study.replica(7)
+    replica.results.mkdir(parents=True)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
-    assert find(tmp_path) is None
+    assert find(study) is None
     (tmp_path / "config" / "mist").mkdir(parents=True)
     (tmp_path / "config" / "mist" / "mist_slurm.yaml").write_text("executor: slurm")
-    assert find(tmp_path) is not None
+    assert find(study) is not None
     (tmp_path / "mist_slurm.yaml").write_text("executor: local")
-    assert find(tmp_path) is None
+    assert find(study) is None
+    assert find(replica) is None
+    (replica.results / "mist_slurm.yaml").write_text("executor: slurm")
+    assert find(replica) is not None
 
 
 def test_the_script_asks_for_what_the_settings_say_and_is_valid(tmp_path: Path) -> None:
@@ -322,3 +334,52 @@ def test_a_job_that_continues_another_is_followed(cluster: Cluster) -> None:
     assert len(list(followed.follow())) == 1
     followed.cancel()
     assert cluster.canceled == ["101", "777"]
+
+
+def test_jobs_that_continue_another_do_not_count_as_resubmissions(cluster: Cluster) -> None:
+    followed = cluster.job(resubmissions=1)
+    followed.start(work())
+    chained = [f"{number} 0" for number in range(201, 206)]
+    (cluster.folder / "job" / "chained").write_text("\n".join(chained) + "\n")
+    cluster.states |= {"101": "FAILED", "205": "NODE_FAIL", "102": "NODE_FAIL"}
+    with pytest.raises(MistError) as caught:
+        list(followed.follow())
+    assert caught.value.code == "slurm-node-failed"
+    assert followed.numbers == ["101", "201", "202", "203", "204", "205", "102"]
+
+
+def test_an_unfinished_job_that_the_cluster_did_not_continue_is_no_failure(cluster: Cluster) -> None:
+    followed = cluster.job(resubmissions=0)
+    followed.start(work())
+    cluster.writer().send("leave")
+    cluster.writer().send("exit", status=UNFINISHED)
+    cluster.states |= {"101": "FAILED", "102": "FAILED"}
+    with pytest.raises(MistError) as caught:
+        list(followed.follow())
+    assert followed.numbers == ["101", "102"]
+    assert caught.value.code == "slurm-job-failed"
+
+
+def test_files_of_failed_jobs_are_removed_once_a_run_succeeds_at_the_same_or_after_a_month(tmp_path: Path) -> None:
+    study = Study("study", tmp_path / "numpy", tmp_path)
+    records = dg.DagsterInstance.ephemeral()
+
+    @dg.job
+    def nothing() -> None:
+        pass
+
+    def run(fold: int, status: dg.DagsterRunStatus, days: int = 0) -> str:
+        tags = {"mist/stage": "train", "dagster/partition": f"fold_{fold}"}
+        run_id = records.create_run_for_job(nothing, status=status, tags=tags).run_id
+        study.job(run_id).mkdir(parents=True)
+        (study.job(run_id) / "head.txt").write_text("a log")
+        for path in (study.job(run_id) / "head.txt", study.job(run_id)):
+            os.utime(path, (time.time() - 86400 * days,) * 2)
+        return run_id
+
+    failed, other = run(0, dg.DagsterRunStatus.FAILURE), run(1, dg.DagsterRunStatus.FAILURE)
+    old, active = run(1, dg.DagsterRunStatus.CANCELED, 31), run(0, dg.DagsterRunStatus.STARTED, 31)
+    succeeded = run(0, dg.DagsterRunStatus.STARTED)
+    remove_files(records, study, succeeded)
+    assert not any(study.job(run_id).exists() for run_id in (failed, old, succeeded))
+    assert all(study.job(run_id).exists() for run_id in (other, active))
