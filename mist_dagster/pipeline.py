@@ -4,14 +4,15 @@ Only this module knows what follows what. What is stale is decided in ``freshnes
 """
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Optional
 
 import dagster as dg
 from pydantic import Field
 
+from mist_dagster.assets.training import PretrainedWeights
 from mist_dagster.dagster_private import (
     ASSET_PARTITION_RANGE_END_TAG,
     ASSET_PARTITION_RANGE_START_TAG,
@@ -20,14 +21,17 @@ from mist_dagster.dagster_private import (
 )
 from mist_dagster.freshness.outputs import rebuild_outputs, stale_outputs
 from mist_dagster.freshness.status import Status, report, report_unused, status, unused
+from mist_dagster.freshness.underway import partitions_of
+from mist_dagster.instance.studies import register
 from mist_dagster.jobs import run_tags
 from mist_dagster.launch import Build, Launcher, others_first
-from mist_dagster.partitions import fold_key
-from mist_dagster.queued import QueueLauncher
+from mist_dagster.partitions import fold_index, fold_key
+from mist_dagster.queued import QueueLauncher, submitted_by
 from mist_dagster.runtime.gpu import ALL_GPUS
 from mist_dagster.runtime.progress import Progress, shown
+from mist_dagster.runtime.slurm import remove_files
 from mist_dagster.slurm.tags import SLURM
-from mist_dagster.stages import STAGES, Inspection, job_name
+from mist_dagster.stages import STAGES, Inspection, job_name, keys_of
 from mist_dagster.stages.settings import adopt_config
 from mist_ops.analysis.analyze import kept_settings, read_fingerprint
 from mist_ops.config import read_config
@@ -148,8 +152,53 @@ def analyze(launcher: Launcher, study: Study, how: Mapping[str, Any]) -> None:
     launcher.progress.note(f"Analysis complete: {shown(study.config)}")
 
 
+@dataclass(frozen=True)
+class Scope:
+    """What of a study a run makes current: by default everything.
+
+    Attributes:
+        stages: Only these stages.
+        folds: Train only these folds.
+        patients: Predict only these training patients.
+        again: Partitions to rebuild although they are current, by stage.
+    """
+
+    stages: Collection[str] | None = None
+    folds: Collection[int] | None = None
+    patients: Collection[str] | None = None
+    again: Mapping[str, Collection[str]] = field(default_factory=dict)
+
+    @property
+    def whole(self) -> bool:
+        """Whether everything is in scope."""
+        return self.stages is None and self.folds is None and self.patients is None
+
+    def limit(self, found: Status) -> Status:
+        """What of a status is in scope."""
+        if self.whole and not self.again:
+            return found
+        stale = {name: {**dict.fromkeys(self.again.get(name, ()), "to rebuild"), **found.of(name)} for name in STAGES}
+        kept = {name: {key: why for key, why in keys.items() if self._has(name, key)} for name, keys in stale.items()}
+        return replace(found, stale={name: keys for name, keys in kept.items() if keys}, hours={})
+
+    def _has(self, stage: str, key: str) -> bool:
+        if self.stages is not None and stage not in self.stages:
+            return False
+        if stage == "train" and self.folds is not None:
+            return fold_index(key) in self.folds
+        return stage != "predict" or self.patients is None or key in self.patients
+
+
+EVERYTHING = Scope()
+
+
 def make_current(
-    launcher: Launcher, study: Study, found: Status, resources: Resources, *, warm_start: bool = False
+    launcher: Launcher,
+    study: Study,
+    found: Status,
+    resources: Resources,
+    training: Mapping[str, Any] | None = None,
+    scope: Scope = EVERYTHING,
 ) -> None:
     """Run what a status found stale, and nothing else.
 
@@ -158,29 +207,49 @@ def make_current(
         study: The study.
         found: What of it is stale.
         resources: What the runs may use of the machine.
-        warm_start: Whether folds are trained from their present models.
+        training: Run config of the trainings besides ``resources``.
+        scope: What of it to make current.
 
     Raises:
         RunFailedError: A run failed; the following ones were not started.
         RunCanceledError: A run was interrupted.
     """
-    if found.of("analyze"):
-        analyze(launcher, study, {"workers": resources.workers.get("analyze", 1)})
-        found = status(study, launcher.instance)
-    adopt_config(launcher.instance, study, read_config(study.config), "config.json was edited")
-    if found.of("preprocess"):
-        run(launcher, study, in_order({"preprocess": list(found.of("preprocess"))}, {}), resources)
-        found = status(study, launcher.instance)  # arrays that came out as they were leave their models current
+    found = scope.limit(prepare(launcher, study, found, resources, scope))
+    needed = {
+        name: list(keys) if STAGES[name].partitions else None
+        for name, keys in found.stale.items()
+        if name not in ("analyze", "preprocess")
+    }
     fold_of = read_train_paths(study.train_paths).fold_of
-    needed = {name: list(keys) if STAGES[name].partitions else None for name, keys in found.stale.items()}
     first = {name: needed[name] for name in needed if not STAGES[name].reads}
-    how = {"train": {"warm_start": warm_start}}
-    run(launcher, study, in_order(first, fold_of, how, together=launcher.together), resources)
+    run(launcher, study, in_order(first, fold_of, {"train": training or {}}, together=launcher.together), resources)
     for name in (name for name in STAGES if name in needed and STAGES[name].reads):
         if status(study, launcher.instance).of(name):  # not if what it reads came out as it was
             run(launcher, study, in_order({name: None}, {}), resources)
-    rebuild_outputs(launcher, study, status(study, launcher.instance))
+    if scope.whole:
+        rebuild_outputs(launcher, study, status(study, launcher.instance))
     show_status(launcher, study)
+
+
+def prepare(launcher: Launcher, study: Study, found: Status, resources: Resources, scope: Scope = EVERYTHING) -> Status:
+    """Run the analysis and the preprocessing where they are stale; return what is stale after that."""
+    if scope.limit(found).of("analyze"):
+        analyze(launcher, study, {"workers": resources.workers.get("analyze", 1)})
+        found = status(study, launcher.instance)
+    adopt_config(launcher.instance, study, read_config(study.config), "config.json was edited")
+    if scope.limit(found).of("preprocess"):
+        run(launcher, study, in_order({"preprocess": list(scope.limit(found).of("preprocess"))}, {}), resources)
+        found = status(study, launcher.instance)  # arrays that came out as they were leave their models current
+    return found
+
+
+def stale_replicas(
+    study: Study, instance: dg.DagsterInstance, seeds: Collection[int] = (), scope: Scope = EVERYTHING
+) -> dict[Study, Status]:
+    """The replicas of a study of which something is stale: those with some seeds, or all."""
+    replicas = [replica for replica in study.replicas if not seeds or replica.seed in seeds]
+    found = {replica: scope.limit(status(replica, instance)) for replica in replicas}
+    return {register(replica.results): stale for replica, stale in found.items() if not stale.current}
 
 
 def show_status(launcher: Launcher, study: Study) -> None:
@@ -189,12 +258,45 @@ def show_status(launcher: Launcher, study: Study) -> None:
 
 
 class PlanRun(dg.Config):
-    """How to make a study current."""
+    """How to make a study and its replicas current; by default everything of them."""
 
     device: Optional[str] = Field(None, description="cpu, cuda or a GPU number; a GPU if there is one.")  # noqa: UP045
     warm_start: bool = Field(False, description="Train stale folds from their present models.")
     preprocess_workers: int = Field(1, description="Processes that preprocess patients.")
     evaluate_workers: int = Field(1, description="Processes that score patients.")
+    figures: bool = Field(True, description="Draw figures.")
+    stages: list[str] = Field([], description="Only these stages, such as predict and evaluate; all if empty.")
+    folds: list[int] = Field([], description="Train only these folds; all if empty.")
+    patients: list[str] = Field([], description="Predict only these training patients; all if empty.")
+    seeds: list[int] = Field([], description="Only the study or replicas with these seeds; all if empty.")
+    overwrite: bool = Field(False, description="Preprocess and train what is current, too.")
+    pretrained: Optional[PretrainedWeights] = Field(  # noqa: UP045
+        None, description="Start trainings from other weights."
+    )
+    training_tags: dict[str, str] = Field({}, description="Further tags of the submitted trainings.")
+
+    def resources(self) -> Resources:
+        """What runs may use of the machine."""
+        workers = {"analyze": self.preprocess_workers, "preprocess": self.preprocess_workers}
+        return Resources(self.device, {**workers, "evaluate": self.evaluate_workers}, figures=self.figures)
+
+    def training(self) -> dict[str, Any]:
+        """Run config of the trainings besides the resources."""
+        pretrained = {"pretrained": self.pretrained.model_dump()} if self.pretrained else {}
+        return {"warm_start": self.warm_start, **pretrained, **({"resume": False} if self.overwrite else {})}
+
+    def scope(self, study: Study, instance: dg.DagsterInstance, run_id: str) -> Scope:
+        """What of a study is concerned; what this run rebuilt before its process was replaced is not rebuilt again."""
+        scope = Scope(self.stages or None, self.folds or None, self.patients or None)
+        if not self.overwrite:
+            return scope
+        seen, again = Inspection(study, as_analyzed=True), {}
+        finished = [run for run in submitted_by(instance, run_id) if run.status == dg.DagsterRunStatus.SUCCESS]
+        for name in ("train",) if study.original else ("preprocess", "train"):
+            keys = keys_of(STAGES[name], seen)
+            done = [partitions_of(run.tags, keys) for run in finished if run.tags["mist/stage"] == name]
+            again[name] = [key for key in keys if not any(part is None or key in part for part in done)]
+        return replace(scope, again=again)
 
 
 def _link(context: dg.OpExecutionContext, run: dg.DagsterRun) -> None:
@@ -213,22 +315,24 @@ def plan_job(study: Study, build: Build) -> dg.JobDefinition:
         launcher = Launcher(context.instance, progress, build, partial(_link, context))
         if SLURM in context.run.tags:
             queued = QueueLauncher(
-                context.instance, progress, build, launcher.started, together=True, run_id=context.run_id
+                context.instance,
+                progress,
+                build,
+                launcher.started,
+                together=True,
+                run_id=context.run_id,
+                tags={"train": config.training_tags},
             )
             queued.wait_for_earlier()
             launcher = queued
-        found = status(study, context.instance, context.run_id)
-        outputs = stale_outputs(context.instance, study, found)
+        scope = config.scope(study, context.instance, context.run_id)
+        found = scope.limit(status(study, context.instance, context.run_id))
+        outputs = stale_outputs(context.instance, study, found) if scope.whole else {}
         for line in report(found, {output.path: reason for output, reason in outputs.items()}):
             progress.note(line)
-        if outputs or not found.current:
-            workers = {
-                "analyze": config.preprocess_workers,
-                "preprocess": config.preprocess_workers,
-                "evaluate": config.evaluate_workers,
-            }
-            resources = Resources(config.device, workers)
-            make_current(launcher, study, found, resources, warm_start=config.warm_start)
+        _make_all_current(launcher, study, config, scope, context.run_id)
+        if SLURM in context.run.tags:
+            remove_files(context.instance, study, context.run_id)
 
     @dg.job(
         name=job_name(study, "make_current"),
@@ -239,3 +343,25 @@ def plan_job(study: Study, build: Build) -> dg.JobDefinition:
         plan()
 
     return make_current_job
+
+
+def _make_all_current(launcher: Launcher, study: Study, config: PlanRun, scope: Scope, run_id: str) -> None:
+    """Make a study current, and its replicas: side by side in the queue, one after another in this process."""
+    instance, resources = launcher.instance, config.resources()
+    found = prepare(launcher, study, status(study, instance, run_id), resources, scope)
+    scope = replace(scope, again={name: keys for name, keys in scope.again.items() if name != "preprocess"})
+    found = scope.limit(found)
+    replicas = stale_replicas(study, instance, config.seeds, scope)
+    submitted: list[str] = []
+    if isinstance(launcher, QueueLauncher):
+        for replica in replicas:
+            how = {**config.model_dump(exclude_none=True), "seeds": [], "warm_start": False}
+            submitted += launcher.start(replica, "make_current", how)
+    own = not config.seeds or read_config(study.config).training.seed in config.seeds
+    if own and (not found.current or (scope.whole and stale_outputs(instance, study, found))):
+        make_current(launcher, study, found, resources, config.training(), scope)
+    if isinstance(launcher, QueueLauncher):
+        launcher.wait(submitted)
+    else:
+        for replica, stale in replicas.items():
+            make_current(launcher, replica, stale, resources, scope=scope)

@@ -184,6 +184,11 @@ class RunAllOptions(TrainOptions, PreprocessOptions, AnalyzeOptions):
     """Options of mist_run_all: those of its stages."""
 
     overwrite: Overwrite = Field(False, description="Replace existing results, arrays and models.")
+    submit: Submit = Field(
+        False,
+        description="Submit the folds to the queue of a running mist_ui, and return; with Slurm, everything after the "
+        "analysis.",
+    )
 
 
 class FinalizeOptions(StudyOptions):
@@ -192,6 +197,7 @@ class FinalizeOptions(StudyOptions):
     num_workers_evaluate: Workers = Field(1, description="Worker processes for the evaluation.")
     no_figures: NoFigures = Field(False, description=NO_FIGURES)
     device: Device = Field(None, description="cpu, cuda or the number of a GPU (default: a GPU, else the CPU).")
+    submit: Submit = Field(False, description="Submit to the queue of a running mist_ui, and return.")
 
 
 class ChoosePostprocessingOptions(StudyOptions):

@@ -38,16 +38,17 @@ from mist_dagster.instance.home import dagster_home
 from mist_dagster.instance.studies import owner_of_arrays, register
 from mist_dagster.launch import Launcher, others_first, submit
 from mist_dagster.partitions import fold_index, fold_key
-from mist_dagster.pipeline import Resources, in_order, make_current, run, show_status
+from mist_dagster.pipeline import Resources, in_order, make_current, run, show_status, stale_replicas
 from mist_dagster.pipeline import analyze as analyze_study
 from mist_dagster.runtime.locks import settings_lock
 from mist_dagster.runtime.progress import shown
+from mist_dagster.slurm.settings import find as slurm_settings
 from mist_dagster.stages import STAGES
 from mist_dagster.stages.settings import configure
 from mist_ops.analysis.analyze import find_leaks
 from mist_ops.analysis.folds import check_folds, make_fold
 from mist_ops.config import NAMES, StudyConfig, override, read_config
-from mist_ops.dataset import Assignment, Fold, read_description, read_paths, read_train_paths
+from mist_ops.dataset import Assignment, Case, Fold, read_description, read_paths, read_train_paths
 from mist_ops.errors import ConfigError, DatasetError, counted, few, listing
 from mist_ops.files import file_hash, write_text
 from mist_ops.records.arrays import CORRUPTED, NO_DISTANCES, NOT_PREPROCESSED, stale_arrays
@@ -110,6 +111,29 @@ def preprocess(launcher: Launcher, options: PreprocessOptions, settings: Setting
     config = _configure(launcher, study, settings)
     cases = read_train_paths(study.train_paths).cases
     check_dataset(study)  # files that are missing fail by themselves
+    reasons = _stale_arrays(study, config, cases, options)
+    needed = [case.id for case in cases if options.overwrite or case.id in reasons]
+    current = [case.id for case in cases if case.id not in reasons] if not options.overwrite else []
+    record_current(launcher, study, STAGES["preprocess"], current)
+    resources = Resources(workers={"preprocess": options.num_workers_preprocess})
+    if options.submit:
+        _submit_stage(launcher, study, "preprocess", resources, needed, [case.id for case in cases])
+        return
+    run(launcher, study, in_order({"preprocess": needed}, {}), resources)
+    patients = counted(len(cases), "patient")
+    launcher.progress.note(
+        f"Preprocessing complete: {len(needed)} of {patients} preprocessed into {shown(study.numpy)}"
+    )
+
+
+def _stale_arrays(
+    study: Study, config: StudyConfig, cases: Sequence[Case], options: PreprocessOptions
+) -> Mapping[str, str]:
+    """Why arrays are missing or stale.
+
+    Raises:
+        ConfigError: Some are those of other files or settings, or of another program, and are not to be replaced.
+    """
     reasons = stale_arrays(study, config, cases)
     foreign = sorted(name for name, why in reasons.items() if why == NOT_PREPROCESSED and study.image(name).exists())
     stale = [name for name, why in reasons.items() if why not in (NOT_PREPROCESSED, CORRUPTED, NO_DISTANCES)] + foreign
@@ -123,18 +147,7 @@ def preprocess(launcher: Launcher, options: PreprocessOptions, settings: Setting
             file=study.numpy,
             found=stale,
         )
-    needed = [case.id for case in cases if options.overwrite or case.id in reasons]
-    current = [case.id for case in cases if case.id not in reasons] if not options.overwrite else []
-    record_current(launcher, study, STAGES["preprocess"], current)
-    resources = Resources(workers={"preprocess": options.num_workers_preprocess})
-    if options.submit:
-        _submit_stage(launcher, study, "preprocess", resources, needed, [case.id for case in cases])
-        return
-    run(launcher, study, in_order({"preprocess": needed}, {}), resources)
-    patients = counted(len(cases), "patient")
-    launcher.progress.note(
-        f"Preprocessing complete: {len(needed)} of {patients} preprocessed into {shown(study.numpy)}"
-    )
+    return reasons
 
 
 def train(launcher: Launcher, options: TrainOptions, settings: Settings) -> None:
@@ -274,11 +287,8 @@ def _submit(
         return
     gpus = read_config(study.config).training.hardware.num_gpus or 1
     run_config = {**how, "gpus": gpus, "figures": not options.no_figures, **_device(options)}
-    limit = {} if options.max_hours is None else {"dagster/max_runtime": str(round(3600 * options.max_hours))}
-    # Dagster would restart a run that reached its limit, as it does when a worker is lost.
-    retries = 0 if limit else _RETRIES
-    tags = {"dagster/max_retries": str(retries), "dagster/priority": str(options.priority), **limit}
-    for fold, address in zip(folds, submit(study, "train", run_config, list(map(fold_key, folds)), tags), strict=True):
+    submitted = submit(study, "train", run_config, list(map(fold_key, folds)), _queue_tags(options))
+    for fold, address in zip(folds, submitted, strict=True):
         launcher.progress.note(f"Fold {fold}: {address}")
     launcher.progress.note("When they are trained: mist_finalize predicts and scores.")
 
@@ -294,16 +304,25 @@ def _submit_stage(
         launcher.progress.note(f"Submitted: {address}")
 
 
-def _submit_all(launcher: Launcher, study: Study, options: PlanOptions) -> None:
-    """Submit the run that rebuilds everything stale."""
+def _queue_tags(options: TrainOptions) -> dict[str, str]:
+    """Tags of submitted trainings."""
+    limit = {} if options.max_hours is None else {"dagster/max_runtime": str(round(3600 * options.max_hours))}
+    # Dagster would restart a run that reached its limit, as it does when a worker is lost.
+    retries = 0 if limit else _RETRIES
+    return {"dagster/max_retries": str(retries), "dagster/priority": str(options.priority), **limit}
+
+
+def _submit_plan(
+    launcher: Launcher, study: Study, options: PlanOptions | FinalizeOptions | RunAllOptions, **how: Any
+) -> None:
+    """Submit the run that rebuilds everything stale, or a part of it."""
     workers = {f"{stage}_workers": getattr(options, f"num_workers_{stage}", 1) for stage in ("preprocess", "evaluate")}
-    device = {"device": options.device} if options.device else {}
-    how = {**workers, **device, "warm_start": options.warm_start}
-    for address in submit(study, "make_current", how, None, {}):
+    config = {**workers, **_device(options), "figures": not options.no_figures, **how}
+    for address in submit(study, "make_current", config, None, {}):
         launcher.progress.note(f"Submitted: {address}")
 
 
-def _device(options: TrainOptions) -> dict[str, str]:
+def _device(options: PlanOptions | FinalizeOptions | TrainOptions) -> dict[str, str]:
     return {"device": options.device} if options.device else {}
 
 
@@ -328,7 +347,10 @@ def finalize(launcher: Launcher, options: FinalizeOptions, settings: Settings) -
     needed: dict[str, Sequence[str] | None] = {
         "predict": [case_id for case_id, reason in stale.items() if reason != NOT_RECORDED],
     }
-    _run_and_report(launcher, study, needed, options, {})
+    if options.submit:
+        _submit_finalize(launcher, study, needed["predict"] or (), options)
+    else:
+        _run_and_report(launcher, study, needed, options, {})
     untrained = [fold for fold in config.training.folds if fold not in trained]
     if untrained:
         raise ConfigError(
@@ -348,6 +370,17 @@ def finalize(launcher: Launcher, options: FinalizeOptions, settings: Settings) -
             code="models-stale",
             found=old,
         )
+
+
+def _submit_finalize(launcher: Launcher, study: Study, patients: Sequence[str], options: FinalizeOptions) -> None:
+    """Submit the prediction of some training patients, and the scores and the test patients where these are stale."""
+    config = read_config(study.config)
+    tests = _tests(launcher, study, config)
+    if not patients and not tests and not study_status(study, as_analyzed=True).of("evaluate"):
+        launcher.progress.note("Nothing to submit: predictions and scores are current.")
+        return
+    stages = [*(["predict"] if patients else []), "evaluate", *tests]
+    _submit_plan(launcher, study, options, stages=stages, patients=list(patients), seeds=[config.training.seed])
 
 
 def status(launcher: Launcher, options: StatusOptions, settings: Settings) -> None:
@@ -389,19 +422,17 @@ def plan(launcher: Launcher, options: PlanOptions, settings: Settings) -> None:
     if options.what_if:
         launcher.progress.note(f"With {', '.join(options.what_if)}:")
     outputs = _report(launcher, study, found, options.what_if)
-    if options.apply and options.submit and (outputs or not found.current):
-        _submit_all(launcher, study, options)
-    elif options.apply and (outputs or not found.current):
-        make_current(launcher, study, found, _resources(options), warm_start=options.warm_start)
+    if not options.apply:
+        return
+    if options.submit:
+        if outputs or not found.current or stale_replicas(study, launcher.instance):
+            _submit_plan(launcher, study, options, warm_start=options.warm_start)
+        return
+    if outputs or not found.current:
+        make_current(launcher, study, found, _resources(options), {"warm_start": options.warm_start})
         _report_scores(launcher, study, read_config(study.config))
-    for replica in study.replicas if options.apply else ():
-        stale = study_status(replica, launcher.instance)
-        if not stale.current and options.submit:
-            launcher.progress.note(
-                f"Seed {replica.seed} is not submitted: mist_plan --results {shown(replica.results)}."
-            )
-        elif not stale.current:
-            make_current(launcher, register(replica.results), stale, _resources(options))
+    for replica, stale in stale_replicas(study, launcher.instance).items():
+        make_current(launcher, replica, stale, _resources(options))
 
 
 def _report(launcher: Launcher, study: Study, found: Status, what_if: Sequence[str] = ()) -> bool:
@@ -643,10 +674,49 @@ def run_all(launcher: Launcher, options: RunAllOptions, settings: Settings) -> N
         )
     if not study.config.exists() or options.overwrite or options.update:
         _analyze(launcher, study, options, settings)
+    if options.submit and slurm_settings(study):
+        _submit_stages(launcher, study, options, {**settings, **_weighting(options)})
+        return
     planned = override(read_config(study.config), settings)
     _folds_to_train(study, planned, read_train_paths(study.train_paths), options)
     preprocess(launcher, options.model_copy(update={"submit": False}), settings)  # of the folds alone
     train(launcher, options, settings)
+
+
+def _submit_stages(launcher: Launcher, study: Study, options: RunAllOptions, settings: Settings) -> None:
+    """Submit everything after the analysis as one run, which submits the stages in turn: on Slurm, as jobs."""
+    assignment = read_train_paths(study.train_paths)
+    _check_dataset(launcher, study)
+    config = override(read_config(study.config), settings)
+    _check_metrics(study, config)
+    seeds = replica_seeds(study, options.seeds or [config.training.seed])
+    folds = sorted(_folds_to_train(study, config, assignment, options))
+    _stale_arrays(study, config, assignment.cases, options)
+    pretrained = _pretrained(options, config)
+    _configure(launcher, study, settings)
+    for seed in (seed for seed in seeds if seed != config.training.seed):
+        replica = replicate(study, seed, redraw=options.redraw_validation, overwrite=options.overwrite)
+        register(replica.results)
+    models = {fold for fold in config.training.folds if fold in folds or study.model(fold).exists()}
+    _submit_plan(
+        launcher,
+        study,
+        options,
+        **pretrained,
+        stages=[
+            "preprocess",
+            "train",
+            "predict",
+            "evaluate",
+            *(["test"] if models >= set(config.training.folds) else []),
+        ],
+        folds=folds,
+        patients=[case_id for fold in folds for case_id in assignment.held_out(fold)],
+        seeds=seeds,
+        overwrite=options.overwrite,
+        warm_start=options.warm_start,
+        training_tags=_queue_tags(options),
+    )
 
 
 def _study(options: StudyOptions, *, data: Path | None = None, numpy: Path | None = None) -> Study:

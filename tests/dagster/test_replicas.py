@@ -74,6 +74,15 @@ def test_one_command_trains_predicts_and_scores_a_replica(study: Study, capfd: p
     assert list(known["replicas"]["7"]["stale"]) == ["train", "predict", "evaluate", "test"]
 
 
+def test_a_plan_trains_a_replica_that_is_new(study: Study) -> None:
+    before = {path: path.read_bytes() for path in study.models.iterdir()}
+    replica = replicate(study, 7)
+    assert cli.plan(["--results", str(study.results), "--device", "cpu", "--apply"]) == 0
+    assert status(replica).current
+    assert {read_passport(replica.model(fold)).seed for fold in (0, 1)} == {7}
+    assert {path: path.read_bytes() for path in study.models.iterdir()} == before
+
+
 def compared(folder: Path, name: str, gain: float, seeds: tuple[int, ...] = (7, 8)) -> Path:
     """The results of a study of twenty patients and its replicas, without models."""
     results = folder / name

@@ -223,6 +223,31 @@ def test_a_job_makes_just_that_again(copied_study: Study) -> None:
     assert {record.status.value for record in checked.values()} == {"SUCCEEDED"}
 
 
+def test_a_job_makes_a_part_of_that_again(copied_study: Study) -> None:
+    """As ``mist_finalize --submit`` and ``mist_run_all --submit`` ask it to."""
+    study = copied_study
+    held_out = read_train_paths(study.train_paths).held_out(1)
+    for path in (study.model(0), study.passport(0), *map(study.cv_prediction, held_out[:2]), study.results_csv):
+        path.unlink()
+    before = study.model(1).stat().st_mtime_ns
+
+    def run(**config: object) -> None:
+        job = build_definitions([study]).resolve_job_def(f"{study.key}__make_current")
+        with instance() as opened:
+            given = {"ops": {f"{study.key}__rebuild_stale": {"config": {"device": "cpu", **config}}}}
+            assert job.execute_in_process(instance=opened, run_config=given).success
+
+    run(stages=["predict"], patients=list(held_out[:1]))
+    assert study.cv_prediction(held_out[0]).is_file()
+    assert not study.cv_prediction(held_out[1]).exists()
+    run(stages=["train"], seeds=[read_config(study.config).training.seed + 1])
+    assert not study.model(0).exists()
+    run(stages=["train"], folds=[1], overwrite=True)
+    assert not study.model(0).exists()
+    assert study.model(1).stat().st_mtime_ns > before
+    assert not study.results_csv.exists()
+
+
 def test_what_tools_made_of_scores_is_told_of_and_made_again_in_order(
     copied_study: Study, capfd: pytest.CaptureFixture[str]
 ) -> None:
