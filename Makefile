@@ -21,7 +21,7 @@ install: $(INSTALLED)
 demo: $(INSTALLED) ; $(BIN)/python -m mist_dagster.demo
 test: check ; $(BIN)/pytest -m "not slow" --numprocesses 2 --dist loadfile --max-worker-restart 1
 test-all: check ; $(BIN)/pytest --numprocesses 2 --dist loadfile --max-worker-restart 1
-test-cluster: $(INSTALLED) ; $(BIN)/pytest -m cluster -rs
+test-cluster: $(INSTALLED) ; $(BIN)/pytest -m cluster -rs --numprocesses 3
 coverage: $(INSTALLED) ; $(BIN)/pytest -m "not slow" --numprocesses 2 --dist loadfile --cov --cov-report=term --cov-report=xml
 retest: $(INSTALLED) ; $(BIN)/pytest -m "not slow" --last-failed --last-failed-no-failures none
 check: $(INSTALLED) ; $(BIN)/codespell && $(BIN)/ruff check && $(BIN)/ruff format --check && $(BIN)/mypy && $(BIN)/lint-imports

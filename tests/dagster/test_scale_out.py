@@ -5,12 +5,14 @@ import getpass
 import importlib.util
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from tiny import TINY
 
 from mist_dagster import cli
 from mist_dagster.definitions import build_definitions, defs
+from mist_dagster.freshness.status import status
 from mist_dagster.instance.home import instance
 from mist_dagster.instance.studies import register, registered_studies
 from mist_dagster.launch import CODE_LOCATION, LAUNCH, RELOAD
@@ -32,6 +35,7 @@ from mist_ops.config import override, read_config, write_config
 from mist_ops.errors import ConfigError
 from mist_ops.study import Study
 
+from .clusters import missing
 from .conftest import preprocessed
 from .serving import TERMINATE, ask, free_port, serving, wait_until
 
@@ -141,9 +145,16 @@ def worker(queue: str, log: Path) -> contextlib.AbstractContextManager[None]:
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of a UI whose steps are executed by two workers, one for each queue."""
+    folder = tmp_path_factory.mktemp("cluster")
+    with head(folder, ["dagster", "gpu"]) as address:
+        yield address
+
+
+@contextlib.contextmanager
+def head(folder: Path, queues: Sequence[str]) -> Iterator[str]:
+    """Run the servers of a cluster, workers for some queues, and a UI; yield its URL."""
     if not installed or not served:
         pytest.skip("mist-dagster[celery], redis-server and PostgreSQL are not all installed")
-    folder = tmp_path_factory.mktemp("cluster")
     home, port = folder / "dagster_home", free_port()
     home.mkdir()
     shutil.copy(DEPLOY / "celery" / "dagster.yaml", home)
@@ -164,7 +175,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             patch.setenv(name, value)
         with instance():
             pass  # create the tables before several processes do so at once
-        for queue in ("dagster", "gpu"):
+        for queue in queues:
             stack.enter_context(worker(queue, folder / f"{queue}.log"))
         yield stack.enter_context(serving(home, folder / "ui.log"))
 
@@ -229,6 +240,9 @@ def test_no_step_outlives_its_run(cluster: str, tmp_path: Path) -> None:
     with instance() as records:
         run_id = launch(cluster, study, "train", ["fold_0"])
         wait_until(study.attempt(0).exists, 180)
+        found = status(study, records)
+        assert {fold: made.state for fold, made in found.under_way["train"].items()} == {"fold_0": "running"}
+        assert list(found.of("train")) == ["fold_1"], "a fold that a worker trains is not missing"
         ask(cluster, TERMINATE % run_id)
         assert outcome(records, run_id, 90) == dg.DagsterRunStatus.CANCELED
         write_config(study.config, override(read_config(study.config), TINY))
@@ -252,3 +266,67 @@ def test_another_worker_resumes_the_training_of_one_that_ended(cluster: str, tmp
         wait_until(lambda: re.search(r"after \d+ epoch", log_of(records, again[0].run_id)), 180)
         ask(cluster, TERMINATE % again[0].run_id)
         assert outcome(records, again[0].run_id, 90) == dg.DagsterRunStatus.CANCELED
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+@pytest.mark.timeout(900)
+def test_workers_in_an_allocation_of_slurm_train_folds_that_resume_in_the_next_one(tmp_path: Path) -> None:
+    """The script of ``deploy/slurm`` with other folders, less time and one core."""
+    if missing():
+        pytest.skip(missing())
+    shutil.copytree(DEPLOY, tmp_path / "deploy")
+    script = tmp_path / "deploy" / "slurm" / "workers.sbatch"
+    text = script.read_text().replace("/shared/mist", str(tmp_path))
+    script.write_text(text.replace("--cpus-per-task=8", "--cpus-per-task=1").replace("--time=2-00:00:00", "--time=10"))
+    with head(tmp_path, ["dagster"]) as address:
+        given = (
+            "DAGSTER_HOME",
+            "PATH",
+            "PYTHONPATH",
+            "OMP_NUM_THREADS",
+            *(name for name in os.environ if "MIST_" in name),
+        )
+        exported = [f"export {name}={shlex.quote(os.environ.get(name, ''))}" for name in given]
+        environment = tmp_path / "deploy" / "celery" / "environment.sh"
+        environment.write_text("\n".join([*exported, "export MIST_DEVICES=cpu"]) + "\n")
+        study = preprocessed(tmp_path, "allocated", folds=2, epochs=300)
+        with instance() as records, allocation(script) as first:
+            submitted = [launch(address, study, "train", [f"fold_{fold}"]) for fold in range(2)]
+            wait_until(lambda: all(study.attempt(fold).exists() for fold in range(2)), 300)
+            assert {node_of(workers_of(records, run_id)["gpu"]) for run_id in submitted} == {"n1", "n2"}
+            subprocess.run(["scancel", first], check=True)
+            assert [outcome(records, run_id, 120) for run_id in submitted] == [dg.DagsterRunStatus.FAILURE] * 2
+        with instance() as records, allocation(script):
+            for run_id in submitted:
+                again = retry_of(records, run_id)
+                wait_until(partial(resumed, records, again), 300)
+                ask(address, TERMINATE % again)
+                assert outcome(records, again, 120) == dg.DagsterRunStatus.CANCELED
+
+
+def retry_of(records: dg.DagsterInstance, run_id: str) -> str:
+    found = wait_until(lambda: records.get_runs(dg.RunsFilter(tags={"dagster/parent_run_id": run_id})), 180)
+    return str(found[0].run_id)
+
+
+def resumed(records: dg.DagsterInstance, run_id: str) -> bool:
+    return re.search(r"resumes .*after \d+ epoch", log_of(records, run_id)) is not None
+
+
+def node_of(process: int) -> str:
+    """The node of Slurm on which a process of this machine runs."""
+    environment = Path(f"/proc/{process}/environ").read_bytes().decode().split("\0")
+    return next(line.partition("=")[2] for line in environment if line.startswith("SLURMD_NODENAME="))
+
+
+@contextlib.contextmanager
+def allocation(script: Path) -> Iterator[str]:
+    """A job with workers."""
+    output = f"--output={script.parent}/%j.txt"
+    answer = subprocess.run(["sbatch", "--parsable", output, script], check=True, capture_output=True, text=True)
+    number = answer.stdout.strip()
+    try:
+        yield number
+    finally:
+        subprocess.run(["scancel", number], check=False)

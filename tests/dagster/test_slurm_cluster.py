@@ -1,4 +1,8 @@
-"""Studies on a real Slurm of two nodes: ``make test-cluster``."""
+"""Studies on a real Slurm of two nodes: ``make test-cluster``.
+
+``.ci/slurm.sh start`` starts such a Slurm on one machine. The tests share studies and references, and wait rather than
+compute, so that several can run side by side: jobs of one sleep while those of another train.
+"""
 
 import contextlib
 import os
@@ -6,8 +10,9 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,6 +25,7 @@ from mist_dagster import cli
 from mist_dagster.freshness.status import status as study_status
 from mist_dagster.instance.home import instance
 from mist_dagster.instance.studies import register
+from mist_dagster.partitions import fold_key
 from mist_dagster.provenance import asset_key
 from mist_dagster.slurm.job import Job, Report
 from mist_dagster.slurm.queue import Queue
@@ -31,34 +37,68 @@ from mist_ops.files import file_hash
 from mist_ops.jobs.folder import Work
 from mist_ops.phantoms import write_phantoms
 from mist_ops.records.passport import read_passport
+from mist_ops.replicas import replicate
 from mist_ops.study import Study
 
+from .clusters import missing, needs_partition
 from .conftest import preprocessed
 from .serving import TERMINATE, ask, serving, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.timeout(900)]
 
+EPOCHS = 12
+"""Of all trainings, so that one training on this machine is the reference of all of them."""
 
-def nodes() -> int:
-    if not shutil.which("sinfo"):
-        return 0
-    answer = subprocess.run(
-        ["sinfo", "-h", "-N", "-t", "idle,alloc,mix", "-o", "%N"], check=False, capture_output=True, text=True
-    )
-    return len(set(answer.stdout.split()))
+SUCCESS, FAILURE = dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE
 
 
-@pytest.fixture(autouse=True)
-def slurm(monkeypatch: pytest.MonkeyPatch) -> None:
-    if nodes() < 2:
-        pytest.skip("no Slurm with two nodes on this machine")
-    monkeypatch.setenv("MIST_SLURM_POLL_SECONDS", "1")
+@pytest.fixture(scope="module", autouse=True)
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The Dagster home of all tests of this module."""
+    if missing():
+        pytest.skip(missing())
+    folder = tmp_path_factory.mktemp("slurm")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DAGSTER_HOME", str(folder / "dagster_home"))
+        patch.setenv("MIST_SLURM_POLL_SECONDS", "1")
+        patch.chdir(folder)
+        yield folder / "dagster_home"
 
 
-@pytest.fixture
-def ui(home: Path, tmp_path: Path) -> Iterator[str]:
-    with serving(home, tmp_path / "ui.log") as address:
+@pytest.fixture(scope="module")
+def ui(home: Path) -> Iterator[str]:
+    with serving(home, home.parent / "ui.log") as address:
         yield address
+
+
+@pytest.fixture(scope="module")
+def prepared(home: Path) -> Study:
+    """A preprocessed study of two folds, to be copied."""
+    return preprocessed(home.parent / "prepared", "prepared", folds=2, epochs=EPOCHS)
+
+
+@pytest.fixture(scope="module")
+def reference(prepared: Study) -> Callable[[], dict[int, str]]:
+    """The hashes of the weights that this machine trains, by fold; trained at the first call, while jobs work."""
+    known: dict[int, str] = {}
+
+    def get() -> dict[int, str]:
+        if not known:
+            assert cli.train([*where(prepared), "--no-figures"]) == 0
+            known.update(weights(prepared))
+        return known
+
+    return get
+
+
+def copied(prepared: Study, folder: Path, name: str) -> Study:
+    """A copy of the prepared study, without models."""
+    shutil.copytree(prepared.numpy, folder / "numpy")
+    shutil.copytree(prepared.results, folder / "results", ignore=shutil.ignore_patterns("models", "*.csv.json"))
+    for part in ("checkpoints", "logs", "predictions", "figures"):
+        shutil.rmtree(folder / "results" / part, ignore_errors=True)
+    (folder / "data").symlink_to(prepared.results.parent / "data")  # the tables have relative paths to it
+    return register(folder / "results", numpy=folder / "numpy", name=name)
 
 
 def on_slurm(study: Study, **settings: object) -> None:
@@ -68,18 +108,56 @@ def on_slurm(study: Study, **settings: object) -> None:
     (study.results / "mist_slurm.yaml").write_text(yaml.safe_dump(content))
 
 
-def runs(records: dg.DagsterInstance, study: Study) -> Sequence[dg.DagsterRun]:
-    return [run for run in records.get_runs() if run.tags.get("mist/study") == study.key and "mist/slurm" in run.tags]
+def paced(folder: Path, seconds: float) -> str:
+    """A Python for jobs whose epochs take some seconds longer, in which they sleep."""
+    script, program = folder / "paced.py", folder / "paced.sh"
+    script.write_text(
+        "import runpy, time\nfrom mist_ops.jobs.leaving import Leaving\ncheck = Leaving.check\n"
+        f"Leaving.check = lambda self: (time.sleep({seconds}), check(self))[1]\n"
+        "runpy.run_module('mist_ops.jobs', run_name='__main__')\n"
+    )
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} {script} "$3"\n')  # instead of -m mist_ops.jobs FOLDER
+    program.chmod(0o755)
+    return str(program)
 
 
 def where(study: Study) -> list[str]:
     return ["--results", str(study.results), "--numpy", str(study.numpy)]
 
 
-def ended(study: Study, seconds: float = 300) -> list[dg.DagsterRun]:
+def runs(records: dg.DagsterInstance, study: Study) -> Sequence[dg.DagsterRun]:
+    keys = {study.key, *(replica.key for replica in study.replicas)}
+    on_slurm = records.get_runs(dg.RunsFilter(tags={"mist/machine": "slurm"}))
+    return [run for run in on_slurm if run.tags.get("mist/study") in keys]
+
+
+def ended(study: Study, seconds: float = 400) -> list[dg.DagsterRun]:
+    """The runs of a study with jobs, once all of them ended; those that succeeded did something."""
     with instance() as records:
         wait_until(lambda: runs(records, study) and all(run.is_finished for run in runs(records, study)), seconds)
-        return list(runs(records, study))
+        found = list(runs(records, study))
+        for run in found:
+            if run.status == SUCCESS and run.tags["mist/stage"] != "make_current":
+                check_done(records, run)
+    return found
+
+
+def check_done(records: dg.DagsterInstance, run: dg.DagsterRun) -> None:
+    """Fail if a run is green although it made nothing, or less than it planned."""
+    made, planned = (
+        {
+            (str(event.asset_key), event.partition)
+            for entry in records.all_logs(run.run_id, of_type=kind)
+            if (event := entry.dagster_event)
+        }
+        for kind in (
+            dg.DagsterEventType.ASSET_MATERIALIZATION,
+            dg.DagsterEventType.ASSET_MATERIALIZATION_PLANNED,
+        )
+    )
+    assert made, f"{run.job_name} is green and made nothing"
+    assert {asset for asset, _ in planned} <= {asset for asset, _ in made}, f"{run.job_name} made too little"
+    assert re.fullmatch(r"\d+(, \d+)*", run.tags["mist/slurm"]), f"{run.job_name} is green without a job"
 
 
 def messages(run: dg.DagsterRun) -> str:
@@ -92,39 +170,20 @@ def messages(run: dg.DagsterRun) -> str:
     return "\n".join([*(entry.message for entry in entries), *errors])
 
 
-def test_submitted_folds_train_in_jobs_that_see_no_records(home: Path, tmp_path: Path, ui: str) -> None:
-    study = preprocessed(tmp_path, "folds", folds=2, epochs=3)
-    hiding = tmp_path / "hiding.sh"
-    hiding.write_text(f'#!/bin/sh\nexec unshare -m sh -c \'mount -t tmpfs none {home} && exec "$@"\' sh "$@"\n')
-    hiding.chmod(0o755)
-    on_slurm(study, all={"prefix": str(hiding)})
-    assert cli.train([*where(study), "--submit"]) == 0
-    both = ended(study)
-    assert [run.status for run in both] == [dg.DagsterRunStatus.SUCCESS] * 2, messages(both[0])
-    assert all(re.fullmatch(r"\d+", run.tags["mist/slurm"]) for run in both)
-    assert not list((study.results / "jobs").iterdir())
-    assert trained_here(study) == 2
-
-
 def weights(study: Study) -> dict[int, str]:
     return {fold: file_hash(study.model(fold)) for fold in range(2) if study.model(fold).exists()}
 
 
-def trained_here(study: Study) -> int:
-    """Train the same folds on this machine; the number of those that come out bit for bit the same."""
-    before = weights(study)
-    assert cli.train([*where(study), "--overwrite", "--folds", *map(str, before)]) == 0
-    after = weights(study)
-    return sum(before[fold] == after[fold] for fold in before)
+def job_of(study: Study, fold: int = 0) -> str:
+    """The number of the latest job of a fold."""
 
-
-def job_of(study: Study) -> str:
     def number() -> str | None:
         with instance() as records:
-            found = [run.tags["mist/slurm"] for run in runs(records, study)]
-        return found[0].split(", ")[-1] if found and found[0][0].isdigit() else None
+            tags = [run.tags for run in runs(records, study) if run.tags.get("dagster/partition") == fold_key(fold)]
+        found = tags[0].get("mist/slurm", "") if tags else ""
+        return found.split(", ")[-1] if found[:1].isdigit() else None
 
-    return str(wait_until(number, 120))
+    return str(wait_until(number, 180))
 
 
 def epochs_of(study: Study, fold: int = 0) -> int:
@@ -140,16 +199,81 @@ def start_at_once(job: str) -> None:
 
 
 def state_of(job: str) -> str:
-    answer = subprocess.run(["squeue", "-h", "-t", "all", "-j", job, "-o", "%T"], check=False, capture_output=True)
-    return answer.stdout.decode().strip()
+    command = ["squeue", "-h", "-t", "all", "-j", job, "-o", "%T"]
+    return subprocess.run(command, check=False, capture_output=True, text=True).stdout.strip()
+
+
+def node_of(job: str) -> str:
+    command = ["squeue", "-h", "-j", job, "-o", "%N"]
+    return subprocess.run(command, check=False, capture_output=True, text=True).stdout.strip()
+
+
+def followers(study: Study) -> list[int]:
+    """The processes that follow the unfinished runs of a study."""
+    with instance() as records:
+        open_runs = [run for run in runs(records, study) if not run.is_finished]
+    return [int(re.findall(r"Started process for run \(pid: (\d+)\)", messages(run))[-1]) for run in open_runs]
+
+
+def kill_ui(address: str) -> None:
+    command = ["pgrep", "-f", f"cli.ui.*{address.rpartition(':')[2]}"]
+    for pid in subprocess.run(command, check=True, capture_output=True, text=True).stdout.split():
+        os.killpg(int(pid), signal.SIGKILL)
+
+
+def test_folds_are_trained_and_finalized_in_jobs_that_see_no_records(
+    prepared: Study,
+    reference: Callable[[], dict[int, str]],
+    home: Path,
+    tmp_path: Path,
+    ui: str,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    study = copied(prepared, tmp_path, "folds")
+    hiding = tmp_path / "hiding.sh"
+    hiding.write_text(f'#!/bin/sh\nexec unshare -m sh -c \'mount -t tmpfs none {home} && exec "$@"\' sh "$@"\n')
+    hiding.chmod(0o755)
+    # Each node has one GPU, so that the folds train on different nodes.
+    request = {"prefix": str(hiding), "gpus": 1, "setup": "export MIST_DEVICES=cpu"}
+    on_slurm(study, all=request)
+    assert cli.train([*where(study), "--submit"]) == 0
+    numbers = [job_of(study, fold) for fold in (0, 1)]
+    wait_until(lambda: all(epochs_of(study, fold) for fold in (0, 1)), 240)
+    assert {node_of(number) for number in numbers} == {"n1", "n2"}
+    for process in followers(study):
+        assert "libtorch" not in Path(f"/proc/{process}/maps").read_text(), "a process that follows a job loads torch"
+    capfd.readouterr()
+    assert cli.status(where(study)) == 0
+    said = capfd.readouterr().err
+    assert re.search(r"Training fold 0: Slurm job \d+: running on n\d.*\(run \w+\)\.", said), said
+    assert "it has no model" not in said
+    expected = reference()
+    both = ended(study)
+    assert [run.status for run in both] == [SUCCESS] * 2, messages(both[0])
+    assert not list(study.jobs.iterdir())
+    assert weights(study) == expected
+
+    assert cli.finalize(["--results", str(study.results), "--submit"]) == 0
+    every = ended(study)
+    assert {run.status for run in every} == {SUCCESS}, "\n".join(map(messages, every))
+    assert {run.tags["mist/stage"] for run in every} == {"train", "make_current", "predict", "evaluate"}
+    assert study.results_csv.read_bytes() == prepared.results_csv.read_bytes()
+    assert not list(study.jobs.iterdir())
+    assert cli.finalize(["--results", str(study.results), "--submit"]) == 0
+    assert "Nothing to submit" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("requeueing", [True, False])
-def test_a_fold_crosses_its_time_limit_twice(tmp_path: Path, ui: str, requeueing: bool) -> None:
-    study = preprocessed(tmp_path, "long", folds=2, epochs=60)
+def test_a_fold_crosses_its_time_limit_twice(
+    prepared: Study, reference: Callable[[], dict[int, str]], tmp_path: Path, ui: str, requeueing: bool
+) -> None:
+    study = copied(prepared, tmp_path, f"long_{requeueing}")
     setup = "" if requeueing else 'scontrol() { [ "$1" != requeue ] && command scontrol "$@"; }'
-    on_slurm(study, warn_seconds=60, all={"time": "2", "setup": setup})
+    # Slurm may warn 30 s too early. An allocation lasts at most a minute, which is too short for half of the epochs.
+    request = {"time": "2", "setup": setup}
+    on_slurm(study, warn_seconds=60, python=paced(tmp_path, 10), all=request, resubmissions=0)
     assert cli.train([*where(study), "--submit", "--folds", "0"]) == 0
+    expected = reference()
 
     def over() -> bool:
         with instance() as records:
@@ -161,38 +285,42 @@ def test_a_fold_crosses_its_time_limit_twice(tmp_path: Path, ui: str, requeueing
     wait_until(over, 600)
     [run] = ended(study)
     said = messages(run)
-    assert run.status == dg.DagsterRunStatus.SUCCESS, said
+    assert run.status == SUCCESS, said
     allocations = said.count("Fold 0 trains on")
     assert allocations >= 3, said
     assert len(run.tags["mist/slurm"].split(", ")) == (1 if requeueing else allocations)
-    assert trained_here(study) == 1
+    assert weights(study) == {0: expected[0]}
 
 
-def test_a_killed_node_costs_no_more_than_an_epoch(tmp_path: Path, ui: str) -> None:
-    daemons = Path(os.environ.get("SLURM_TEST", "/run/slurm-test"))
-    if not daemons.is_dir():
-        pytest.skip("the nodes are not those of a test Slurm on this machine")
-    study = preprocessed(tmp_path, "node", folds=2, epochs=12)
-    on_slurm(study)
+def test_a_killed_node_costs_no_more_than_an_epoch(
+    prepared: Study, reference: Callable[[], dict[int, str]], tmp_path: Path, ui: str
+) -> None:
+    needs_partition("fragile")
+    study = copied(prepared, tmp_path, "node")
+    on_slurm(study, python=paced(tmp_path, 2), all={"partition": "fragile"})
     assert cli.train([*where(study), "--submit", "--folds", "0"]) == 0
     job = job_of(study)
-    wait_until(lambda: epochs_of(study) > 2, 120)
-    node = subprocess.run(["squeue", "-h", "-j", job, "-o", "%N"], check=True, capture_output=True, text=True)
-    name = node.stdout.strip()
-    os.kill(int((daemons / f"slurmd-{name}.pid").read_text()), signal.SIGKILL)
+    wait_until(lambda: epochs_of(study) > 2, 240)
+    name = node_of(job)
+    daemon = Path(os.environ.get("SLURM_TEST", "/run/slurm-test")) / f"slurmd-{name}.pid"
+    os.kill(int(daemon.read_text()), signal.SIGKILL)
     for process in processes_of(job):
         with contextlib.suppress(ProcessLookupError):
             os.kill(process, signal.SIGKILL)
+    done = epochs_of(study)
     try:
         wait_until(lambda: state_of(job) == "PENDING", 120)
         start_at_once(job)
+        expected = reference()
         [run] = ended(study)
     finally:
         subprocess.run(["slurmd", "-N", name], check=True)
-        wait_until(lambda: nodes() == 2, 60)
-    assert run.status == dg.DagsterRunStatus.SUCCESS, messages(run)
-    assert "resumes after" in messages(run)
-    assert trained_here(study) == 1
+    said = messages(run)
+    assert run.status == SUCCESS, said
+    resumed = re.search(r"resumes after (\d+) epochs", said)
+    assert resumed, said
+    assert int(resumed[1]) >= done - 1
+    assert weights(study) == {0: expected[0]}
 
 
 def processes_of(job: str) -> Iterator[int]:
@@ -205,64 +333,110 @@ def processes_of(job: str) -> Iterator[int]:
                 yield int(folder.name)
 
 
-def test_the_head_may_be_killed_and_restarted(home: Path, tmp_path: Path) -> None:
-    study = preprocessed(tmp_path, "head", folds=2, epochs=25)
-    on_slurm(study)
-    with contextlib.suppress(ProcessLookupError), serving(home, tmp_path / "ui.log") as address:
-        assert cli.train([*where(study), "--submit"]) == 0
-        wait_until(lambda: epochs_of(study, 0) > 2 and epochs_of(study, 1) > 2, 180)
-        with instance() as records:
-            started = [run for run in runs(records, study) if not run.is_finished]
-        for run in started:
-            pid = re.findall(r"Started process for run \(pid: (\d+)\)", messages(run))[-1]
-            os.kill(int(pid), signal.SIGKILL)
-        command = ["pgrep", "-f", f"cli.ui.*{address.rpartition(':')[2]}"]
-        for pid in subprocess.run(command, check=True, capture_output=True, text=True).stdout.split():
-            os.killpg(int(pid), signal.SIGKILL)
-    jobs = {run.run_id: run.tags["mist/slurm"] for run in started}
-    with instance() as records:
-        assert {run.status for run in runs(records, study)} == {dg.DagsterRunStatus.STARTED}
-    with serving(home, tmp_path / "again.log"):
-        both = ended(study)
-    assert {run.run_id: run.tags["mist/slurm"] for run in both} == jobs
-    assert [run.status for run in both] == [dg.DagsterRunStatus.SUCCESS] * 2, messages(both[0])
-    assert all("again" in messages(run) for run in both)
-    assert trained_here(study) == 2
-
-
-def test_scancel_cancels_the_run_and_terminating_the_run_cancels_the_job(tmp_path: Path, ui: str) -> None:
-    study = preprocessed(tmp_path, "canceled", folds=2, epochs=500)
-    on_slurm(study)
+def test_a_preempted_training_resumes(
+    prepared: Study, reference: Callable[[], dict[int, str]], tmp_path: Path, ui: str
+) -> None:
+    needs_partition("urgent")
+    study = copied(prepared, tmp_path, "preempted")
+    on_slurm(study, python=paced(tmp_path, 2), all={"partition": "low", "options": ["--exclusive"]})
     assert cli.train([*where(study), "--submit", "--folds", "0"]) == 0
     job = job_of(study)
-    wait_until(lambda: epochs_of(study) > 0, 120)
-    subprocess.run(["scancel", job], check=True)
+    wait_until(lambda: epochs_of(study) > 2, 240)
+    urgent = ["sbatch", "--parsable", "--partition=urgent", "--exclusive", "--output=/dev/null", "--wrap=sleep 5"]
+    subprocess.run(urgent, check=True, capture_output=True)
+    wait_until(lambda: state_of(job) == "PENDING", 120)
+    wait_until(lambda: not node_of(job), 60)
+    start_at_once(job)
+    expected = reference()
     [run] = ended(study)
-    assert run.status == dg.DagsterRunStatus.CANCELED, messages(run)
-    assert study.attempt(0).exists()
+    said = messages(run)
+    assert run.status == SUCCESS, said
+    assert "requeued 1 time" in said
+    assert re.search(r"resumes after [1-9]\d* epochs", said), said
+    assert run.tags["mist/slurm"] == job
+    assert weights(study) == {0: expected[0]}
 
-    assert cli.train([*where(study), "--submit", "--folds", "1"]) == 0
-    wait_until(lambda: epochs_of(study, 1) > 0, 180)
+
+def test_jobs_end_while_nothing_follows_them_and_the_next_ui_records_them(
+    prepared: Study, reference: Callable[[], dict[int, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The processes that follow the jobs and ``mist_ui`` are killed, as by a restart of the login node."""
+    own_home = tmp_path / "dagster_home"
+    monkeypatch.setenv("DAGSTER_HOME", str(own_home))
+    study = copied(prepared, tmp_path, "head")
+    on_slurm(study, python=paced(tmp_path, 1))
+    with contextlib.suppress(ProcessLookupError), serving(own_home, tmp_path / "ui.log") as address:
+        assert cli.train([*where(study), "--submit"]) == 0
+        wait_until(lambda: epochs_of(study, 0) > 2 and epochs_of(study, 1) > 2, 240)
+        for process in followers(study):
+            os.kill(process, signal.SIGKILL)
+        kill_ui(address)
     with instance() as records:
-        second = runs(records, study)[0]
+        started = list(runs(records, study))
+    assert {run.status for run in started} == {dg.DagsterRunStatus.STARTED}
+    jobs = {run.run_id: run.tags["mist/slurm"] for run in started}
+    wait_until(lambda: {state_of(job) for job in jobs.values()} <= {"COMPLETED", ""}, 240)
+
+    # Both folds are trained, and no process has recorded it.
+    found = study_status(study)
+    assert not found.of("train"), found.of("train")
+    with instance() as records:
+        assert not records.get_materialized_partitions(asset_key(study, "fold_model"))
+        assert "has ended; mist_ui records its results" in str(
+            study_status(study, records).under_way["train"][fold_key(0)]
+        )
+    with serving(own_home, tmp_path / "again.log"):
+        both = ended(study)
+    assert {run.run_id: run.tags["mist/slurm"] for run in both} == jobs
+    assert [run.status for run in both] == [SUCCESS] * 2, messages(both[0])
+    assert all("Following Slurm job" in messages(run) for run in both)
+    with instance() as records:
+        assert records.get_materialized_partitions(asset_key(study, "fold_model")) == {"fold_0", "fold_1"}
+    monkeypatch.undo()
+    assert weights(study) == reference()
+
+
+def test_scancel_cancels_the_run_and_terminating_the_run_cancels_the_job(
+    prepared: Study, tmp_path: Path, ui: str
+) -> None:
+    study = copied(prepared, tmp_path, "canceled")
+    on_slurm(study, python=paced(tmp_path, 20))
+    assert cli.train([*where(study), "--submit"]) == 0
+    jobs = [job_of(study, fold) for fold in (0, 1)]
+    wait_until(lambda: all(epochs_of(study, fold) for fold in (0, 1)), 240)
+    subprocess.run(["scancel", jobs[0]], check=True)
+    with instance() as records:
+        [second] = [run for run in runs(records, study) if run.tags["mist/slurm"] == jobs[1]]
     ask(ui, TERMINATE % second.run_id)
-    number = second.tags["mist/slurm"]
-    wait_until(lambda: state_of(number) == CANCELED, 30)
+    wait_until(lambda: state_of(jobs[1]) == CANCELED, 60)
     assert {run.status for run in ended(study)} == {dg.DagsterRunStatus.CANCELED}
+    assert study.attempt(0).exists()
+    assert study.attempt(1).exists()
 
 
-def test_a_rejected_request_fails_with_the_reason_and_the_setting(tmp_path: Path, ui: str) -> None:
-    study = preprocessed(tmp_path, "rejected", folds=2, epochs=1)
-    on_slurm(study, all={"partition": "nowhere"})
+@pytest.mark.parametrize(
+    "settings, code, says",
+    [
+        ({"all": {"partition": "nowhere"}}, "slurm-rejected", "partition in mist_slurm.yaml"),
+        ({"python": "/bin/true"}, "slurm-job-failed", "it ended without a result"),
+    ],
+    ids=["a rejected request", "a job that does nothing"],
+)
+def test_a_run_fails_with_the_reason(
+    prepared: Study, tmp_path: Path, ui: str, settings: dict[str, object], code: str, says: str
+) -> None:
+    study = copied(prepared, tmp_path, code.replace("-", "_"))
+    on_slurm(study, **settings)
     assert cli.train([*where(study), "--submit", "--folds", "0"]) == 0
     [run] = ended(study)
-    assert run.status == dg.DagsterRunStatus.FAILURE
-    assert "partition in mist_slurm.yaml" in messages(run)
-    assert "[slurm-rejected]" in messages(run)
+    assert run.status == FAILURE
+    assert says in messages(run)
+    assert f"[{code}]" in messages(run)
     assert not study.model(0).exists()
+    assert list(study.jobs.iterdir()), "the log of a failed job is kept"
 
 
-def test_a_whole_study_gets_the_scores_of_one_machine(tmp_path: Path, ui: str) -> None:
+def test_a_whole_study_and_its_replica_get_the_scores_of_one_machine(tmp_path: Path, ui: str) -> None:
     data = write_phantoms(tmp_path / "data", patients=6, tests=1, size=(24, 26, 22))
 
     def analyzed(name: str) -> Study:
@@ -274,20 +448,37 @@ def test_a_whole_study_gets_the_scores_of_one_machine(tmp_path: Path, ui: str) -
 
     study, here = analyzed("slurm"), analyzed("here")
     on_slurm(study, all={"patients": 2})
-    assert cli.plan([*where(study), "--apply", "--submit"]) == 0
+    assert cli.run_all(["--data", str(data), *where(study), "--resume", "--submit"]) == 0
+    assert not list(study.arrays.glob("*.npy")), "preprocessing is a job, too"
+    assert cli.plan([*where(here), "--apply"]) == 0
     every = ended(study, 600)
-    assert {run.status for run in every} == {dg.DagsterRunStatus.SUCCESS}, "\n".join(map(messages, every))
+    assert {run.status for run in every} == {SUCCESS}, "\n".join(map(messages, every))
     stages = {run.tags["mist/stage"] for run in every}
     assert stages == {"make_current", "preprocess", "train", "predict", "evaluate", "test"}
+    assert study_status(study).current
+    compare(study, here)
 
+    # A plan finds the replica that is new.
+    for each in (study, here):
+        replicate(each, 7)
+    assert cli.plan([*where(study), "--apply", "--submit"]) == 0
     assert cli.plan([*where(here), "--apply"]) == 0
+    every = ended(study, 600)
+    assert {run.status for run in every} == {SUCCESS}, "\n".join(map(messages, every))
+    compare(study.replica(7), here.replica(7))
+    assert weights(study.replica(7)) != weights(study)
+    assert study_status(study.replica(7)).current
+
+
+def compare(study: Study, here: Study) -> None:
+    """Whether Slurm made what one machine makes."""
     assert study.results_csv.read_bytes() == here.results_csv.read_bytes()
+    assert len(weights(here)) == 2
     assert weights(study) == weights(here)
     for mask in (*here.cv_predictions.glob("*.nii.gz"), *here.test_predictions.glob("*.nii.gz")):
         assert file_hash(study.results / mask.relative_to(here.results)) == file_hash(mask)
     for figure in here.results.glob("figures/*.png"):
         assert (study.results / figure.relative_to(here.results)).is_file()
-    assert study_status(study).current
 
 
 def test_one_bad_patient_among_200_costs_no_other(tmp_path: Path, ui: str) -> None:
@@ -300,7 +491,7 @@ def test_one_bad_patient_among_200_costs_no_other(tmp_path: Path, ui: str) -> No
     image.write_bytes(image.read_bytes()[:400])
     assert cli.preprocess([*where(study), "--submit"]) == 0
     [run] = ended(study)
-    assert run.status == dg.DagsterRunStatus.FAILURE
+    assert run.status == FAILURE
     said = messages(run)
     assert "Submitted Slurm job" in said
     assert "with 8 tasks" in said
@@ -341,10 +532,11 @@ def test_twenty_jobs_are_submitted_in_five_seconds_and_one_squeue_serves_them(
     assert len(calls.read_text()) <= (time.monotonic() - started) / 3 + 1
 
 
-def test_two_processes_of_one_job_train_a_fold_together(tmp_path: Path, ui: str) -> None:
-    study = preprocessed(tmp_path, "together", folds=2, epochs=2)
+def test_two_processes_of_one_job_train_a_fold_together(prepared: Study, tmp_path: Path, ui: str) -> None:
+    study = copied(prepared, tmp_path, "together")
+    write_config(study.config, override(read_config(study.config), {"training.epochs": 2}))
     on_slurm(study, all={"setup": "export MIST_DEVICES=cpu,cpu", "cpus": 2})
     assert cli.train([*where(study), "--submit", "--folds", "0"]) == 0
     [run] = ended(study)
-    assert run.status == dg.DagsterRunStatus.SUCCESS, messages(run)
+    assert run.status == SUCCESS, messages(run)
     assert read_passport(study.model(0)).processes == 2
