@@ -48,6 +48,9 @@ mutation ($parameters: ExecutionParams!) {
 """
 
 
+_SECONDS_TO_ANSWER = 300
+"""To load all studies again takes long on a busy machine, and a run that is submitted twice would be worse."""
+
 TERMINATE = "mutation ($run: String!) { terminateRun(runId: $run) { __typename } }"
 
 _ERRNO = re.compile(r"\[Errno (?P<number>\d+)\] [^:]*(: '(?P<file>[^']+)')?")
@@ -304,6 +307,13 @@ def submit(
             if "run" not in answer:
                 raise ConfigError(f"The queue refused the run: {json.dumps(answer)}", code="run-refused", found=answer)
             yield f"{address}/runs/{answer['run']['runId']}"
+    except TimeoutError as error:
+        raise ConfigError(
+            f"mist_ui at {address} does not answer within {_SECONDS_TO_ANSWER} s; this machine may be busy. Look there "
+            "for what was submitted before you submit again.",
+            code="ui-not-answering",
+            found=address,
+        ) from error
     except OSError as error:
         raise ConfigError(
             f"mist_ui does not run in {home.dagster_home()} on this machine, so there is no queue. Start it, or omit "
@@ -326,5 +336,5 @@ def _ask(address: str, query: str, variables: Mapping[str, Any] | None = None) -
         data=json.dumps({"query": query, "variables": variables or {}}).encode(),
         headers={"Content-Type": "application/json"},
     )
-    with urllib.request.urlopen(request, timeout=60) as answer:
+    with urllib.request.urlopen(request, timeout=_SECONDS_TO_ANSWER) as answer:
         return json.load(answer)["data"]

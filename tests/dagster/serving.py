@@ -29,7 +29,7 @@ def wait_until(condition: Callable[[], Any], seconds: float = 60) -> Any:
 def ask(address: str, query: str, variables: dict[str, Any] | None = None) -> Any:
     content = json.dumps({"query": query, "variables": variables or {}}).encode()
     request = urllib.request.Request(f"{address}/graphql", content, {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=60) as answer:
+    with urllib.request.urlopen(request, timeout=300) as answer:
         return json.load(answer)["data"]
 
 
