@@ -214,7 +214,12 @@ def make_current(
         RunFailedError: A run failed; the following ones were not started.
         RunCanceledError: A run was interrupted.
     """
-    found = scope.limit(prepare(launcher, study, found, resources, scope))
+    found, how = scope.limit(prepare(launcher, study, found, resources, scope)), {"train": training or {}}
+    if scope.again:  # what follows current models is stale once they are trained again
+        folds = {"train": list(found.of("train"))}
+        run(launcher, study, in_order(folds, {}, how, together=launcher.together), resources)
+        scope = replace(scope, again={})
+        found = scope.limit(status(study, launcher.instance))
     needed = {
         name: list(keys) if STAGES[name].partitions else None
         for name, keys in found.stale.items()
@@ -222,7 +227,7 @@ def make_current(
     }
     fold_of = read_train_paths(study.train_paths).fold_of
     first = {name: needed[name] for name in needed if not STAGES[name].reads}
-    run(launcher, study, in_order(first, fold_of, {"train": training or {}}, together=launcher.together), resources)
+    run(launcher, study, in_order(first, fold_of, how, together=launcher.together), resources)
     for name in (name for name in STAGES if name in needed and STAGES[name].reads):
         if status(study, launcher.instance).of(name):  # not if what it reads came out as it was
             run(launcher, study, in_order({name: None}, {}), resources)
