@@ -11,6 +11,9 @@ AUDIT := .venv-audit/installed
 
 FUZZ_SECONDS ?= 60
 
+# Without bytecode, each of the many interpreters that tests start compiles the package again.
+unexport PYTHONDONTWRITEBYTECODE
+
 # Tests of what depends on the processor and on the versions of the packages that compute.
 NUMERIC := $(addprefix tests/,models losses metrics augmentation inference imaging ensembling postprocessing \
 	training/test_step.py training/test_loop.py test_devices.py test_optimizers.py)

@@ -62,6 +62,7 @@ def learning_curves(path: Path, histories: Mapping[int, Sequence[Epoch]]) -> byt
     rates.set_ylabel("learning rate")
     rates.set_xlabel("epoch")
     rates.set_ylim(bottom=0)
+    rates.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     for axes in (losses, rates):
         tidy(axes)
     handles, _ = losses.get_legend_handles_labels()

@@ -60,25 +60,21 @@ def test_commands_import_only_what_they_run(home: Path, tmp_path: Path) -> None:
     for table in tables:
         Path(table).write_text("id,whole_dice\n1,0.5\n2,0.7\n3,0.6\n")
     drawing, learning, serving = {"matplotlib"}, {"torch", "monai"}, {"tensorboard", "grpc", "dagster_webserver"}
-    commands = (
-        ("analyze", ["--data", str(data), "--nfolds", "2", *study], 0, {*drawing, "PIL"}),
-        ("preprocess", [*study, *numpy], 0, {*drawing, "PIL"}),
-        ("status", study, 0, {*drawing, "PIL"}),
-        (
-            "train",
-            ["--submit", "--model", "nnunet", "--epochs", "3", *study, *numpy],
-            1,
-            {*drawing, "PIL"},
-        ),  # no mist_ui runs
-        ("rank", ["--results", *tables, "--output-csv", str(tmp_path / "ranking.csv")], 0, drawing),
+    of_a_study = (
+        ("analyze", ["--data", str(data), "--nfolds", "2", *study], 0),
+        ("preprocess", [*study, *numpy], 0),
+        ("status", study, 0),
+        ("train", ["--submit", "--model", "nnunet", "--epochs", "3", *study, *numpy], 1),  # no mist_ui runs
     )
-    for name, arguments, status, unused in commands:
+    of_tables = (("rank", ["--results", *tables, "--output-csv", str(tmp_path / "ranking.csv")], 0),)
+    for commands, unused in ((of_a_study, {*drawing, "PIL"}), (of_tables, drawing)):
         code = (
             f"import sys\n"
             f"from mist_dagster import cli\n"
-            f"assert cli.{name}({arguments}) == {status}\n"
-            f"found = {unused | learning | serving} & set(sys.modules)\n"
-            f"assert not found, found"
+            f"for name, arguments, status in {commands}:\n"
+            f"    assert getattr(cli, name)(arguments) == status, name\n"
+            f"    found = {unused | learning | serving} & set(sys.modules)\n"
+            f"    assert not found, (name, found)"
         )
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
@@ -224,13 +220,8 @@ def test_a_killed_retraining_keeps_the_model_and_resumes_to_the_same_weights(
     study = copied_study
     kept = {path: path.read_bytes() for path in (study.model(0), study.passport(0), study.checkpoint(0))}
     where = ["--results", str(study.results), "--numpy", str(study.numpy), "--folds", "0", "--epochs", "3"]
-    command = [
-        sys.executable,
-        "-c",
-        "import sys; from mist_dagster import cli; sys.exit(cli.train(sys.argv[1:]))",
-        *where,
-    ]
-    killed = subprocess.Popen([*command, "--overwrite"], stderr=subprocess.DEVNULL)
+    code = "import sys; from mist_dagster import cli; sys.exit(cli.train(sys.argv[1:]))"
+    killed = subprocess.Popen([sys.executable, "-c", code, *where, "--overwrite"], stderr=subprocess.DEVNULL)
     while not study.attempt(0).exists():
         assert killed.poll() is None
         time.sleep(0.01)
@@ -239,9 +230,9 @@ def test_a_killed_retraining_keeps_the_model_and_resumes_to_the_same_weights(
     assert {path: path.read_bytes() for path in kept} == kept
     assert cli.status(where[:4]) == 0
     assert "Unfinished training of fold 0" in capfd.readouterr().err
-    assert subprocess.run([*command, "--resume"], capture_output=True, check=False).returncode == 0
+    assert cli.train([*where, "--resume"]) == 0
     resumed = study.model(0).read_bytes()
-    assert subprocess.run([*command, "--overwrite"], capture_output=True, check=False).returncode == 0
+    assert cli.train([*where, "--overwrite"]) == 0
     assert study.model(0).read_bytes() == resumed
 
 

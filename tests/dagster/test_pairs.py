@@ -26,6 +26,16 @@ PAIRS = [
     if set(pair) & set(BY_PARTITIONS[partitions])
 ] + [("test_patients", ("test_prediction", name)) for name in BY_PARTITIONS[None]]
 
+SAMPLE = {
+    ("preprocessed_case", "cv_prediction"),
+    ("preprocessed_case", "data_dump"),
+    ("cv_prediction", "evaluation"),
+    ("training_set", "fold_model"),
+    ("fold_model", "evaluation"),
+    ("test_prediction", "postprocessing_strategy"),
+}
+"""Pairs that run with every change; each takes one to four seconds."""
+
 
 def run_of(study: Study, names: tuple[str, ...], tags: dict[str, str]) -> dg.ExecuteInProcessResult:
     keys = [asset_key(study, name) for name in names]
@@ -44,7 +54,9 @@ def run_of(study: Study, names: tuple[str, ...], tags: dict[str, str]) -> dg.Exe
 
 
 @pytest.mark.parametrize(
-    "partitions, names", PAIRS, ids=lambda value: value if isinstance(value, str) else "+".join(value)
+    "partitions, names",
+    [pair if pair[1] in SAMPLE else pytest.param(*pair, marks=pytest.mark.slow) for pair in PAIRS],
+    ids=lambda value: value if isinstance(value, str) else "+".join(value),
 )
 def test_both_of_a_pair_are_made_for_one_partition(
     copied_study: Study, partitions: str, names: tuple[str, str]
@@ -98,3 +110,4 @@ def test_every_asset_with_partitions_is_in_a_pair() -> None:
     paired = {name for _, names in PAIRS for name in names}
     partitioned = {name for stage in STAGES.values() if stage.partitions for name in asset_names(stage)}
     assert partitioned <= paired
+    assert {names for _, names in PAIRS} >= SAMPLE

@@ -133,7 +133,10 @@ def test_a_read_only_folder_is_an_error_and_nothing_is_lost(
     assert sandbox.files() == before
 
 
-@pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 130), (signal.SIGKILL, -9)])
+@pytest.mark.parametrize(
+    "number, status",
+    [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 130, marks=pytest.mark.slow), (signal.SIGKILL, -9)],
+)
 def test_interrupted_preprocessing_resumes(preprocessed: Sandbox, number: signal.Signals, status: int) -> None:
     sandbox = preprocessed
     whole = {path: content for path, content in sandbox.files().items() if path.suffix == ".npy"}
@@ -191,7 +194,10 @@ sys.exit(subprocess.run(sys.argv[1:]).returncode)
 
 @pytest.mark.parametrize(
     "command, arguments",
-    [("preprocess", ["--num-workers-preprocess", "2"]), ("train", ["--device", "cpu", "--folds", "0"])],
+    [
+        ("preprocess", ["--num-workers-preprocess", "2"]),
+        pytest.param("train", ["--device", "cpu", "--folds", "0"], marks=pytest.mark.slow),
+    ],
 )
 def test_without_shared_memory_the_work_is_done_in_one_process(
     command: str, arguments: list[str], request: pytest.FixtureRequest

@@ -91,13 +91,13 @@ from training.small_study import FOLD, add_tiny, small_config, small_study
 from mist_ops.training.fold import train_fold
 torch.set_num_threads(1)
 add_tiny()
-for epoch in train_fold(small_study(Path({folder!r})), small_config(min_steps_per_epoch=60), FOLD, device="cpu"):
+for epoch in train_fold(small_study(Path({folder!r})), small_config(min_steps_per_epoch=30), FOLD, device="cpu"):
     print(epoch.index, flush=True)
 """
 
 
 def test_a_run_killed_within_an_epoch_and_resumed_ends_the_same(study: Study, tmp_path: Path) -> None:
-    config, folder = small_config(min_steps_per_epoch=60), tmp_path / "killed"
+    config, folder = small_config(min_steps_per_epoch=30), tmp_path / "killed"
     code = KILLED.format(folder=str(folder))
     search = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
     prelude = f"import sys; sys.path[:0] = {search!r}"
