@@ -21,7 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from unittest.mock import patch
 
 from rich.console import Console
@@ -49,7 +49,21 @@ from mist_ops.workers import Outcome, collect
 SIZE = (16, 16, 16)
 NAME = "many"
 STATES = "return document.querySelectorAll('[data-show=stale] .state').length"
-Step = tuple[str, float]
+
+
+class Spent(NamedTuple):
+    """Wall and CPU seconds of some work, its processes included; differences of two."""
+
+    wall: float
+    cpu: float
+
+    def beyond(self, other: Spent) -> Spent:
+        """What this took more than other work."""
+        return Spent(self.wall - other.wall, self.cpu - other.cpu)
+
+
+Step = tuple[str, Spent | float]
+"""What was measured, and seconds or MB."""
 
 
 def main() -> None:
@@ -58,7 +72,9 @@ def main() -> None:
     parser.add_argument("--patients", type=int, default=5000)
     parser.add_argument("--reruns", type=int, default=0, help="of preprocessing, prediction and evaluation")
     parser.add_argument("--ui", action="store_true", help="measure pages and memory of mist_ui")
-    parser.add_argument("--folder", type=Path, help="keep the study here; default: a temporary folder")
+    parser.add_argument(
+        "--folder", type=Path, help="keep the study here, and use the phantoms in it; default: a temporary folder"
+    )
     options = parser.parse_args()
     with contextlib.ExitStack() as stack:
         folder = options.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -69,10 +85,14 @@ def main() -> None:
 
 
 def _show(patients: int, steps: Iterator[Step]) -> None:
-    table = Table("", "seconds or MB", "ms or kB per patient", title=f"{patients} patients")
+    table = Table("", "seconds", "CPU seconds", "ms per patient", "MB", title=f"{patients} patients")
     for step, value in steps:
-        Console().print(f"{step}: {value:.2f}")
-        table.add_row(step, f"{value:.2f}", f"{1000 * value / patients:.2f}")
+        if isinstance(value, Spent):
+            cells = [f"{value.wall:.2f}", f"{value.cpu:.2f}", f"{1000 * value.wall / patients:.2f}", ""]
+        else:
+            cells = ["", "", "", f"{value:.0f}"]
+        Console().print(step, *cells)
+        table.add_row(step, *cells)
     Console().print(table)
 
 
@@ -82,40 +102,42 @@ def _steps(folder: Path, patients: int, reruns: int) -> Iterator[Step]:
     from mist_dagster.launch import launcher
     from mist_dagster.runtime.progress import LogProgress
 
-    data = write_phantoms(folder / "data", patients=patients, size=SIZE)
+    data = folder / "data" / "dataset.json"
+    if not data.exists():
+        write_phantoms(folder / "data", patients=patients, size=SIZE)
     study = register(folder / "results", numpy=folder / "numpy", data=data, name=NAME)
     list(analyze(study))
-    yield "definitions of the study", _seconds(lambda: build_definitions([study]).resolve_all_job_defs())
+    yield "definitions of the study", _spent(lambda: build_definitions([study]).resolve_all_job_defs())
     with launcher(LogProgress(), build_definitions) as opened, _computed_before():
         yield from _stages(study, opened.run_stage)
         yield from _marks(study, opened.run_stage)
-        yield from _size(folder / "home", "records, MB, after one run of each stage")
+        yield from _size(folder / "home", "records after one run of each stage")
         ids = [case.id for case in read_train_paths(study.train_paths).cases]
         for number in range(reruns):
             opened.run_stage(study, "preprocess", {}, ids)
             opened.run_stage(study, "predict", {"figures": False}, ids)
             opened.run_stage(study, "evaluate", {"figures": False})
-            yield from _size(folder / "home", f"records, MB, after {number + 1} re-runs (goal: 200)")
+            yield from _size(folder / "home", f"records after {number + 1} re-runs (goal: 200 MB)")
 
 
 def _stages(study: Study, run: Callable[..., None]) -> Iterator[Step]:
     config, cases, boxes = read_config(study.config), read_train_paths(study.train_paths).cases, read_boxes(study)
     ids = [case.id for case in cases]
-    computed = _seconds(lambda: [write_case(study, case, config, boxes[case.id]) for case in cases])
+    computed = _spent(lambda: [write_case(study, case, config, boxes[case.id]) for case in cases])
     yield "preprocessing, computation only", computed
-    yield "first observation of the files", _seconds(lambda: run(study, "observe"))
-    yield "observation, nothing changed", _seconds(lambda: run(study, "observe"))
-    direct = _seconds(lambda: list(_arrays(study, cases)))
-    recorded = _seconds(lambda: run(study, "preprocess", {}, ids))
-    yield "preprocessing, Dagster's time (goal: 3 ms)", recorded - direct
+    yield "first observation of the files", _spent(lambda: run(study, "observe"))
+    yield "observation, nothing changed", _spent(lambda: run(study, "observe"))
+    direct = _spent(lambda: list(_arrays(study, cases)))
+    recorded = _spent(lambda: run(study, "preprocess", {}, ids))
+    yield "preprocessing, Dagster's time (goal: 3 ms)", recorded.beyond(direct)
     _pretend_models(study, config)
     _pretend_predictions(study, config)
-    direct = _seconds(lambda: [_shown(study, config, case) for case in cases])
-    recorded = _seconds(lambda: run(study, "predict", {"figures": False}, ids))
-    yield "prediction, Dagster's time (goal: 3 ms)", recorded - direct
-    direct = _seconds(lambda: _evaluate(study))
-    recorded = _seconds(lambda: run(study, "evaluate", {"figures": False}))
-    yield "evaluation, Dagster's time (goal: 3 ms)", recorded - direct
+    direct = _spent(lambda: [_shown(study, config, case) for case in cases])
+    recorded = _spent(lambda: run(study, "predict", {"figures": False}, ids))
+    yield "prediction, Dagster's time (goal: 3 ms)", recorded.beyond(direct)
+    direct = _spent(lambda: _evaluate(study))
+    recorded = _spent(lambda: run(study, "evaluate", {"figures": False}))
+    yield "evaluation, Dagster's time (goal: 3 ms)", recorded.beyond(direct)
 
 
 def _marks(study: Study, run: Callable[..., None]) -> Iterator[Step]:
@@ -125,16 +147,16 @@ def _marks(study: Study, run: Callable[..., None]) -> Iterator[Step]:
     config = read_config(study.config)
     found = status(study)
     assert found.current, found.stale
-    yield "status, all current", _seconds(lambda: status(study))
+    yield "status, all current", _spent(lambda: status(study))
     command = [_script("mist_status"), "--results", str(study.results), "--numpy", str(study.numpy)]
-    yield "mist_status as a command, all current (goal: 3 s)", _seconds(lambda: subprocess.run(command, check=True))
-    yield "first marks in the UI", _seconds(lambda: run(study, "status"))
-    yield "marks, nothing changed", _seconds(lambda: run(study, "status"))
-    yield "a tick of the sensor, nothing changed", _seconds(lambda: state_of_files(study))
+    yield "mist_status as a command, all current (goal: 3 s)", _spent(lambda: subprocess.run(command, check=True))
+    yield "first marks in the UI", _spent(lambda: run(study, "status"))
+    yield "marks, nothing changed", _spent(lambda: run(study, "status"))
+    yield "a tick of the sensor, nothing changed", _spent(lambda: state_of_files(study))
     write_config(study.config, override(config, {"preprocessing.skip": not config.preprocessing.skip}))
-    yield "marks, every patient became stale", _seconds(lambda: run(study, "status"))
+    yield "marks, every patient became stale", _spent(lambda: run(study, "status"))
     write_config(study.config, config)
-    yield "marks, every patient became current", _seconds(lambda: run(study, "status"))
+    yield "marks, every patient became current", _spent(lambda: run(study, "status"))
 
 
 @contextlib.contextmanager
@@ -232,23 +254,23 @@ def _ui(home: Path, patients: int) -> Iterator[Step]:
     """Seconds until pages show all patients, and MB of memory of mist_ui, and of a run that it starts."""
     shown = f"{patients} of {patients}"
     with _browser() as browser, _server(home) as (server, address):
-        yield "memory of mist_ui, MB, before any page", sum(_memory(server).values())
+        yield "memory of mist_ui before any page", sum(_memory(server).values())
         page = f"{address}/studies/{NAME}/patients"
         for again in ("first time", "again"):
-            yield f"list of patients, {again} (goal: 3 s)", _seconds(lambda: _load(browser, page, shown))
+            yield f"list of patients, {again} (goal: 3 s)", _spent(lambda: _load(browser, page, shown))
             yield (
                 f"state of each patient in it, {again}",
-                _seconds(lambda: _wait(lambda: browser.execute_script(STATES))),
+                _spent(lambda: _wait(lambda: browser.execute_script(STATES))),
             )
         assets = f"{address}/assets/{NAME}/preprocessed_case?view=partitions"
         for again in ("first time", "again"):
             yield (
                 f"partitions of an asset in Dagster's UI, {again}",
-                _seconds(lambda: _load(browser, assets, f"{patients:,}", "Materialized")),
+                _spent(lambda: _load(browser, assets, f"{patients:,}", "Materialized")),
             )
-        yield from ((f"memory, MB: {name}", megabytes) for name, megabytes in _memory(server).items())
-        yield "memory of a run of mist_ui or of a follower on Slurm, MB, at most", _memory_of_run(server)
-        yield from ((f"memory after a run, MB: {name}", megabytes) for name, megabytes in _memory(server).items())
+        yield from ((f"memory: {name}", megabytes) for name, megabytes in _memory(server).items())
+        yield "memory of a run of mist_ui, at most", _memory_of_run(server)
+        yield from ((f"memory after a run: {name}", megabytes) for name, megabytes in _memory(server).items())
 
 
 @contextlib.contextmanager
@@ -341,10 +363,10 @@ def _script(name: str) -> str:
     return str(Path(sys.executable).parent / name)
 
 
-def _seconds(work: Callable[[], object]) -> float:
-    began = time.perf_counter()
+def _spent(work: Callable[[], object]) -> Spent:
+    wall, cpu = time.perf_counter(), sum(os.times()[:4])
     work()
-    return time.perf_counter() - began
+    return Spent(time.perf_counter() - wall, sum(os.times()[:4]) - cpu)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import re
 import secrets
 import shutil
 import socket
+import stat
 import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Mapping
@@ -366,9 +367,31 @@ def file_hashes(files: Mapping[str, Iterable[Path]]) -> dict[str, dict[str, str]
 
 def stamp(path: Path) -> list[int]:
     """Size and times of a file (bytes, ns); while they are the same, its content is taken to be unchanged."""
-    found = path.stat()
+    return stamp_of(path.stat())
+
+
+def stamp_of(found: os.stat_result) -> list[int]:
+    """The stamp of a file whose state is known."""
     # Unlike mtime, ctime cannot be set back.
     return [found.st_size, found.st_mtime_ns, found.st_ctime_ns]
+
+
+def stamps(files: Mapping[str, Path]) -> dict[str, list[int]]:
+    """The stamps of those files that exist, by name, with one look at each."""
+    found = {}
+    for name, path in files.items():
+        try:
+            state = path.stat()
+        except OSError as error:
+            if error.errno not in _MISSING:
+                raise
+        else:
+            if stat.S_ISREG(state.st_mode):
+                found[name] = stamp_of(state)
+    return found
+
+
+_MISSING = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 
 
 def json_hash(value: Any) -> str:

@@ -196,7 +196,9 @@ def changes(before: Settings, now: Settings) -> dict[str, str]:
 
     A setting that only one side depends on is skipped: the one that decides this differs as well.
     """
-    found = {}
+    found: dict[str, str] = {}
+    if before == now:
+        return found
     for path in dict.fromkeys([*before, *now]):
         if (path not in before or path not in now) and path not in newer_settings():
             continue

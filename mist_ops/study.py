@@ -6,7 +6,7 @@ import os
 import re
 import unicodedata
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 from mist_ops.errors import DatasetError
@@ -24,6 +24,7 @@ _REPLICA = re.compile(r"seed_(0|[1-9][0-9]{0,9})")
 _SAFE_ID = re.compile(r"[^\W_][\w.+@ -]{0,127}")
 
 
+@lru_cache(maxsize=1 << 15)
 def check_id(case_id: str, source: Path | None = None) -> str:
     """Return an id if it is safe as a part of a path.
 
@@ -215,23 +216,23 @@ class Study:
 
     def image(self, case_id: str) -> Path:
         """Preprocessed channels: float32 ``(x, y, z, channel)``."""
-        return self.arrays / f"{check_id(case_id)}.npy"
+        return self.numpy / f"images/{check_id(case_id)}.npy"
 
     def label(self, case_id: str) -> Path:
         """Preprocessed class indices: uint8 ``(x, y, z, 1)``."""
-        return self.numpy / "labels" / f"{check_id(case_id)}.npy"
+        return self.numpy / f"labels/{check_id(case_id)}.npy"
 
     def dtm(self, case_id: str) -> Path:
         """Distance maps: float16 ``(x, y, z, class)``."""
-        return self.numpy / "dtms" / f"{check_id(case_id)}.npy"
+        return self.numpy / f"dtms/{check_id(case_id)}.npy"
 
     def voxels(self, case_id: str) -> Path:
         """Some voxels of each class of a case, which training selects once."""
-        return self.numpy / "voxels" / f"{check_id(case_id)}.npy"
+        return self.numpy / f"voxels/{check_id(case_id)}.npy"
 
     def geometry(self, case_id: str) -> Path:
         """Record of the arrays of a case: grids, crop, and hashes of the inputs."""
-        return self.numpy / "geometry" / f"{check_id(case_id)}.json"
+        return self.numpy / f"geometry/{check_id(case_id)}.json"
 
     @property
     def models(self) -> Path:
@@ -319,7 +320,7 @@ class Study:
 
     def cv_prediction(self, case_id: str) -> Path:
         """Prediction of a training case by the model of the fold that holds it out."""
-        return self.cv_predictions / f"{check_id(case_id)}.nii.gz"
+        return self.results / f"predictions/train/raw/{check_id(case_id)}.nii.gz"
 
     @property
     def test_predictions(self) -> Path:
@@ -332,7 +333,7 @@ class Study:
 
     def prediction_record(self, part: str, case_id: str) -> Path:
         """Record of a prediction; ``part`` is train or test."""
-        return self.results / "predictions" / "records" / part / f"{check_id(case_id)}.json"
+        return self.results / f"predictions/records/{part}/{check_id(case_id)}.json"
 
     def figure(self, name: str) -> Path:
         """A figure."""

@@ -15,6 +15,8 @@ from mist_ops.files import (
     file_hash,
     json_hash,
     remove_leftovers,
+    stamp,
+    stamps,
     write_array,
     write_json,
     write_text,
@@ -120,3 +122,10 @@ with atomic(folder / "a.npy") as path, temporary_folder(folder) as made:
     assert {path for path in tmp_path.rglob("*") if path.is_file()} == kept | {
         path for path in left if path.is_relative_to(tmp_path / "sub")
     }
+
+
+def test_stamps_are_those_of_the_files_that_exist(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("content")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    names = ("file", "missing", "file/below", ".", "loop")
+    assert stamps({name: tmp_path / name for name in names}) == {"file": stamp(tmp_path / "file")}

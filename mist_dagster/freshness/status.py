@@ -1,6 +1,8 @@
 """What of a study is stale, all the way down: the rows of the table of stages, compared with the files."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import os
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -112,10 +114,20 @@ def unused(study: Study, seen: Inspection) -> list[Path]:
     """Arrays and predictions of patients who are not in the study, such as those of an earlier analysis."""
     # A patient that is gone belongs to the study until its analysis is updated; one that is new may have come back.
     patients = {*seen.analyzed.assignment.fold_of, *seen.assignment.fold_of}
-    used = {locate(case_id) for case_id in patients for locate in (study.image, study.cv_prediction)}
-    used |= {study.test_prediction(case.id) for case in (*seen.analyzed.tests, *seen.test_cases)}
-    found = [*study.arrays.glob("*.npy"), *study.cv_predictions.glob("*.gz"), *study.test_predictions.glob("*.gz")]
-    return sorted(path for path in found if path not in used and not path.name.startswith("."))
+    tests = {case.id for case in (*seen.analyzed.tests, *seen.test_cases)}
+    kinds = ((study.image, patients), (study.cv_prediction, patients), (study.test_prediction, tests))
+    return sorted(path for locate, ids in kinds for path in _of_others(locate, ids))
+
+
+def _of_others(locate: Callable[[str], Path], ids: Collection[str]) -> Iterator[Path]:
+    """Files beside those of some ids that belong to others."""
+    example = locate("id")
+    suffix = example.name.removeprefix("id")
+    used = {f"{case_id}{suffix}" for case_id in ids}
+    with suppress(FileNotFoundError):
+        for name in os.listdir(example.parent):  # noqa: PTH208 - of thousands of files
+            if name.endswith(Path(suffix).suffix) and name not in used and not name.startswith("."):
+                yield example.parent / name
 
 
 def report(found: Status, outputs: Mapping[Path, str] = _NO_OUTPUTS) -> Iterator[str]:

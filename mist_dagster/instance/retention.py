@@ -30,7 +30,7 @@ _RUNLESS = ""
 _SECONDS_TO_WAIT = 30.0
 """For other processes that write."""
 
-_FREE = 0.25
+_FREE = 0.1
 """Part of a database that may be free before it is compacted."""
 
 _logger = logging.getLogger("mist")
@@ -93,14 +93,28 @@ class Retention:
             self._forget_evaluated(index)
 
     def _forget_planned(self, index: sqlite3.Connection) -> None:
-        """Delete plans that were followed by what was planned, or by another plan."""
-        _choose(
+        """Delete plans that were followed by what was planned, or by another plan, and copies of evaluations."""
+        old = _choose(
             index,
             "SELECT id, run_id FROM event_logs AS old WHERE dagster_event_type = ? AND partition IS NOT NULL"
             f" AND {_FINISHED} AND EXISTS (SELECT 1 FROM event_logs AS new WHERE new.asset_key = old.asset_key"
             f" AND new.dagster_event_type IN ('{_MATERIALIZED}', '{_PLANNED}')"
             " AND new.partition = old.partition AND new.id > old.id)",
             (_PLANNED,),
+        )
+        made = (
+            "SELECT asset_key, partition FROM event_logs"
+            f" WHERE dagster_event_type = '{_MATERIALIZED}' AND partition IS NOT NULL"
+        )
+        planned = f"dagster_event_type = '{_PLANNED}' AND (asset_key, partition) IN ({made})"
+        self._forget_in_files(old, planned)
+        _delete_chosen(index)
+        # The index has these a second time, in the table of checks, and nothing reads them here.
+        _choose(
+            index,
+            f"SELECT id, run_id FROM event_logs WHERE dagster_event_type = ? AND {_FINISHED}"
+            " AND id < (SELECT MAX(id) FROM event_logs)",
+            (_EVALUATED,),
         )
         _delete_chosen(index)
 
@@ -158,7 +172,7 @@ class Retention:
             forget = f"DELETE FROM asset_check_executions AS old WHERE {superseded}"
             _delete_chosen(index, (forget, (asset, check, first)))
 
-    def _forget_in_files(self, runs: Sequence[str], where: str, values: Sequence[object]) -> None:
+    def _forget_in_files(self, runs: Sequence[str], where: str, values: Sequence[object] = ()) -> None:
         """Delete the events of partitions in the files of runs, and shrink these."""
         for run in runs:
             path = self._file(run)

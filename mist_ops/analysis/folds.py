@@ -172,7 +172,7 @@ def make_fold(
         ConfigError: The fold holds out no case, or no case is left to train on.
     """
     held_out = assignment.held_out(index)
-    others = [case.id for case in assignment.cases if case.id not in set(held_out)]
+    others = [case.id for case in assignment.cases if assignment.fold_of[case.id] != index]
     if not held_out:
         known = sorted(set(assignment.fold_of.values()))
         raise ConfigError(
@@ -195,8 +195,8 @@ def make_fold(
     validation = tuple(case_id for case_id in others if case_id in chosen) or held_out
     if validation_cases is not None:
         # By a hash of the id, so that a case that comes or goes changes the draw only if it is drawn itself.
-        drawn = sorted(validation, key=lambda case_id: json_hash([seed, index, case_id]))[:validation_cases]
-        validation = tuple(case_id for case_id in validation if case_id in set(drawn))
+        drawn = set(sorted(validation, key=lambda case_id: json_hash([seed, index, case_id]))[:validation_cases])
+        validation = tuple(case_id for case_id in validation if case_id in drawn)
     return Fold(index, training, validation, held_out)
 
 

@@ -18,7 +18,7 @@ from mist_ops.boxes import read_boxes
 from mist_ops.config import STEP_VERSIONS, StudyConfig, override
 from mist_ops.dataset import Case
 from mist_ops.errors import CaseError, ConfigError, counted, few
-from mist_ops.files import file_hash, json_hash, read_object, stamp, write_json
+from mist_ops.files import file_hash, json_hash, read_object, stamp_of, stamps, write_json
 from mist_ops.imaging.geometry import CaseGeometry, Geometry
 from mist_ops.records.kept import Kept
 from mist_ops.records.passport import read_passport
@@ -114,7 +114,8 @@ class Inputs:
     def of(cls, case: Case) -> Inputs:
         """Stamp and hash the files of a case."""
         files = _inputs(case)
-        return cls(_stamps(files), {name: file_hash(path) for name, path in files.items()})
+        found = stamps(files)
+        return cls(found, {name: file_hash(files[name]) for name in found})
 
 
 def write_record(
@@ -153,7 +154,7 @@ def write_record(
         version=STEP_VERSIONS["preprocessing"],
         content=_combined(hashes.values()),
         arrays=hashes,
-        stamps=Stamps(inputs=dict(inputs.stamps), arrays=_stamps(arrays)),
+        stamps=Stamps(inputs=dict(inputs.stamps), arrays=stamps(arrays)),
     )
     _write(path, record)
     return record
@@ -161,8 +162,8 @@ def write_record(
 
 def restamp(study: Study, case_id: str, record: ArraysRecord) -> None:
     """Record the times of arrays that were just moved to their place, so that they need not be read again."""
-    stamps = record.stamps.model_copy(update={"arrays": _stamps(_arrays(study, case_id))})
-    _write(study.geometry(case_id), record.model_copy(update={"stamps": stamps}))
+    seen = record.stamps.model_copy(update={"arrays": stamps(_arrays(study, case_id))})
+    _write(study.geometry(case_id), record.model_copy(update={"stamps": seen}))
 
 
 def read_record(study: Study, case_id: str) -> ArraysRecord:
@@ -173,7 +174,8 @@ def read_record(study: Study, case_id: str) -> ArraysRecord:
     """
     path = study.geometry(case_id)
     try:
-        return _read(path, path.stat().st_ino, *stamp(path))
+        found = path.stat()
+        return _read(str(path), found.st_ino, *stamp_of(found))
     except FileNotFoundError as error:
         raise CaseError(
             case_id, f"{path} does not exist. Preprocess the case first.", code="not-preprocessed", file=path
@@ -184,10 +186,10 @@ def read_record(study: Study, case_id: str) -> ArraysRecord:
         ) from error
 
 
-@lru_cache(maxsize=4096)
-def _read(path: Path, *_: int) -> ArraysRecord:
+@lru_cache(maxsize=1 << 15)
+def _read(path: str, *_: int) -> ArraysRecord:
     """Read a record; a status asks five times for each, and whoever replaces the file gives it another stamp."""
-    return ArraysRecord.model_validate(read_object(path))
+    return ArraysRecord.model_validate(read_object(Path(path)))
 
 
 def reduced(volumes: Volumes) -> dict[int, tuple[float, float]]:
@@ -228,8 +230,8 @@ def case_content(study: Study, case_id: str, parts: Collection[str] = ARRAYS) ->
     """SHA-256 of the arrays of a case, or of some: as recorded, else from the files; empty without arrays."""
     with suppress(CaseError):
         return read_record(study, case_id).content_of(parts)
-    arrays = _arrays(study, case_id)
-    return json_hash([file_hash(path) for path in arrays.values()]) if arrays else ""
+    arrays = [path for path in _arrays(study, case_id).values() if path.is_file()]
+    return json_hash([file_hash(path) for path in arrays]) if arrays else ""
 
 
 def case_contents(study: Study, case_id: str) -> frozenset[str]:
@@ -326,12 +328,13 @@ def _change(study: Study, case: Case, now: _Now) -> Change | None:
         record = read_record(study, case.id)
     except CaseError:
         return Change(NOT_PREPROCESSED)
+    # Before any file is read: a file that changes meanwhile is read again next time.
     inputs, arrays = _inputs(case), _arrays(study, case.id)
+    seen = Stamps(inputs=stamps(inputs), arrays=stamps(arrays))
+    inputs, arrays = _existing(inputs, seen.inputs), _existing(arrays, seen.arrays)
     if "image" not in arrays or (case.mask and "label" not in arrays):
         return Change(CORRUPTED)
-    # Before any file is read: a file that changes meanwhile is read again next time.
-    stamps = Stamps(inputs=_stamps(inputs), arrays=_stamps(arrays))
-    altered = [*_of_inputs(record, inputs, now.config)]
+    altered = [*_of_inputs(record, inputs, seen.inputs, now.config)]
     found = [
         *altered,
         *_of_settings(record, now),
@@ -340,12 +343,12 @@ def _change(study: Study, case: Case, now: _Now) -> Change | None:
     ]
     if now.config.preprocessing.compute_dtms and case.mask and "dtm" not in arrays:
         found.append(Change(CORRUPTED if "dtm" in record.stamps.arrays else NO_DISTANCES, frozenset({"dtm"})))
-    elif record.stamps.arrays != stamps.arrays and record.content != _content(arrays):
+    elif record.stamps.arrays != seen.arrays and record.content != _content(arrays):
         return Change(CORRUPTED)
-    seen = record.model_copy(update={"stamps": stamps, "settings": _kept(record, now)})
-    if seen != record and not altered:
+    updated = record.model_copy(update={"stamps": seen, "settings": _kept(record, now)})
+    if updated != record and not altered:
         with suppress(OSError):  # in a read-only folder, the files are read every time
-            _write(study.geometry(case.id), seen)
+            _write(study.geometry(case.id), updated)
     if found:
         reasons = dict.fromkeys(change.reason for change in found)
         return Change("; ".join(reasons), frozenset[str]().union(*(change.arrays for change in found)))
@@ -362,8 +365,10 @@ def _recorded(record: ArraysRecord, now: _Now) -> Settings | None:
     return now.earlier().get(record.settings) if isinstance(record.settings, str) else record.settings
 
 
-def _of_inputs(record: ArraysRecord, inputs: Mapping[str, Path], config: StudyConfig) -> Iterator[Change]:
-    changed, gone = _changed(record, inputs), sorted(record.inputs.keys() - inputs.keys())
+def _of_inputs(
+    record: ArraysRecord, inputs: Mapping[str, Path], seen: Mapping[str, list[int]], config: StudyConfig
+) -> Iterator[Change]:
+    changed, gone = _changed(record, inputs, seen), sorted(record.inputs.keys() - inputs.keys())
     if not changed and not gone:
         return
     # The box of the image is extended to the labels of the mask only with accurate resampling.
@@ -450,45 +455,47 @@ def _of_code(record: ArraysRecord) -> Iterator[Change]:
 def input_hashes(study: Study, case: Case) -> dict[str, str]:
     """SHA-256 of the files of a case by channel, and of its "mask"; files known to be unchanged are not read."""
     inputs = _inputs(case)
+    seen = stamps(inputs)
     try:
         record = read_record(study, case.id)
     except CaseError:
-        return {name: file_hash(path) for name, path in inputs.items()}
+        return {name: file_hash(inputs[name]) for name in seen}
     return {
         name: record.inputs[name]
-        if name in record.inputs and record.stamps.inputs.get(name) == stamp(path)
-        else file_hash(path)
-        for name, path in inputs.items()
+        if name in record.inputs and record.stamps.inputs.get(name) == found
+        else file_hash(inputs[name])
+        for name, found in seen.items()
     }
 
 
 def made_from_any(record: ArraysRecord, case: Case) -> bool:
     """Whether arrays were made from a file of a case, also if its other files changed; true if it is not on record."""
-    inputs = _inputs(case)
-    return not record.inputs or not inputs or len(_changed(record, inputs)) < len(inputs)
+    seen = stamps(_inputs(case))
+    inputs = _existing(_inputs(case), seen)
+    return not record.inputs or not inputs or len(_changed(record, inputs, seen)) < len(inputs)
 
 
-def _changed(record: ArraysRecord, inputs: Mapping[str, Path]) -> list[str]:
+def _changed(record: ArraysRecord, inputs: Mapping[str, Path], seen: Mapping[str, list[int]]) -> list[str]:
     before, noted = record.inputs, record.stamps.inputs
     return [
         name
         for name, path in inputs.items()
-        if name not in before or (noted.get(name) != stamp(path) and before[name] != file_hash(path))
+        if name not in before or (noted.get(name) != seen[name] and before[name] != file_hash(path))
     ]
 
 
 def _inputs(case: Case) -> dict[str, Path]:
-    files = {**case.images, **({"mask": case.mask} if case.mask else {})}
-    return {name: path for name, path in files.items() if path.is_file()}
+    """The files of a case, by channel and "mask"; they may be missing."""
+    return {**case.images, **({"mask": case.mask} if case.mask else {})}
 
 
 def _arrays(study: Study, case_id: str) -> dict[str, Path]:
-    files = {"image": study.image(case_id), "label": study.label(case_id), "dtm": study.dtm(case_id)}
-    return {name: path for name, path in files.items() if path.is_file()}
+    """The arrays of a case; they may be missing."""
+    return {"image": study.image(case_id), "label": study.label(case_id), "dtm": study.dtm(case_id)}
 
 
-def _stamps(files: Mapping[str, Path]) -> dict[str, list[int]]:
-    return {name: stamp(path) for name, path in files.items()}
+def _existing(files: Mapping[str, Path], seen: Mapping[str, list[int]]) -> dict[str, Path]:
+    return {name: files[name] for name in seen}
 
 
 def _content(arrays: Mapping[str, Path]) -> str:

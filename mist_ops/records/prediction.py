@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 from mist_ops.config import STEP_VERSIONS, StudyConfig
 from mist_ops.dataset import Assignment, Case
 from mist_ops.errors import few
-from mist_ops.files import file_hash, json_hash, read_object, stamp, write_json
+from mist_ops.files import file_hash, json_hash, read_object, stamp, stamp_of, stamps, write_json
 from mist_ops.records.arrays import IMAGE, case_content, case_contents
 from mist_ops.records.kept import Kept
 from mist_ops.steps import Settings, changed_settings, old_digest, settings
@@ -92,7 +93,7 @@ def recording(record: Path, mask: Path, origin: Origin) -> Iterator[None]:
     """
     # Before the images are read: one that changes meanwhile makes the prediction stale.
     files = origin.files()
-    stamps, images = _stamps(files), {name: file_hash(path) for name, path in files.items()}
+    seen, images = stamps(files), {name: file_hash(path) for name, path in files.items()}
     yield
     _write(
         record,
@@ -103,7 +104,7 @@ def recording(record: Path, mask: Path, origin: Origin) -> Iterator[None]:
             arrays=origin.arrays,
             images=images,
             mask=file_hash(mask),
-            stamps={**stamps, "mask": stamp(mask)},
+            stamps={**seen, "mask": stamp(mask)},
             guard=origin.guard,
         ),
     )
@@ -116,9 +117,16 @@ def _write(path: Path, record: PredictionRecord) -> None:
 def read_prediction_record(path: Path) -> PredictionRecord | None:
     """Read the record of a prediction; None if it is missing or damaged."""
     try:
-        return PredictionRecord.model_validate(read_object(path))
+        found = path.stat()
+        return _read(str(path), found.st_ino, *stamp_of(found))
     except (OSError, ValueError):
         return None
+
+
+@lru_cache(maxsize=1 << 15)
+def _read(path: str, *_: int) -> PredictionRecord:
+    """Read a record; a status asks twice for each, and whoever replaces the file gives it another stamp."""
+    return PredictionRecord.model_validate(read_object(Path(path)))
 
 
 def stale_predictions(
@@ -225,16 +233,16 @@ def _why_other_inputs(record: PredictionRecord, origin: Origin) -> Iterator[str]
 def _why_other_files(path: Path, record: PredictionRecord, mask: Path, origin: Origin) -> Iterator[str]:
     files = {**origin.files(), "mask": mask}
     hashes = {**record.images, "mask": record.mask}
-    stamps = _stamps(files)
-    unsure = [name for name in files if record.stamps.get(name) != stamps[name]]
+    seen = {name: stamp(path) for name, path in files.items()}
+    unsure = [name for name in files if record.stamps.get(name) != seen[name]]
     changed = [name for name in unsure if hashes.get(name) != file_hash(files[name])]
     if changed or files.keys() != hashes.keys():
         yield "its mask changed" if changed == ["mask"] else "an image changed"
         return
-    seen = record.model_copy(update={"stamps": stamps, "settings": _kept(record, origin)})
-    if seen != record:
+    updated = record.model_copy(update={"stamps": seen, "settings": _kept(record, origin)})
+    if updated != record:
         with suppress(OSError):  # in a read-only folder the files are read in full each time
-            _write(path, seen)
+            _write(path, updated)
 
 
 def _kept(record: PredictionRecord, origin: Origin) -> Settings | str:
@@ -242,7 +250,3 @@ def _kept(record: PredictionRecord, origin: Origin) -> Settings | str:
     if isinstance(record.settings, str) and record.settings == old_digest(origin.config, origin.step):
         return settings(origin.config, origin.step)
     return record.settings
-
-
-def _stamps(files: Mapping[str, Path]) -> dict[str, list[int]]:
-    return {name: stamp(path) for name, path in files.items()}

@@ -47,7 +47,8 @@ class ScoreInputs(BaseModel):
         yield from changed_settings(self.settings, config, "evaluation").values()
         if self.version != now.version:
             yield f"the evaluation code changed from version {self.version} to {now.version}"
-        gone = [case_id for case_id in self.masks if case_id not in set(patients)]
+        left = set(patients)
+        gone = [case_id for case_id in self.masks if case_id not in left]
         if gone:
             yield f"{few(gone)} {'is' if len(gone) == 1 else 'are'} gone"
         added = [case_id for case_id in now.masks if case_id not in self.masks]
