@@ -15,7 +15,7 @@ from mist_ops.study import Study
 NAME = "mist_slurm.yaml"
 
 MOST_JOBS = 20
-"""A process on the login node, of 190 MB, follows each run."""
+"""A process on the login node, of 200 MB, follows each run."""
 
 _TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<hours>\d+)(?::(?P<minutes>\d{1,2}))?(?::(?P<seconds>\d{1,2}))?")
 

@@ -30,6 +30,7 @@ from mist_dagster.instance.studies import register, registered_studies
 from mist_dagster.launch import CODE_LOCATION, LAUNCH, RELOAD
 from mist_dagster.partitions import study_partitions
 from mist_dagster.runtime.executors import executor, in_process
+from mist_dagster.runtime.gpu import POOL
 from mist_dagster.stages import job_name
 from mist_ops.config import override, read_config, write_config
 from mist_ops.errors import ConfigError
@@ -289,9 +290,10 @@ def test_workers_in_an_allocation_of_slurm_train_folds_that_resume_in_the_next_o
         )
         exported = [f"export {name}={shlex.quote(os.environ.get(name, ''))}" for name in given]
         environment = tmp_path / "deploy" / "celery" / "environment.sh"
-        environment.write_text("\n".join([*exported, "export MIST_DEVICES=cpu"]) + "\n")
+        environment.write_text("\n".join([*exported, "export MIST_DEVICES=cpu:0,cpu:1"]) + "\n")
         study = preprocessed(tmp_path, "allocated", folds=2, epochs=300)
         with instance() as records, allocation(script) as first:
+            records.event_log_storage.set_concurrency_slots(POOL, 2)
             submitted = [launch(address, study, "train", [f"fold_{fold}"]) for fold in range(2)]
             wait_until(lambda: all(study.attempt(fold).exists() for fold in range(2)), 300)
             assert {node_of(workers_of(records, run_id)["gpu"]) for run_id in submitted} == {"n1", "n2"}
