@@ -19,7 +19,9 @@ class Cost(NamedTuple):
 
 def cost(command: Sequence[str], threads: int) -> Cost:
     """Run a command without a GPU, with a number of PyTorch threads."""
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    # Packages that pip installs have their bytecode, and an editable one gets it when it is first imported.
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    environment = {**kept, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
     before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     done = subprocess.run(
         command, env={**environment, "CUDA_VISIBLE_DEVICES": ""}, capture_output=True, text=True, check=False
