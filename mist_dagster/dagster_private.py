@@ -162,7 +162,9 @@ def follow_command(instance: "DagsterInstance", run: "DagsterRun", *, resume: bo
     assert run.job_code_origin is not None  # as of every run that was queued
     asked = ResumeRunArgs if resume else ExecuteRunArgs
     arguments = asked(job_origin=run.job_code_origin, run_id=run.run_id, instance_ref=instance.get_ref())
-    return list(arguments.get_command_args())
+    command = list(arguments.get_command_args())
+    # The entry point that Dagster gives is "dagster", which need not be in PATH.
+    return [sys.executable, "-m", "dagster", *command[command.index("api") :]]
 
 
 @cache

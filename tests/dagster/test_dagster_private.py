@@ -28,6 +28,7 @@ from mist_dagster.dagster_private import (
     daemon_command,
     execute_run,
     extract_data_version_from_entry,
+    follow_command,
     get_input_data_version_tag,
     get_input_event_pointer_tag,
     passed_on,
@@ -233,3 +234,14 @@ def test_the_web_application_serves_the_code_locations_of_a_workspace_file(tmp_p
         asyncio.run(app({**scope, "headers": [(b"content-type", b"application/json")]}, receive, send))
     answer = json.loads(b"".join(message.get("body", b"") for message in sent))
     assert answer["data"] == {"version": dg.__version__, "workspaceOrError": {"locationEntries": []}}
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_run_is_followed_by_the_python_of_this_environment(tmp_path: Path, resume: bool) -> None:
+    """The command ``dagster`` is not in PATH if an environment is used without being activated."""
+    with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
+        job = dg.reconstructable(failing_job)
+        run = instance.create_run_for_job(failing_job, job_code_origin=job.get_python_origin())
+        command = follow_command(instance, run, resume=resume)
+    assert command[:5] == [sys.executable, "-m", "dagster", "api", "resume_run" if resume else "execute_run"]
+    assert run.run_id in command[5]
