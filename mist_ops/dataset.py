@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -283,7 +284,9 @@ def _listed(folder: Path, patterns: Mapping[str, Sequence[str]]) -> dict[str, Ca
 
 def patient_folders(folder: Path) -> list[Path]:
     """Folders of patients, sorted; files and hidden folders are skipped."""
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    with os.scandir(folder) as entries:  # knows what is a folder without another look at each
+        names = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+    return [folder / name for name in names]
 
 
 def _cases(folder: Path, patterns: Mapping[str, Sequence[str]]) -> list[Case]:
@@ -321,20 +324,22 @@ def _broken_link(link: Path) -> DatasetError:
 
 
 def _case(patient: Path, patterns: Mapping[str, Sequence[str]], problems: list[DatasetError]) -> Case:
-    with os.scandir(patient) as entries:  # knows what is a file without another look at each
-        files = [entry.name for entry in entries if entry.is_file(follow_symlinks=False) or _links_to_file(entry)]
-    names = sorted(name for name in files if not name.startswith("."))
-    found: dict[str, Path] = {}
+    with os.scandir(patient) as entries:
+        files = [entry for entry in entries if entry.is_file(follow_symlinks=False) or _links_to_file(entry)]
+    links = {entry.name for entry in files if entry.is_symlink()}
+    names = sorted(entry.name for entry in files if not entry.name.startswith("."))
+    matched: dict[str, str] = {}
     for key, strings in patterns.items():
         matches = _matches(names, strings)
         if len(matches) == 1:
-            found[key] = patient / matches[0]
+            matched[key] = matches[0]
         else:
             problems.append(_unmatched(patient, key, strings, matches, names))
-    problems += [_broken_link(path) for path in found.values() if _is_broken(path)]
-    for name in names:
-        claimed = [key for key, path in found.items() if path.name == name]
-        if len(claimed) > 1:
+    found = {key: patient / name for key, name in matched.items()}
+    problems += [_broken_link(found[key]) for key, name in matched.items() if name in links and _is_broken(found[key])]
+    for name, count in Counter(matched.values()).items():
+        claimed = [key for key, other in matched.items() if other == name]
+        if count > 1:
             problems.append(
                 DatasetError(
                     f"patient '{patient.name}': {name} matches {' and '.join(claimed)}. Use longer strings.",

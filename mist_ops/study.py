@@ -50,6 +50,12 @@ def check_id(case_id: str, source: Path | None = None) -> str:
     return case_id
 
 
+@lru_cache(maxsize=1 << 15)
+def _joined(folder: Path, file: str) -> Path:
+    """A file in a folder; a status asks five times for each record, and joining takes as long as looking at a file."""
+    return folder / file
+
+
 @dataclass(frozen=True)
 class Study:
     """A dataset.json and its two output folders: ``numpy`` (arrays) and ``results`` (everything else).
@@ -232,7 +238,7 @@ class Study:
 
     def geometry(self, case_id: str) -> Path:
         """Record of the arrays of a case: grids, crop, and hashes of the inputs."""
-        return self.numpy / f"geometry/{check_id(case_id)}.json"
+        return _joined(self.numpy, f"geometry/{check_id(case_id)}.json")
 
     @property
     def models(self) -> Path:

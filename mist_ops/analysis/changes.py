@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from mist_ops.analysis.analyze import read_fingerprint
+from mist_ops.analysis.analyze import read_planned
 from mist_ops.analysis.folds import assign_folds
 from mist_ops.analysis.plan import class_settings
 from mist_ops.config import StudyConfig, override, read_config
@@ -71,7 +71,7 @@ def pending_update(study: Study, before: Analyzed) -> Update:
         study: With its dataset.json.
         before: What the analysis wrote.
     """
-    known = read_fingerprint(study) if study.fingerprint.is_file() else None
+    known = read_planned(study) if study.fingerprint.is_file() else None
     try:
         if study.data is None:
             return Update(before)

@@ -18,7 +18,7 @@ from mist_ops.boxes import read_boxes
 from mist_ops.config import STEP_VERSIONS, StudyConfig, override
 from mist_ops.dataset import Case
 from mist_ops.errors import CaseError, ConfigError, counted, few
-from mist_ops.files import file_hash, json_hash, read_object, stamp_of, stamps, write_json
+from mist_ops.files import file_hash, json_hash, stamp_of, stamps, write_json
 from mist_ops.imaging.geometry import CaseGeometry, Geometry
 from mist_ops.records.kept import Kept
 from mist_ops.records.passport import read_passport
@@ -189,7 +189,7 @@ def read_record(study: Study, case_id: str) -> ArraysRecord:
 @lru_cache(maxsize=1 << 15)
 def _read(path: str, *_: int) -> ArraysRecord:
     """Read a record; a status asks five times for each, and whoever replaces the file gives it another stamp."""
-    return ArraysRecord.model_validate(read_object(Path(path)))
+    return ArraysRecord.model_validate_json(Path(path).read_bytes())
 
 
 def reduced(volumes: Volumes) -> dict[int, tuple[float, float]]:
@@ -345,10 +345,10 @@ def _change(study: Study, case: Case, now: _Now) -> Change | None:
         found.append(Change(CORRUPTED if "dtm" in record.stamps.arrays else NO_DISTANCES, frozenset({"dtm"})))
     elif record.stamps.arrays != seen.arrays and record.content != _content(arrays):
         return Change(CORRUPTED)
-    updated = record.model_copy(update={"stamps": seen, "settings": _kept(record, now)})
-    if updated != record and not altered:
+    recorded = _kept(record, now)
+    if (seen != record.stamps or recorded != record.settings) and not altered:
         with suppress(OSError):  # in a read-only folder, the files are read every time
-            _write(study.geometry(case.id), updated)
+            _write(study.geometry(case.id), record.model_copy(update={"stamps": seen, "settings": recorded}))
     if found:
         reasons = dict.fromkeys(change.reason for change in found)
         return Change("; ".join(reasons), frozenset[str]().union(*(change.arrays for change in found)))

@@ -13,9 +13,9 @@ from pydantic import BaseModel, ConfigDict
 
 from mist_ops.config import STEP_VERSIONS, StudyConfig
 from mist_ops.dataset import Assignment, Case
-from mist_ops.errors import few
-from mist_ops.files import file_hash, json_hash, read_object, stamp, stamp_of, stamps, write_json
-from mist_ops.records.arrays import IMAGE, case_content, case_contents
+from mist_ops.errors import CaseError, few
+from mist_ops.files import file_hash, json_hash, stamp, stamp_of, stamps, write_json
+from mist_ops.records.arrays import IMAGE, case_content, read_record
 from mist_ops.records.kept import Kept
 from mist_ops.steps import Settings, changed_settings, old_digest, settings
 from mist_ops.study import Study
@@ -73,7 +73,12 @@ class Origin:
     @classmethod
     def of_arrays(cls, models: Mapping[int, str], config: StudyConfig, study: Study, case_id: str) -> Origin:
         """The origin of a prediction from the arrays of a patient."""
-        return cls(models, config, case_content(study, case_id, IMAGE), same_arrays=case_contents(study, case_id))
+        try:
+            record = read_record(study, case_id)
+        except CaseError:
+            content = case_content(study, case_id)
+            return cls(models, config, content, same_arrays=frozenset({content} - {""}))
+        return cls(models, config, record.content_of(IMAGE), same_arrays=record.contents)
 
     @property
     def step(self) -> str:
@@ -126,7 +131,7 @@ def read_prediction_record(path: Path) -> PredictionRecord | None:
 @lru_cache(maxsize=1 << 15)
 def _read(path: str, *_: int) -> PredictionRecord:
     """Read a record; a status asks twice for each, and whoever replaces the file gives it another stamp."""
-    return PredictionRecord.model_validate(read_object(Path(path)))
+    return PredictionRecord.model_validate_json(Path(path).read_bytes())
 
 
 def stale_predictions(
@@ -239,10 +244,10 @@ def _why_other_files(path: Path, record: PredictionRecord, mask: Path, origin: O
     if changed or files.keys() != hashes.keys():
         yield "its mask changed" if changed == ["mask"] else "an image changed"
         return
-    updated = record.model_copy(update={"stamps": seen, "settings": _kept(record, origin)})
-    if updated != record:
+    recorded = _kept(record, origin)
+    if seen != record.stamps or recorded != record.settings:
         with suppress(OSError):  # in a read-only folder the files are read in full each time
-            _write(path, updated)
+            _write(path, record.model_copy(update={"stamps": seen, "settings": recorded}))
 
 
 def _kept(record: PredictionRecord, origin: Origin) -> Settings | str:
