@@ -306,7 +306,9 @@ def test_a_fold_crosses_its_time_limit_twice(
     assert run.status == SUCCESS, said
     allocations = said.count("Fold 0 trains on")
     assert allocations >= 3, said
-    assert len(run.tags["mist/slurm"].split(", ")) == (1 if requeueing else allocations)
+    jobs = len(run.tags["mist/slurm"].split(", "))
+    # On a busy machine, a job may be warned before it can react; it then ends at its limit and is submitted again.
+    assert jobs < allocations if requeueing else jobs == allocations
     assert weights(study) == {0: expected[0]}
 
 
