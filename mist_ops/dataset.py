@@ -285,7 +285,7 @@ def _listed(folder: Path, patterns: Mapping[str, Sequence[str]]) -> dict[str, Ca
 def patient_folders(folder: Path) -> list[Path]:
     """Folders of patients, sorted; files and hidden folders are skipped."""
     with os.scandir(folder) as entries:  # knows what is a folder without another look at each
-        names = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+        names = sorted(entry.name for entry in entries if _is_folder(entry) and not entry.name.startswith("."))
     return [folder / name for name in names]
 
 
@@ -312,6 +312,11 @@ def linked_away(cases: Iterable[Case], folder: Path) -> list[str]:
 
 def _is_broken(path: Path) -> bool:
     return path.is_symlink() and not path.exists()
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    # Asked about a link to itself, an entry raises an error.
+    return Path(entry).is_dir() if entry.is_symlink() else entry.is_dir()
 
 
 def _links_to_file(entry: os.DirEntry[str]) -> bool:
