@@ -251,7 +251,7 @@ def prepare(launcher: Launcher, study: Study, found: Status, resources: Resource
 def stale_replicas(
     study: Study, instance: dg.DagsterInstance, seeds: Collection[int] = (), scope: Scope = EVERYTHING
 ) -> dict[Study, Status]:
-    """The replicas of a study of which something is stale: those with some seeds, or all."""
+    """The stale replicas of a study with what is stale, optionally only those with certain seeds."""
     replicas = [replica for replica in study.replicas if not seeds or replica.seed in seeds]
     found = {replica: scope.limit(status(replica, instance)) for replica in replicas}
     return {register(replica.results): stale for replica, stale in found.items() if not stale.current}
@@ -331,11 +331,11 @@ def plan_job(study: Study, build: Build) -> dg.JobDefinition:
             queued.wait_for_earlier()
             launcher = queued
         scope = config.scope(study, context.instance, context.run_id)
-        found = scope.limit(status(study, context.instance, context.run_id))
+        found = status(study, context.instance, context.run_id)
         outputs = stale_outputs(context.instance, study, found) if scope.whole else {}
-        for line in report(found, {output.path: reason for output, reason in outputs.items()}):
+        for line in report(scope.limit(found), {output.path: reason for output, reason in outputs.items()}):
             progress.note(line)
-        _make_all_current(launcher, study, config, scope, context.run_id)
+        _make_all_current(launcher, study, found, config, scope)
         if SLURM in context.run.tags:
             remove_files(context.instance, study, context.run_id)
 
@@ -350,10 +350,10 @@ def plan_job(study: Study, build: Build) -> dg.JobDefinition:
     return make_current_job
 
 
-def _make_all_current(launcher: Launcher, study: Study, config: PlanRun, scope: Scope, run_id: str) -> None:
+def _make_all_current(launcher: Launcher, study: Study, found: Status, config: PlanRun, scope: Scope) -> None:
     """Make a study current, and its replicas: side by side in the queue, one after another in this process."""
     instance, resources = launcher.instance, config.resources()
-    found = prepare(launcher, study, status(study, instance, run_id), resources, scope)
+    found = prepare(launcher, study, found, resources, scope)
     scope = replace(scope, again={name: keys for name, keys in scope.again.items() if name != "preprocess"})
     found = scope.limit(found)
     replicas = stale_replicas(study, instance, config.seeds, scope)

@@ -343,8 +343,8 @@ def _case(patient: Path, patterns: Mapping[str, Sequence[str]], problems: list[D
     found = {key: patient / name for key, name in matched.items()}
     problems += [_broken_link(found[key]) for key, name in matched.items() if name in links and _is_broken(found[key])]
     for name, count in Counter(matched.values()).items():
-        claimed = [key for key, other in matched.items() if other == name]
         if count > 1:
+            claimed = [key for key, other in matched.items() if other == name]
             problems.append(
                 DatasetError(
                     f"patient '{patient.name}': {name} matches {' and '.join(claimed)}. Use longer strings.",

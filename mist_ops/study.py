@@ -50,12 +50,6 @@ def check_id(case_id: str, source: Path | None = None) -> str:
     return case_id
 
 
-@lru_cache(maxsize=1 << 15)
-def _joined(folder: Path, file: str) -> Path:
-    """A file in a folder; a status asks five times for each record, and joining takes as long as looking at a file."""
-    return folder / file
-
-
 @dataclass(frozen=True)
 class Study:
     """A dataset.json and its two output folders: ``numpy`` (arrays) and ``results`` (everything else).
@@ -222,7 +216,7 @@ class Study:
 
     def image(self, case_id: str) -> Path:
         """Preprocessed channels: float32 ``(x, y, z, channel)``."""
-        return self.numpy / f"images/{check_id(case_id)}.npy"
+        return self.arrays / f"{check_id(case_id)}.npy"
 
     def label(self, case_id: str) -> Path:
         """Preprocessed class indices: uint8 ``(x, y, z, 1)``."""
@@ -238,7 +232,7 @@ class Study:
 
     def geometry(self, case_id: str) -> Path:
         """Record of the arrays of a case: grids, crop, and hashes of the inputs."""
-        return _joined(self.numpy, f"geometry/{check_id(case_id)}.json")
+        return self.numpy / f"geometry/{check_id(case_id)}.json"
 
     @property
     def models(self) -> Path:
@@ -326,7 +320,7 @@ class Study:
 
     def cv_prediction(self, case_id: str) -> Path:
         """Prediction of a training case by the model of the fold that holds it out."""
-        return self.results / f"predictions/train/raw/{check_id(case_id)}.nii.gz"
+        return self.cv_predictions / f"{check_id(case_id)}.nii.gz"
 
     @property
     def test_predictions(self) -> Path:

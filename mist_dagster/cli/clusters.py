@@ -22,6 +22,12 @@ from mist_ops.study import Study
 
 def slurm(launcher: Launcher, options: SlurmOptions, settings: Settings) -> None:
     """Write mist_slurm.yaml with what the study needs, or print scripts."""
+    if options.dry_run and options.user:
+        raise ConfigError(
+            "--dry-run shows the scripts of a study. Give it without --user.",
+            code="flags-contradict",
+            found=["--dry-run", "--user"],
+        )
     analyzed = (options.results.expanduser() / "config.json").is_file()
     study = register(options.results, numpy=options.numpy, name=options.study) if analyzed else None
     if study is None and not options.user:
@@ -31,7 +37,7 @@ def slurm(launcher: Launcher, options: SlurmOptions, settings: Settings) -> None
             code="config-missing",
             file=options.results / "config.json",
         )
-    if options.dry_run:
+    if study and options.dry_run:
         _print(launcher, study)
         return
     path = user_file() if options.user or study is None else study.results / NAME
@@ -46,10 +52,8 @@ def slurm(launcher: Launcher, options: SlurmOptions, settings: Settings) -> None
     )
 
 
-def _print(launcher: Launcher, study: Study | None) -> None:
+def _print(launcher: Launcher, study: Study) -> None:
     """Print the script of each stage, with what is proposed for it."""
-    if study is None:
-        raise ConfigError("--dry-run shows the scripts of a study. Give it without --user.", code="flags-contradict")
     settings = find(study) or SlurmSettings(executor="slurm")
     proposals = propose(study, launcher.instance)
     for stage in STAGES:

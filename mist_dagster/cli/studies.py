@@ -27,6 +27,7 @@ from mist_dagster.cli.options import (
     TrainOptions,
 )
 from mist_dagster.cli.run_config import Settings, absolute
+from mist_dagster.cli.submission import queue_tags, submit_folds, submit_patients, submit_plan
 from mist_dagster.freshness.keep import Choice, report_kept, undo
 from mist_dagster.freshness.keep import keep as keep_artifacts
 from mist_dagster.freshness.outputs import stale_outputs
@@ -36,7 +37,7 @@ from mist_dagster.freshness.status import Status, as_json, duration, of_replica,
 from mist_dagster.freshness.status import status as study_status
 from mist_dagster.instance.home import dagster_home
 from mist_dagster.instance.studies import owner_of_arrays, register
-from mist_dagster.launch import Launcher, others_first, submit
+from mist_dagster.launch import Launcher, others_first
 from mist_dagster.partitions import fold_index, fold_key
 from mist_dagster.pipeline import Resources, in_order, make_current, run, show_status, stale_replicas
 from mist_dagster.pipeline import analyze as analyze_study
@@ -62,9 +63,6 @@ from mist_ops.replicas import replica_seeds, replicate
 from mist_ops.study import Study
 from mist_ops.training.attempts import discard, resumable
 from mist_ops.training.pretrained import present_model
-
-_RETRIES = 2
-"""How often a submitted run restarts after its worker was lost."""
 
 
 def analyze(launcher: Launcher, options: AnalyzeOptions, settings: Settings) -> None:
@@ -117,7 +115,7 @@ def preprocess(launcher: Launcher, options: PreprocessOptions, settings: Setting
     record_current(launcher, study, STAGES["preprocess"], current)
     resources = Resources(workers={"preprocess": options.num_workers_preprocess})
     if options.submit:
-        _submit_stage(launcher, study, "preprocess", resources, needed, [case.id for case in cases])
+        submit_patients(launcher, study, "preprocess", resources, needed, [case.id for case in cases])
         return
     run(launcher, study, in_order({"preprocess": needed}, {}), resources)
     patients = counted(len(cases), "patient")
@@ -195,7 +193,7 @@ def _train(launcher: Launcher, study: Study, options: TrainOptions, settings: Se
     # Without either flag the folds are new; an unfinished training would have been refused.
     how = {"resume": options.resume, **pretrained}
     if options.submit:
-        _submit(launcher, study, options, how, left)
+        submit_folds(launcher, study, options, how, left)
         return
     current = [fold for fold in folds if fold not in left]
     stale = stale_predictions(study, config, assignment, _weights(study, current))
@@ -278,54 +276,6 @@ def _check_metrics(study: Study, config: StudyConfig) -> None:
         raise ConfigError(f"{study.config}: {error.message}", code=error.code, file=study.config) from error
 
 
-def _submit(
-    launcher: Launcher, study: Study, options: TrainOptions, how: Mapping[str, Any], folds: Sequence[int]
-) -> None:
-    """Submit folds to the queue, each with one GPU unless config.json says otherwise: several train at once there."""
-    if not folds:
-        launcher.progress.note("Nothing to submit: the models of all folds are current.")
-        return
-    gpus = read_config(study.config).training.hardware.num_gpus or 1
-    run_config = {**how, "gpus": gpus, "figures": not options.no_figures, **_device(options)}
-    submitted = submit(study, "train", run_config, list(map(fold_key, folds)), _queue_tags(options))
-    for fold, address in zip(folds, submitted, strict=True):
-        launcher.progress.note(f"Fold {fold}: {address}")
-    launcher.progress.note("When they are trained: mist_finalize predicts and scores.")
-
-
-def _submit_stage(
-    launcher: Launcher, study: Study, stage: str, resources: Resources, needed: Sequence[str], known: Sequence[str]
-) -> None:
-    """Submit patients to the queue, a run for each unbroken range."""
-    if not needed:
-        launcher.progress.note(f"Nothing to submit: {counted(len(known), 'patient is', 'patients are')} current.")
-        return
-    for address in submit(study, stage, resources.config(study, stage), needed, {}, known=known):
-        launcher.progress.note(f"Submitted: {address}")
-
-
-def _queue_tags(options: TrainOptions) -> dict[str, str]:
-    """Tags of submitted trainings."""
-    limit = {} if options.max_hours is None else {"dagster/max_runtime": str(round(3600 * options.max_hours))}
-    # Dagster would restart a run that reached its limit, as it does when a worker is lost.
-    retries = 0 if limit else _RETRIES
-    return {"dagster/max_retries": str(retries), "dagster/priority": str(options.priority), **limit}
-
-
-def _submit_plan(
-    launcher: Launcher, study: Study, options: PlanOptions | FinalizeOptions | RunAllOptions, **how: Any
-) -> None:
-    """Submit the run that rebuilds everything stale, or a part of it."""
-    workers = {f"{stage}_workers": getattr(options, f"num_workers_{stage}", 1) for stage in ("preprocess", "evaluate")}
-    config = {**workers, **_device(options), "figures": not options.no_figures, **how}
-    for address in submit(study, "make_current", config, None, {}):
-        launcher.progress.note(f"Submitted: {address}")
-
-
-def _device(options: PlanOptions | FinalizeOptions | TrainOptions) -> dict[str, str]:
-    return {"device": options.device} if options.device else {}
-
-
 def finalize(launcher: Launcher, options: FinalizeOptions, settings: Settings) -> None:
     """Predict the held-out patients of all trained folds, score the predictions, and predict the test set.
 
@@ -380,7 +330,7 @@ def _submit_finalize(launcher: Launcher, study: Study, patients: Sequence[str], 
         launcher.progress.note("Nothing to submit: predictions and scores are current.")
         return
     stages = [*(["predict"] if patients else []), "evaluate", *tests]
-    _submit_plan(launcher, study, options, stages=stages, patients=list(patients), seeds=[config.training.seed])
+    submit_plan(launcher, study, options, stages=stages, patients=list(patients), seeds=[config.training.seed])
 
 
 def status(launcher: Launcher, options: StatusOptions, settings: Settings) -> None:
@@ -426,7 +376,7 @@ def plan(launcher: Launcher, options: PlanOptions, settings: Settings) -> None:
         return
     if options.submit:
         if outputs or not found.current or stale_replicas(study, launcher.instance):
-            _submit_plan(launcher, study, options, warm_start=options.warm_start)
+            submit_plan(launcher, study, options, warm_start=options.warm_start)
         return
     if outputs or not found.current:
         make_current(launcher, study, found, _resources(options), {"warm_start": options.warm_start})
@@ -698,7 +648,7 @@ def _submit_stages(launcher: Launcher, study: Study, options: RunAllOptions, set
         replica = replicate(study, seed, redraw=options.redraw_validation, overwrite=options.overwrite)
         register(replica.results)
     models = {fold for fold in config.training.folds if fold in folds or study.model(fold).exists()}
-    _submit_plan(
+    submit_plan(
         launcher,
         study,
         options,
@@ -715,7 +665,7 @@ def _submit_stages(launcher: Launcher, study: Study, options: RunAllOptions, set
         seeds=seeds,
         overwrite=options.overwrite,
         warm_start=options.warm_start,
-        training_tags=_queue_tags(options),
+        training_tags=queue_tags(options),
     )
 
 

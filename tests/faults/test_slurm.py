@@ -95,9 +95,9 @@ FAULTS = [
         "[table-missing]",
     ),
     refused(
-        "slurm/scripts-of-no-study",
-        "scripts of no study",
-        lambda box: remove(box.study.config) or [*DRY, "--user"],
+        "slurm/scripts-of-all-studies",
+        "scripts of all studies",
+        lambda box: [*DRY, "--user"],
         "[flags-contradict]",
     ),
 ]
